@@ -1,0 +1,117 @@
+"""Backpropagation: the trace forward, the loop backward.
+
+A :class:`Model` says what a network computes, without its parameters; the functions here apply the
+equations to it layer by layer. They trust their arguments.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bp_xp import equations
+from bp_xp._typing import Array, Layer, Namespace
+from bp_xp.activations import Activation
+from bp_xp.costs import Cost, MatchedCost
+
+__all__ = ["Model", "Trace", "backpropagate", "cost_of_samples", "feedforward", "forward"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a network computes.
+
+    Attributes:
+        sizes: neurons of each layer, the inputs first.
+        activations: σ of each layer after the inputs, ``len(sizes) - 1`` of them.
+        cost: C.
+    """
+
+    sizes: tuple[int, ...]
+    activations: tuple[Activation, ...]
+    cost: Cost | MatchedCost
+
+
+class Trace(NamedTuple):
+    """What a pass forward leaves behind.
+
+    Attributes:
+        zs: z¹ ... zᴸ, the weighted inputs, shape (N, sizes[l]) each.
+        activations: a⁰ = x, a¹ ... aᴸ; one more than ``zs``.
+    """
+
+    zs: list[Array]
+    activations: list[Array]
+
+
+def feedforward(model: Model, layers: Sequence[Layer], x: Array, *, xp: Namespace) -> Array:
+    """Return the outputs aᴸ, shape (N, O), for inputs of shape (N, I), keeping nothing else."""
+    a = x
+    for layer, activation in zip(layers, model.activations, strict=True):
+        a = activation.sigma(equations.weighted_input(a, layer.W, layer.b), xp=xp)
+    return a
+
+
+def forward(model: Model, layers: Sequence[Layer], x: Array, *, xp: Namespace) -> Trace:
+    """Feed x forward and keep every z and a on the way.
+
+    zˡ = aˡ⁻¹ (Wˡ)ᵀ + bˡ, aˡ = σ(zˡ)
+    """
+    trace = Trace([], [x])
+    for layer, activation in zip(layers, model.activations, strict=True):
+        z = equations.weighted_input(trace.activations[-1], layer.W, layer.b)
+        trace.zs.append(z)
+        trace.activations.append(activation.sigma(z, xp=xp))
+    return trace
+
+
+def cost_of_samples(model: Model, z: Array, y: Array, *, xp: Namespace) -> Array:
+    """Return the cost of each sample, shape (N,), from the weighted input of the output layer."""
+    if isinstance(model.cost, MatchedCost):
+        return model.cost.value(z, y, xp=xp)
+    return model.cost.value(model.activations[-1].sigma(z, xp=xp), y, xp=xp)
+
+
+def _output_error(model: Model, trace: Trace, y: Array, *, xp: Namespace) -> Array:
+    """Return δᴸ of each sample by itself, shape (N, O)."""
+    a, z = trace.activations[-1], trace.zs[-1]
+    if isinstance(model.cost, MatchedCost):
+        return model.cost.error(a, y, xp=xp)
+    activation = model.activations[-1]
+    output_error = equations.coupled_error if activation.coupled else equations.output_error
+    return output_error(model.cost.gradient(a, y, xp=xp), activation.sigma_prime(z, a, xp=xp))
+
+
+def backpropagate(
+    model: Model, layers: Sequence[Layer], x: Array, y: Array, *, xp: Namespace
+) -> tuple[list[Layer], Array]:
+    """Find the derivatives of the mean cost by every weight and bias.
+
+    Args:
+        model: what the network computes.
+        layers: its parameters, inputs' side first.
+        x: inputs, shape (N, I).
+        y: targets, shape (N, O).
+        xp: their namespace.
+
+    Returns:
+        One Layer of derivatives for each layer, and zᴸ of shape (N, O), from which the cost
+        follows (:func:`cost_of_samples`).
+
+    References:
+        Nielsen, ch. 2, 'The backpropagation algorithm', for a whole mini-batch at once.
+    """
+    trace = forward(model, layers, x, xp=xp)
+    zs, activations = trace
+    delta = _output_error(model, trace, y, xp=xp)
+    # δ is small and the gradients are large: the mean's 1/N is taken here, once.
+    delta *= 1.0 / x.shape[-2]
+    gradients = [_gradient(delta, activations[-2], xp=xp)]
+    for l in range(len(layers) - 2, -1, -1):  # noqa: E741 - the book's index of layers
+        sigma_prime_z = model.activations[l].sigma_prime(zs[l], activations[l + 1], xp=xp)
+        delta = equations.hidden_error(delta, layers[l + 1].W, sigma_prime_z)
+        gradients.append(_gradient(delta, activations[l], xp=xp))
+    return gradients[::-1], zs[-1]
+
+
+def _gradient(delta: Array, a_below: Array, *, xp: Namespace) -> Layer:
+    return Layer(equations.weight_gradient(delta, a_below), equations.bias_gradient(delta, xp=xp))

@@ -1,0 +1,380 @@
+"""The public edge: what arguments must be, and what is said when they are not.
+
+Each function returns its argument in the form that the inside trusts, or raises an error that says
+what was expected, what came, and what to do.
+"""
+
+import difflib
+import math
+import numbers
+import operator
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from bp_xp._typing import Array, Namespace
+from bp_xp.arrays import Placement, library_of, to_numpy
+
+__all__ = [
+    "check_batch_size",
+    "check_choice",
+    "check_integer",
+    "check_memory",
+    "check_number",
+    "check_parameter",
+    "check_samples",
+    "check_seed",
+    "check_sizes",
+    "check_target_range",
+    "check_targets",
+    "one_hot",
+]
+
+T = TypeVar("T")
+
+
+# ---------------------------------------------------------------------------------------------
+# Names and numbers
+
+
+def check_choice(value: str | T, choices: Mapping[str, T], what: str) -> T:
+    """Return what a name stands for; an object passes as it is.
+
+    Raises:
+        ValueError: no such name; the message lists the names and the nearest one.
+    """
+    if not isinstance(value, str):
+        return value
+    if value in choices:
+        return choices[value]
+    near = difflib.get_close_matches(value.lower(), choices, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    names = ", ".join(map(repr, choices))
+    raise ValueError(f"unknown {what} {value!r}: choose one of {names}.{hint}")
+
+
+def check_number(
+    value: Any,
+    name: str,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    below: float = math.inf,
+) -> float:
+    """Return a finite real number within a range; TypeError and ValueError say what it must be."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, not {value!r}.")
+    number = float(value)
+    if not (math.isfinite(number) and number > above and number >= least and number < below):
+        bounds = [
+            f"above {above:g}" if above > -math.inf else "",
+            f"at least {least:g}" if least > -math.inf else "",
+            f"below {below:g}" if below < math.inf else "",
+        ]
+        wanted = " and ".join(filter(None, ["finite", *bounds]))
+        raise ValueError(f"{name} must be {wanted}, not {value!r}.")
+    return number
+
+
+def check_integer(value: Any, name: str, *, least: int = 1) -> int:
+    """Return an integer of at least ``least``; TypeError and ValueError say what it must be."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        integer = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer of at least {least}, not {value!r}.") from None
+    if integer < least:
+        raise ValueError(f"{name} must be at least {least}, not {value!r}.")
+    return integer
+
+
+def check_seed(seed: Any) -> int:
+    """Return a seed; None draws one from the operating system, so that a run can be repeated."""
+    if seed is None:
+        return int.from_bytes(os.urandom(6), "little")
+    return check_integer(seed, "seed", least=0)
+
+
+def check_sizes(sizes: Any) -> tuple[int, ...]:
+    """Return the sizes of the layers, two or more, each at least 1."""
+    if isinstance(sizes, str) or not isinstance(sizes, Sequence | np.ndarray):
+        raise TypeError(
+            f"sizes must be a list of layer sizes such as [784, 30, 10], not {sizes!r}."
+        )
+    if len(sizes) < 2:
+        raise ValueError(
+            f"sizes must hold the inputs and the outputs at least, as in [784, 10], not {sizes!r}."
+        )
+    return tuple(check_integer(size, f"sizes[{i}]") for i, size in enumerate(sizes))
+
+
+def check_batch_size(batch_size: Any, n: int) -> int:
+    """Return a batch size of at most n samples; a larger one is cut with a warning."""
+    size = check_integer(batch_size, "batch_size")
+    if size > n:
+        warnings.warn(
+            f"batch_size={size} is more than the {n} samples: each epoch is one batch of {n}.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return min(size, n)
+
+
+def check_memory(sizes: Sequence[int]) -> None:
+    """Refuse a network whose parameters would not fit in the machine's memory.
+
+    Raises:
+        MemoryError: before anything is allocated; the message names the largest layer.
+    """
+    shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
+    wanted = sum(8 * n_out * (n_in + 1) for n_out, n_in in shapes)
+    try:
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not every system tells
+        return
+    if wanted > available:
+        n_out, n_in = max(shapes, key=lambda shape: shape[0] * shape[1])
+        raise MemoryError(
+            f"a network of sizes {list(sizes)} needs {wanted:,} bytes for its initial parameters, "
+            f"and this machine has {available:,}; the largest layer has weights of shape "
+            f"({n_out}, {n_in}): make it smaller."
+        )
+
+
+# ---------------------------------------------------------------------------------------------
+# Arrays
+
+
+def check_samples(
+    x: Any, name: str, *, place: Placement, dtype: str, columns: int | None = None
+) -> Array:
+    """Return inputs as a matrix on the network's device.
+
+    Args:
+        x: host values (lists, NumPy, data frames) or an array of the network's own library on its
+            own device, shape (N, columns).
+        name: what the caller calls it, for messages.
+        place: the network's library and device.
+        dtype: the network's dtype.
+        columns: how many columns there must be; None for any number.
+
+    Raises:
+        TypeError: an array of another library, a masked array, a matrix, or no numbers.
+        ValueError: the wrong device, shape, or values that are complex, NaN or infinite.
+    """
+    values = _check_kind(x, name, place)
+    _check_matrix(values, name, columns)
+    return _place_finite(values, name, place, dtype)
+
+
+def check_targets(y: Any, name: str, *, place: Placement, dtype: str, rows: int) -> Array:
+    """Return targets or labels as they came, as a host array or an array on the network's device.
+
+    The checks are those of :func:`check_samples`; shape (rows,) or (rows, K).
+    """
+    values = _check_kind(y, name, place)
+    if values.ndim not in (1, 2) or 0 in values.shape[1:]:
+        raise ValueError(
+            f"{name} must have shape (n_samples,) for labels or (n_samples, n_outputs) for "
+            f"targets, not {tuple(values.shape)}."
+        )
+    if values.shape[0] != rows:
+        raise ValueError(
+            f"{name} has {values.shape[0]} rows but the samples have {rows}: each sample needs one."
+        )
+    if values.ndim == 1:
+        return values
+    return _place_finite(values, name, place, dtype)
+
+
+def check_parameter(values: Any, name: str, *, place: Placement, dtype: str, ndim: int) -> Array:
+    """Return a copy of initial weights or biases on the network's device, in its dtype."""
+    host = _check_kind(values, name, place)
+    if host.ndim != ndim or 0 in host.shape:
+        raise ValueError(
+            f"{name} must have {ndim} dimension(s), none of them empty, not {tuple(host.shape)}."
+        )
+    # Adding zero copies, whichever library it is.
+    return _place_finite(host, name, place, dtype) + 0.0
+
+
+def _check_kind(values: Any, name: str, place: Placement) -> Any:
+    """Return ``values`` as an array of real numbers: the network's own kind, or a host array."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array, whose mask would be lost: fill it first, as in "
+            f"{name}.filled(0)."
+        )
+    if isinstance(values, np.matrix):
+        raise TypeError(
+            f"{name} is a numpy.matrix, where * means another product: pass numpy.asarray({name})."
+        )
+    if hasattr(values, "tocsr"):
+        raise TypeError(f"{name} is a sparse matrix: pass {name}.toarray().")
+    library = library_of(values)
+    if library is not None and library.name != "numpy":
+        _check_own(values, name, library, place)
+        dtype = values.dtype
+        if not place.xp.isdtype(dtype, ("real floating", "integral", "bool")):
+            raise ValueError(f"{name}: Complex data not supported, it has dtype {dtype}.")
+        return values
+    host = np.asarray(values)
+    if host.dtype.kind == "c":
+        raise ValueError(f"{name}: Complex data not supported, it has dtype {host.dtype}.")
+    if host.dtype.kind == "O":
+        try:
+            host = host.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"{name} must be an array of numbers; numpy.asarray makes dtype object of it "
+                f"({error})."
+            ) from error
+    if host.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be an array of numbers, not of dtype {host.dtype}.")
+    return host
+
+
+def _check_own(values: Array, name: str, library: Any, place: Placement) -> None:
+    if library.name != place.library.name:
+        raise TypeError(
+            f"{name} is an array of {library.name}, but the network computes with {place}: pass "
+            f"bp_xp.to_numpy({name}), or make the network with backend={library.name!r}."
+        )
+    device = library.device_of(values)
+    if device != place.device:
+        raise ValueError(
+            f"{name} is on device {library.device_name(device)!r}, but the network is on "
+            f"{place.device_name!r}: move one of them."
+        )
+
+
+def _check_matrix(values: Any, name: str, columns: int | None) -> None:
+    shape = tuple(values.shape)
+    if values.ndim == 1:
+        raise ValueError(
+            f"{name} must have two dimensions, (n_samples, n_features), not shape {shape}. "
+            f"Reshape your data: {name}.reshape(1, -1) for one sample, {name}.reshape(-1, 1) for "
+            "one feature."
+        )
+    if values.ndim != 2:
+        raise ValueError(
+            f"{name} must have two dimensions, (n_samples, n_features), not shape {shape}: "
+            f"flatten images with {name}.reshape(len({name}), -1)."
+        )
+    if shape[1] == 0:
+        raise ValueError(
+            f"{name} has 0 feature(s) (shape={shape}) while a minimum of 1 is required."
+        )
+    if shape[0] == 0:
+        raise ValueError(
+            f"{name} has 0 sample(s) (shape={shape}) while a minimum of 1 is required."
+        )
+    if columns is not None and shape[1] != columns:
+        raise ValueError(
+            f"{name} has {shape[1]} features, but the network is expecting {columns} features as "
+            f"input: pass {name} of shape (n_samples, {columns})."
+        )
+
+
+def _place_finite(values: Any, name: str, place: Placement, dtype: str) -> Array:
+    """Move to the device in the network's dtype, and refuse what is not finite there."""
+    if isinstance(values, np.ndarray):
+        with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused
+            host = values.astype(dtype, order="C", copy=False)
+        # The extremes are NaN or infinite where any value is, and need no memory.
+        finite = bool(np.isfinite(host.min()) and np.isfinite(host.max()))
+        if finite:
+            return place.asarray(host)
+    else:
+        xp = place.xp
+        host = xp.astype(values, place.dtype(dtype), copy=False)
+        if bool(xp.isfinite(xp.max(host)) & xp.isfinite(xp.min(host))):
+            return host
+    raise _not_finite(to_numpy(values), name, dtype)
+
+
+def _not_finite(values: np.ndarray, name: str, dtype: str) -> ValueError:
+    nan = np.isnan(values)
+    with np.errstate(over="ignore"):
+        bad = nan if nan.any() else ~np.isfinite(values.astype(dtype))
+    what = "NaN" if nan.any() else f"infinity or a value too large for {dtype}"
+    first = tuple(int(i) for i in np.argwhere(bad)[0])
+    where = ", ".join(
+        f"{axis} {index}" for axis, index in zip(("row", "column"), first, strict=False)
+    )
+    return ValueError(
+        f"{name} contains {what}: {int(bad.sum())} value(s), the first at {where}. Remove or "
+        "replace them."
+    )
+
+
+def one_hot(labels: Any, name: str, *, classes: int, place: Placement, dtype: str) -> Array:
+    """Return labels as targets: 1 for the class of each sample, 0 elsewhere.
+
+    Args:
+        labels: whole numbers from 0 to ``classes`` − 1, shape (N,).
+        name: what the caller calls them.
+        classes: how many classes there are; two of them make one output, the probability of 1.
+        place: the network's library and device.
+        dtype: the network's dtype.
+
+    Returns:
+        Targets on the device, shape (N, classes), or (N, 1) for two classes on one output.
+
+    Raises:
+        ValueError: a label is not whole, or not one of the classes.
+    """
+    host = to_numpy(labels)
+    outputs = classes
+    classes = max(classes, 2)
+    if host.dtype.kind == "f" and not np.all(host == np.floor(host)):
+        row = int(np.flatnonzero(~(host == np.floor(host)))[0])
+        raise ValueError(
+            f"Unknown label type: {name}[{row}] is {host[row]!s}, and labels are whole numbers "
+            f"from 0 to {classes - 1}. Targets go in as an array of shape (n_samples, {outputs})."
+        )
+    wrong = np.flatnonzero((host < 0) | (host >= classes))
+    if wrong.size:
+        row = int(wrong[0])
+        raise ValueError(
+            f"label {host[row]!s} at row {row} of {name} is not one of the {classes} classes, 0 "
+            f"to {classes - 1} ({wrong.size} such label(s))."
+        )
+    if outputs == 1:
+        return place.asarray(host[:, None], dtype)
+    targets = np.zeros((host.size, outputs), dtype=dtype)
+    targets[np.arange(host.size), host.astype(np.intp)] = 1.0
+    return place.asarray(targets)
+
+
+def check_target_range(y: Array, name: str, cost: str, *, xp: Namespace) -> bool:
+    """Check targets against the cost; return whether each row is one class.
+
+    Args:
+        y: targets on the device, shape (N, O).
+        name: what the caller calls them.
+        cost: the name of the network's cost.
+        xp: the namespace of y.
+
+    Raises:
+        ValueError: the cost takes probabilities, and these are none.
+    """
+    low, high = float(xp.min(y)), float(xp.max(y))
+    if cost.endswith("cross_entropy") and not (low >= 0.0 and high <= 1.0):
+        raise ValueError(
+            f"cost {cost!r} takes targets from 0 to 1, but {name} goes from {low:g} to {high:g}: "
+            "scale them, or use another cost."
+        )
+    sums = xp.sum(y, axis=-1)
+    off = float(xp.max(xp.abs(sums - 1.0)))
+    if cost == "categorical_cross_entropy" and off > 1e-3:
+        raise ValueError(
+            f"cost {cost!r} takes targets that add to 1 in each row, but a row of {name} is off by "
+            f"{off:g}: use 'binary_cross_entropy' for classes that do not exclude each other."
+        )
+    whole = bool(xp.all((y == 0.0) | (y == 1.0)))
+    return whole and (y.shape[1] == 1 or off == 0.0)

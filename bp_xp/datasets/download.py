@@ -1,0 +1,119 @@
+"""Files that are downloaded once, checked, and kept."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
+
+from bp_xp.errors import DataFormatError, DownloadError
+
+__all__ = ["Archive", "fetch"]
+
+_TIMEOUT = (10, 30)  # seconds to connect, and between two pieces of an answer
+
+
+class Archive(NamedTuple):
+    """A published file.
+
+    Attributes:
+        name: its name, on the mirrors and on disk.
+        sha256: the SHA-256 sum of its contents, in hexadecimal digits.
+        n_bytes: its size in bytes.
+    """
+
+    name: str
+    sha256: str
+    n_bytes: int
+
+
+def fetch(archive: Archive, folder: Path, *, mirrors: Sequence[str], download: bool = True) -> Path:
+    """The path of a published file in a cache folder, downloaded unless it is there already.
+
+    A file that is there is checked each time, and downloaded again with a warning where it is
+    not what was published. A file is complete before it gets its name, so processes that fetch
+    the same one at once do not disturb each other.
+
+    Args:
+        archive: which file.
+        folder: where it is kept; made where it does not exist.
+        mirrors: the addresses of the folders that hold it, in the order to try them.
+        download: False to use only what is there.
+
+    Returns:
+        folder / archive.name
+
+    Raises:
+        DownloadError: where no mirror gave the file.
+        FileNotFoundError: where the file is not there and download is False.
+        DataFormatError: where the file is damaged and download is False.
+    """
+    path = folder / archive.name
+    found = _sha256(path) if path.exists() else None
+    if found == archive.sha256:
+        return path
+    if found is None:
+        if not download:
+            raise FileNotFoundError(
+                f"There is no {path}. Put the file there, or allow it to be downloaded with "
+                "download=True."
+            )
+    else:
+        problem = f"{path} is damaged: {_difference(path, found, archive)}"
+        if not download:
+            raise DataFormatError(f"{problem}. Get it again with download=True.")
+        warnings.warn(f"{problem}. It is downloaded again.", stacklevel=3)
+    _download(archive, path, mirrors)
+    return path
+
+
+def _download(archive: Archive, path: Path, mirrors: Sequence[str]) -> None:
+    """Put the file at the path, whole and checked, or raise."""
+    from pooch import HTTPDownloader
+
+    # The files are compressed as they are; a server that unpacked one would change its sum.
+    get = HTTPDownloader(
+        timeout=_TIMEOUT, chunk_size=2**16, headers={"Accept-Encoding": "identity"}
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    failures: list[str] = []
+    cause = None
+    try:
+        for mirror in mirrors:
+            url = f"{mirror.rstrip('/')}/{archive.name}"
+            try:
+                get(url, str(part), None)
+            except OSError as error:  # what requests raises, from no network to a 404
+                cause = error
+                n_bytes = part.stat().st_size if part.exists() else 0
+                failures.append(f"{url}: {n_bytes:,} of {archive.n_bytes:,} bytes came ({error})")
+                continue
+            found = _sha256(part)
+            if found == archive.sha256:
+                os.replace(part, path)
+                return
+            failures.append(f"{url}: {_difference(part, found, archive)}")
+    finally:
+        # Also after Ctrl-C: nothing half-finished stays behind.
+        part.unlink(missing_ok=True)
+    listed = "\n  ".join(failures)
+    raise DownloadError(
+        f"{archive.name} could not be downloaded:\n  {listed}\n"
+        f"Try again later, or put the file at {path} by hand."
+    ) from cause
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _difference(path: Path, found: str, archive: Archive) -> str:
+    """How a file differs from what was published, in words."""
+    return (
+        f"{path.stat().st_size:,} bytes with SHA-256 {found}, expected {archive.n_bytes:,} bytes "
+        f"with SHA-256 {archive.sha256}"
+    )

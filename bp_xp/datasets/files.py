@@ -1,0 +1,230 @@
+"""A data set out of a file of one's own."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from bp_xp.datasets.dataset import Dataset, scaled_rows
+from bp_xp.datasets.npy import load_npy, load_npz
+from bp_xp.datasets.table import Missing, check_missing, load_csv
+from bp_xp.errors import DataFormatError
+
+__all__ = ["load_file"]
+
+_Pair = tuple[np.ndarray, np.ndarray]
+"""The x and y of one part."""
+
+_Parts = dict[str, _Pair]
+"""Parts by name; the name "" is that of a file in one part."""
+
+# Whole numbers up to here are exact in float64, so that a label read from a table is the label.
+_LABELS_BELOW = 2**53
+
+
+def load_file(
+    path: str | os.PathLike[str],
+    *,
+    target: int | str = -1,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    missing: Missing = "refuse",
+    max_bytes: int | None = None,
+) -> Dataset:
+    """Read a data set from a .npz, .npy or .csv file.
+
+    A .npz file has the members ``x`` and ``y``, or ``x_train``, ``y_train``, ``x_test`` and
+    ``y_test``, with ``x_validation`` and ``y_validation`` if it likes; others are left alone. A
+    .csv file, or a two-dimensional .npy file, is a table with a row per sample and the labels in
+    one of its columns.
+
+    Inputs become float32 of shape (N, features); unsigned bytes are taken for images and divided by
+    255. In ``y``, whole numbers from 0 up are class labels, and become int64 of shape (N,); any
+    other numbers are targets, and become float32 of shape (N, K).
+
+    Args:
+        path: the file; the end of its name says what it is.
+        target: for a table, the column of the labels, by name or by number (-1 is the last).
+        test_fraction: for a file in one part, the fraction of its rows to test on, drawn at random.
+        seed: what draws them; the same seed always draws the same rows.
+        missing: "refuse" to raise where an input is empty, nan or inf; "allow" to read it all the
+            same. A label can never be missing.
+        max_bytes: for a .npz file, as in :func:`load_npz`.
+
+    Returns:
+        A :class:`Dataset` with the file's name.
+
+    Raises:
+        DataFormatError: where the file is damaged, or does not hold a data set.
+        FileNotFoundError: where there is no such file.
+        ValueError: for a file of another kind, a column that is not there, or a fraction that
+            leaves no rows.
+    """
+    path = Path(path)
+    check_missing(missing)
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        raw = _npz_parts(load_npz(path, max_bytes=max_bytes), path)
+    elif suffix == ".npy":
+        raw = {"": _split_columns(load_npy(path), None, target, path)}
+    elif suffix == ".csv":
+        table = load_csv(path, missing=missing)
+        raw = {"": _split_columns(table.values, table.columns, target, path)}
+    else:
+        raise ValueError(
+            f"{path} ends in {path.suffix!r}: pass a .npz, .npy or .csv file, or build a Dataset "
+            "from arrays."
+        )
+
+    parts = _checked(raw, missing, path)
+    if "" in parts:
+        parts = _split(*parts[""], test_fraction, seed, path)
+    return Dataset(
+        path.stem, *parts["train"], *parts["test"], *parts.get("validation", (None, None))
+    )
+
+
+def _npz_parts(arrays: dict[str, np.ndarray], path: Path) -> _Parts:
+    """Sort the members of an archive into the x and y of each part."""
+    found: _Parts = {}
+    for part in ("", "train", "test", "validation"):
+        x, y = _member("x", part), _member("y", part)
+        if (x in arrays) != (y in arrays):
+            present, absent = (x, y) if x in arrays else (y, x)
+            raise DataFormatError(f"{path} has a member {present}, but none named {absent}.")
+        if x in arrays:
+            found[part] = (arrays[x], arrays[y])
+    if set(found) not in ({""}, {"train", "test"}, {"train", "test", "validation"}):
+        raise DataFormatError(
+            f"{path} has the members {sorted(arrays)}: expected are x and y, or x_train, y_train, "
+            "x_test and y_test, which x_validation and y_validation may join. Save them with "
+            "numpy.savez(path, x=..., y=...)."
+        )
+    return found
+
+
+def _member(letter: str, part: str) -> str:
+    """The name of an array: x and y in a file of one part, otherwise x_train and so on."""
+    return f"{letter}_{part}" if part else letter
+
+
+def _split_columns(
+    table: np.ndarray, columns: tuple[str, ...] | None, target: int | str, path: Path
+) -> _Pair:
+    """Take the column of the labels out of a table; return x (N, columns - 1) and y (N,)."""
+    if table.ndim != 2 or table.shape[1] < 2:
+        raise DataFormatError(
+            f"{path} has shape {table.shape}: expected is a table of two dimensions, with the "
+            "labels in one column and the inputs in the others."
+        )
+    n_columns = table.shape[1]
+    if isinstance(target, str):
+        if columns is None or columns.count(target) != 1:
+            named = "no names" if columns is None else f"the names {', '.join(columns)}"
+            raise ValueError(
+                f"target is {target!r}, but the columns of {path} have {named[:400]}: pass a name "
+                "that is there once, or a number."
+            )
+        target = columns.index(target)
+    if not -n_columns <= target < n_columns:
+        raise ValueError(
+            f"target is {target}, but {path} has {n_columns} columns: pass a number from "
+            f"{-n_columns} to {n_columns - 1}."
+        )
+    return np.delete(table, target, axis=1), table[:, target]
+
+
+def _checked(raw: _Parts, missing: Missing, path: Path) -> _Parts:
+    """The parts as a data set has them, each sound in itself and fitting the others."""
+    for part, (x, y) in raw.items():
+        x_name, y_name = _member("x", part), _member("y", part)
+        _require_numbers(x, f"{path}, {x_name}")
+        _require_numbers(y, f"{path}, {y_name}")
+        if len(x) != len(y):
+            raise DataFormatError(
+                f"{path}: {x_name} has {len(x)} rows, but {y_name} has {len(y)}; both need one row "
+                "per sample."
+            )
+    # Decided once: the labels of one part may not be the targets of another.
+    are_labels = all(_are_labels(y) for _, y in raw.values())
+    parts = {
+        part: (
+            _inputs(x, missing, f"{path}, {_member('x', part)}"),
+            _labels(y) if are_labels else _targets(y, f"{path}, {_member('y', part)}"),
+        )
+        for part, (x, y) in raw.items()
+    }
+    if len({(x.shape[1:], y.shape[1:]) for x, y in parts.values()}) > 1:
+        shapes = ", ".join(f"{part} {x.shape} and {y.shape}" for part, (x, y) in parts.items())
+        raise DataFormatError(
+            f"{path} has parts of different widths, x and y being {shapes}: every part needs the "
+            "same columns."
+        )
+    return parts
+
+
+def _require_numbers(values: np.ndarray, where: str) -> None:
+    if values.dtype.kind not in "biuf" or values.size == 0 or values.ndim == 0:
+        raise DataFormatError(
+            f"{where} holds {values.dtype} of shape {values.shape}: expected are real numbers, one "
+            "row per sample."
+        )
+
+
+def _inputs(x: np.ndarray, missing: Missing, where: str) -> np.ndarray:
+    """Inputs as rows of float32, shape (N, features)."""
+    if x.ndim == 1:
+        raise DataFormatError(
+            f"{where} has shape {x.shape}. Reshape your data: to (N, 1) for one feature, to (1, "
+            "features) for one sample."
+        )
+    if x.dtype == np.uint8:
+        return scaled_rows(x, white=255)
+    return _as_float32(x.reshape(len(x), -1), missing, where)
+
+
+def _are_labels(y: np.ndarray) -> bool:
+    """Whether an array of outputs is a list of class labels: whole numbers from 0 up."""
+    is_list = y.ndim == 1 or (y.shape[1:] == (1,) and y.dtype.kind in "biu")
+    return is_list and bool(np.all((y >= 0) & (y < _LABELS_BELOW) & (y == np.floor(y))))
+
+
+def _labels(y: np.ndarray) -> np.ndarray:
+    """Class labels, shape (N,), int64; that they can be is known."""
+    return y.reshape(len(y)).astype(np.int64)
+
+
+def _targets(y: np.ndarray, where: str) -> np.ndarray:
+    """Targets as rows of float32, shape (N, K)."""
+    return _as_float32(y.reshape(len(y), -1), "refuse", where)
+
+
+def _as_float32(rows: np.ndarray, missing: Missing, where: str) -> np.ndarray:
+    """A copy in float32, of numbers that are finite there unless missing ones are allowed."""
+    with np.errstate(over="ignore"):
+        narrow = rows.astype(np.float32)
+    # What is finite in float64 and infinite in float32 is never a missing value.
+    bad = ~np.isfinite(narrow)
+    if missing == "allow":
+        bad &= np.isfinite(rows)
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise DataFormatError(
+            f"{where}, row {row + 1}, column {column + 1}: {rows[row, column]} is not a finite "
+            "number in float32. Replace or rescale it; missing='allow' lets NaN and infinity pass "
+            "in the inputs."
+        )
+    return narrow
+
+
+def _split(x: np.ndarray, y: np.ndarray, test_fraction: float, seed: int, path: Path) -> _Parts:
+    """Draw the rows to test on."""
+    n_test = round(len(x) * test_fraction)
+    if not 0 < n_test < len(x):
+        raise ValueError(
+            f"test_fraction is {test_fraction}, which leaves {n_test} of the {len(x)} rows of "
+            f"{path} to test on: pass a fraction that leaves rows to train and to test on."
+        )
+    order = np.random.default_rng(seed).permutation(len(x))
+    test, train = order[:n_test], order[n_test:]
+    return {"train": (x[train], y[train]), "test": (x[test], y[test])}

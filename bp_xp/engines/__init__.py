@@ -1,0 +1,18 @@
+"""Engines: how many training steps are run, each in the way its library runs them best.
+
+A library that has no engine of its own is served by the plain loop. To add one, write the two
+functions of :class:`Engine` and enter them in ``ENGINES``.
+"""
+
+from bp_xp.engines import jax, plain
+from bp_xp.engines._base import Engine, Step
+
+__all__ = ["ENGINES", "Engine", "Step", "engine_for"]
+
+ENGINES: dict[str, Engine] = {"jax": jax.ENGINE}
+"""The engines that are not the plain loop, by the name of their library."""
+
+
+def engine_for(backend: str) -> Engine:
+    """Return the engine of a library."""
+    return ENGINES.get(backend, plain.ENGINE)

@@ -1,0 +1,638 @@
+"""Networks: layers of parameters on a device, and what can be done with them."""
+
+import contextlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bp_xp import backprop, checks, persistence, training
+from bp_xp._typing import Array, Layer, Namespace
+from bp_xp.activations import ACTIVATIONS, Activation
+from bp_xp.arrays import Placement, dtype_name, place, row_blocks, to_numpy
+from bp_xp.backprop import Model
+from bp_xp.costs import COSTS, Cost, MatchedCost
+from bp_xp.errors import CheckpointError
+from bp_xp.initializers import INITIALIZERS, Initializer, make_generator, suited_initializer
+from bp_xp.optimizers import SGD, Optimizer
+from bp_xp.training import Data, History, Run
+
+__all__ = ["Network"]
+
+
+class Network:
+    """A multi-layer perceptron, trained by backpropagation and gradient descent.
+
+    Args:
+        sizes: neurons of each layer, inputs first: ``[784, 30, 10]``.
+        activation: σ of the hidden layers, as a name or an :class:`~bp_xp.activations.Activation`;
+            or a list with one for each hidden layer.
+        output_activation: σ of the output layer; None takes the one that belongs to the cost
+            (sigmoid for ``"quadratic"`` and ``"binary_cross_entropy"``, softmax for
+            ``"categorical_cross_entropy"``, identity for ``"huber"``).
+        cost: C, as a name or a :class:`~bp_xp.costs.Cost`.
+        initializer: a name or a function (:class:`~bp_xp.initializers.Initializer`), or a list
+            with one for each layer; None takes He for the ReLU family and the book's scaled normal
+            weights elsewhere.
+        device: where the network lives: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``; with a
+            backend, in that library's words. None is the CPU or the backend's default.
+        backend: the array library: None chooses by the device (NumPy, or CuPy for CUDA); else a
+            name or a module. See :func:`bp_xp.arrays.place`.
+        dtype: ``"float32"`` or ``"float64"``.
+        seed: seed of the generator of weights and data order. None draws one from the operating
+            system, which the attribute ``seed`` records.
+
+    Attributes:
+        seed: the seed.
+        model: what the network computes, without its parameters.
+
+    Raises:
+        ValueError: a name, size or option that does not exist; the message lists what does.
+        TypeError: an argument of the wrong kind.
+        DeviceError: the device does not work on this machine.
+        ImportError: the backend is not installed.
+        MemoryError: the parameters would not fit in this machine's memory.
+
+    Examples:
+        Four samples of exclusive or:
+
+        >>> net = Network([2, 4, 1], activation="tanh", cost="binary_cross_entropy", seed=1)
+        >>> x = [[0, 0], [0, 1], [1, 0], [1, 1]]
+        >>> history = net.fit(x, [0, 1, 1, 0], epochs=500, optimizer=SGD(1.0), progress=False)
+        >>> net.predict(x)
+        array([0, 1, 1, 0])
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        activation: str | Activation | Sequence[str | Activation] = "sigmoid",
+        output_activation: str | Activation | None = None,
+        cost: str | Cost | MatchedCost = "quadratic",
+        initializer: str | Initializer | Sequence[str | Initializer] | None = None,
+        device: str | None = None,
+        backend: str | Namespace | None = None,
+        dtype: Any = "float32",
+        seed: int | None = None,
+    ) -> None:
+        model = _make_model(checks.check_sizes(sizes), activation, output_activation, cost)
+        initializers = _make_initializers(model, initializer)
+        checks.check_memory(model.sizes)
+        self._settle(model, place(device, backend), dtype, seed)
+        self._layers = [
+            self._check_layer(draw(self._generator, n_out, n_in), l)
+            for l, (draw, n_out, n_in) in enumerate(  # noqa: E741
+                zip(initializers, model.sizes[1:], model.sizes[:-1], strict=True)
+            )
+        ]
+
+    @classmethod
+    def from_layers(
+        cls,
+        layers: Iterable[tuple[Any, Any]],
+        *,
+        activation: str | Activation | Sequence[str | Activation] = "sigmoid",
+        output_activation: str | Activation | None = None,
+        cost: str | Cost | MatchedCost = "quadratic",
+        device: str | None = None,
+        backend: str | Namespace | None = None,
+        dtype: Any = "float32",
+        seed: int | None = None,
+    ) -> "Network":
+        """Make a network of given parameters.
+
+        Args:
+            layers: pairs (W, b), or Layers, with W of shape (O, I) and b of shape (O,). They are
+                copied; integers become floats.
+            activation: as for :class:`Network`, like all that follow.
+            output_activation: likewise.
+            cost: likewise.
+            device: likewise.
+            backend: likewise.
+            dtype: likewise.
+            seed: seed of the generator of the data order.
+
+        Raises:
+            ValueError: the shapes do not fit each other, or a value is not finite.
+
+        Examples:
+            >>> net = Network.from_layers([([[2.0, 0.0]], [1.0])], output_activation="identity")
+            >>> net.feedforward([[1.0, 5.0]])
+            array([[3.]], dtype=float32)
+        """
+        pairs = list(layers)
+        if not pairs or any(len(pair) != 2 for pair in pairs):
+            raise ValueError("layers must be pairs (W, b), one for each layer, and at least one.")
+        shapes = [tuple(to_numpy(W).shape) for W, _ in pairs]
+        if any(len(shape) != 2 for shape in shapes):
+            raise ValueError(f"each W must be a matrix (O, I); these have shapes {shapes}.")
+        sizes = checks.check_sizes([shapes[0][1], *(n_out for n_out, _ in shapes)])
+        network = cls.__new__(cls)
+        model = _make_model(sizes, activation, output_activation, cost)
+        network._settle(model, place(device, backend), dtype, seed)
+        network.layers = pairs
+        return network
+
+    def _settle(self, model: Model, placement: Placement, dtype: Any, seed: int | None) -> None:
+        """Set everything but the parameters."""
+        self.model = model
+        self.seed = checks.check_seed(seed)
+        self._generator = make_generator(self.seed)
+        self._place = placement
+        self._dtype = dtype_name(dtype)
+        placement.dtype(self._dtype)
+
+    # -----------------------------------------------------------------------------------------
+    # What it is
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Neurons of each layer, inputs first."""
+        return self.model.sizes
+
+    @property
+    def backend(self) -> str:
+        """Name of the array library."""
+        return self._place.backend
+
+    @property
+    def device(self) -> str:
+        """Name of the device, as ``device=`` takes it."""
+        return self._place.device_name
+
+    @property
+    def device_reason(self) -> str:
+        """Why ``device="auto"`` took this device; empty where it was asked for by name."""
+        return self._place.reason
+
+    @property
+    def dtype(self) -> str:
+        """Name of the dtype of parameters and results."""
+        return self._dtype
+
+    @property
+    def xp(self) -> Namespace:
+        """The functions of the array library."""
+        return self._place.xp
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the outputs are probabilities, so that :meth:`predict` gives classes."""
+        return self.model.activations[-1].probability
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The parameters, Layer(W, b) for each layer; assign a list of the same shapes to change.
+
+        Training makes new arrays: a list taken before is what the network was then.
+        """
+        return list(self._layers)
+
+    @layers.setter
+    def layers(self, layers: Iterable[tuple[Any, Any]]) -> None:
+        pairs = list(layers)
+        if len(pairs) != len(self.sizes) - 1:
+            raise ValueError(f"expected {len(self.sizes) - 1} layers, not {len(pairs)}.")
+        self._layers = [self._check_layer(Layer(*pair), l) for l, pair in enumerate(pairs)]  # noqa: E741
+
+    def _check_layer(self, layer: Layer, l: int) -> Layer:  # noqa: E741
+        """Return a layer's parameters on the device, copied and checked."""
+        checked = Layer(
+            *(
+                checks.check_parameter(
+                    values, f"layers[{l}].{name}", place=self._place, dtype=self._dtype, ndim=ndim
+                )
+                for name, values, ndim in (("W", layer.W, 2), ("b", layer.b, 1))
+            )
+        )
+        n_in, n_out = self.sizes[l : l + 2]
+        came = tuple(checked.W.shape), tuple(checked.b.shape)
+        if came != ((n_out, n_in), (n_out,)):
+            raise ValueError(
+                f"layers[{l}] must have W of shape ({n_out}, {n_in}) and b of shape ({n_out},), "
+                f"not {came[0]} and {came[1]}."
+            )
+        return checked
+
+    def __repr__(self) -> str:
+        activations = [activation.name for activation in self.model.activations]
+        return (
+            f"Network({list(self.sizes)}, activations={activations}, "
+            f"cost={self.model.cost.name!r}, {self._place}, {self._dtype})"
+        )
+
+    # -----------------------------------------------------------------------------------------
+    # What it computes
+
+    def feedforward(self, x: Any, *, batch_size: int = 4096) -> Array:
+        """Return the activations of the output layer.
+
+        Args:
+            x: inputs, shape (N, I): host values, or an array on the network's device.
+            batch_size: samples taken through the network at once, which bounds the memory.
+
+        Returns:
+            aᴸ, shape (N, O), on the network's device.
+
+        Raises:
+            ValueError: the shape is wrong, a value is not finite, or x is on another device.
+            TypeError: x is an array of another library.
+        """
+        size = checks.check_integer(batch_size, "batch_size")
+        with self._place.active():
+            x = self._check_samples(x)
+            parts = [
+                backprop.feedforward(self.model, self._layers, x[rows, :], xp=self.xp)
+                for rows in row_blocks(x.shape[0], size)
+            ]
+            return self.xp.concat(parts) if len(parts) > 1 else parts[0]
+
+    def predict_proba(self, x: Any, *, batch_size: int = 4096) -> Array:
+        """Return the probability of each class.
+
+        Args:
+            x: inputs, shape (N, I).
+            batch_size: samples taken through the network at once.
+
+        Returns:
+            Shape (N, O): the outputs. One output is the probability of class 1, and becomes two
+            columns. Sigmoid outputs are probabilities each by itself: they need not add to 1.
+
+        Raises:
+            ValueError: the outputs are no probabilities; or as for :meth:`feedforward`.
+        """
+        if not self.classifies:
+            raise ValueError(
+                f"the outputs of this network ({self.model.activations[-1].name}) are no "
+                "probabilities: use feedforward, or make it with output_activation='softmax'."
+            )
+        a = self.feedforward(x, batch_size=batch_size)
+        return a if a.shape[1] > 1 else self.xp.concat([1.0 - a, a], axis=1)
+
+    def predict(self, x: Any, *, batch_size: int = 4096) -> Array:
+        """Return the class of each sample; without classes, the outputs.
+
+        Args:
+            x: inputs, shape (N, I).
+            batch_size: samples taken through the network at once.
+
+        Returns:
+            Labels, shape (N,): the largest output, or for one output whether it is above ½. Where
+            the output activation is neither sigmoid nor softmax, the outputs, shape (N, O).
+
+        Raises:
+            ValueError: as for :meth:`feedforward`.
+        """
+        a = self.feedforward(x, batch_size=batch_size)
+        if not self.classifies:
+            return a
+        if a.shape[1] == 1:
+            index = self.xp.argmax(a, axis=-1).dtype
+            return self.xp.astype(a[:, 0] > 0.5, index)
+        return self.xp.argmax(a, axis=-1)
+
+    def evaluate(self, x: Any, y: Any) -> dict[str, float]:
+        """Return the mean cost, and the accuracy where the targets are classes.
+
+        Args:
+            x: inputs, shape (N, I).
+            y: labels, shape (N,), or targets, shape (N, O).
+
+        Returns:
+            ``{"cost": ..., "accuracy": ...}``; the cost has no L2 term.
+
+        Raises:
+            ValueError: shapes do not fit, a label is not a class, a value is not finite.
+            TypeError: an array of another library.
+        """
+        with self._place.active():
+            data = self._check_data(x, y)
+            cost, accuracy = training.evaluate(self.model, self._layers, data, place=self._place)
+        return {"cost": cost} if accuracy is None else {"cost": cost, "accuracy": accuracy}
+
+    def backprop(self, x: Any, y: Any) -> list[Layer]:
+        """Return the derivatives of the mean cost over the samples.
+
+        Args:
+            x: inputs, shape (N, I).
+            y: labels, shape (N,), or targets, shape (N, O).
+
+        Returns:
+            One Layer for each layer: ∂C/∂W of shape (O, I), ∂C/∂b of shape (O,).
+
+        Raises:
+            ValueError: shapes do not fit, a label is not a class, a value is not finite.
+            TypeError: an array of another library.
+
+        References:
+            Nielsen, ch. 2: BP1 to BP4.
+        """
+        with self._place.active():
+            data = self._check_data(x, y)
+            gradients, _ = backprop.backpropagate(
+                self.model, self._layers, data.x, data.y, xp=self.xp
+            )
+        return gradients
+
+    # -----------------------------------------------------------------------------------------
+    # How it learns
+
+    def fit(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        epochs: int = 10,
+        batch_size: int = 32,
+        optimizer: Optimizer | None = None,
+        validation_data: tuple[Any, Any] | None = None,
+        l2: float = 0.0,
+        shuffle: bool = True,
+        progress: bool = True,
+    ) -> History:
+        """Train on mini-batches.
+
+        Args:
+            x: inputs, shape (N, I); moved to the device once, never changed.
+            y: labels, shape (N,), or targets, shape (N, O).
+            epochs: passes over the data.
+            batch_size: samples in a mini-batch. The last of an epoch may be shorter: its gradient
+                is the mean over the samples that it holds.
+            optimizer: None is ``SGD(0.1)``.
+            validation_data: (x, y) to evaluate after each epoch.
+            l2: adds (l2/2) Σ w² over the weights, not the biases, to the mean cost; the book's
+                λ is l2 · N. It does not depend on the batch size.
+            shuffle: whether each epoch has a new order, drawn from the network's generator.
+            progress: whether to show a bar on a terminal; without one, each epoch is logged
+                (logger ``"bp_xp"``, level INFO).
+
+        Returns:
+            A record for each epoch. Ctrl-C completes the step under way and returns what there is,
+            with ``history.stopped == "interrupt"``.
+
+        Raises:
+            ValueError: shapes do not fit, a label is not a class, a value is not finite, a number
+                is out of range.
+            TypeError: an array of another library, an argument of the wrong kind.
+            DivergenceError: the cost is no longer finite. The network keeps the parameters of the
+                last epoch before.
+
+        References:
+            Nielsen, ch. 1, 'Learning with gradient descent'.
+        """
+        optimizer = SGD(0.1) if optimizer is None else optimizer
+        if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+            raise TypeError(f"optimizer must be one such as SGD(0.1), not {optimizer!r}.")
+        with self._place.active():
+            data = self._check_data(x, y)
+            validation = None
+            if validation_data is not None:
+                validation = self._check_data(*_pair(validation_data), prefix="validation ")
+            run = Run(
+                optimizer,
+                checks.check_integer(epochs, "epochs"),
+                checks.check_batch_size(batch_size, data.x.shape[0]),
+                bool(shuffle),
+                checks.check_number(l2, "l2", least=0.0),
+                bool(progress),
+            )
+            history = History()
+            epochs_of_run = training.train(
+                self.model,
+                self._layers,
+                data,
+                validation,
+                run,
+                place=self._place,
+                dtype=self._dtype,
+                generator=self._generator,
+            )
+            with contextlib.closing(epochs_of_run):
+                for layers, record in epochs_of_run:
+                    self._layers = layers
+                    if record is None:
+                        history.stopped = "interrupt"
+                    else:
+                        history.records.append(record)
+        return history
+
+    # -----------------------------------------------------------------------------------------
+    # Where it lives
+
+    def to(
+        self,
+        device: str | None = None,
+        *,
+        backend: str | Namespace | None = None,
+        dtype: Any = None,
+    ) -> "Network":
+        """Return a copy of the network on another device; this one stays as it is.
+
+        The copy's generator continues where this one's is.
+
+        Args:
+            device: as for :class:`Network`.
+            backend: likewise.
+            dtype: the dtype of the copy; None keeps it.
+
+        Raises:
+            DeviceError: the device does not work on this machine.
+        """
+        copy = Network.__new__(type(self))
+        copy._settle(self.model, place(device, backend), dtype or self._dtype, self.seed)
+        copy._generator.bit_generator.state = self._generator.bit_generator.state
+        with copy._place.active():
+            copy.layers = [Layer(to_numpy(W), to_numpy(b)) for W, b in self._layers]
+        return copy
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the network to a safetensors file, which any backend can load.
+
+        The file is complete or not there: it is written beside its place and then renamed.
+
+        Args:
+            path: the file; an older one of that name is replaced.
+
+        Returns:
+            The path.
+
+        Raises:
+            OSError: it could not be written; an older file is left as it was.
+        """
+        tensors = {}
+        for l, layer in enumerate(self._layers):  # noqa: E741
+            tensors[f"layers.{l}.W"] = to_numpy(layer.W)
+            tensors[f"layers.{l}.b"] = to_numpy(layer.b)
+        header = {
+            "kind": "network",
+            "sizes": list(self.sizes),
+            "activations": [activation.name for activation in self.model.activations],
+            "cost": self.model.cost.name,
+            "dtype": self._dtype,
+            "seed": self.seed,
+            "generator": self._generator.bit_generator.state,
+        }
+        return persistence.write_tensors(path, tensors, header)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str | None = None,
+        backend: str | Namespace | None = None,
+        custom: Iterable[Activation | Cost | MatchedCost] = (),
+    ) -> "Network":
+        """Read a network that :meth:`save` wrote.
+
+        Args:
+            path: the file.
+            device: where the network shall live, wherever it was saved; as for :class:`Network`.
+            backend: likewise.
+            custom: the activations and costs of one's own that the network was made with.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            CheckpointError: it is damaged, or is no network; the message says what is wrong.
+            DeviceError: the device does not work on this machine.
+        """
+        tensors, header = persistence.read_tensors(path)
+        try:
+            own = list(custom)
+            costs = COSTS | {c.name: c for c in own if not isinstance(c, Activation)}
+            sigmas = ACTIVATIONS | {s.name: s for s in own if isinstance(s, Activation)}
+            model = Model(
+                checks.check_sizes(header["sizes"]),
+                tuple(
+                    checks.check_choice(str(name), sigmas, "activation")
+                    for name in header["activations"]
+                ),
+                checks.check_choice(str(header["cost"]), costs, "cost"),
+            )
+            n_layers = len(model.sizes) - 1
+            expected = {f"layers.{l}.{p}" for l in range(n_layers) for p in "Wb"}  # noqa: E741
+            if odd := sorted(expected ^ set(tensors)):
+                raise ValueError(f"tensor {odd[0]!r} is missing or not part of this network")
+            wrong = [name for name in tensors if tensors[name].dtype.name != header["dtype"]]
+            if wrong:
+                raise ValueError(
+                    f"tensor {wrong[0]!r} is {tensors[wrong[0]].dtype}, not {header['dtype']}"
+                )
+            dtype, seed = dtype_name(header["dtype"]), checks.check_seed(header["seed"])
+            state = make_generator(seed).bit_generator
+            state.state = header["generator"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} can't be read as a network: {error}") from error
+        network = cls.__new__(cls)
+        network._settle(model, place(device, backend), dtype, seed)
+        network._generator.bit_generator.state = header["generator"]
+        try:
+            with network._place.active():
+                network.layers = [
+                    Layer(tensors[f"layers.{l}.W"], tensors[f"layers.{l}.b"])
+                    for l in range(n_layers)  # noqa: E741
+                ]
+        except ValueError as error:
+            raise CheckpointError(f"{path} can't be read as a network: {error}") from error
+        return network
+
+    # -----------------------------------------------------------------------------------------
+    # The edge
+
+    def _check_samples(self, x: Any, name: str = "x") -> Array:
+        return checks.check_samples(
+            x, name, place=self._place, dtype=self._dtype, columns=self.sizes[0]
+        )
+
+    def _check_data(self, x: Any, y: Any, prefix: str = "") -> Data:
+        """Return inputs and targets on the device, labels made targets."""
+        x = self._check_samples(x, prefix + "x")
+        return Data(x, *self._check_targets(y, prefix + "y", x.shape[0]))
+
+    def _check_targets(self, y: Any, name: str, rows: int) -> tuple[Array, bool]:
+        outputs = self.sizes[-1]
+        y = checks.check_targets(y, name, place=self._place, dtype=self._dtype, rows=rows)
+        if y.ndim == 1 and (self.classifies or outputs > 1):
+            targets = checks.one_hot(y, name, classes=outputs, place=self._place, dtype=self._dtype)
+            return targets, True
+        if y.ndim == 1:  # one number a sample, for the one output of a regression
+            y = checks.check_samples(
+                y[:, None], name, place=self._place, dtype=self._dtype, columns=1
+            )
+        if y.shape[1] != outputs:
+            raise ValueError(
+                f"{name} has {y.shape[1]} columns, but the network has {outputs} outputs: pass "
+                f"targets of shape (n_samples, {outputs}), or labels of shape (n_samples,)."
+            )
+        return y, checks.check_target_range(y, name, self.model.cost.name, xp=self.xp) and (
+            self.classifies
+        )
+
+
+def _pair(validation_data: Any) -> tuple[Any, Any]:
+    if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
+        raise TypeError(f"validation_data must be a pair (x, y), not {type(validation_data)}.")
+    return validation_data[0], validation_data[1]
+
+
+def _make_model(
+    sizes: tuple[int, ...],
+    activation: str | Activation | Sequence[str | Activation],
+    output_activation: str | Activation | None,
+    cost: str | Cost | MatchedCost,
+) -> Model:
+    """Return the model that the arguments of Network describe."""
+    n_hidden = len(sizes) - 2
+    if isinstance(activation, str | Activation):
+        activation = [activation] * n_hidden
+    if len(activation) != n_hidden:
+        raise ValueError(
+            f"activation must be one, or one for each of the {n_hidden} hidden layers, not "
+            f"{len(activation)}."
+        )
+    hidden = [checks.check_choice(sigma, ACTIVATIONS, "activation") for sigma in activation]
+    for sigma in hidden:
+        if not isinstance(sigma, Activation):
+            raise TypeError(f"activation must be a name or an Activation, not {sigma!r}.")
+        if sigma.coupled:
+            raise ValueError(
+                f"{sigma.name} ties the neurons of a layer together: it serves as "
+                "output_activation, not as activation of a hidden layer."
+            )
+    cost = checks.check_choice(cost, COSTS, "cost")
+    if not isinstance(cost, Cost | MatchedCost):
+        raise TypeError(f"cost must be a name or a Cost, not {cost!r}.")
+    output = checks.check_choice(
+        cost.output if output_activation is None else output_activation,
+        ACTIVATIONS,
+        "output_activation",
+    )
+    if not isinstance(output, Activation):
+        raise TypeError(f"output_activation must be a name or an Activation, not {output!r}.")
+    if isinstance(cost, MatchedCost) and output.name != cost.output:
+        raise ValueError(
+            f"cost {cost.name!r} is computed together with output_activation={cost.output!r}; "
+            f"{output.name!r} needs another cost, such as 'quadratic'."
+        )
+    return Model(sizes, (*hidden, output), cost)
+
+
+def _make_initializers(
+    model: Model, initializer: str | Initializer | Sequence[str | Initializer] | None
+) -> list[Initializer]:
+    """Return an initialiser for each layer."""
+    if initializer is None:
+        initializer = [suited_initializer(sigma.name) for sigma in model.activations]
+    elif isinstance(initializer, str) or callable(initializer):
+        initializer = [initializer] * len(model.activations)
+    if len(initializer) != len(model.activations):
+        raise ValueError(
+            f"initializer must be one, or one for each of the {len(model.activations)} layers, "
+            f"not {len(initializer)}."
+        )
+    chosen = [checks.check_choice(draw, INITIALIZERS, "initializer") for draw in initializer]
+    for draw in chosen:
+        if not callable(draw):
+            raise TypeError(f"initializer must be a name or a function, not {draw!r}.")
+    return chosen

@@ -1,0 +1,407 @@
+"""Training: epochs over shuffled mini-batches, and the record that they leave.
+
+Data is on the device before it starts, is shuffled and sliced there, and cost and accuracy are
+summed there; the host asks for them once an epoch.
+"""
+
+import contextlib
+import functools
+import logging
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+from tqdm import tqdm
+
+from bp_xp._typing import Array, Layer, Namespace
+from bp_xp.arrays import Placement, row_blocks, sum_rows, to_numpy
+from bp_xp.backprop import Model, backpropagate, cost_of_samples, forward
+from bp_xp.engines import Engine, Step, engine_for
+from bp_xp.errors import DivergenceError
+from bp_xp.optimizers import Optimizer, Update
+from bp_xp.regularization import add_l2_gradient
+
+__all__ = ["Data", "EpochRecord", "History", "Run", "evaluate", "make_step", "train"]
+
+logger = logging.getLogger("bp_xp")
+
+# Mini-batches are gathered in chunks that stay in a processor's cache.
+_CHUNK_BYTES = 1 << 20
+_CHUNK_STEPS = 64
+
+_EVALUATION_ROWS = 4096
+
+
+class Data(NamedTuple):
+    """Samples with their targets, on one device.
+
+    Attributes:
+        x: inputs, shape (N, I).
+        y: targets, shape (N, O).
+        classes: whether each target is one class, so that an accuracy can be told.
+    """
+
+    x: Array
+    y: Array
+    classes: bool
+
+
+class EpochRecord(NamedTuple):
+    """What is known of one epoch.
+
+    Attributes:
+        epoch: its number, from 1.
+        cost: mean cost over the training samples, each taken as its mini-batch was used, before
+            the step; without the L2 term.
+        accuracy: share of training samples told right, likewise; None where there are no classes.
+        validation_cost: mean cost over the validation data after the epoch; None without any.
+        validation_accuracy: share told right, likewise.
+        seconds: time it took, validation included.
+        samples_per_second: training samples a second.
+    """
+
+    epoch: int
+    cost: float
+    accuracy: float | None
+    validation_cost: float | None
+    validation_accuracy: float | None
+    seconds: float
+    samples_per_second: float
+
+    def __str__(self) -> str:
+        parts = [f"epoch {self.epoch}", f"cost {self.cost:.4f}"]
+        if self.accuracy is not None:
+            parts.append(f"accuracy {self.accuracy:.2%}")
+        if self.validation_cost is not None:
+            parts.append(f"validation cost {self.validation_cost:.4f}")
+        if self.validation_accuracy is not None:
+            parts.append(f"validation accuracy {self.validation_accuracy:.2%}")
+        return "  ".join([*parts, f"{self.seconds:.2f} s"])
+
+
+@dataclass
+class History(Sequence[EpochRecord]):
+    """The record of a training run: a sequence with an entry for each complete epoch.
+
+    ``history["cost"]`` is the list of one value over all epochs, ``history[-1]`` the last epoch.
+
+    Attributes:
+        records: the entries.
+        stopped: why the run ended: ``"epochs"`` (all were run) or ``"interrupt"`` (Ctrl-C).
+    """
+
+    records: list[EpochRecord] = field(default_factory=list)
+    stopped: str = "epochs"
+
+    @overload
+    def __getitem__(self, key: int) -> EpochRecord: ...
+    @overload
+    def __getitem__(self, key: slice | str) -> list[Any]: ...
+    def __getitem__(self, key: int | slice | str) -> Any:
+        if isinstance(key, str):
+            if key not in EpochRecord._fields:
+                raise KeyError(f"{key!r}: a record has {', '.join(EpochRecord._fields)}")
+            return [getattr(record, key) for record in self.records]
+        return self.records[key]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.records))
+
+
+# ---------------------------------------------------------------------------------------------
+# Pure functions of arrays: one step, one chunk of steps, one evaluation
+
+
+@functools.lru_cache(maxsize=64)
+def make_step(model: Model, update: Update, l2: float, xp: Namespace) -> Step:
+    """Return the training step: (state, x, y) -> (state, zᴸ), state being (layers, optimizer's)."""
+
+    def step(state: Any, x: Array, y: Array) -> tuple[Any, Array]:
+        layers, optimizer_state = state
+        gradients, z = backpropagate(model, layers, x, y, xp=xp)
+        if l2:
+            gradients = add_l2_gradient(gradients, layers, l2)
+        return update(layers, gradients, optimizer_state), z
+
+    return step
+
+
+@functools.lru_cache(maxsize=64)
+def _make_chunk(
+    model: Model, update: Update, l2: float, classes: bool, engine: Engine, xp: Namespace
+) -> Callable[..., Any]:
+    """Return (state, xs, ys) -> (state, totals), a step for each mini-batch of xs and ys."""
+    step = make_step(model, update, l2, xp)
+
+    def chunk(state: Any, xs: Array, ys: Array) -> tuple[Any, Array]:
+        state, zs = engine.loop(step, state, xs, ys, xp=xp)
+        flat = (-1, zs.shape[-1])
+        return state, _totals(model, xp.reshape(zs, flat), xp.reshape(ys, flat), classes, xp=xp)
+
+    return engine.compile(chunk)
+
+
+@functools.lru_cache(maxsize=64)
+def _make_evaluation(
+    model: Model, classes: bool, engine: Engine, xp: Namespace
+) -> Callable[..., Any]:
+    """Return (layers, x, y) -> totals."""
+
+    def evaluation(layers: Sequence[Layer], x: Array, y: Array) -> Array:
+        return _totals(model, forward(model, layers, x, xp=xp).zs[-1], y, classes, xp=xp)
+
+    return engine.compile(evaluation)
+
+
+def _totals(model: Model, z: Array, y: Array, classes: bool, *, xp: Namespace) -> Array:
+    """Return the sum of the samples' costs and the number told right, shape (2,)."""
+    costs = cost_of_samples(model, z, y, xp=xp)
+    cost = sum_rows(costs[:, None], xp=xp)[0]
+    if not classes:
+        return xp.stack([cost, 0.0 * cost])
+    if z.shape[-1] == 1:
+        right = (model.activations[-1].sigma(z, xp=xp) > 0.5) == (y > 0.5)
+    else:
+        # σ and softmax keep the order, so the largest z is the largest output.
+        right = xp.argmax(z, axis=-1) == xp.argmax(y, axis=-1)
+    return xp.stack([cost, xp.sum(xp.astype(right, z.dtype))])
+
+
+def evaluate(
+    model: Model, layers: Sequence[Layer], data: Data, *, place: Placement
+) -> tuple[float, float | None]:
+    """Return mean cost and accuracy over data; the accuracy is None where there are no classes."""
+    judge = _make_evaluation(model, data.classes, engine_for(place.backend), place.xp)
+    totals = [
+        judge(layers, data.x[rows, :], data.y[rows, :])
+        for rows in row_blocks(data.x.shape[0], _EVALUATION_ROWS)
+    ]
+    return _means(totals, data.x.shape[0], data.classes, place)
+
+
+def _means(
+    totals: Sequence[Array], n: int, classes: bool, place: Placement
+) -> tuple[float, float | None]:
+    """Bring totals to the host, all at once, and divide by the number of samples."""
+    cost, right = to_numpy(place.xp.stack(list(totals))).astype(np.float64).sum(axis=0) / n
+    return float(cost), float(right) if classes else None
+
+
+# ---------------------------------------------------------------------------------------------
+# The loop over epochs
+
+
+@dataclass(frozen=True)
+class Run:
+    """The settings of a training run, checked.
+
+    Attributes:
+        optimizer: how gradients move parameters.
+        epochs: passes over the data.
+        batch_size: samples in a mini-batch; the last of an epoch may be shorter.
+        shuffle: whether each epoch has an order of its own.
+        l2: strength of the L2 term, (l2/2) Σ w².
+        progress: whether to show a bar on a terminal, or log a line an epoch without one.
+    """
+
+    optimizer: Optimizer
+    epochs: int
+    batch_size: int
+    shuffle: bool
+    l2: float
+    progress: bool
+
+
+def train(
+    model: Model,
+    layers: Sequence[Layer],
+    data: Data,
+    validation: Data | None,
+    run: Run,
+    *,
+    place: Placement,
+    dtype: str,
+    generator: np.random.Generator,
+) -> Generator[tuple[list[Layer], EpochRecord | None], None, None]:
+    """Train, handing over the parameters and the record after each epoch.
+
+    Args:
+        model: what the network computes.
+        layers: its parameters at the start; left as they are.
+        data: the training data.
+        validation: data to evaluate after each epoch, or None.
+        run: the settings.
+        place: library and device of all arrays.
+        dtype: the network's dtype.
+        generator: draws the order of the samples, on the host.
+
+    Yields:
+        A copy of the parameters, and the record of the epoch. After an interruption (Ctrl-C) the
+        last pair holds the parameters of the last complete step, and None.
+
+    Raises:
+        DivergenceError: the cost or a parameter is no longer finite at the end of an epoch.
+    """
+    xp = place.xp
+    n = data.x.shape[0]
+    chunk = _make_chunk(
+        model, run.optimizer.update, run.l2, data.classes, engine_for(place.backend), xp
+    )
+    layers = _copy(layers, xp)
+    state = (layers, run.optimizer.init(layers, place=place, dtype=dtype))
+    with _Interruption() as interruption, _Progress(run, n) as progress:
+        for epoch in range(1, run.epochs + 1):
+            start = time.perf_counter()
+            totals = []
+            for xs, ys in _chunks(data, run, generator, place):
+                state, total = chunk(state, xs, ys)
+                totals.append(total)
+                progress.advance(xs.shape[0] * xs.shape[1], total)
+                if interruption.asked:
+                    yield _copy(state[0], xp), None
+                    return
+            cost, accuracy = _means(totals, n, data.classes, place)
+            _check_finite(cost, state[0], epoch, run, place)
+            judged = (
+                evaluate(model, state[0], validation, place=place) if validation else (None, None)
+            )
+            seconds = time.perf_counter() - start
+            record = EpochRecord(epoch, cost, accuracy, *judged, seconds, n / seconds)
+            progress.finish(record)
+            yield _copy(state[0], xp), record
+
+
+def _copy(layers: Sequence[Layer], xp: Namespace) -> list[Layer]:
+    return [Layer(xp.asarray(W, copy=True), xp.asarray(b, copy=True)) for W, b in layers]
+
+
+def _chunks(
+    data: Data, run: Run, generator: np.random.Generator, place: Placement
+) -> Iterator[tuple[Array, Array]]:
+    """Yield an epoch's mini-batches, chunk by chunk, the short last one as its own chunk.
+
+    One permutation, drawn on the host, orders inputs and targets alike.
+    """
+    xp = place.xp
+    n, size = data.x.shape[0], run.batch_size
+    order = place.asarray(generator.permutation(n)) if run.shuffle else None
+
+    def cut(values: Array, first: int, steps: int, size: int) -> Array:
+        rows = slice(first, first + steps * size)
+        part = values[rows, :] if order is None else xp.take(values, order[rows], axis=0)
+        return xp.reshape(part, (steps, size, values.shape[1]))
+
+    batch_bytes = size * (data.x.shape[1] + data.y.shape[1]) * 8
+    at_once = max(1, min(_CHUNK_STEPS, _CHUNK_BYTES // batch_bytes))
+    full = n // size
+    for k in range(0, full, at_once):
+        steps = min(at_once, full - k)
+        yield tuple(cut(values, k * size, steps, size) for values in (data.x, data.y))
+    if rest := n % size:
+        yield tuple(cut(values, full * size, 1, rest) for values in (data.x, data.y))
+
+
+def _check_finite(
+    cost: float, layers: Sequence[Layer], epoch: int, run: Run, place: Placement
+) -> None:
+    sums = [place.xp.sum(W) + place.xp.sum(b) for W, b in layers]
+    finite = np.isfinite(to_numpy(place.xp.stack(sums)))
+    if math.isfinite(cost) and finite.all():
+        return
+    where = (
+        "" if finite.all() else f"; the first layer that is not finite is layer {finite.argmin()}"
+    )
+    rate = getattr(run.optimizer, "learning_rate", None)
+    remedy = "a smaller learning rate" if rate is None else f"a learning rate below {rate:g}"
+    raise DivergenceError(
+        f"the run diverged in epoch {epoch}: its mean cost is {cost:g}{where}. Try {remedy}, "
+        "scaled inputs, or another initializer. The network keeps the parameters of "
+        f"{f'epoch {epoch - 1}' if epoch > 1 else 'before the run'}."
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# People: progress, and Ctrl-C
+
+
+class _Progress:
+    """A bar on a terminal; a log line an epoch where there is none."""
+
+    def __init__(self, run: Run, n: int) -> None:
+        self._run = run
+        terminal = run.progress and sys.stderr.isatty()
+        self._bar = (
+            tqdm(
+                total=run.epochs * n, unit=" samples", unit_scale=True, leave=False, mininterval=0.2
+            )
+            if terminal
+            else None
+        )
+        self._looked = time.monotonic()
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def advance(self, samples: int, totals: Array) -> None:
+        """Move the bar; the cost is fetched from the device a few times a second at the most."""
+        if self._bar is None:
+            return
+        now = time.monotonic()
+        if now - self._looked > 0.25:
+            self._looked = now
+            self._bar.set_postfix_str(f"cost {to_numpy(totals)[0] / samples:.4f}", refresh=False)
+        self._bar.update(samples)
+
+    def finish(self, record: EpochRecord) -> None:
+        """Report an epoch."""
+        if self._bar is not None:
+            self._bar.set_description_str(f"epoch {record.epoch}/{self._run.epochs}")
+        elif self._run.progress:
+            logger.info("%s", record)
+
+
+class _Interruption(contextlib.AbstractContextManager["_Interruption"]):
+    """Turns the first Ctrl-C into a request that is looked at between chunks.
+
+    A step that is under way is completed, so that no layer is ahead of another. The second Ctrl-C
+    is the usual KeyboardInterrupt. Only the main thread may handle signals, and a handler of the
+    program's own is left in place.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._handles = False
+
+    def __enter__(self) -> "_Interruption":
+        self._handles = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        )
+        if self._handles:
+            signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._handles:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self._handles = False
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+        self._restore()
