@@ -137,9 +137,9 @@ class Library:
         """The library's dtype object; ValueError where it can't compute in it."""
         return getattr(self.namespace(), name)
 
-    def from_numpy(self, array: np.ndarray, device: Any, *, copy: bool) -> Array:
+    def from_numpy(self, array: np.ndarray, device: Any) -> Array:
         """``array`` (C-contiguous, native byte order) as an array on ``device``."""
-        return self.namespace().asarray(array, device=device, copy=True if copy else None)
+        return self.namespace().asarray(array, device=device)
 
     def to_numpy(self, array: Array) -> np.ndarray:
         """``array`` as a NumPy array on the host."""
@@ -173,8 +173,8 @@ class _NumPy(Library):
     def device_of(self, array: Array) -> Any:
         return "cpu"
 
-    def from_numpy(self, array: np.ndarray, device: Any, *, copy: bool) -> Array:
-        return array.copy() if copy else array
+    def from_numpy(self, array: np.ndarray, device: Any) -> Array:
+        return array
 
     def to_numpy(self, array: Array) -> np.ndarray:
         return np.asarray(array)
@@ -295,11 +295,11 @@ class _Torch(Library):
                 f"device {word!r} of backend 'torch' does not work here: {error}"
             ) from error
 
-    def from_numpy(self, array: np.ndarray, device: Any, *, copy: bool) -> Array:
-        # PyTorch warns of memory that it might write to and must not.
-        copy = copy or not array.flags.writeable
+    def from_numpy(self, array: np.ndarray, device: Any) -> Array:
         torch = require("torch", self.extra)
-        return (torch.tensor if copy else torch.asarray)(array, device=device)
+        # PyTorch would warn of memory that it could write to and must not, so that is copied.
+        make = torch.asarray if array.flags.writeable else torch.tensor
+        return make(array, device=device)
 
     def to_numpy(self, array: Array) -> np.ndarray:
         return array.detach().cpu().numpy()
@@ -455,20 +455,16 @@ class Placement:
         """The library's own dtype object for ``name``."""
         return self.library.dtype(name)
 
-    def asarray(self, values: Any, dtype: str | None = None, *, copy: bool = False) -> Array:
-        """Move host values to the device, as they are or in another dtype.
+    def asarray(self, values: Any, dtype: str | None = None) -> Array:
+        """Move host values to the device; on a CPU the memory may be shared.
 
         Args:
-            values: a NumPy array or what ``numpy.asarray`` takes.
+            values: a NumPy array of any layout and byte order, or what ``numpy.asarray`` takes.
             dtype: name of a dtype, or None for that of the values.
-            copy: whether the result must not share memory with the values.
         """
         host = np.asarray(values)
         native = host.dtype.newbyteorder("=") if dtype is None else np.dtype(dtype)
-        contiguous = np.asarray(host, dtype=native, order="C")
-        return self.library.from_numpy(
-            contiguous, self.device, copy=copy and np.shares_memory(contiguous, host)
-        )
+        return self.library.from_numpy(np.asarray(host, dtype=native, order="C"), self.device)
 
     def active(self) -> contextlib.AbstractContextManager[Any]:
         """A context in which the library computes on this device."""

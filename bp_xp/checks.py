@@ -30,6 +30,7 @@ __all__ = [
     "check_sizes",
     "check_target_range",
     "check_targets",
+    "one_for_each",
     "one_hot",
 ]
 
@@ -54,6 +55,16 @@ def check_choice(value: str | T, choices: Mapping[str, T], what: str) -> T:
     hint = f" Did you mean {near[0]!r}?" if near else ""
     names = ", ".join(map(repr, choices))
     raise ValueError(f"unknown {what} {value!r}: choose one of {names}.{hint}")
+
+
+def one_for_each(value: Any, n: int, name: str, things: str) -> list[Any]:
+    """Return a list of n values: a list or tuple as it is, anything else n times."""
+    values = list(value) if isinstance(value, list | tuple) else [value] * n
+    if len(values) != n:
+        raise ValueError(
+            f"{name} must be one, or one for each of the {n} {things}, not {len(values)}."
+        )
+    return values
 
 
 def check_number(
@@ -114,6 +125,8 @@ def check_sizes(sizes: Any) -> tuple[int, ...]:
 
 def check_batch_size(batch_size: Any, n: int) -> int:
     """Return a batch size of at most n samples; a larger one is cut with a warning."""
+    if batch_size is None:
+        return min(32, n)
     size = check_integer(batch_size, "batch_size")
     if size > n:
         warnings.warn(
@@ -198,8 +211,7 @@ def check_parameter(values: Any, name: str, *, place: Placement, dtype: str, ndi
         raise ValueError(
             f"{name} must have {ndim} dimension(s), none of them empty, not {tuple(host.shape)}."
         )
-    # Adding zero copies, whichever library it is.
-    return _place_finite(host, name, place, dtype) + 0.0
+    return place.xp.asarray(_place_finite(host, name, place, dtype), copy=True)
 
 
 def _check_kind(values: Any, name: str, place: Placement) -> Any:

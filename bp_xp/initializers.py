@@ -7,13 +7,19 @@ dtype when they move to its device.
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from bp_xp._typing import Layer
 
-__all__ = ["INITIALIZERS", "Initializer", "make_generator", "suited_initializer"]
+__all__ = [
+    "INITIALIZERS",
+    "Initializer",
+    "make_generator",
+    "restore_generator",
+    "suited_initializer",
+]
 
 
 class Initializer(Protocol):
@@ -95,3 +101,10 @@ def suited_initializer(activation: str) -> str:
 def make_generator(seed: int) -> np.random.Generator:
     """Return the host's generator, from which weights and data order come."""
     return np.random.default_rng(seed)
+
+
+def restore_generator(state: Any) -> np.random.Generator:
+    """Return a generator that continues where another's ``bit_generator.state`` was taken."""
+    generator = make_generator(0)
+    generator.bit_generator.state = state
+    return generator

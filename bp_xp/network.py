@@ -13,7 +13,13 @@ from bp_xp.arrays import Placement, dtype_name, place, row_blocks, to_numpy
 from bp_xp.backprop import Model
 from bp_xp.costs import COSTS, Cost, MatchedCost
 from bp_xp.errors import CheckpointError
-from bp_xp.initializers import INITIALIZERS, Initializer, make_generator, suited_initializer
+from bp_xp.initializers import (
+    INITIALIZERS,
+    Initializer,
+    make_generator,
+    restore_generator,
+    suited_initializer,
+)
 from bp_xp.optimizers import SGD, Optimizer
 from bp_xp.training import Data, History, Run
 
@@ -81,7 +87,7 @@ class Network:
         checks.check_memory(model.sizes)
         self._settle(model, place(device, backend), dtype, seed)
         self._layers = [
-            self._check_layer(draw(self._generator, n_out, n_in), l)
+            self._check_layer(Layer(*draw(self._generator, n_out, n_in)), l)
             for l, (draw, n_out, n_in) in enumerate(  # noqa: E741
                 zip(initializers, model.sizes[1:], model.sizes[:-1], strict=True)
             )
@@ -344,7 +350,7 @@ class Network:
         y: Any,
         *,
         epochs: int = 10,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         optimizer: Optimizer | None = None,
         validation_data: tuple[Any, Any] | None = None,
         l2: float = 0.0,
@@ -357,8 +363,8 @@ class Network:
             x: inputs, shape (N, I); moved to the device once, never changed.
             y: labels, shape (N,), or targets, shape (N, O).
             epochs: passes over the data.
-            batch_size: samples in a mini-batch. The last of an epoch may be shorter: its gradient
-                is the mean over the samples that it holds.
+            batch_size: samples in a mini-batch; None is 32, or all where there are fewer. The last
+                of an epoch may be shorter: its gradient is the mean over the samples it holds.
             optimizer: None is ``SGD(0.1)``.
             validation_data: (x, y) to evaluate after each epoch.
             l2: adds (l2/2) Σ w² over the weights, not the biases, to the mean cost; the book's
@@ -441,7 +447,7 @@ class Network:
         """
         copy = Network.__new__(type(self))
         copy._settle(self.model, place(device, backend), dtype or self._dtype, self.seed)
-        copy._generator.bit_generator.state = self._generator.bit_generator.state
+        copy._generator = restore_generator(self._generator.bit_generator.state)
         with copy._place.active():
             copy.layers = [Layer(to_numpy(W), to_numpy(b)) for W, b in self._layers]
         return copy
@@ -462,8 +468,7 @@ class Network:
         """
         tensors = {}
         for l, layer in enumerate(self._layers):  # noqa: E741
-            tensors[f"layers.{l}.W"] = to_numpy(layer.W)
-            tensors[f"layers.{l}.b"] = to_numpy(layer.b)
+            tensors |= {f"layers.{l}.W": to_numpy(layer.W), f"layers.{l}.b": to_numpy(layer.b)}
         header = {
             "kind": "network",
             "sizes": list(self.sizes),
@@ -499,40 +504,18 @@ class Network:
         """
         tensors, header = persistence.read_tensors(path)
         try:
-            own = list(custom)
-            costs = COSTS | {c.name: c for c in own if not isinstance(c, Activation)}
-            sigmas = ACTIVATIONS | {s.name: s for s in own if isinstance(s, Activation)}
-            model = Model(
-                checks.check_sizes(header["sizes"]),
-                tuple(
-                    checks.check_choice(str(name), sigmas, "activation")
-                    for name in header["activations"]
-                ),
-                checks.check_choice(str(header["cost"]), costs, "cost"),
-            )
-            n_layers = len(model.sizes) - 1
-            expected = {f"layers.{l}.{p}" for l in range(n_layers) for p in "Wb"}  # noqa: E741
-            if odd := sorted(expected ^ set(tensors)):
-                raise ValueError(f"tensor {odd[0]!r} is missing or not part of this network")
-            wrong = [name for name in tensors if tensors[name].dtype.name != header["dtype"]]
-            if wrong:
-                raise ValueError(
-                    f"tensor {wrong[0]!r} is {tensors[wrong[0]].dtype}, not {header['dtype']}"
-                )
-            dtype, seed = dtype_name(header["dtype"]), checks.check_seed(header["seed"])
-            state = make_generator(seed).bit_generator
-            state.state = header["generator"]
+            model, dtype, seed = _read_header(header, custom)
+            generator = _read_generator(header["generator"])
+            layers = _read_layers(tensors, len(model.activations), dtype)
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path} can't be read as a network: {error}") from error
+            what = f"{error} is missing" if type(error) is KeyError else error
+            raise CheckpointError(f"{path} can't be read as a network: {what}") from error
         network = cls.__new__(cls)
         network._settle(model, place(device, backend), dtype, seed)
-        network._generator.bit_generator.state = header["generator"]
+        network._generator = generator
         try:
             with network._place.active():
-                network.layers = [
-                    Layer(tensors[f"layers.{l}.W"], tensors[f"layers.{l}.b"])
-                    for l in range(n_layers)  # noqa: E741
-                ]
+                network.layers = layers
         except ValueError as error:
             raise CheckpointError(f"{path} can't be read as a network: {error}") from error
         return network
@@ -578,19 +561,12 @@ def _pair(validation_data: Any) -> tuple[Any, Any]:
 
 def _make_model(
     sizes: tuple[int, ...],
-    activation: str | Activation | Sequence[str | Activation],
-    output_activation: str | Activation | None,
-    cost: str | Cost | MatchedCost,
+    activation: Any,
+    output_activation: Any,
+    cost: Any,
 ) -> Model:
     """Return the model that the arguments of Network describe."""
-    n_hidden = len(sizes) - 2
-    if isinstance(activation, str | Activation):
-        activation = [activation] * n_hidden
-    if len(activation) != n_hidden:
-        raise ValueError(
-            f"activation must be one, or one for each of the {n_hidden} hidden layers, not "
-            f"{len(activation)}."
-        )
+    activation = checks.one_for_each(activation, len(sizes) - 2, "activation", "hidden layers")
     hidden = [checks.check_choice(sigma, ACTIVATIONS, "activation") for sigma in activation]
     for sigma in hidden:
         if not isinstance(sigma, Activation):
@@ -618,19 +594,51 @@ def _make_model(
     return Model(sizes, (*hidden, output), cost)
 
 
-def _make_initializers(
-    model: Model, initializer: str | Initializer | Sequence[str | Initializer] | None
-) -> list[Initializer]:
+def _read_header(
+    header: dict[str, Any], custom: Iterable[Activation | Cost | MatchedCost]
+) -> tuple[Model, str, int]:
+    """Return model, dtype and seed from the header of a file."""
+    if header["kind"] != "network":
+        raise ValueError(f"it holds a {header['kind']}")
+    own = list(custom)
+    sigmas = ACTIVATIONS | {s.name: s for s in own if isinstance(s, Activation)}
+    costs = COSTS | {c.name: c for c in own if not isinstance(c, Activation)}
+    if not header["activations"]:
+        raise ValueError("it names no activations")
+    *hidden, output = (
+        checks.check_choice(str(name), sigmas, "activation") for name in header["activations"]
+    )
+    cost = checks.check_choice(str(header["cost"]), costs, "cost")
+    model = _make_model(checks.check_sizes(header["sizes"]), hidden, output, cost)
+    return model, dtype_name(header["dtype"]), checks.check_seed(header["seed"])
+
+
+def _read_generator(state: Any) -> Any:
+    """Return the generator whose state a file holds."""
+    try:
+        return restore_generator(state)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the state of its generator is damaged ({error})") from error
+
+
+def _read_layers(tensors: dict[str, Any], n_layers: int, dtype: str) -> list[Layer]:
+    """Return the parameters among the tensors of a file; nothing else may be there."""
+    names = [Layer(f"layers.{l}.W", f"layers.{l}.b") for l in range(n_layers)]  # noqa: E741
+    expected = {name for pair in names for name in pair}
+    if odd := sorted(expected ^ set(tensors)):
+        fault = "is missing" if odd[0] in expected else "is not part of this network"
+        raise ValueError(f"tensor {odd[0]!r} {fault}")
+    for name, tensor in tensors.items():
+        if tensor.dtype.name != dtype:
+            raise ValueError(f"tensor {name!r} is {tensor.dtype}, not {dtype}")
+    return [Layer(tensors[pair.W], tensors[pair.b]) for pair in names]
+
+
+def _make_initializers(model: Model, initializer: Any) -> list[Initializer]:
     """Return an initialiser for each layer."""
     if initializer is None:
         initializer = [suited_initializer(sigma.name) for sigma in model.activations]
-    elif isinstance(initializer, str) or callable(initializer):
-        initializer = [initializer] * len(model.activations)
-    if len(initializer) != len(model.activations):
-        raise ValueError(
-            f"initializer must be one, or one for each of the {len(model.activations)} layers, "
-            f"not {len(initializer)}."
-        )
+    initializer = checks.one_for_each(initializer, len(model.activations), "initializer", "layers")
     chosen = [checks.check_choice(draw, INITIALIZERS, "initializer") for draw in initializer]
     for draw in chosen:
         if not callable(draw):

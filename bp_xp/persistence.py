@@ -101,7 +101,7 @@ def write_tensors(
 def read_tensors(
     path: str | os.PathLike[str], *, allow_nonfinite: bool = False
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read what ``write_tensors`` wrote, after verifying every byte of it.
+    """Read what ``write_tensors`` wrote, after verifying all of it.
 
     Args:
         path: the file to read.

@@ -2,7 +2,7 @@
 
 L2 adds (l2/2) Σ w² over all weights, never the biases, to the mean cost, so that each weight's
 derivative gains l2·w whatever the batch size. The book writes the term as (λ/2n) Σ w² for n
-training samples: l2 = λ/n. The deep classifier's λ/(2m) Σ‖W‖², m samples in the full batch: l2 = λ/m.
+training samples: l2 = λ/n. The deep classifier's λ/(2m) Σ‖W‖² over a full batch of m: l2 = λ/m.
 """
 
 from collections.abc import Sequence

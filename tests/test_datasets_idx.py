@@ -46,7 +46,7 @@ def test_every_way_to_cut_an_archive_short_is_refused_as_truncated(tmp_path):  #
     content = gzip.compress(idx_bytes(IMAGES))
     for length in range(2, len(content)):
         path.write_bytes(content[:length])
-        with pytest.raises(DataFormatError, match="truncated.* bytes expected, .* read") as caught:
+        with pytest.raises(DataFormatError, match=r"truncated.* bytes expected, .* read") as caught:
             read_idx(path)
         assert str(path) in str(caught.value)
         assert isinstance(caught.value.__cause__, EOFError)
@@ -78,7 +78,7 @@ def test_web_page_saved_as_archive_is_refused(tmp_path, content):  # L03
 def test_wrong_magic_is_refused(tmp_path, magic):  # L04
     path = tmp_path / "images"
     path.write_bytes(magic + bytes(1020))
-    with pytest.raises(DataFormatError, match="not an IDX file.*expected") as caught:
+    with pytest.raises(DataFormatError, match=r"not an IDX file.*expected") as caught:
         read_idx(path)
     assert magic.hex(" ") in str(caught.value)
     assert str(path) in str(caught.value)
@@ -111,7 +111,7 @@ def test_bomb_is_read_no_further_than_its_header_says(tmp_path):  # L09
     path = tmp_path / "images.gz"
     path.write_bytes(gzip.compress(idx_bytes(IMAGES) + bytes(2**25), compresslevel=1))
     tracemalloc.start()
-    with pytest.raises(DataFormatError, match="longer than its header says.* limit of 46 bytes"):
+    with pytest.raises(DataFormatError, match=r"longer than its header says.* limit of 46 bytes"):
         read_idx(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -122,7 +122,7 @@ def test_header_that_claims_too_much_is_refused_before_anything_is_allocated(tmp
     path = tmp_path / "images.gz"
     path.write_bytes(gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, 2**20, 28, 28)))
     tracemalloc.start()
-    with pytest.raises(DataFormatError, match="822,083,584 bytes.*limit of 67,108,864") as caught:
+    with pytest.raises(DataFormatError, match=r"822,083,584 bytes.*limit of 67,108,864") as caught:
         read_idx(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -156,5 +156,5 @@ def test_flipped_byte_is_refused_or_harmless(tmp_path):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere.gz"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.gz"):
         read_idx(tmp_path / "nowhere.gz")

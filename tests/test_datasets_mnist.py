@@ -161,7 +161,7 @@ def test_archive_missing_from_a_folder_of_ones_own_is_named_and_not_downloaded(s
 
 def test_images_and_labels_of_different_counts_are_refused(small):  # L07
     write_idx(small / "train-labels-idx1-ubyte.gz", np.zeros(11))
-    with pytest.raises(DataFormatError, match="12 images.* 11 labels") as caught:
+    with pytest.raises(DataFormatError, match=r"12 images.* 11 labels") as caught:
         load_mnist(small)
     for name in ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"):
         assert str(small / name) in str(caught.value)
@@ -186,7 +186,7 @@ def test_damaged_file_in_a_folder_of_ones_own_is_an_error_and_stays_as_it_is(sma
     path = small / "train-images-idx3-ubyte.gz"
     cut = path.read_bytes()[:-5]
     path.write_bytes(cut)
-    with pytest.raises(DataFormatError, match="truncated"):
+    with pytest.raises(DataFormatError, match=r"truncated"):
         load_mnist(small, mirrors=[server.url])
     assert path.read_bytes() == cut
     assert server.requests == []
@@ -254,7 +254,7 @@ def test_short_answer_leaves_nothing_and_tells_the_bytes_that_came(tmp_path, ser
 
 def test_answer_that_states_too_short_a_length_leaves_nothing(tmp_path, server):  # L30
     server.announced = -1000
-    with pytest.raises(DownloadError, match="299,000 bytes.* expected 300,000 bytes"):
+    with pytest.raises(DownloadError, match=r"299,000 bytes.* expected 300,000 bytes"):
         fetch(ARCHIVE, tmp_path, mirrors=[server.url])
     assert remaining(tmp_path) == []
 
@@ -284,7 +284,7 @@ def test_interrupt_from_the_keyboard_leaves_nothing(tmp_path, monkeypatch):  # L
 
 def test_wrong_file_from_a_mirror_is_refused(tmp_path, server):
     server.files[ARCHIVE.name] = b"<html>log in first</html>"
-    with pytest.raises(DownloadError, match="25 bytes with SHA-256 .* expected 300,000"):
+    with pytest.raises(DownloadError, match=r"25 bytes with SHA-256 .* expected 300,000"):
         fetch(ARCHIVE, tmp_path, mirrors=[server.url])
     assert remaining(tmp_path) == []
 
@@ -303,7 +303,7 @@ def test_damaged_file_in_the_cache_is_downloaded_again_with_a_warning(
 
 def test_damaged_file_in_the_cache_is_an_error_without_download(tmp_path, server):
     (tmp_path / ARCHIVE.name).write_bytes(b"x")
-    with pytest.raises(DataFormatError, match="is damaged: 1 bytes .* download=True"):
+    with pytest.raises(DataFormatError, match=r"is damaged: 1 bytes .* download=True"):
         fetch(ARCHIVE, tmp_path, mirrors=[server.url], download=False)
     assert server.requests == []
 

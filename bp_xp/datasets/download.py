@@ -64,7 +64,7 @@ def fetch(archive: Archive, folder: Path, *, mirrors: Sequence[str], download: b
         problem = f"{path} is damaged: {_difference(path, found, archive)}"
         if not download:
             raise DataFormatError(f"{problem}. Get it again with download=True.")
-        warnings.warn(f"{problem}. It is downloaded again.", stacklevel=3)
+        warnings.warn(f"{problem}. It is downloaded again.", stacklevel=2)
     _download(archive, path, mirrors)
     return path
 
@@ -88,6 +88,9 @@ def _download(archive: Archive, path: Path, mirrors: Sequence[str]) -> None:
                 get(url, str(part), None)
             except OSError as error:  # what requests raises, from no network to a 404
                 cause = error
+                # pooch leaves the connection open when the answer is, say, a 404.
+                if (answer := getattr(error, "response", None)) is not None:
+                    answer.close()
                 n_bytes = part.stat().st_size if part.exists() else 0
                 failures.append(f"{url}: {n_bytes:,} of {archive.n_bytes:,} bytes came ({error})")
                 continue

@@ -201,7 +201,8 @@ def _targets(y: np.ndarray, where: str) -> np.ndarray:
 
 def _as_float32(rows: np.ndarray, missing: Missing, where: str) -> np.ndarray:
     """A copy in float32, of numbers that are finite there unless missing ones are allowed."""
-    with np.errstate(over="ignore"):
+    # What overflows is refused below; "invalid" is what a signalling NaN sets off.
+    with np.errstate(over="ignore", invalid="ignore"):
         narrow = rows.astype(np.float32)
     # What is finite in float64 and infinite in float32 is never a missing value.
     bad = ~np.isfinite(narrow)
