@@ -591,6 +591,11 @@ def _make_model(
             f"cost {cost.name!r} is computed together with output_activation={cost.output!r}; "
             f"{output.name!r} needs another cost, such as 'quadratic'."
         )
+    if output.coupled and sizes[-1] == 1:
+        raise ValueError(
+            f"{output.name} of one output is always 1: use two outputs, or one with "
+            "cost='binary_cross_entropy'."
+        )
     return Model(sizes, (*hidden, output), cost)
 
 

@@ -115,7 +115,7 @@ def _plain_update(
 ) -> tuple[list[Layer], SGDState]:
     eta = state.learning_rate
     moved = [
-        Layer(_descend(W, dW, eta), _descend(b, db, eta))
+        Layer(_descend(W, _scale(dW, eta)), _descend(b, _scale(db, eta)))
         for (W, b), (dW, db) in zip(layers, gradients, strict=True)
     ]
     return moved, state
@@ -125,12 +125,9 @@ def _momentum_update(
     layers: Sequence[Layer], gradients: Sequence[Layer], state: SGDState
 ) -> tuple[list[Layer], SGDState]:
     eta, mu, velocity = state
-    velocity = [
-        Layer(_accelerate(vW, dW, mu), _accelerate(vb, db, mu))
-        for (vW, vb), (dW, db) in zip(velocity, gradients, strict=True)
-    ]
+    velocity = _accelerated(velocity, gradients, mu)
     moved = [
-        Layer(_descend(W, +vW, eta), _descend(b, +vb, eta))
+        Layer(_descend(W, eta * vW), _descend(b, eta * vb))
         for (W, b), (vW, vb) in zip(layers, velocity, strict=True)
     ]
     return moved, SGDState(eta, mu, velocity)
@@ -140,26 +137,33 @@ def _nesterov_update(
     layers: Sequence[Layer], gradients: Sequence[Layer], state: SGDState
 ) -> tuple[list[Layer], SGDState]:
     eta, mu, velocity = state
-    velocity = [
-        Layer(_accelerate(vW, dW, mu), _accelerate(vb, db, mu))
-        for (vW, vb), (dW, db) in zip(velocity, gradients, strict=True)
-    ]
+    velocity = _accelerated(velocity, gradients, mu)
     moved = [
-        Layer(_descend(W, dW + mu * vW, eta), _descend(b, db + mu * vb, eta))
+        Layer(_descend(W, eta * (dW + mu * vW)), _descend(b, eta * (db + mu * vb)))
         for (W, b), (dW, db), (vW, vb) in zip(layers, gradients, velocity, strict=True)
     ]
     return moved, SGDState(eta, mu, velocity)
 
 
-def _descend(parameter: Array, direction: Array, eta: Array) -> Array:
-    """Return w − η g; ``direction`` is used up."""
-    direction *= eta
-    parameter -= direction
-    return parameter
+def _accelerated(velocity: Sequence[Layer], gradients: Sequence[Layer], mu: Array) -> list[Layer]:
+    """Return μ v + g for each layer."""
+    return [
+        Layer(_accelerate(vW, dW, mu), _accelerate(vb, db, mu))
+        for (vW, vb), (dW, db) in zip(velocity, gradients, strict=True)
+    ]
 
 
 def _accelerate(velocity: Array, gradient: Array, mu: Array) -> Array:
-    """Return μ v + g."""
     velocity *= mu
     velocity += gradient
     return velocity
+
+
+def _descend(parameter: Array, step: Array) -> Array:
+    parameter -= step
+    return parameter
+
+
+def _scale(gradient: Array, eta: Array) -> Array:
+    gradient *= eta
+    return gradient

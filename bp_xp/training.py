@@ -263,7 +263,9 @@ def train(
             start = time.perf_counter()
             totals = []
             for xs, ys in _chunks(data, run, generator, place):
-                state, total = chunk(state, xs, ys)
+                # A run that overflows ends in a DivergenceError, which says more than a warning.
+                with np.errstate(over="ignore", invalid="ignore"):
+                    state, total = chunk(state, xs, ys)
                 totals.append(total)
                 progress.advance(xs.shape[0] * xs.shape[1], total)
                 if interruption.asked:
@@ -324,7 +326,7 @@ def _check_finite(
     remedy = "a smaller learning rate" if rate is None else f"a learning rate below {rate:g}"
     raise DivergenceError(
         f"the run diverged in epoch {epoch}: its mean cost is {cost:g}{where}. Try {remedy}, "
-        "scaled inputs, or another initializer. The network keeps the parameters of "
+        "scaled inputs, or another initializer. The network keeps its parameters from "
         f"{f'epoch {epoch - 1}' if epoch > 1 else 'before the run'}."
     )
 
@@ -338,7 +340,7 @@ class _Progress:
 
     def __init__(self, run: Run, n: int) -> None:
         self._run = run
-        terminal = run.progress and sys.stderr.isatty()
+        terminal = run.progress and sys.stderr is not None and sys.stderr.isatty()
         self._bar = (
             tqdm(
                 total=run.epochs * n, unit=" samples", unit_scale=True, leave=False, mininterval=0.2

@@ -167,6 +167,20 @@ def test_cuda_without_cupy_is_a_device_error_naming_the_extra():  # D02
     assert "bp_xp[cuda13]" in str(error.value)
 
 
+def test_cuda_where_no_gpu_answers_is_a_device_error_for_real():  # D02
+    """No stand-in here: CuPy as it is installed, or not, on this machine."""
+    cupy = next(report for report in bp_xp.devices() if report.backend == "cupy")
+    if cupy.devices:
+        pytest.skip("a CUDA device answers")
+
+    with pytest.raises(DeviceError) as error:
+        bp_xp.Network([2, 1], device="cuda")
+
+    assert "'cuda'" in str(error.value)
+    assert cupy.reason in str(error.value)
+    assert bp_xp.Network([2, 1], device="auto").backend in ("numpy", "torch", "jax")
+
+
 def test_a_broken_dependency_of_a_library_keeps_its_own_message(monkeypatch):
     def import_module(name):
         raise ModuleNotFoundError("No module named 'libhidden'", name="libhidden")
@@ -183,9 +197,7 @@ def fake_cupy(**changes) -> types.SimpleNamespace:
         "ones": np.ones,
         "float32": np.float32,
         "cuda": types.SimpleNamespace(
-            runtime=types.SimpleNamespace(
-                driverGetVersion=lambda: 13000, getDeviceCount=lambda: 2
-            ),
+            runtime=types.SimpleNamespace(driverGetVersion=lambda: 13000, getDeviceCount=lambda: 2),
             Device=lambda i: types.SimpleNamespace(id=i),
         ),
     }
@@ -289,7 +301,9 @@ def test_any_other_namespace_of_the_standard_is_a_backend(monkeypatch):
     other = types.ModuleType("unheard_of")
     vars(other).update({k: v for k, v in vars(strict).items() if not k.startswith("__name")})
     other.__version__ = "0"
-    monkeypatch.setattr(Library, "owns", lambda self, array: type(array) is strict._array_object.Array)
+    monkeypatch.setattr(
+        Library, "owns", lambda self, array: type(array) is strict._array_object.Array
+    )
     for name in LIBRARIES:
         if name == "array_api_strict":
             monkeypatch.setattr(type(LIBRARIES[name]), "owns", lambda self, array: False)

@@ -160,6 +160,11 @@ def test_softmax_is_no_hidden_activation():
         Network([3, 4, 2], activation="softmax")
 
 
+def test_softmax_of_one_output_is_refused():
+    with pytest.raises(ValueError, match=r"softmax of one output.*binary_cross_entropy"):
+        Network([3, 4, 1], cost="categorical_cross_entropy")
+
+
 def test_a_matched_cost_wants_its_output_activation():
     with pytest.raises(ValueError, match=r"output_activation='softmax'.*'tanh'"):
         Network([3, 4, 2], cost="categorical_cross_entropy", output_activation="tanh")

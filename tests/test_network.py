@@ -177,7 +177,7 @@ def test_a_regression_predicts_its_outputs_and_has_no_probabilities(make, x):
     net = make([3, 4, 2], output_activation="identity", seed=1)
 
     assert np.array_equal(to_numpy(net.predict(x)), to_numpy(net.feedforward(x)))
-    with pytest.raises(ValueError, match="identity.*no probabilities"):
+    with pytest.raises(ValueError, match=r"identity.*no probabilities"):
         net.predict_proba(x)
 
 
@@ -376,7 +376,7 @@ def test_a_file_with_a_missing_or_an_extra_tensor_is_refused_by_its_name(saved, 
         Network.load(path)
 
     write_tensors(path, tensors | {"extra": np.zeros(1, np.float32)}, header)
-    with pytest.raises(CheckpointError, match="'extra' .*not part"):
+    with pytest.raises(CheckpointError, match=r"'extra' .*not part"):
         Network.load(path)
 
 

@@ -203,8 +203,6 @@ def test_one_output_counts_classes_at_a_half(make):
 # Divergence
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
-@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 def test_divergence_stops_the_run_and_keeps_the_last_good_parameters(make, data):
     x, y = data
     net = make([3, 4, 2], activation="relu", output_activation="identity", dtype="float32", seed=1)
@@ -222,8 +220,6 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_parameters(make, data)
         assert np.array_equal(parameters(net), good)
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
-@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 def test_divergence_names_the_first_layer_that_is_not_finite():
     net = Network([1, 1, 1], output_activation="identity", activation="identity", seed=0)
     net.layers = [([[1.0]], [0.0]), ([[1e30]], [0.0])]
@@ -295,6 +291,26 @@ def test_a_handler_of_the_program_s_own_is_left_in_place(data):
 
     assert called == [1]
     assert history.stopped == "epochs"
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_momentum_keeps_its_velocity_from_step_to_step(make, data, nesterov):
+    """On PyTorch, +v is v itself: a step that scales it in place would lose the velocity."""
+    x, y = data
+    net = make([3, 2], seed=1)
+    (W, b), velocity = net.layers[0], 0.0
+    W, b = to_numpy(W).copy(), to_numpy(b).copy()
+    for _ in range(4):
+        gradient = Network.from_layers([(W, b)], dtype="float64").backprop(x, y)[0]
+        both = np.concatenate([gradient.W, gradient.b[:, None]], axis=1)
+        velocity = 0.9 * velocity + both
+        step = 0.1 * (both + 0.9 * velocity if nesterov else velocity)
+        W, b = W - step[:, :-1], b - step[:, -1]
+
+    optimizer = SGD(0.1, momentum=0.9, nesterov=nesterov)
+    net.fit(x, y, epochs=4, batch_size=23, optimizer=optimizer, shuffle=False, progress=False)
+
+    assert np.allclose(to_numpy(net.layers[0].W), W, rtol=1e-12, atol=0)
 
 
 def test_training_works_in_a_thread(make, data):
