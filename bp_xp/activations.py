@@ -124,23 +124,29 @@ _GELU_SCALE = math.sqrt(2.0 / math.pi)
 _GELU_CUBIC = 0.044715
 
 
+def _near(z: Array, xp: Namespace) -> Array:
+    # Beyond ±10 tanh u is ±1 to the last digit, and z³ would overflow some day.
+    return xp.minimum(xp.maximum(z, -10.0), 10.0)
+
+
 def _gelu_tanh(z: Array, xp: Namespace) -> Array:
     return xp.tanh(_GELU_SCALE * z * (1.0 + _GELU_CUBIC * z * z))
 
 
 def _gelu(z: Array, *, xp: Namespace) -> Array:
-    return 0.5 * z * (1.0 + _gelu_tanh(z, xp))
+    return 0.5 * z * (1.0 + _gelu_tanh(_near(z, xp), xp))
 
 
 def _gelu_prime(z: Array, a: Array, *, xp: Namespace) -> Array:
     # ½(1 + t) + ½ z (1 − t²) u′ with t = tanh u, u′ = √(2/π) (1 + 3 c z²)
+    z = _near(z, xp)
     t = _gelu_tanh(z, xp)
     u_prime = _GELU_SCALE * (1.0 + 3.0 * _GELU_CUBIC * z * z)
     return 0.5 * (1.0 + t) + 0.5 * z * (1.0 - t * t) * u_prime
 
 
-def softplus(z: Array, *, xp: Namespace) -> Array:
-    """Return log(1 + eᶻ), written so that the exponential can't overflow."""
+def _softplus(z: Array, *, xp: Namespace) -> Array:
+    # log(1 + eᶻ), written so that the exponential can't overflow.
     return xp.maximum(z, 0.0) + xp.log1p(xp.exp(-xp.abs(z)))
 
 
@@ -165,7 +171,8 @@ def _softmax(z: Array, *, xp: Namespace) -> Array:
 
 def _softmax_jacobian(z: Array, a: Array, *, xp: Namespace) -> Array:
     # ∂aₖ/∂zⱼ = aₖ (1 if k = j else 0) − aₖ aⱼ
-    unit = xp.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    # The unit matrix is cut out of ones, since an array inside a compiled step has no device.
+    unit = xp.triu(xp.tril(xp.ones_like(a[..., :, None] * a[..., None, :])))
     return a[..., :, None] * (unit - a[..., None, :])
 
 
@@ -179,7 +186,7 @@ ACTIVATIONS: dict[str, Activation] = {
         Activation("elu", _elu, _elu_prime),
         Activation("silu", _silu, _silu_prime),
         Activation("gelu", _gelu, _gelu_prime),
-        Activation("softplus", softplus, _softplus_prime),
+        Activation("softplus", _softplus, _softplus_prime),
         Activation("identity", _identity, _identity_prime),
         Activation("softmax", _softmax, _softmax_jacobian, coupled=True, probability=True),
     )

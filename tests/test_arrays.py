@@ -352,13 +352,14 @@ def test_float64_on_jax_needs_its_switch():  # X20
     assert "jax_enable_x64" in run.stdout
 
 
-@pytest.mark.parametrize("n", [1, 2047, 2048, 2049, 5000])
+@pytest.mark.parametrize("n", [1, 255, 256, 257, 5000, 70000])
 def test_rows_are_summed_in_blocks_without_losing_any(where, dtype, rng, n):
     host = rng.standard_normal((n, 3)).astype(dtype)
 
     total = to_numpy(sum_rows(where.asarray(host), xp=where.xp))
 
-    tolerance = 1e-4 if dtype == "float32" else 1e-11  # some 5,000 roundings of sums near 70
+    # Roundings of sums that grow to a few hundred.
+    tolerance = 1e-3 if dtype == "float32" else 1e-11
     assert np.allclose(total, host.astype(np.float64).sum(axis=0), rtol=0, atol=tolerance)
 
 

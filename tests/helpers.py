@@ -1,0 +1,132 @@
+"""What several test files share: the comparison of results, nets to test on, finite differences."""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+
+from bp_xp import Layer, Network, to_numpy
+from bp_xp.arrays import Placement, library_of
+
+# The fixtures that property tests take (where, dtype) hold nothing that an example could change.
+PROPERTY = settings(
+    max_examples=12,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def assert_agrees(actual, desired, where: Placement, dtype: str, *, eps: float = 32.0) -> None:
+    """Check library, device, dtype, shape and values of a result.
+
+    The tolerance is ``eps`` units of the dtype's rounding, relative to the largest value: a matrix
+    product rounds each entry by the size of its summands, not by its own.
+    """
+    desired = np.asarray(desired, np.float64)
+    library = library_of(actual)
+    assert library is not None, f"no array: {actual!r}"
+    assert library.name == where.backend
+    assert library.device_name(library.device_of(actual)) == where.device_name
+    assert actual.dtype == where.dtype(dtype)
+    assert tuple(actual.shape) == desired.shape
+    values = to_numpy(actual).astype(np.float64)
+    assert np.isfinite(values).all()
+    tolerance = eps * np.finfo(dtype).eps * np.abs(desired).max(initial=np.finfo(dtype).tiny)
+    np.testing.assert_allclose(values, desired, rtol=0, atol=tolerance)
+
+
+def assert_layers_agree(actual, desired, where: Placement, dtype: str, *, eps: float = 32.0):
+    """Check parameters or gradients against those of the host, layer by layer."""
+    assert len(actual) == len(desired)
+    for layer, (W, b) in zip(actual, desired, strict=True):
+        assert isinstance(layer, Layer)
+        assert_agrees(layer.W, W, where, dtype, eps=eps)
+        assert_agrees(layer.b, b, where, dtype, eps=eps)
+
+
+def on_host(layers: Sequence[Layer]) -> list[Layer]:
+    """Bring layers home, in float64."""
+    return [Layer(*(to_numpy(part).astype(np.float64) for part in layer)) for layer in layers]
+
+
+def combine(function: Callable, *networks: Sequence[Layer]) -> list[Layer]:
+    """Apply a function to corresponding parameters of several networks."""
+    return [
+        Layer(*(function(*parts) for parts in zip(*layers, strict=True)))
+        for layers in zip(*networks, strict=True)
+    ]
+
+
+def to_device(layers: Sequence[Layer], where: Placement, dtype: str = "float64") -> list[Layer]:
+    """Copy layers of the host to the device."""
+    return [Layer(*(where.asarray(np.array(part, dtype)) for part in layer)) for layer in layers]
+
+
+def relative_distance(layers: Sequence[Layer], others: Sequence[Layer]) -> float:
+    """Return ‖a − b‖ / ‖b‖ over all parameters."""
+    a, b = flat(on_host(layers)), flat(on_host(others))
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def flat(layers: Sequence[Layer]) -> np.ndarray:
+    """Return all parameters of the host as one vector."""
+    return np.concatenate([np.ravel(part) for layer in layers for part in layer])
+
+
+def random_layers(sizes: Sequence[int], rng: np.random.Generator) -> list[Layer]:
+    """Draw weights, and biases that are not zero, so that none of them escapes a test."""
+    return [
+        Layer(rng.normal(size=(n_out, n_in)) / np.sqrt(n_in), 0.5 * rng.normal(size=n_out))
+        for n_in, n_out in itertools.pairwise(sizes)
+    ]
+
+
+def random_targets(cost: str, n: int, n_out: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw targets that the cost takes, shape (n, n_out), not only zeros and ones."""
+    if cost == "categorical_cross_entropy":
+        return rng.dirichlet(np.ones(n_out), n)
+    if cost == "huber":
+        # Wide enough that residuals lie on both sides of the kinks at −1 and 1.
+        return 2.0 * rng.normal(size=(n, n_out))
+    return rng.random((n, n_out))
+
+
+# ---------------------------------------------------------------------------------------------
+# Finite differences
+
+
+def central_difference(f: Callable[[float], float], step: float = 1e-3):
+    """Return f′(0) from four values around 0.
+
+    The error is step⁴ f⁽⁵⁾(0) / 30, about 1e-13 for the functions here, and rounding adds 1e-16 /
+    step: both are well below what is asked.
+    """
+    h = step
+    return (8.0 * (f(h) - f(-h)) - (f(2.0 * h) - f(-2.0 * h))) / (12.0 * h)
+
+
+def gradient_error(network: Network, x, y, rng: np.random.Generator) -> float:
+    """Return the relative error of ``backprop`` along a random direction.
+
+    The slope of the mean cost along the direction d, by central differences of ``evaluate``, is
+    held against ⟨gradient, d⟩. The network is in float64, and is left as it came.
+    """
+    before = network.layers
+    layers = on_host(before)
+    direction = [Layer(*(rng.normal(size=part.shape) for part in layer)) for layer in layers]
+    length = np.linalg.norm(flat(direction))
+
+    def cost(t: float) -> float:
+        network.layers = [
+            Layer(W + t / length * dW, b + t / length * db)
+            for (W, b), (dW, db) in zip(layers, direction, strict=True)
+        ]
+        return network.evaluate(x, y)["cost"]
+
+    slope = central_difference(cost)
+    network.layers = before
+    claimed = float(flat(on_host(network.backprop(x, y))) @ flat(direction)) / length
+    return abs(slope - claimed) / max(abs(slope), abs(claimed))
