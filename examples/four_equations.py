@@ -1,0 +1,173 @@
+"""The four equations of backpropagation, each held against a finite difference.
+
+Four tables, all measured here, in float64:
+
+1. BP1 to BP4 against central differences of the cost, for a random network. They hold for any
+   differentiable activation and any cost that is a mean over samples: try --activation gelu.
+2. What δ means: add Δz to the weighted input of one neuron, and the cost changes by δ Δz.
+3. Why it is fast: one pass forward and one back give every derivative; central differences take
+   two passes forward for each weight.
+4. When a weight learns slowly: its input is small, or its neuron is saturated. --plot FILE draws
+   the latter, if matplotlib is installed.
+"""
+
+import argparse
+import time
+
+import numpy as np
+
+from bp_xp import Cost, Layer, Network, equations, to_numpy
+from bp_xp.arrays import place, require
+from bp_xp.backprop import cost_of_samples, forward
+
+
+def total_cost(net, z, y):
+    """Return C, summed over the samples, from the weighted input of the output layer."""
+    return float(to_numpy(cost_of_samples(net.model, z, y, xp=net.xp)).sum())
+
+
+def differences(cost, array, where, h=1e-5):
+    """Return the central difference of cost(array) by each entry of the array, in turn."""
+    slopes = np.zeros(tuple(array.shape))
+    for index in np.ndindex(slopes.shape):
+        nudge = np.zeros(slopes.shape)
+        nudge[index] = h
+        step = where.asarray(nudge)
+        slopes[index] = (cost(array + step) - cost(array - step)) / (2 * h)
+    return slopes
+
+
+def check_equations(options, activation, where, rng):
+    net = Network([4, 5, 3], activation=activation, seed=0, **options)
+    xp, (hidden, output), (lower, upper) = net.xp, net.model.activations, net.layers
+    x, y = (where.asarray(rng.random((6, n))) for n in (4, 3))
+    (z1, z2), (a0, a1, a2) = forward(net.model, net.layers, x, xp=xp)
+
+    assert isinstance(net.model.cost, Cost)
+    nabla_a = net.model.cost.gradient(a2, y, xp=xp)
+    delta2 = equations.output_error(nabla_a, output.sigma_prime(z2, a2, xp=xp))
+    delta1 = equations.hidden_error(delta2, upper.W, hidden.sigma_prime(z1, a1, xp=xp))
+
+    def cost_of_z1(z):
+        a = hidden.sigma(z, xp=xp)
+        return total_cost(net, equations.weighted_input(a, upper.W, upper.b), y)
+
+    table = [
+        ("BP1  δᴸ = ∇ₐC ⊙ σ′(zᴸ)", delta2, z2, lambda z: total_cost(net, z, y)),
+        ("BP2  δˡ = (δˡ⁺¹ Wˡ⁺¹) ⊙ σ′(zˡ)", delta1, z1, cost_of_z1),
+        ("BP3  ∂C/∂b = Σ δ", equations.bias_gradient(delta1, xp=xp), lower.b,
+         lambda b: cost_of_z1(equations.weighted_input(a0, lower.W, b))),
+        ("BP4  ∂C/∂W = δᵀ a", equations.weight_gradient(delta1, a0), lower.W,
+         lambda W: cost_of_z1(equations.weighted_input(a0, W, lower.b))),
+    ]  # fmt: skip
+    print(f"{net}\n\n1. equation                         shape   largest entry   off by at most")
+    for name, value, array, cost in table:
+        by_equation = to_numpy(value)
+        off = np.abs(by_equation - differences(cost, array, where)).max()
+        print(f"   {name:32} {by_equation.shape!s:8}{np.abs(by_equation).max():13.6f} {off:16.1e}")
+
+    delta = float(to_numpy(delta1)[0, 0])
+    print(f"\n2. hidden neuron 0, sample 0: δ = {delta:.6f}\n   Δz        C changes by      δ Δz")
+    for size in (0.1, 0.01, 0.001):
+        nudge = np.zeros(tuple(z1.shape))
+        nudge[0, 0] = size
+        change = cost_of_z1(z1 + where.asarray(nudge)) - cost_of_z1(z1)
+        print(f"   {size:<8g} {change:13.9f} {delta * size:13.9f}")
+
+
+def cost_of_weights(net, l, x, y):  # noqa: E741
+    """Return the cost as a function of the weights of layer l."""
+
+    def cost(W):
+        layers = net.layers
+        layers[l] = Layer(W, layers[l].b)
+        return total_cost(net, forward(net.model, layers, x, xp=net.xp).zs[-1], y)
+
+    return cost
+
+
+def compare_speed(options, widths, where, rng):
+    print("\n3. network          weights   backprop, ms   differences, ms   times as long")
+    for width in widths:
+        net = Network([width] * 3, seed=1, **options)
+        x, y = (where.asarray(rng.random((1, width))) for _ in "xy")
+        fast, exact = float("inf"), np.empty(0)
+        for _ in range(10):  # the first warms up
+            start = time.perf_counter()
+            exact = to_numpy(net.backprop(x, y)[0].W)  # read back, so that a GPU has finished
+            fast = min(fast, time.perf_counter() - start)
+
+        start = time.perf_counter()
+        by_weight = [
+            differences(cost_of_weights(net, l, x, y), layer.W, where)
+            for l, layer in enumerate(net.layers)  # noqa: E741 - the book's index of layers
+        ]
+        slow = time.perf_counter() - start
+        assert np.allclose(by_weight[0], exact, atol=1e-8)
+        print(
+            f"   {list(net.sizes)!s:15} {2 * width**2:8,} {1e3 * fast:14.3f} {1e3 * slow:17.1f}"
+            f" {slow / fast:15,.0f}"
+        )
+
+
+def show_slow_learning(options, plot):
+    def slope(a, z, cost):
+        """Return |∂C/∂w| of one neuron with weighted input z, input a and target 0."""
+        net = Network.from_layers([([[1.0]], [z - a])], **(options | {"cost": cost}))
+        return abs(float(to_numpy(net.backprop([[a]], [[0.0]])[0].W)[0, 0]))
+
+    zs = (0, 2, 4, 8)
+    print(
+        "\n4. |∂C/∂w| of one sigmoid neuron, target 0      z = 0      z = 2      z = 4      z = 8"
+    )
+    for a, cost in ((1, "quadratic"), (0.1, "quadratic"), (0.01, "quadratic"),
+                    (1, "binary_cross_entropy")):  # fmt: skip
+        print(f"   {cost:21} input a = {a:<8g}", *(f"{slope(a, z, cost):10.6f}" for z in zs))
+    print(
+        "   The neuron is the more wrong the larger z is, and the quadratic cost teaches it less."
+    )
+    if plot:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        line = np.linspace(-8, 8, 81)
+        for cost in ("quadratic", "binary_cross_entropy"):
+            pyplot.plot(line, [slope(1, z, cost) for z in line], label=cost)
+        pyplot.xlabel("z of the output neuron (target 0)")
+        pyplot.ylabel("|∂C/∂w|: how fast the weight learns")
+        pyplot.legend()
+        pyplot.savefig(plot)
+        print(f"   drawn in {plot}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, auto (default: cpu)")
+    parser.add_argument("--backend", help="numpy, cupy, torch, jax (default: by the device)")
+    parser.add_argument("--activation", default="sigmoid", help="of the hidden layer of table 1")
+    parser.add_argument("--cost", default="quadratic", choices=("quadratic", "huber"))
+    parser.add_argument("--widths", type=int, nargs="+", default=[4, 8, 16, 32, 64])
+    parser.add_argument("--plot", metavar="FILE", help="draw table 4 (.png, .svg, .pdf)")
+    args = parser.parse_args()
+
+    if args.plot:
+        require("matplotlib", None)  # says what to install, before anything is measured
+    rng = np.random.default_rng(0)
+    options = {
+        "cost": args.cost,
+        "output_activation": "sigmoid",
+        "device": args.device,
+        "backend": args.backend,
+        "dtype": "float64",
+    }
+    where = place(args.device, args.backend)
+    with where.active():
+        check_equations(options, args.activation, where, rng)
+        compare_speed(options, args.widths, where, rng)
+        show_slow_learning(options, args.plot)
+
+
+if __name__ == "__main__":
+    main()
