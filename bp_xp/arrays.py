@@ -466,6 +466,11 @@ class Placement:
         native = host.dtype.newbyteorder("=") if dtype is None else np.dtype(dtype)
         return self.library.from_numpy(np.asarray(host, dtype=native, order="C"), self.device)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A namespace is a module, which can't be copied or pickled; names can.
+        backend = self.backend if self.backend in LIBRARIES else self.xp
+        return place, (self.device_name, backend)
+
     def active(self) -> contextlib.AbstractContextManager[Any]:
         """A context in which the library computes on this device."""
         return self.library.active(self.device)

@@ -19,6 +19,7 @@ from bp_xp._typing import Array, Namespace
 from bp_xp.arrays import Placement, library_of, to_numpy
 
 __all__ = [
+    "check_array",
     "check_batch_size",
     "check_choice",
     "check_integer",
@@ -202,6 +203,11 @@ def check_targets(y: Any, name: str, *, place: Placement, dtype: str, rows: int)
     if values.ndim == 1:
         return values
     return _place_finite(values, name, place, dtype)
+
+
+def check_array(values: Any, name: str, *, place: Placement, dtype: str) -> Array:
+    """Return numbers of any shape on the network's device, in its dtype; they must be finite."""
+    return _place_finite(_check_kind(values, name, place), name, place, dtype)
 
 
 def check_parameter(values: Any, name: str, *, place: Placement, dtype: str, ndim: int) -> Array:

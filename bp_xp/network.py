@@ -188,12 +188,12 @@ class Network:
         return self.model.activations[-1].probability
 
     @property
-    def layers(self) -> list[Layer]:
-        """The parameters, Layer(W, b) for each layer; assign a list of the same shapes to change.
+    def layers(self) -> tuple[Layer, ...]:
+        """The parameters, Layer(W, b) for each layer; assign all of them to change any.
 
-        Training makes new arrays: a list taken before is what the network was then.
+        Training makes new arrays: what was taken before is what the network was then.
         """
-        return list(self._layers)
+        return tuple(self._layers)
 
     @layers.setter
     def layers(self, layers: Iterable[tuple[Any, Any]]) -> None:
@@ -227,6 +227,18 @@ class Network:
             f"Network({list(self.sizes)}, activations={activations}, "
             f"cost={self.model.cost.name!r}, {self._place}, {self._dtype})"
         )
+
+    def asarray(self, values: Any) -> Array:
+        """Return host values as an array on the network's device, in its dtype.
+
+        Every method takes host values as they are; this moves them once for several calls.
+
+        Raises:
+            ValueError: a value is not finite, or complex.
+            TypeError: an array of another library, or no numbers.
+        """
+        with self._place.active():
+            return checks.check_array(values, "values", place=self._place, dtype=self._dtype)
 
     # -----------------------------------------------------------------------------------------
     # What it computes

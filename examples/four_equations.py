@@ -79,7 +79,7 @@ def cost_of_weights(net, l, x, y):  # noqa: E741
     """Return the cost as a function of the weights of layer l."""
 
     def cost(W):
-        layers = net.layers
+        layers = list(net.layers)
         layers[l] = Layer(W, layers[l].b)
         return total_cost(net, forward(net.model, layers, x, xp=net.xp).zs[-1], y)
 

@@ -1,3 +1,4 @@
+import copy
 import re
 
 import numpy as np
@@ -116,6 +117,32 @@ def test_layers_can_be_assigned_for_a_training_loop_of_one_s_own(make, x):
         ]
 
     assert net.evaluate(x, y)["cost"] < before
+
+
+def test_one_layer_can_not_be_assigned_by_itself_and_be_lost(make):
+    with pytest.raises(TypeError, match="item assignment"):
+        make([3, 2]).layers[0] = Layer([[0.0] * 3] * 2, [0.0] * 2)
+
+
+def test_a_deep_copy_goes_its_own_way(make, target, x):
+    net = make([3, 4, 2], dtype="float64", seed=1)
+
+    twin = copy.deepcopy(net)
+    twin.fit(x, [0, 1, 1, 0, 1, 0, 0], epochs=1, progress=False)
+
+    assert (twin.backend, twin.device) == tuple(target)
+    assert not np.array_equal(to_numpy(twin.layers[0].W), to_numpy(net.layers[0].W))
+
+
+def test_host_values_can_be_moved_once(make, target, x, dtype):
+    net = make([3, 2], dtype=dtype, seed=1)
+
+    moved = net.asarray(x)
+
+    assert_on(target, moved, (7, 3), dtype)
+    assert np.array_equal(to_numpy(net.feedforward(moved)), to_numpy(net.feedforward(x)))
+    with pytest.raises(ValueError, match="values contains NaN"):
+        net.asarray([np.nan])
 
 
 # ---------------------------------------------------------------------------------------------

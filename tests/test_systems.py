@@ -128,6 +128,8 @@ def test_the_not_network_takes_the_same_steps_on_every_backend(target):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_the_not_network_learns_on_every_backend(target, seed):
+    if target.backend == "array_api_strict" and seed > 1:
+        pytest.skip("array_api_strict checks every call: 15 to 30 s a seed, so two seeds serve")
     net = train_not(seed, 40_000, backend=target.backend, device=target.device)
     assert largest_error(net) < 0.1
 
