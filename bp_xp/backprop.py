@@ -46,8 +46,8 @@ class Trace(NamedTuple):
 def feedforward(model: Model, layers: Sequence[Layer], x: Array, *, xp: Namespace) -> Array:
     """Return the outputs aᴸ, shape (N, O), for inputs of shape (N, I), keeping nothing else."""
     a = x
-    for layer, activation in zip(layers, model.activations, strict=True):
-        a = activation.sigma(equations.weighted_input(a, layer.W, layer.b), xp=xp)
+    for (W, b), activation in zip(layers, model.activations, strict=True):
+        a = activation.sigma(equations.weighted_input(a, W, b), xp=xp)
     return a
 
 
@@ -56,12 +56,12 @@ def forward(model: Model, layers: Sequence[Layer], x: Array, *, xp: Namespace) -
 
     zˡ = aˡ⁻¹ (Wˡ)ᵀ + bˡ, aˡ = σ(zˡ)
     """
-    trace = Trace([], [x])
-    for layer, activation in zip(layers, model.activations, strict=True):
-        z = equations.weighted_input(trace.activations[-1], layer.W, layer.b)
-        trace.zs.append(z)
-        trace.activations.append(activation.sigma(z, xp=xp))
-    return trace
+    zs, activations = [], [x]
+    for (W, b), activation in zip(layers, model.activations, strict=True):
+        z = equations.weighted_input(activations[-1], W, b)
+        zs.append(z)
+        activations.append(activation.sigma(z, xp=xp))
+    return Trace(zs, activations)
 
 
 def cost_of_samples(model: Model, z: Array, y: Array, *, xp: Namespace) -> Array:
@@ -71,9 +71,8 @@ def cost_of_samples(model: Model, z: Array, y: Array, *, xp: Namespace) -> Array
     return model.cost.value(model.activations[-1].sigma(z, xp=xp), y, xp=xp)
 
 
-def _output_error(model: Model, trace: Trace, y: Array, *, xp: Namespace) -> Array:
+def _output_error(model: Model, z: Array, a: Array, y: Array, *, xp: Namespace) -> Array:
     """Return δᴸ of each sample by itself, shape (N, O)."""
-    a, z = trace.activations[-1], trace.zs[-1]
     if isinstance(model.cost, MatchedCost):
         return model.cost.error(a, y, xp=xp)
     activation = model.activations[-1]
@@ -100,9 +99,8 @@ def backpropagate(
     References:
         Nielsen, ch. 2, 'The backpropagation algorithm', for a whole mini-batch at once.
     """
-    trace = forward(model, layers, x, xp=xp)
-    zs, activations = trace
-    delta = _output_error(model, trace, y, xp=xp)
+    zs, activations = forward(model, layers, x, xp=xp)
+    delta = _output_error(model, zs[-1], activations[-1], y, xp=xp)
     # δ is small and the gradients are large: the mean's 1/N is taken here, once.
     delta *= 1.0 / x.shape[-2]
     gradients = [_gradient(delta, activations[-2], xp=xp)]

@@ -31,7 +31,7 @@ from bp_xp.arrays import dtype_name, library_of, place, row_blocks, to_numpy
 from bp_xp.backprop import Model
 from bp_xp.costs import COSTS, Cost
 from bp_xp.datasets import load_mnist
-from bp_xp.engines import Engine, engine_for, plain
+from bp_xp.engines import engine_for, plain
 from bp_xp.errors import DivergenceError
 
 __all__ = ["Network", "load_data_wrapper", "sigmoid", "sigmoid_prime"]
@@ -284,10 +284,8 @@ class Network:
                 # A compiler takes pure functions only, and a subclass's need not be one.
                 own = self._overrides("cost_derivative")
                 engine = plain.ENGINE if own else engine_for(self._place.backend)
-                make = _make_step if own else _make_step_once
-                moved = make(self._model(), engine, self._place.xp)(
-                    biases, weights, samples.x, samples.y, eta
-                )
+                step = engine.compile(_step, self._model(), self._place.xp)
+                moved = step(biases, weights, samples.x, samples.y, eta)
             self._biases = _Parameters(moved[0], self._check_biases)
             self._weights = _Parameters(moved[1], self._check_weights)
 
@@ -489,19 +487,18 @@ def _descend(parameters: Iterable[Array], nabla: Iterable[Array], eta: float) ->
     return moved
 
 
-def _make_step(model: Model, engine: Engine, xp: Namespace) -> Callable[..., Any]:
-    """Return (biases, weights, x, y, eta) -> (biases, weights)."""
-
-    def step(
-        biases: list[Array], weights: list[Array], x: Array, y: Array, eta: float
-    ) -> tuple[list[Array], list[Array]]:
-        nabla_b, nabla_w = _nabla(model, _as_layers(biases, weights), x, y, xp=xp)
-        return _descend(biases, nabla_b, eta), _descend(weights, nabla_w, eta)
-
-    return engine.compile(step)
-
-
-_make_step_once = functools.lru_cache(maxsize=64)(_make_step)
+def _step(
+    model: Model,
+    xp: Namespace,
+    biases: list[Array],
+    weights: list[Array],
+    x: Array,
+    y: Array,
+    eta: float,
+) -> tuple[list[Array], list[Array]]:
+    """Return the biases and weights after one step of gradient descent."""
+    nabla_b, nabla_w = _nabla(model, _as_layers(biases, weights), x, y, xp=xp)
+    return _descend(biases, nabla_b, eta), _descend(weights, nabla_w, eta)
 
 
 # ---------------------------------------------------------------------------------------------

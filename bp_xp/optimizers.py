@@ -26,7 +26,11 @@ class Update(Protocol):
     def __call__(
         self, layers: Sequence[Layer], gradients: Sequence[Layer], state: Any
     ) -> tuple[list[Layer], Any]:
-        """Return the new parameters and the new state; the arguments may be overwritten."""
+        """Return the new parameters and the new state; the arguments may be overwritten.
+
+        Engines record or compile it, so it must do nothing but compute with arrays: whatever else
+        it does happens once, and not at each step.
+        """
         ...
 
 
@@ -115,7 +119,7 @@ def _plain_update(
 ) -> tuple[list[Layer], SGDState]:
     eta = state.learning_rate
     moved = [
-        Layer(_descend(W, _scale(dW, eta)), _descend(b, _scale(db, eta)))
+        Layer(_descend_along(W, dW, eta), _descend_along(b, db, eta))
         for (W, b), (dW, db) in zip(layers, gradients, strict=True)
     ]
     return moved, state
@@ -164,6 +168,7 @@ def _descend(parameter: Array, step: Array) -> Array:
     return parameter
 
 
-def _scale(gradient: Array, eta: Array) -> Array:
+def _descend_along(parameter: Array, gradient: Array, eta: Array) -> Array:
     gradient *= eta
-    return gradient
+    parameter -= gradient
+    return parameter

@@ -5,14 +5,13 @@ summed there; the host asks for them once an epoch.
 """
 
 import contextlib
-import functools
 import logging
 import math
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, overload
 
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.arrays import Placement, row_blocks, sum_rows, to_numpy
 from bp_xp.backprop import Model, backpropagate, cost_of_samples, forward
-from bp_xp.engines import Engine, Step, engine_for
+from bp_xp.engines import Loop, Step, engine_for
 from bp_xp.errors import DivergenceError
 from bp_xp.optimizers import Optimizer, Update
 from bp_xp.regularization import add_l2_gradient
@@ -121,7 +120,6 @@ class History(Sequence[EpochRecord]):
 # Pure functions of arrays: one step, one chunk of steps, one evaluation
 
 
-@functools.lru_cache(maxsize=64)
 def make_step(model: Model, update: Update, l2: float, xp: Namespace) -> Step:
     """Return the training step: (state, x, y) -> (state, zᴸ), state being (layers, optimizer's)."""
 
@@ -135,34 +133,31 @@ def make_step(model: Model, update: Update, l2: float, xp: Namespace) -> Step:
     return step
 
 
-@functools.lru_cache(maxsize=64)
-def _make_chunk(
-    model: Model, update: Update, l2: float, classes: bool, engine: Engine, xp: Namespace
-) -> Callable[..., Any]:
-    """Return (state, xs, ys) -> (state, totals), a step for each mini-batch of xs and ys."""
-    step = make_step(model, update, l2, xp)
-
-    def chunk(state: Any, xs: Array, ys: Array) -> tuple[Any, Array]:
-        state, zs = engine.loop(step, state, xs, ys, xp=xp)
-        flat = (-1, zs.shape[-1])
-        return state, _totals(model, xp.reshape(zs, flat), xp.reshape(ys, flat), classes, xp=xp)
-
-    return engine.compile(chunk)
-
-
-@functools.lru_cache(maxsize=64)
-def _make_evaluation(
-    model: Model, classes: bool, engine: Engine, xp: Namespace
-) -> Callable[..., Any]:
-    """Return (layers, x, y) -> totals."""
-
-    def evaluation(layers: Sequence[Layer], x: Array, y: Array) -> Array:
-        return _totals(model, forward(model, layers, x, xp=xp).zs[-1], y, classes, xp=xp)
-
-    return engine.compile(evaluation)
+def _chunk(
+    model: Model,
+    update: Update,
+    l2: float,
+    classes: bool,
+    loop: Loop,
+    xp: Namespace,
+    state: Any,
+    xs: Array,
+    ys: Array,
+) -> tuple[Any, Array]:
+    """Take a step for each mini-batch of xs and ys; return the new state and the totals."""
+    state, zs = loop(make_step(model, update, l2, xp), state, xs, ys, xp=xp)
+    flat = (-1, zs.shape[-1])
+    return state, _totals(model, classes, xp, xp.reshape(zs, flat), xp.reshape(ys, flat))
 
 
-def _totals(model: Model, z: Array, y: Array, classes: bool, *, xp: Namespace) -> Array:
+def _evaluation(
+    model: Model, classes: bool, xp: Namespace, layers: Sequence[Layer], x: Array, y: Array
+) -> Array:
+    """Return the totals of samples that are not trained on."""
+    return _totals(model, classes, xp, forward(model, layers, x, xp=xp).zs[-1], y)
+
+
+def _totals(model: Model, classes: bool, xp: Namespace, z: Array, y: Array) -> Array:
     """Return the sum of the samples' costs and the number told right, shape (2,)."""
     costs = cost_of_samples(model, z, y, xp=xp)
     cost = sum_rows(costs[:, None], xp=xp)[0]
@@ -180,7 +175,7 @@ def evaluate(
     model: Model, layers: Sequence[Layer], data: Data, *, place: Placement
 ) -> tuple[float, float | None]:
     """Return mean cost and accuracy over data; the accuracy is None where there are no classes."""
-    judge = _make_evaluation(model, data.classes, engine_for(place.backend), place.xp)
+    judge = engine_for(place.backend).compile(_evaluation, model, data.classes, place.xp)
     totals = [
         judge(layers, data.x[rows, :], data.y[rows, :])
         for rows in row_blocks(data.x.shape[0], _EVALUATION_ROWS)
@@ -253,8 +248,9 @@ def train(
     """
     xp = place.xp
     n = data.x.shape[0]
-    chunk = _make_chunk(
-        model, run.optimizer.update, run.l2, data.classes, engine_for(place.backend), xp
+    engine = engine_for(place.backend)
+    chunk = engine.compile(
+        _chunk, model, run.optimizer.update, run.l2, data.classes, engine.new_loop(), xp
     )
     layers = _copy(layers, xp)
     state = (layers, run.optimizer.init(layers, place=place, dtype=dtype))

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from helpers import assert_agrees, assert_layers_agree, random_layers, to_device
 
-from bp_xp import ACTIVATIONS, COSTS, SGD, Network
+from bp_xp import ACTIVATIONS, COSTS, SGD, Layer, Network, arrays
 from bp_xp.arrays import LIBRARIES, place
 from bp_xp.backprop import Model
-from bp_xp.engines import ENGINES, Engine, engine_for, plain
+from bp_xp.engines import ENGINES, Engine, engine_for, numpy, plain
 from bp_xp.engines._base import Loop
 from bp_xp.training import make_step
 
@@ -38,10 +38,11 @@ def run(engine, where, rule, l2):
     optimizer = OPTIMIZERS[rule]
     state = (layers, optimizer.init(layers, place=where, dtype="float64"))
     step = make_step(MODEL, optimizer.update, l2, where.xp)
+    loop = engine.new_loop()
 
     @engine.compile
     def chunk(state, xs, ys):
-        return engine.loop(step, state, xs, ys, xp=where.xp)
+        return loop(step, state, xs, ys, xp=where.xp)
 
     (layers, optimizer_state), zs = chunk(state, xs, ys)
     return layers, optimizer_state.velocity, zs
@@ -106,8 +107,107 @@ def test_fit_gives_the_same_run_on_every_backend(where, rule, l2):
 def test_engine_has_the_signature_of_the_plain_loop(engine):
     assert isinstance(engine, Engine)
     wanted = list(inspect.signature(Loop.__call__).parameters.values())[1:]
-    found = inspect.signature(engine.loop).parameters.values()
+    found = inspect.signature(engine.new_loop()).parameters.values()
     assert [(p.name, p.kind) for p in found] == [(p.name, p.kind) for p in wanted]
+
+
+# ---------------------------------------------------------------------------------------------
+# NumPy: recorded and replayed
+
+
+def start(model, optimizer):
+    """Return a state of its own, and batches."""
+    rng = np.random.default_rng(5)
+    layers = random_layers(model.sizes, rng)
+    state = (layers, optimizer.init(layers, place=place("cpu"), dtype="float64"))
+    xs = rng.normal(size=(STEPS, BATCH, model.sizes[0]))
+    return state, xs, rng.dirichlet(np.ones(model.sizes[-1]), size=(STEPS, BATCH))
+
+
+def assert_replayed_to_the_last_bit(model, optimizer, l2=0.0):
+    step = make_step(model, optimizer.update, l2, np)
+    state, xs, ys = start(model, optimizer)
+    assert numpy._record(step, state, xs[0], ys[0]) is not None
+    replayed, zs = ENGINES["numpy"].new_loop()(step, state, xs, ys, xp=np)
+    state, xs, ys = start(model, optimizer)
+    looped, wanted_zs = plain.ENGINE.new_loop()(step, state, xs, ys, xp=np)
+    assert np.array_equal(zs, wanted_zs)
+    pairs = zip(numpy._leaves(replayed), numpy._leaves(looped), strict=True)
+    assert all(np.array_equal(ours, theirs) for ours, theirs in pairs)
+
+
+@CONFIGURATIONS
+@pytest.mark.parametrize("cost", COSTS)
+def test_numpy_replays_every_cost_and_rule_to_the_last_bit(cost, rule, l2):
+    output = "softmax" if cost == "quadratic" else COSTS[cost].output
+    model = Model(SIZES, (ACTIVATIONS["tanh"], ACTIVATIONS[output]), COSTS[cost])
+    assert_replayed_to_the_last_bit(model, OPTIMIZERS[rule], l2)
+
+
+@pytest.mark.parametrize("activation", [one for one in ACTIVATIONS.values() if not one.coupled])
+def test_numpy_replays_every_activation_to_the_last_bit(activation):
+    model = Model(SIZES, (activation, ACTIVATIONS["sigmoid"]), COSTS["quadratic"])
+    assert_replayed_to_the_last_bit(model, SGD(0.1))
+
+
+def test_numpy_replays_batches_that_are_summed_in_blocks(monkeypatch):
+    monkeypatch.setattr(arrays, "_ROWS_SUMMED_AT_ONCE", 2)
+    assert_replayed_to_the_last_bit(MODEL, SGD(0.1))
+
+
+class Own:
+    """An optimizer of a user's, from a function of (parameter, gradient, memory)."""
+
+    def __init__(self, rule):
+        self.rule = rule
+
+    def init(self, layers, *, place, dtype):
+        return [Layer(1.0 * W, 1.0 * b) for W, b in layers]
+
+    def update(self, layers, gradients, state):
+        moved, memory = [], []
+        for layer, gradient, old in zip(layers, gradients, state, strict=True):
+            pairs = [self.rule(*three) for three in zip(layer, gradient, old, strict=True)]
+            moved.append(Layer(*(pair[0] for pair in pairs)))
+            memory.append(Layer(*(pair[1] for pair in pairs)))
+        return moved, memory
+
+
+def test_numpy_replays_a_rule_that_makes_new_arrays():
+    assert_replayed_to_the_last_bit(MODEL, Own(lambda w, g, m: (w - 0.1 * g, 0.9 * m + g**2)))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda w, g, m: (w - (0.1 if g.sum() > 0 else 0.2) * g, m),
+        lambda w, g, m: (w - 0.1 * g * float(np.max(g)), m),
+        lambda w, g, m: (w - 0.1 * g, m) if np.max(g) > 0 else (w + 0.1 * g, m),
+        lambda w, g, m: (m - 0.1 * g, w),  # what it returns lies where the other one was
+        lambda w, g, m: (w - 0.1 * np.asarray(g), m),
+        lambda w, g, m: (w - 0.1 * g[..., [0]], m),
+        lambda w, g, m: (w - np.add.accumulate(g), m),
+    ],
+    ids=["method", "float", "branch", "swap", "asarray", "fancy index", "accumulate"],
+)
+def test_numpy_loops_plainly_over_what_can_not_be_recorded(rule):
+    step = make_step(MODEL, Own(rule).update, 0.0, np)
+    state, xs, ys = start(MODEL, Own(rule))
+    assert numpy._record(step, state, xs[0], ys[0]) is None
+    ours, zs = ENGINES["numpy"].new_loop()(step, state, xs, ys, xp=np)
+    state, xs, ys = start(MODEL, Own(rule))
+    theirs, wanted_zs = plain.ENGINE.new_loop()(step, state, xs, ys, xp=np)
+    assert np.array_equal(zs, wanted_zs)
+    assert np.array_equal(ours[0][0].W, theirs[0][0].W)
+
+
+def test_numpy_says_what_the_plain_loop_says_of_a_step_that_is_wrong():
+    def rule(w, g, m):
+        raise TypeError("this rule is broken")
+
+    step = make_step(MODEL, Own(rule).update, 0.0, np)
+    with pytest.raises(TypeError, match="this rule is broken"):
+        ENGINES["numpy"].new_loop()(step, *start(MODEL, Own(rule)), xp=np)
 
 
 def test_engines_are_named_for_libraries_that_exist():

@@ -235,33 +235,32 @@ def test_divergence_names_the_first_layer_that_is_not_finite():
 # Interruption
 
 
-class InterruptAt:
-    """An optimizer that sends the process SIGINT in the middle of a step."""
-
-    def __init__(self, step: int, times: int = 1) -> None:
-        self.steps, self.at, self.times = 0, step, times
-        self.sgd = SGD(0.1)
-
-    def init(self, layers, *, place, dtype):
-        return self.sgd.init(layers, place=place, dtype=dtype)
-
-    def update(self, layers, gradients, state):
-        self.steps += 1
-        if self.steps == self.at:
-            for _ in range(self.times):
-                os.kill(os.getpid(), signal.SIGINT)
-        return self.sgd.update(layers, gradients, state)
-
-
-def test_an_interruption_completes_the_step_and_returns_the_history(data, monkeypatch):
+@pytest.fixture
+def interrupt_at(monkeypatch):
+    """A function that has the process sent SIGINT in the middle of a chunk of one step."""
     monkeypatch.setattr(training, "_CHUNK_STEPS", 1)
+    chunk, steps = training._chunk, iter(range(1, 10**6))
+
+    def install(step: int, times: int = 1) -> None:
+        def interrupted(*arguments):
+            if next(steps) == step:
+                for _ in range(times):
+                    os.kill(os.getpid(), signal.SIGINT)
+            return chunk(*arguments)
+
+        monkeypatch.setattr(training, "_chunk", interrupted)
+
+    return install
+
+
+def test_an_interruption_completes_the_step_and_returns_the_history(data, interrupt_at):
     x, y = data
     net, twin = Network([3, 2], seed=1), Network([3, 2], seed=1)
+    twin.fit(x, y, epochs=1, batch_size=4, shuffle=False)
+    twin.fit(x[:8], y[:8], epochs=1, batch_size=4, shuffle=False)
 
-    # Six steps an epoch: the second step of the second epoch.
-    history = net.fit(x, y, epochs=9, batch_size=4, optimizer=InterruptAt(8), shuffle=False)
-    twin.fit(x, y, epochs=1, batch_size=4, optimizer=SGD(0.1), shuffle=False)
-    twin.fit(x[:8], y[:8], epochs=1, batch_size=4, optimizer=SGD(0.1), shuffle=False)
+    interrupt_at(8)  # six steps an epoch: the second step of the second epoch
+    history = net.fit(x, y, epochs=9, batch_size=4, shuffle=False)
 
     assert history.stopped == "interrupt"
     assert len(history) == 1
@@ -269,23 +268,25 @@ def test_an_interruption_completes_the_step_and_returns_the_history(data, monkey
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_second_interruption_ends_at_once_with_whole_parameters(data):
+def test_a_second_interruption_ends_at_once_with_whole_parameters(data, interrupt_at):
     x, y = data
     net = Network([3, 2], seed=1)
     before = parameters(net)
 
+    interrupt_at(3, times=2)
     with pytest.raises(KeyboardInterrupt):
-        net.fit(x, y, epochs=9, batch_size=4, optimizer=InterruptAt(3, times=2))
+        net.fit(x, y, epochs=9, batch_size=4)
 
     assert np.array_equal(parameters(net), before)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_handler_of_the_program_s_own_is_left_in_place(data):
+def test_a_handler_of_the_program_s_own_is_left_in_place(data, interrupt_at):
     called = []
     previous = signal.signal(signal.SIGINT, lambda *_: called.append(1))
+    interrupt_at(1)
     try:
-        history = Network([3, 2], seed=1).fit(*data, epochs=2, optimizer=InterruptAt(1))
+        history = Network([3, 2], seed=1).fit(*data, epochs=2)
     finally:
         signal.signal(signal.SIGINT, previous)
 
@@ -395,18 +396,11 @@ def test_a_step_runs_where_nothing_can_be_read_back():
     state = (layers, optimizer.init(layers, place=where, dtype="float32"))
     xs, ys = torch.empty((5, 6, 3), device="meta"), torch.empty((5, 6, 2), device="meta")
 
-    state, zs = plain.ENGINE.loop(step, state, xs, ys, xp=xp)
-    totals = training._totals(model, zs.reshape(-1, 2), ys.reshape(-1, 2), True, xp=xp)
+    state, zs = plain.loop(step, state, xs, ys, xp=xp)
+    totals = training._totals(model, True, xp, zs.reshape(-1, 2), ys.reshape(-1, 2))
 
     assert zs.shape == (5, 6, 2)
     assert totals.device.type == "meta"
-
-
-def test_a_step_is_made_once_for_the_same_rule():
-    model = Network([3, 2], seed=0).model
-    xp = Network([3, 2], seed=0).xp
-
-    assert make_step(model, SGD(0.1).update, 0.0, xp) is make_step(model, SGD(9.0).update, 0.0, xp)
 
 
 def test_a_record_prints_what_it_has():

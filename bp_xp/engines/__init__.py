@@ -1,15 +1,15 @@
 """Engines: how many training steps are run, each in the way its library runs them best.
 
-A library that has no engine of its own is served by the plain loop. To add one, write the two
-functions of :class:`Engine` and enter them in ``ENGINES``.
+A library that has no engine of its own is served by the plain loop. To add one, write an
+:class:`Engine` and enter it in ``ENGINES``.
 """
 
-from bp_xp.engines import jax, plain
-from bp_xp.engines._base import Engine, Step
+from bp_xp.engines import jax, numpy, plain
+from bp_xp.engines._base import Engine, Loop, Step
 
-__all__ = ["ENGINES", "Engine", "Step", "engine_for"]
+__all__ = ["ENGINES", "Engine", "Loop", "Step", "engine_for"]
 
-ENGINES: dict[str, Engine] = {"jax": jax.ENGINE}
+ENGINES: dict[str, Engine] = {"jax": jax.ENGINE, "numpy": numpy.ENGINE}
 """The engines that are not the plain loop, by the name of their library."""
 
 

@@ -1,5 +1,6 @@
 """What an engine is."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ class Loop(Protocol):
         """Take one step for each mini-batch of a chunk.
 
         Args:
-            step: the step.
+            step: the step, the same at each call.
             state: a nesting of tuples and lists of arrays; used up.
             xs: inputs, shape (steps, batch, I).
             ys: targets, shape (steps, batch, O).
@@ -38,10 +39,10 @@ class Engine:
     """How one library runs many steps.
 
     Attributes:
-        loop: runs the steps of a chunk.
-        compile: makes a fast function of a pure one, which may call ``loop``; the same function
-            where the library has no compiler.
+        new_loop: returns what runs the chunks of one training run.
+        compile: ``compile(function, *settings)`` makes a fast function of a pure one, its first
+            arguments given; it may call a loop. Without a compiler, ``functools.partial``.
     """
 
-    loop: Loop
-    compile: Callable[[Callable[..., Any]], Callable[..., Any]]
+    new_loop: Callable[[], Loop]
+    compile: Callable[..., Callable[..., Any]] = functools.partial

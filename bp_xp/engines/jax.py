@@ -1,5 +1,6 @@
 """The JAX engine: the steps of a chunk compiled into one program, once for each shape."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +17,12 @@ def _loop(step: Step, state: Any, xs: Array, ys: Array, *, xp: Namespace) -> tup
     return jax.lax.scan(lambda carry, batch: step(carry, *batch), state, (xs, ys))
 
 
-def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
+@functools.lru_cache(maxsize=256)
+def _compile(function: Callable[..., Any], *settings: Any) -> Callable[..., Any]:
+    # The cache gives a later run with the same settings the program of an earlier one.
     import jax
 
-    return jax.jit(function)
+    return jax.jit(functools.partial(function, *settings))
 
 
-ENGINE = Engine(loop=_loop, compile=_compile)
+ENGINE = Engine(new_loop=lambda: _loop, compile=_compile)

@@ -5,10 +5,11 @@ from typing import Any
 from bp_xp._typing import Array, Namespace
 from bp_xp.engines._base import Engine, Step
 
-__all__ = ["ENGINE"]
+__all__ = ["ENGINE", "loop"]
 
 
-def _loop(step: Step, state: Any, xs: Array, ys: Array, *, xp: Namespace) -> tuple[Any, Array]:
+def loop(step: Step, state: Any, xs: Array, ys: Array, *, xp: Namespace) -> tuple[Any, Array]:
+    """Take one step for each mini-batch of a chunk; see :class:`bp_xp.engines._base.Loop`."""
     outputs = []
     for k in range(xs.shape[0]):
         state, z = step(state, xs[k, ...], ys[k, ...])
@@ -16,4 +17,4 @@ def _loop(step: Step, state: Any, xs: Array, ys: Array, *, xp: Namespace) -> tup
     return state, xp.stack(outputs)
 
 
-ENGINE = Engine(loop=_loop, compile=lambda function: function)
+ENGINE = Engine(new_loop=lambda: loop)
