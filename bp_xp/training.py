@@ -150,6 +150,12 @@ def _chunk(
     return state, _totals(model, classes, xp, xp.reshape(zs, flat), xp.reshape(ys, flat))
 
 
+def _gather(xp: Namespace, steps: int, rows: Array, x: Array, y: Array) -> tuple[Array, Array]:
+    """Return the mini-batches of some rows of x and y, shapes (steps, batch, I) and (.., O)."""
+    xs, ys = (xp.take(values, rows, axis=0) for values in (x, y))
+    return xp.reshape(xs, (steps, -1, x.shape[1])), xp.reshape(ys, (steps, -1, y.shape[1]))
+
+
 def _evaluation(
     model: Model, classes: bool, xp: Namespace, layers: Sequence[Layer], x: Array, y: Array
 ) -> Array:
@@ -289,23 +295,27 @@ def _chunks(
 
     One permutation, drawn on the host, orders inputs and targets alike.
     """
-    xp = place.xp
     n, size = data.x.shape[0], run.batch_size
     order = place.asarray(generator.permutation(n)) if run.shuffle else None
 
-    def cut(values: Array, first: int, steps: int, size: int) -> Array:
+    def cut(first: int, steps: int, size: int) -> tuple[Array, Array]:
         rows = slice(first, first + steps * size)
-        part = values[rows, :] if order is None else xp.take(values, order[rows], axis=0)
-        return xp.reshape(part, (steps, size, values.shape[1]))
+        if order is not None:
+            gather = engine_for(place.backend).compile(_gather, place.xp, steps)
+            return gather(order[rows], data.x, data.y)
+        x, y = (
+            place.xp.reshape(values[rows, :], (steps, size, values.shape[1]))
+            for values in (data.x, data.y)
+        )
+        return x, y
 
     batch_bytes = size * (data.x.shape[1] + data.y.shape[1]) * 8
     at_once = max(1, min(_CHUNK_STEPS, _CHUNK_BYTES // batch_bytes))
     full = n // size
     for k in range(0, full, at_once):
-        steps = min(at_once, full - k)
-        yield tuple(cut(values, k * size, steps, size) for values in (data.x, data.y))
+        yield cut(k * size, min(at_once, full - k), size)
     if rest := n % size:
-        yield tuple(cut(values, full * size, 1, rest) for values in (data.x, data.y))
+        yield cut(full * size, 1, rest)
 
 
 def _check_finite(

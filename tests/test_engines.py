@@ -210,6 +210,17 @@ def test_numpy_says_what_the_plain_loop_says_of_a_step_that_is_wrong():
         ENGINES["numpy"].new_loop()(step, *start(MODEL, Own(rule)), xp=np)
 
 
+def test_torch_parameters_can_be_differentiated_after_training():
+    torch = pytest.importorskip("torch")
+    network = Network(SIZES, backend="torch", seed=0)
+    network.fit(np.ones((8, 4)), np.ones((8, 3)), epochs=1, batch_size=4, progress=False)
+
+    W = network.layers[0].W.requires_grad_()
+    (W * W).sum().backward()
+
+    assert torch.equal(W.grad, 2 * W)
+
+
 def test_engines_are_named_for_libraries_that_exist():
     assert set(ENGINES) <= set(LIBRARIES)
     assert engine_for("a library nobody tuned") is plain.ENGINE

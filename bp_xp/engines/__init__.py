@@ -4,12 +4,16 @@ A library that has no engine of its own is served by the plain loop. To add one,
 :class:`Engine` and enter it in ``ENGINES``.
 """
 
-from bp_xp.engines import jax, numpy, plain
+from bp_xp.engines import jax, numpy, plain, torch
 from bp_xp.engines._base import Engine, Loop, Step
 
 __all__ = ["ENGINES", "Engine", "Loop", "Step", "engine_for"]
 
-ENGINES: dict[str, Engine] = {"jax": jax.ENGINE, "numpy": numpy.ENGINE}
+ENGINES: dict[str, Engine] = {
+    "numpy": numpy.ENGINE,
+    "torch": torch.ENGINE,
+    "jax": jax.ENGINE,
+}
 """The engines that are not the plain loop, by the name of their library."""
 
 
