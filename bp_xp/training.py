@@ -295,14 +295,13 @@ def _chunks(
 
     One permutation, drawn on the host, orders inputs and targets alike.
     """
-    n, size = data.x.shape[0], run.batch_size
+    n, size, engine = data.x.shape[0], run.batch_size, engine_for(place.backend)
     order = place.asarray(generator.permutation(n)) if run.shuffle else None
 
     def cut(first: int, steps: int, size: int) -> tuple[Array, Array]:
         rows = slice(first, first + steps * size)
         if order is not None:
-            gather = engine_for(place.backend).compile(_gather, place.xp, steps)
-            return gather(order[rows], data.x, data.y)
+            return engine.compile(_gather, place.xp, steps)(order[rows], data.x, data.y)
         x, y = (
             place.xp.reshape(values[rows, :], (steps, size, values.shape[1]))
             for values in (data.x, data.y)

@@ -173,8 +173,20 @@ class Own:
         return moved, memory
 
 
-def test_numpy_replays_a_rule_that_makes_new_arrays():
-    assert_replayed_to_the_last_bit(MODEL, Own(lambda w, g, m: (w - 0.1 * g, 0.9 * m + g**2)))
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda w, g, m: (w - 0.1 * g, 0.9 * m + g**2),
+        lambda w, g, m: (w - 0.1 * g / (1.0 + np.max(g, axis=-1, keepdims=True)), m),
+        lambda w, g, m: (w - 0.1 * g + 0.0 * np.sum(g, 0), m),
+        lambda w, g, m: (w - np.where(g > 0, 0.1 * g, 0.2 * g), m),
+        lambda w, g, m: (w - 0.1 * np.concat([g[..., :1], g[..., 1:]], axis=-1), m),
+        lambda w, g, m: (w - 0.1 * np.clip(g, -0.01, 0.01), m),
+    ],
+    ids=["new arrays", "reduction", "positional axis", "where", "concat", "clip"],
+)
+def test_numpy_replays_a_rule_that_makes_new_arrays(rule):
+    assert_replayed_to_the_last_bit(MODEL, Own(rule))
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,6 @@ __all__ = ["ENGINE"]
 # Their wrappers take longer than they do themselves, on the small arrays of a mini-batch.
 _REDUCTIONS: Mapping[Any, np.ufunc] = {np.sum: np.add, np.max: np.maximum, np.min: np.minimum}
 
-
 # Indexing with these gives a view.
 _BASIC = (slice, int, type(None), type(...))
 
@@ -129,7 +128,8 @@ class _Recorded(NDArrayOperatorsMixin):
     def __array_function__(self, function: Any, _: Any, inputs: Any, options: Any) -> Any:
         tape = self.tape
         result = function(*_values(inputs), **options)
-        if function in _REDUCTIONS and set(options) <= {"axis", "keepdims"}:
+        plain_reduction = len(inputs) == 1 and set(options) <= {"axis", "keepdims"}
+        if function in _REDUCTIONS and plain_reduction:
             reduce, values = tape.name("f", _REDUCTIONS[function].reduce), tape.write(inputs[0])
             axis, keep = options.get("axis"), options.get("keepdims", False)
             return tape.result(result, lambda t: f"{reduce}({values}, {axis}, None, {t}, {keep})")
