@@ -40,6 +40,9 @@ SUPPORTED_DTYPES = ("float32", "float64")
 
 _ROWS_SUMMED_AT_ONCE = 256
 
+# Where the package to install is not named as the module to import.
+_WHEELS = {"cupy": "cupy-cuda13x[ctk]", "array_api_strict": "array-api-strict"}
+
 
 def require(module: str, extra: str | None) -> ModuleType:
     """Import an optional library.
@@ -56,8 +59,11 @@ def require(module: str, extra: str | None) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise
-        hint = f'python -m pip install "bp_xp[{extra}]"' if extra else f"pip install {module}"
-        raise ImportError(f"{module} is not installed: install it with {hint}") from error
+        wheel = _WHEELS.get(module, module)
+        hint = f", or as the extra bp_xp[{extra}]" if extra else ""
+        raise ImportError(
+            f'{module} is not installed: install it with python -m pip install "{wheel}"{hint}.'
+        ) from error
 
 
 # ---------------------------------------------------------------------------------------------
@@ -540,8 +546,8 @@ def _place_by_device(word: str) -> Placement:
             return Placement(cupy, cupy.namespace(), cupy.find(word))
         except ImportError as error:
             raise DeviceError(
-                f"device {word!r} needs CuPy: {error} (or [cuda12], to fit the driver). Another "
-                "library's GPU is chosen by name, as in backend='torch', device='cuda'."
+                f"device {word!r} needs CuPy: {error} An older driver needs cuda12 instead. "
+                "Another library's GPU is chosen by name, as in backend='torch', device='cuda'."
             ) from error
         except DeviceError as error:
             raise DeviceError(f"device {word!r} can't be used: {error}") from error
@@ -661,8 +667,8 @@ def dtype_name(dtype: Any) -> str:
         >>> dtype_name(np.float64)
         'float64'
     """
-    if isinstance(dtype, str):
-        name = dtype
+    if dtype is None or isinstance(dtype, str):  # to NumPy, None is float64
+        name = str(dtype)
     else:
         try:
             name = np.dtype(dtype).name

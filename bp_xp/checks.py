@@ -33,6 +33,7 @@ __all__ = [
     "check_targets",
     "one_for_each",
     "one_hot",
+    "warn_of_unreachable",
 ]
 
 T = TypeVar("T")
@@ -145,7 +146,9 @@ def check_memory(sizes: Sequence[int]) -> None:
         MemoryError: before anything is allocated; the message names the largest layer.
     """
     shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
-    wanted = sum(8 * n_out * (n_in + 1) for n_out, n_in in shapes)
+    counts = [n_out * (n_in + 1) for n_out, n_in in shapes]
+    # All layers, and beside them what is drawn and scaled for the largest.
+    wanted = 8 * sum(counts) + 16 * max(counts)
     try:
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not every system tells
@@ -353,7 +356,8 @@ def one_hot(labels: Any, name: str, *, classes: int, place: Placement, dtype: st
         row = int(np.flatnonzero(~(host == np.floor(host)))[0])
         raise ValueError(
             f"Unknown label type: {name}[{row}] is {host[row]!s}, and labels are whole numbers "
-            f"from 0 to {classes - 1}. Targets go in as an array of shape (n_samples, {outputs})."
+            f"from 0 to {classes - 1}. Numbers to be fitted need a network with "
+            "output_activation='identity'."
         )
     wrong = np.flatnonzero((host < 0) | (host >= classes))
     if wrong.size:
@@ -369,30 +373,48 @@ def one_hot(labels: Any, name: str, *, classes: int, place: Placement, dtype: st
     return place.asarray(targets)
 
 
-def check_target_range(y: Array, name: str, cost: str, *, xp: Namespace) -> bool:
+def check_target_range(
+    y: Array, name: str, *, bounded: bool, exclusive: bool, xp: Namespace
+) -> bool:
     """Check targets against the cost; return whether each row is one class.
 
     Args:
         y: targets on the device, shape (N, O).
         name: what the caller calls them.
-        cost: the name of the network's cost.
+        bounded: the cost takes probabilities, from 0 to 1.
+        exclusive: the cost takes the probabilities of a row to add to 1.
         xp: the namespace of y.
 
     Raises:
         ValueError: the cost takes probabilities, and these are none.
     """
-    low, high = float(xp.min(y)), float(xp.max(y))
-    if cost.endswith("cross_entropy") and not (low >= 0.0 and high <= 1.0):
+    low, high = _extremes(y, xp)
+    if bounded and not (low >= 0.0 and high <= 1.0):
         raise ValueError(
-            f"cost {cost!r} takes targets from 0 to 1, but {name} goes from {low:g} to {high:g}: "
-            "scale them, or use another cost."
+            f"a cross-entropy takes targets from 0 to 1, but {name} goes from {low:g} to {high:g}: "
+            "scale it, or make the network with cost='huber', for numbers of any size."
         )
-    sums = xp.sum(y, axis=-1)
-    off = float(xp.max(xp.abs(sums - 1.0)))
-    if cost == "categorical_cross_entropy" and off > 1e-3:
+    off = float(xp.max(xp.abs(xp.sum(y, axis=-1) - 1.0)))
+    if exclusive and off > 1e-3:
         raise ValueError(
-            f"cost {cost!r} takes targets that add to 1 in each row, but a row of {name} is off by "
+            f"the cost takes targets that add to 1 in each row, but a row of {name} is off by "
             f"{off:g}: use 'binary_cross_entropy' for classes that do not exclude each other."
         )
     whole = bool(xp.all((y == 0.0) | (y == 1.0)))
     return whole and (y.shape[1] == 1 or off == 0.0)
+
+
+def warn_of_unreachable(y: Array, name: str, output: str, *, xp: Namespace) -> None:
+    """Warn of targets that outputs from 0 to 1 can't reach."""
+    low, high = _extremes(y, xp)
+    if low < 0.0 or high > 1.0:
+        warnings.warn(
+            f"{name} goes from {low:g} to {high:g}, which {output} outputs, from 0 to 1, can't "
+            "reach: to fit numbers, make the network with output_activation='identity'.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _extremes(y: Array, xp: Namespace) -> tuple[float, float]:
+    return float(xp.min(y)), float(xp.max(y))

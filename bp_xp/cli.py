@@ -20,7 +20,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
 import click
@@ -102,19 +101,23 @@ def _one_line(error: Exception | str) -> str:
 
 
 class _Termination(contextlib.AbstractContextManager["_Termination"]):
-    """Makes SIGTERM do what Ctrl-C does; a second SIGTERM ends the process at once.
+    """Ends the program at the first SIGTERM; a run under way completes its step before.
+
+    A second SIGTERM ends the process at once.
 
     Attributes:
         number: SIGTERM once it came, SIGINT before.
+        training: whether there is a run to be completed.
     """
 
     def __init__(self) -> None:
         self.number = signal.SIGINT
+        self.training = False
         self._handles = threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> "_Termination":
         if self._handles:
-            self._previous = signal.signal(signal.SIGTERM, self._interrupt)
+            self._previous = signal.signal(signal.SIGTERM, self._ask)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -123,12 +126,15 @@ class _Termination(contextlib.AbstractContextManager["_Termination"]):
         if kind is KeyboardInterrupt:
             _stop("interrupted: nothing was written", self.number)
 
-    def _interrupt(self, _: int, frame: FrameType | None) -> None:
+    def asked(self) -> bool:
+        """Whether SIGTERM came."""
+        return self.number == signal.SIGTERM
+
+    def _ask(self, *_: object) -> None:
         self.number = signal.SIGTERM
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        handler = signal.getsignal(signal.SIGINT)
-        # A shell starts its background jobs with Ctrl-C ignored; SIGTERM is meant for them too.
-        (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
+        if not self.training:
+            raise KeyboardInterrupt
 
 
 def _stop(message: str, number: int) -> NoReturn:
@@ -408,10 +414,10 @@ def train(
 
     A .npz file holds x and y, of which a fifth is set apart for testing, always the same; or
     x_train, y_train, x_test and y_test. A table (.csv, .npy) has a row for each sample and the
-    labels in a column. Whole numbers from 0 up are classes: one output each, and the cost is
-    categorical_cross_entropy. Other numbers are fitted as they are: the cost is quadratic and the
-    outputs have no activation; --cost huber minds outliers less, and fits whole numbers too. Large
-    inputs are best scaled to about 1 beforehand.
+    labels in a column. Whole numbers from 0 up are classes (number those that are words): one
+    output each, and the cost is categorical_cross_entropy. Other numbers are fitted as they are:
+    the cost is quadratic and the outputs have no activation; --cost huber minds outliers less, and
+    fits whole numbers too. Large inputs are best scaled to about 1 beforehand.
 
     Ctrl-C or SIGTERM ends the run after the step under way and writes the network all the same
     (exit status 130, 143); the second one ends it at once.
@@ -421,32 +427,42 @@ def train(
       bp-xp train --epochs 5 --seed 1
       bp-xp train --data mnist --sizes 784,512,512,10 --device cuda
       bp-xp train --activation sigmoid --cost quadratic --learning-rate 0.5 --sizes 64,30,10
-      bp-xp train --data flowers.csv --target species --output flowers.safetensors
+      bp-xp train --data flowers.csv --target kind --output flowers.safetensors
     """  # noqa: D301
     path = output or Path(f"{Path(data).stem}.safetensors")
     _check_output(path, data)
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise OSError(errno.EINVAL, "only a regular file can be replaced: name one", str(path))
+    defaults = _DEFAULTS.get(data, _FILE_DEFAULTS)
+    # What can be said without the data is said before it is loaded.
+    optimizer = SGD(defaults.learning_rate if learning_rate is None else learning_rate, momentum)
+    _allow_float64(dtype)
+    place(settings["device"], settings["backend"])
     with _Termination() as termination:
         dataset = _load_data(data, target)
-        defaults = _DEFAULTS.get(data, _FILE_DEFAULTS)
-        _allow_float64(dtype)
         network = _make_network(dataset, sizes, defaults.hidden, cost, dtype=dtype, **settings)
         logger.info("%r\n%r", dataset, network)
         _tell_device(network)
-        rate = defaults.learning_rate if learning_rate is None else learning_rate
-        stopped = _fit(
-            network,
-            dataset,
-            termination,
+        termination.training = True
+        has_validation = dataset.x_validation is not None
+        history = network.fit(
+            dataset.x_train,
+            dataset.y_train,
             epochs=defaults.epochs if epochs is None else epochs,
             batch_size=defaults.batch_size if batch_size is None else batch_size,
-            optimizer=SGD(rate, momentum),
+            optimizer=optimizer,
             l2=l2,
+            validation_data=(dataset.x_validation, dataset.y_validation)
+            if has_validation
+            else None,
+            progress=logger.isEnabledFor(logging.INFO),
+            should_stop=termination.asked,
         )
         # Whatever comes later can't lose it any more.
+        if path.exists():
+            logger.info("%s is replaced", path)
         network.save(path)
-    if stopped == "interrupt" or termination.number == signal.SIGTERM:
+    if history.stopped == "interrupt" or termination.asked():
         _stop(
             f"interrupted: the network of the last complete step is in {path}", termination.number
         )
@@ -458,27 +474,6 @@ def train(
     arguments += [] if target == -1 else ["--target", str(target)]
     logger.info("next: bp-xp evaluate %s", shlex.join(arguments))
     logger.info("      bp-xp predict %s", shlex.join(arguments))
-
-
-def _fit(network: Network, dataset: Dataset, termination: _Termination, **settings: Any) -> str:
-    """Train, and return why it ended: ``"epochs"`` or ``"interrupt"``."""
-    before = network.layers
-    try:
-        history = network.fit(
-            dataset.x_train,
-            dataset.y_train,
-            validation_data=None
-            if dataset.x_validation is None
-            else (dataset.x_validation, dataset.y_validation),
-            progress=logger.isEnabledFor(logging.INFO),
-            **settings,
-        )
-    except KeyboardInterrupt:
-        # Where Ctrl-C is ignored, fit looks out for nothing, and SIGTERM ends it amid an epoch.
-        if termination.number == signal.SIGINT or network.layers[0] is before[0]:
-            raise
-        return "interrupt"
-    return history.stopped
 
 
 @main.command()

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ class Network:
             array([[3.]], dtype=float32)
         """
         pairs = list(layers)
-        if not pairs or any(len(pair) != 2 for pair in pairs):
+        if not pairs or any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in pairs):
             raise ValueError("layers must be pairs (W, b), one for each layer, and at least one.")
         shapes = [tuple(to_numpy(W).shape) for W, _ in pairs]
         if any(len(shape) != 2 for shape in shapes):
@@ -148,6 +148,8 @@ class Network:
         self._place = placement
         self._dtype = dtype_name(dtype)
         placement.dtype(self._dtype)
+        with placement.active():
+            _check_own_functions(model, placement, self._dtype)
 
     # -----------------------------------------------------------------------------------------
     # What it is
@@ -231,7 +233,8 @@ class Network:
     def asarray(self, values: Any) -> Array:
         """Return host values as an array on the network's device, in its dtype.
 
-        Every method takes host values as they are; this moves them once for several calls.
+        Every method takes host values as they are; this moves them once for several calls. On a
+        CPU the memory may be shared: what is changed in one then changes in the other.
 
         Raises:
             ValueError: a value is not finite, or complex.
@@ -297,7 +300,8 @@ class Network:
 
         Returns:
             Labels, shape (N,): the largest output, or for one output whether it is above ½. Where
-            the output activation is neither sigmoid nor softmax, the outputs, shape (N, O).
+            the output activation is neither sigmoid nor softmax, the outputs, shape (N, O). For
+            classes that do not exclude each other, use ``predict_proba(x) > 0.5``.
 
         Raises:
             ValueError: as for :meth:`feedforward`.
@@ -318,7 +322,9 @@ class Network:
             y: labels, shape (N,), or targets, shape (N, O).
 
         Returns:
-            ``{"cost": ..., "accuracy": ...}``; the cost has no L2 term.
+            ``{"cost": ..., "accuracy": ...}``; the cost has no L2 term. The accuracy is the share
+            of samples whose label :meth:`predict` gives; it is left out where the outputs are no
+            probabilities, or the targets are not one class each.
 
         Raises:
             ValueError: shapes do not fit, a label is not a class, a value is not finite.
@@ -368,6 +374,7 @@ class Network:
         l2: float = 0.0,
         shuffle: bool = True,
         progress: bool = True,
+        should_stop: Callable[[], bool] | None = None,
     ) -> History:
         """Train on mini-batches.
 
@@ -384,10 +391,14 @@ class Network:
             shuffle: whether each epoch has a new order, drawn from the network's generator.
             progress: whether to show a bar on a terminal; without one, each epoch is logged
                 (logger ``"bp_xp"``, level INFO).
+            should_stop: a function that is asked every few steps; once it returns True, the step
+                under way is completed and the run ends, as with Ctrl-C. A script that must react to
+                SIGTERM lets its handler set what this function returns.
 
         Returns:
             A record for each epoch. Ctrl-C completes the step under way and returns what there is,
-            with ``history.stopped == "interrupt"``.
+            with ``history.stopped == "interrupt"``. The next call goes on from these parameters and
+            with the next data order; a momentum starts at rest in each call.
 
         Raises:
             ValueError: shapes do not fit, a label is not a class, a value is not finite, a number
@@ -400,8 +411,13 @@ class Network:
             Nielsen, ch. 1, 'Learning with gradient descent'.
         """
         optimizer = SGD(0.1) if optimizer is None else optimizer
-        if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        if isinstance(optimizer, type) or not (
+            hasattr(optimizer, "init") and hasattr(optimizer, "update")
+        ):
             raise TypeError(f"optimizer must be one such as SGD(0.1), not {optimizer!r}.")
+        for name, value in (("shuffle", shuffle), ("progress", progress)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be True or False, not {value!r}.")
         with self._place.active():
             data = self._check_data(x, y)
             validation = None
@@ -411,10 +427,14 @@ class Network:
                 optimizer,
                 checks.check_integer(epochs, "epochs"),
                 checks.check_batch_size(batch_size, data.x.shape[0]),
-                bool(shuffle),
+                shuffle,
                 checks.check_number(l2, "l2", least=0.0),
-                bool(progress),
+                progress,
+                should_stop or (lambda: False),
             )
+            if self.classifies:
+                output = self.model.activations[-1].name
+                checks.warn_of_unreachable(data.y, "y", output, xp=self.xp)
             history = History()
             epochs_of_run = training.train(
                 self.model,
@@ -514,9 +534,13 @@ class Network:
             CheckpointError: it is damaged, or is no network; the message says what is wrong.
             DeviceError: the device does not work on this machine.
         """
+        own = list(custom) if isinstance(custom, Iterable) else [custom]
+        for one in own:
+            if not isinstance(one, Activation | Cost | MatchedCost):
+                raise TypeError(f"custom must hold Activations and Costs, not {one!r}.")
         tensors, header = persistence.read_tensors(path)
         try:
-            model, dtype, seed = _read_header(header, custom)
+            model, dtype, seed = _read_header(header, own)
             generator = _read_generator(header["generator"])
             layers = _read_layers(tensors, len(model.activations), dtype)
         except (KeyError, TypeError, ValueError) as error:
@@ -548,9 +572,9 @@ class Network:
     def _check_targets(self, y: Any, name: str, rows: int) -> tuple[Array, bool]:
         outputs = self.sizes[-1]
         y = checks.check_targets(y, name, place=self._place, dtype=self._dtype, rows=rows)
-        if y.ndim == 1 and (self.classifies or outputs > 1):
+        if y.ndim == 1 and (self.classifies or outputs > 1):  # labels
             targets = checks.one_hot(y, name, classes=outputs, place=self._place, dtype=self._dtype)
-            return targets, True
+            return targets, self.classifies
         if y.ndim == 1:  # one number a sample, for the one output of a regression
             y = checks.check_samples(
                 y[:, None], name, place=self._place, dtype=self._dtype, columns=1
@@ -560,14 +584,22 @@ class Network:
                 f"{name} has {y.shape[1]} columns, but the network has {outputs} outputs: pass "
                 f"targets of shape (n_samples, {outputs}), or labels of shape (n_samples,)."
             )
-        return y, checks.check_target_range(y, name, self.model.cost.name, xp=self.xp) and (
-            self.classifies
+        matched = isinstance(self.model.cost, MatchedCost)
+        one_class = checks.check_target_range(
+            y,
+            name,
+            bounded=matched and self.classifies,
+            exclusive=matched and self.model.activations[-1].coupled,
+            xp=self.xp,
         )
+        return y, one_class and self.classifies
 
 
 def _pair(validation_data: Any) -> tuple[Any, Any]:
     if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
-        raise TypeError(f"validation_data must be a pair (x, y), not {type(validation_data)}.")
+        came = type(validation_data).__name__
+        size = f" of {len(validation_data)}" if hasattr(validation_data, "__len__") else ""
+        raise TypeError(f"validation_data must be a pair (x, y), not a {came}{size}.")
     return validation_data[0], validation_data[1]
 
 
@@ -598,6 +630,12 @@ def _make_model(
     )
     if not isinstance(output, Activation):
         raise TypeError(f"output_activation must be a name or an Activation, not {output!r}.")
+    for own, known in ((cost, COSTS), *((sigma, ACTIVATIONS) for sigma in (*hidden, output))):
+        if known.get(own.name, own) is not own:
+            raise ValueError(
+                f"{own.name!r} is the name of a function of bp_xp, which a saved network would be "
+                "loaded with: give yours another."
+            )
     if isinstance(cost, MatchedCost) and output.name != cost.output:
         raise ValueError(
             f"cost {cost.name!r} is computed together with output_activation={cost.output!r}; "
@@ -612,12 +650,11 @@ def _make_model(
 
 
 def _read_header(
-    header: dict[str, Any], custom: Iterable[Activation | Cost | MatchedCost]
+    header: dict[str, Any], own: Sequence[Activation | Cost | MatchedCost]
 ) -> tuple[Model, str, int]:
     """Return model, dtype and seed from the header of a file."""
     if header["kind"] != "network":
         raise ValueError(f"it holds a {header['kind']}")
-    own = list(custom)
     sigmas = ACTIVATIONS | {s.name: s for s in own if isinstance(s, Activation)}
     costs = COSTS | {c.name: c for c in own if not isinstance(c, Activation)}
     if not header["activations"]:
@@ -649,6 +686,32 @@ def _read_layers(tensors: dict[str, Any], n_layers: int, dtype: str) -> list[Lay
         if tensor.dtype.name != dtype:
             raise ValueError(f"tensor {name!r} is {tensor.dtype}, not {dtype}")
     return [Layer(tensors[pair.W], tensors[pair.b]) for pair in names]
+
+
+def _check_own_functions(model: Model, placement: Placement, dtype: str) -> None:
+    """Try activations and costs of a user's own on two samples of three neurons."""
+    xp, z, y = placement.xp, *(placement.asarray([[v] * 3] * 2, dtype) for v in (0.5, 0.25))
+
+    def check(name: str, function: str, array: Array, *shape: int) -> None:
+        came = getattr(array, "shape", None)
+        if came is None or tuple(came) != shape:
+            raise ValueError(
+                f"{function} of {name!r} must return an array of shape {shape} for z and a of "
+                f"shape (2, 3), not {'no array' if came is None else tuple(came)}."
+            )
+
+    for sigma in model.activations:
+        if ACTIVATIONS.get(sigma.name) is not sigma:
+            a = sigma.sigma(z, xp=xp)
+            check(sigma.name, "sigma", a, 2, 3)
+            slope = (2, 3, 3) if sigma.coupled else (2, 3)
+            check(sigma.name, "sigma_prime", sigma.sigma_prime(z, a, xp=xp), *slope)
+    cost = model.cost
+    if COSTS.get(cost.name) is not cost:
+        slopes = cost.error if isinstance(cost, MatchedCost) else cost.gradient
+        check(cost.name, "value", cost.value(z, y, xp=xp), 2)
+        name = "error" if isinstance(cost, MatchedCost) else "gradient"
+        check(cost.name, name, slopes(z, y, xp=xp), 2, 3)
 
 
 def _make_initializers(model: Model, initializer: Any) -> list[Initializer]:

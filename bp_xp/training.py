@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, overload
 
@@ -74,14 +74,18 @@ class EpochRecord(NamedTuple):
     samples_per_second: float
 
     def __str__(self) -> str:
-        parts = [f"epoch {self.epoch}", f"cost {self.cost:.4f}"]
+        return f"epoch {self.epoch}  {self.values()}  {self.seconds:.2f} s"
+
+    def values(self) -> str:
+        """Return cost and accuracy as text."""
+        parts = [f"cost {self.cost:.4f}"]
         if self.accuracy is not None:
             parts.append(f"accuracy {self.accuracy:.2%}")
         if self.validation_cost is not None:
             parts.append(f"validation cost {self.validation_cost:.4f}")
         if self.validation_accuracy is not None:
             parts.append(f"validation accuracy {self.validation_accuracy:.2%}")
-        return "  ".join([*parts, f"{self.seconds:.2f} s"])
+        return "  ".join(parts)
 
 
 @dataclass
@@ -92,7 +96,8 @@ class History(Sequence[EpochRecord]):
 
     Attributes:
         records: the entries.
-        stopped: why the run ended: ``"epochs"`` (all were run) or ``"interrupt"`` (Ctrl-C).
+        stopped: why the run ended: ``"epochs"`` (all were run) or ``"interrupt"`` (Ctrl-C, or
+            ``should_stop``).
     """
 
     records: list[EpochRecord] = field(default_factory=list)
@@ -128,9 +133,23 @@ def make_step(model: Model, update: Update, l2: float, xp: Namespace) -> Step:
         gradients, z = backpropagate(model, layers, x, y, xp=xp)
         if l2:
             gradients = add_l2_gradient(gradients, layers, l2)
-        return update(layers, gradients, optimizer_state), z
+        forms = [(p.shape, p.dtype) for layer in layers for p in layer]
+        state = update(layers, gradients, optimizer_state)
+        _check_form(update, state[0], forms)
+        return state, z
 
     return step
+
+
+def _check_form(update: Update, layers: Sequence[Layer], forms: Sequence[tuple[Any, Any]]) -> None:
+    """Refuse parameters of another shape or dtype than before: an optimizer's of a user's own."""
+    for came, form in zip((p for layer in layers for p in layer), forms, strict=True):
+        if (came.shape, came.dtype) != form:
+            raise ValueError(
+                f"{getattr(update, '__qualname__', update)} returns a parameter of shape "
+                f"{tuple(came.shape)} and dtype {came.dtype}, where it was given {tuple(form[0])} "
+                f"and {form[1]}. Beware of numpy.float64 numbers: they make arrays float64."
+            )
 
 
 def _chunk(
@@ -169,11 +188,11 @@ def _totals(model: Model, classes: bool, xp: Namespace, z: Array, y: Array) -> A
     cost = sum_rows(costs[:, None], xp=xp)[0]
     if not classes:
         return xp.stack([cost, 0.0 * cost])
-    if z.shape[-1] == 1:
-        right = (model.activations[-1].sigma(z, xp=xp) > 0.5) == (y > 0.5)
+    a = model.activations[-1].sigma(z, xp=xp)
+    if a.shape[-1] == 1:
+        right = (a > 0.5) == (y > 0.5)
     else:
-        # σ and softmax keep the order, so the largest z is the largest output.
-        right = xp.argmax(z, axis=-1) == xp.argmax(y, axis=-1)
+        right = xp.argmax(a, axis=-1) == xp.argmax(y, axis=-1)
     return xp.stack([cost, xp.sum(xp.astype(right, z.dtype))])
 
 
@@ -212,6 +231,7 @@ class Run:
         shuffle: whether each epoch has an order of its own.
         l2: strength of the L2 term, (l2/2) Σ w².
         progress: whether to show a bar on a terminal, or log a line an epoch without one.
+        should_stop: asked between chunks of steps whether the run shall end.
     """
 
     optimizer: Optimizer
@@ -220,6 +240,7 @@ class Run:
     shuffle: bool
     l2: float
     progress: bool
+    should_stop: Callable[[], bool]
 
 
 def train(
@@ -246,10 +267,11 @@ def train(
         generator: draws the order of the samples, on the host.
 
     Yields:
-        A copy of the parameters, and the record of the epoch. After an interruption (Ctrl-C) the
-        last pair holds the parameters of the last complete step, and None.
+        A copy of the parameters, and the record of the epoch. After an interruption (Ctrl-C, or
+        ``should_stop``) the last pair holds the parameters of the last complete step, and None.
 
     Raises:
+        ValueError: the optimizer returns parameters of another shape or dtype.
         DivergenceError: the cost or a parameter is no longer finite at the end of an epoch.
     """
     xp = place.xp
@@ -263,6 +285,7 @@ def train(
     with _Interruption() as interruption, _Progress(run, n) as progress:
         for epoch in range(1, run.epochs + 1):
             start = time.perf_counter()
+            progress.start(epoch)
             totals = []
             for xs, ys in _chunks(data, run, generator, place):
                 # A run that overflows ends in a DivergenceError, which says more than a warning.
@@ -270,7 +293,7 @@ def train(
                     state, total = chunk(state, xs, ys)
                 totals.append(total)
                 progress.advance(xs.shape[0] * xs.shape[1], total)
-                if interruption.asked:
+                if interruption.asked or run.should_stop():
                     yield _copy(state[0], xp), None
                     return
             cost, accuracy = _means(totals, n, data.classes, place)
@@ -320,7 +343,8 @@ def _chunks(
 def _check_finite(
     cost: float, layers: Sequence[Layer], epoch: int, run: Run, place: Placement
 ) -> None:
-    sums = [place.xp.sum(W) + place.xp.sum(b) for W, b in layers]
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = [place.xp.sum(W) + place.xp.sum(b) for W, b in layers]
     finite = np.isfinite(to_numpy(place.xp.stack(sums)))
     if math.isfinite(cost) and finite.all():
         return
@@ -329,6 +353,8 @@ def _check_finite(
     )
     rate = getattr(run.optimizer, "learning_rate", None)
     remedy = "a smaller learning rate" if rate is None else f"a learning rate below {rate:g}"
+    if run.l2:
+        remedy += f", l2 below {run.l2:g}"
     raise DivergenceError(
         f"the run diverged in epoch {epoch}: its mean cost is {cost:g}{where}. Try {remedy}, "
         "scaled inputs, or another initializer. The network keeps its parameters from "
@@ -347,9 +373,7 @@ class _Progress:
         self._run = run
         terminal = run.progress and sys.stderr is not None and sys.stderr.isatty()
         self._bar = (
-            tqdm(
-                total=run.epochs * n, unit=" samples", unit_scale=True, leave=False, mininterval=0.2
-            )
+            tqdm(total=run.epochs * n, unit=" samples", unit_scale=True, mininterval=0.2)
             if terminal
             else None
         )
@@ -361,6 +385,11 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def start(self, epoch: int) -> None:
+        """Say which epoch it is."""
+        if self._bar is not None:
+            self._bar.set_description_str(f"epoch {epoch}/{self._run.epochs}", refresh=False)
 
     def advance(self, samples: int, totals: Array) -> None:
         """Move the bar; the cost is fetched from the device a few times a second at the most."""
@@ -375,7 +404,7 @@ class _Progress:
     def finish(self, record: EpochRecord) -> None:
         """Report an epoch."""
         if self._bar is not None:
-            self._bar.set_description_str(f"epoch {record.epoch}/{self._run.epochs}")
+            self._bar.set_postfix_str(record.values(), refresh=False)
         elif self._run.progress:
             logger.info("%s", record)
 

@@ -14,6 +14,7 @@ published run; --l2-lambda tries others, and passes l2 = λ/m to fit.
 
 import argparse
 import itertools
+import os
 import time
 
 import numpy as np
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=PUBLISHED_ITERATIONS)
     parser.add_argument("--l2-lambda", type=float, default=0.0, help="λ (default: 0)")
     args = parser.parse_args()
+    os.environ.setdefault("JAX_ENABLE_X64", "1")  # JAX computes in float64 only if told to
 
     x, y = published_data()
     net = Network.from_layers(

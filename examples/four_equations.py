@@ -12,6 +12,7 @@ Four tables, all measured here, in float64:
 """
 
 import argparse
+import os
 import time
 
 import numpy as np
@@ -151,6 +152,7 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[4, 8, 16, 32, 64])
     parser.add_argument("--plot", metavar="FILE", help="draw table 4 (.png, .svg, .pdf)")
     args = parser.parse_args()
+    os.environ.setdefault("JAX_ENABLE_X64", "1")  # JAX computes in float64 only if told to
 
     if args.plot:
         require("matplotlib", None)  # says what to install, before anything is measured

@@ -19,6 +19,7 @@ import argparse
 import logging
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from bp_xp import SGD, DownloadError, Network
@@ -59,7 +60,8 @@ def train(args: argparse.Namespace) -> int:
         logger.info("--device %s took %s: %s", args.device, net.device, net.device_reason)
 
     # fit takes Ctrl-C as a request to stop after the step under way: let SIGTERM be the same.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    terminated = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: terminated.set())
     history = net.fit(
         data.x_train,
         data.y_train,
@@ -67,6 +69,7 @@ def train(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         optimizer=SGD(args.learning_rate, momentum=args.momentum),
         validation_data=(data.x_validation, data.y_validation),
+        should_stop=terminated.is_set,
     )
     logger.info("saved %s", net.save(args.output))
     if history.stopped == "interrupt":

@@ -51,7 +51,7 @@ def test_a_network_larger_than_memory_is_refused_before_it_is_allocated():  # S0
     with pytest.raises(MemoryError) as caught:
         Network([10**9, 10**9])
     assert "(1000000000, 1000000000)" in str(caught.value)
-    assert f"{8 * 10**9 * (10**9 + 1):,} bytes" in str(caught.value)
+    assert f"{24 * 10**9 * (10**9 + 1):,} bytes" in str(caught.value)
 
 
 def test_a_batch_larger_than_the_data_is_cut_with_one_warning():  # S06
@@ -180,6 +180,9 @@ def test_a_matched_cost_wants_its_output_activation():
         ({"l2": -1.0}, ValueError),
         ({"l2": float("nan")}, ValueError),
         ({"optimizer": "sgd"}, TypeError),
+        ({"optimizer": SGD}, TypeError),
+        ({"shuffle": "no"}, TypeError),
+        ({"progress": None}, TypeError),
         ({"validation_data": X}, TypeError),
         ({"validation_data": (X,)}, TypeError),
     ],
@@ -462,8 +465,14 @@ def test_a_cross_entropy_refuses_targets_that_are_no_probabilities(cost, value):
     y = np.eye(2)[LABELS]
     y[0] = [value, 1 - value]
 
-    with pytest.raises(ValueError, match=f"{cost}.* from 0 to 1"):
+    with pytest.raises(ValueError, match="targets from 0 to 1, but y goes from"):
         network(cost=cost).evaluate(X, y)
+
+
+def test_targets_that_the_outputs_can_not_reach_are_warned_of():
+    with pytest.warns(UserWarning, match=r"y goes from 3 to 3.*output_activation='identity'") as w:
+        fit(network(), y=np.full((4, 2), 3.0))
+    assert w[0].filename == __file__
 
 
 def test_the_categorical_cross_entropy_refuses_rows_that_do_not_add_to_one():
@@ -502,6 +511,7 @@ def test_integer_parameters_become_floats_and_can_be_trained(target):  # N13
     [
         ([], ValueError, ["pairs (W, b)"]),
         ([([[1.0]],)], ValueError, ["pairs (W, b)"]),
+        ([5], ValueError, ["pairs (W, b)"]),
         ([([1.0], [1.0])], ValueError, ["matrix"]),
         ([([[1.0, 2.0]], [1.0, 2.0])], ValueError, ["layers[0]", "b of shape (1,)", "(2,)"]),
         (

@@ -24,6 +24,18 @@ def x(rng):
     return rng.standard_normal((7, 3))
 
 
+def sine(name="sine"):
+    return Activation(name, lambda z, *, xp: xp.sin(z), lambda z, a, *, xp: xp.cos(z))
+
+
+def quartic(name="quartic"):
+    return Cost(
+        name,
+        lambda a, y, *, xp: xp.sum((a - y) ** 4, axis=-1),
+        lambda a, y, *, xp: 4.0 * (a - y) ** 3,
+    )
+
+
 def assert_on(target, array, shape, dtype):
     """The array is of the library, device, shape and dtype that was asked for."""
     where = bp_xp.arrays.place(target.device, target.backend)
@@ -233,6 +245,25 @@ def test_evaluate_weighs_a_short_last_block_by_its_samples(make, rng, monkeypatc
     assert scores["accuracy"] == pytest.approx(np.mean([one["accuracy"] for one in each]))
 
 
+@pytest.mark.parametrize("output", ["sigmoid", "softmax", "silu", "identity"])
+def test_the_accuracy_is_the_share_of_samples_whose_label_is_predicted(make, rng, output):
+    x, y = rng.standard_normal((50, 3)), rng.integers(0, 4, 50)
+    # Large weights saturate the sigmoid in float32, where the largest z is no larger output.
+    net = make(
+        [3, 4],
+        output_activation=output,
+        initializer=lambda g, o, i: (40.0 * g.standard_normal((o, i)), g.standard_normal(o)),
+        seed=0,
+    )
+
+    scores = net.evaluate(x, y)
+
+    if net.classifies:
+        assert scores["accuracy"] == pytest.approx((to_numpy(net.predict(x)) == y).mean())
+    else:
+        assert "accuracy" not in scores
+
+
 def test_targets_that_are_no_classes_have_no_accuracy(make, x, rng):
     net = make([3, 2], seed=0)
 
@@ -310,16 +341,44 @@ def test_to_a_device_that_is_not_there_is_an_error():
         Network([2, 1]).to("cuda:99")
 
 
-def sine(name="sine"):
-    return Activation(name, lambda z, *, xp: xp.sin(z), lambda z, a, *, xp: xp.cos(z))
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"activation": Activation("s", lambda z, *, xp: xp.sum(z), None)}, "sigma of 's'"),
+        (
+            {"activation": Activation("s", lambda z, *, xp: z, lambda z, a, *, xp: 1.0)},
+            "sigma_prime of 's' must return an array of shape (2, 3)",
+        ),
+        (
+            {"cost": Cost("c", lambda a, y, *, xp: (a - y) ** 2, None)},
+            "value of 'c' must return an array of shape (2,)",
+        ),
+        (
+            {"cost": Cost("c", quartic().value, lambda a, y, *, xp: xp.sum(a, axis=-1))},
+            "gradient of 'c'",
+        ),
+    ],
+    ids=["sigma", "sigma prime", "cost", "gradient"],
+)
+def test_a_function_of_one_s_own_that_returns_another_shape_is_refused(make, options, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        make([3, 4, 2], **options)
 
 
-def quartic(name="quartic"):
-    return Cost(
-        name,
-        lambda a, y, *, xp: xp.sum((a - y) ** 4, axis=-1),
-        lambda a, y, *, xp: 4.0 * (a - y) ** 3,
-    )
+def test_a_function_of_one_s_own_may_not_take_a_name_of_bp_xp():
+    """A saved network is loaded by the names of its functions."""
+    with pytest.raises(ValueError, match="'relu' is the name of a function of bp_xp"):
+        Network([3, 4, 2], activation=sine("relu"))
+    with pytest.raises(ValueError, match="'huber' is the name of a function of bp_xp"):
+        Network([3, 4, 2], cost=quartic("huber"))
+
+
+def test_custom_functions_are_checked_when_loading(tmp_path):
+    path = Network([3, 4, 2], activation=sine(), seed=0).save(tmp_path / "net.safetensors")
+
+    assert Network.load(path, custom=sine()).model.activations[0].name == "sine"
+    with pytest.raises(TypeError, match="custom must hold Activations and Costs, not 'sine'"):
+        Network.load(path, custom=["sine"])
 
 
 def test_functions_of_one_s_own_are_handed_over_again_when_loading(x, tmp_path):

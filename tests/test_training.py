@@ -1,6 +1,7 @@
 import contextlib
 import logging
 import os
+import re
 import signal
 import threading
 
@@ -85,7 +86,7 @@ def test_one_permutation_orders_samples_and_labels(monkeypatch, where, target, r
     data = training.Data(
         where.asarray(np.stack([rows, rows], axis=1)), where.asarray(rows[:, None]), False
     )
-    run = training.Run(SGD(0.1), 1, 5, True, 0.0, False)
+    run = training.Run(SGD(0.1), 1, 5, True, 0.0, False, lambda: False)
     for _ in range(3):
         for xs, ys in training._chunks(data, run, rng, where):
             x, y = to_numpy(xs).reshape(-1, 2), to_numpy(ys).reshape(-1, 1)
@@ -281,6 +282,44 @@ def test_a_second_interruption_ends_at_once_with_whole_parameters(data, interrup
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_run_ends_when_it_should_stop(data):
+    """As a script does at SIGTERM, which may come where Ctrl-C is ignored."""
+    x, y = data
+    net, twin = Network([3, 2], seed=1), Network([3, 2], seed=1)
+    answers = iter([False, False, True])
+    twin.fit(x, y, epochs=2, batch_size=23, progress=False)
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        history = net.fit(
+            x, y, epochs=9, batch_size=23, progress=False, should_stop=lambda: next(answers)
+        )
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+    assert history.stopped == "interrupt"
+    assert len(history) == 2
+    assert np.isfinite(parameters(net)).all()
+    assert not np.array_equal(parameters(net), parameters(twin))  # a third step was completed
+
+
+def test_an_optimizer_that_changes_the_form_of_parameters_is_named(make, data):
+    class Wide:
+        def init(self, layers, *, place, dtype):
+            return ()
+
+        def update(self, layers, gradients, state):
+            doubled = [(xp.concat([W, W], axis=1), b) for W, b in layers]
+            return [bp_xp.Layer(*pair) for pair in doubled], state
+
+    net = make([3, 2], seed=1)
+    xp, before = net.xp, parameters(net)
+
+    with pytest.raises(ValueError, match=r"Wide.update .* shape \(2, 6\)"):
+        net.fit(*data, epochs=1, batch_size=23, optimizer=Wide(), progress=False)
+
+    assert np.array_equal(parameters(net), before)
+
+
 def test_a_handler_of_the_program_s_own_is_left_in_place(data, interrupt_at):
     called = []
     previous = signal.signal(signal.SIGINT, lambda *_: called.append(1))
@@ -358,6 +397,7 @@ def test_a_terminal_gets_a_bar_with_epoch_and_running_cost(data, capsys, monkeyp
 
     shown = capsys.readouterr().err
     assert "epoch 2/2" in shown
+    assert re.search(r"cost \d\.\d{4}  accuracy \d", shown)
 
 
 # ---------------------------------------------------------------------------------------------
