@@ -203,16 +203,23 @@ def test_train_on_gpu_tells_an_error_in_one_line(tmp_path, options, message):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a process can catch")
-def test_train_on_gpu_saves_what_there_is_when_terminated(tmp_path):
+@pytest.mark.parametrize("ctrl_c", [signal.SIG_DFL, signal.SIG_IGN], ids=["front", "background"])
+def test_train_on_gpu_saves_what_there_is_when_terminated(tmp_path, ctrl_c):
+    """A shell starts its background jobs with Ctrl-C ignored, and queues their jobs likewise."""
     saved = tmp_path / "digits.safetensors"
-    with subprocess.Popen(
-        command(*DIGITS, "--epochs", 100_000, "--output", saved),
-        cwd=tmp_path,
-        env=environment(tmp_path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-    ) as process:
+    previous = signal.signal(signal.SIGINT, ctrl_c)  # the child inherits it
+    try:
+        process = subprocess.Popen(
+            command(*DIGITS, "--epochs", 100_000, "--output", saved),
+            cwd=tmp_path,
+            env=environment(tmp_path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+        )
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    with process:
         assert process.stdout is not None
         while "epoch 2" not in process.stdout.readline():
             assert process.poll() is None
