@@ -355,7 +355,13 @@ def keras_on_jax(work: Workload) -> Run:
     )
     model.compile(optimizer=keras.optimizers.SGD(RATE), loss=last[1])
     x, y = work.xs.reshape(-1, work.sizes[0]), work.ys.reshape(-1, work.sizes[-1])
-    return lambda: model.fit(x, y, batch_size=work.batch, shuffle=False, verbose=0)
+    return lambda: model.fit(  # pyright: ignore[reportCallIssue]
+        x,
+        y,
+        batch_size=work.batch,
+        shuffle=False,
+        verbose=0,  # pyright: ignore[reportArgumentType]
+    )
 
 
 # ---------------------------------------------------------------------------------------------
