@@ -8,7 +8,7 @@ follows the array API standard is served by :class:`Library` as it stands.
 import contextlib
 import ctypes
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -26,6 +26,7 @@ __all__ = [
     "Library",
     "LibraryReport",
     "Placement",
+    "are_finite",
     "devices",
     "dtype_name",
     "library_of",
@@ -701,6 +702,24 @@ def sum_rows(values: Array, *, xp: Namespace) -> Array:
     shape = (*values.shape[:-2], -1, _ROWS_SUMMED_AT_ONCE, values.shape[-1])
     blocks = xp.sum(xp.reshape(values[..., :whole, :], shape), axis=-2)
     return sum_rows(blocks, xp=xp) + xp.sum(values[..., whole:, :], axis=-2)
+
+
+def are_finite(arrays: Iterable[Array], *, xp: Namespace) -> np.ndarray:
+    """Return for each array whether it has neither NaN nor infinity, as its sum shows.
+
+    The sums are fetched from the device all at once. A sum that overflows counts as not finite:
+    parameters of that size are past saving.
+
+    Args:
+        arrays: arrays of any shapes, of one dtype.
+        xp: their namespace.
+
+    Returns:
+        Booleans on the host, shape (number of arrays,).
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = [xp.sum(array) for array in arrays]
+    return np.isfinite(to_numpy(xp.stack(sums)))
 
 
 def row_blocks(n: int, size: int) -> Iterator[slice]:

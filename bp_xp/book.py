@@ -27,7 +27,7 @@ import numpy as np
 from bp_xp import backprop, checks
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.activations import ACTIVATIONS
-from bp_xp.arrays import dtype_name, library_of, place, row_blocks, to_numpy
+from bp_xp.arrays import are_finite, dtype_name, library_of, place, row_blocks, to_numpy
 from bp_xp.backprop import Model
 from bp_xp.costs import COSTS, Cost
 from bp_xp.datasets import load_mnist
@@ -245,7 +245,7 @@ class Network:
                     y = xp.take(data.y, index[rows], axis=0)
                     for k in row_blocks(x.shape[0], mini_batch_size):
                         self.update_mini_batch(_Samples(x[k, :], y[k, :]), eta)
-                if not self._finite():
+                if not are_finite([*self._biases, *self._weights], xp=xp).all():
                     self._biases, self._weights = before
                     raise DivergenceError(
                         f"the run diverged in epoch {j}: a weight or bias is no longer finite. "
@@ -418,11 +418,6 @@ class Network:
                 f"outputs 0 to {self.sizes[-1] - 1}."
             )
         return _Samples(self._stacked(xs, f"{name}: x", self.sizes[0]), labels)
-
-    def _finite(self) -> bool:
-        xp = self._place.xp
-        sums = [xp.sum(values) for values in (*self._biases, *self._weights)]
-        return bool(np.isfinite(to_numpy(xp.stack(sums))).all())
 
 
 class _Parameters(list[Any]):

@@ -28,6 +28,7 @@ import numpy as np
 from bp_xp import ACTIVATIONS, COSTS, SGD, Network, __version__, to_numpy
 from bp_xp.arrays import LIBRARIES, SUPPORTED_DTYPES, devices, place
 from bp_xp.datasets import Dataset, load_csv, load_digits, load_file, load_mnist, load_npy, load_npz
+from bp_xp.persistence import check_replaceable
 
 __all__ = ["main"]
 
@@ -431,8 +432,7 @@ def train(
     """  # noqa: D301
     path = output or Path(f"{Path(data).stem}.safetensors")
     _check_output(path, data)
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise OSError(errno.EINVAL, "only a regular file can be replaced: name one", str(path))
+    check_replaceable(path)
     defaults = _DEFAULTS.get(data, _FILE_DEFAULTS)
     # What can be said without the data is said before it is loaded.
     optimizer = SGD(defaults.learning_rate if learning_rate is None else learning_rate, momentum)

@@ -25,7 +25,7 @@ from safetensors.numpy import save
 
 from bp_xp.errors import CheckpointError
 
-__all__ = ["read_tensors", "write_tensors"]
+__all__ = ["check_replaceable", "read_tensors", "write_tensors"]
 
 FORMAT_VERSION = 1
 
@@ -270,7 +270,7 @@ def _parse_json(text: str | bytes) -> Any:
 
 def _replace_file(path: Path, data: bytes) -> None:
     """Give a file new content, all at once."""
-    mode = _mode_for(path)
+    mode = check_replaceable(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     outcome = "it was not written, and what was there before is kept"
     try:
@@ -293,8 +293,13 @@ def _replace_file(path: Path, data: bytes) -> None:
             temporary.unlink()
 
 
-def _mode_for(path: Path) -> int:
-    """Return the permissions, before the umask, for a file that is about to be written."""
+def check_replaceable(path: Path) -> int:
+    """Return the permissions, before the umask, for a file that is about to be written.
+
+    Raises:
+        FileNotFoundError: there is no folder to write it in.
+        OSError: the path is a folder, a symbolic link or a device.
+    """
     if not path.parent.is_dir():
         raise FileNotFoundError(
             errno.ENOENT, f"there is no folder to write {path.name} in: create it", str(path.parent)

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bp_xp._typing import Array, Layer, Namespace
-from bp_xp.arrays import Placement, row_blocks, sum_rows, to_numpy
+from bp_xp.arrays import Placement, are_finite, row_blocks, sum_rows, to_numpy
 from bp_xp.backprop import Model, backpropagate, cost_of_samples, forward
 from bp_xp.engines import Loop, Step, engine_for
 from bp_xp.errors import DivergenceError
@@ -343,9 +343,8 @@ def _chunks(
 def _check_finite(
     cost: float, layers: Sequence[Layer], epoch: int, run: Run, place: Placement
 ) -> None:
-    with np.errstate(over="ignore", invalid="ignore"):
-        sums = [place.xp.sum(W) + place.xp.sum(b) for W, b in layers]
-    finite = np.isfinite(to_numpy(place.xp.stack(sums)))
+    parts = are_finite((part for layer in layers for part in layer), xp=place.xp)
+    finite = parts.reshape(-1, 2).all(axis=1)
     if math.isfinite(cost) and finite.all():
         return
     where = (

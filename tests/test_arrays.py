@@ -9,7 +9,16 @@ import pytest
 
 import bp_xp
 from bp_xp import arrays
-from bp_xp.arrays import LIBRARIES, Library, dtype_name, place, row_blocks, sum_rows, to_numpy
+from bp_xp.arrays import (
+    LIBRARIES,
+    Library,
+    are_finite,
+    dtype_name,
+    place,
+    row_blocks,
+    sum_rows,
+    to_numpy,
+)
 from bp_xp.errors import DeviceError
 
 
@@ -370,6 +379,14 @@ def test_sums_of_rows_keep_leading_axes(where, rng):
     assert np.allclose(
         to_numpy(sum_rows(where.asarray(host), xp=where.xp)), host.sum(axis=1), rtol=0, atol=1e-11
     )
+
+
+def test_arrays_that_hold_nan_or_infinity_are_told_apart(where, dtype):
+    hosts = [[1.0, -2.0], [np.nan, 0.0], [[np.inf], [-np.inf]], [0.0]]
+
+    finite = are_finite([where.asarray(host, dtype) for host in hosts], xp=where.xp)
+
+    assert finite.tolist() == [True, False, False, True]
 
 
 def test_row_blocks_cover_each_row_once():
