@@ -1,0 +1,147 @@
+"""Record a step once, replay it on every mini-batch: what the NumPy and the PyTorch engine share.
+
+With small networks, most of the time of a step goes into calling functions and making arrays, not
+into arithmetic. So a library's recorder takes the step once, on copies, and writes each operation
+down as a line of a Python function, with the memory of its first result as ``out``. For the
+sigmoid, for instance::
+
+    matmul(x, v0, out=t0)
+    add(t0, v1, out=t0)
+    multiply(c0, t0, out=t1)
+    tanh(t1, out=t2)
+
+That function then runs the mini-batches. Since it is made from the step, nothing of the mathematics
+is written a second time. A step that does something that can't be recorded, such as looking at a
+value, is taken by the plain loop.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from bp_xp._typing import Array, Namespace
+from bp_xp.engines import plain
+from bp_xp.engines._base import Loop, Step
+
+__all__ = ["CannotRecordError", "Program", "Record", "Tape", "leaves_of", "map_leaves", "new_loop"]
+
+
+class CannotRecordError(Exception):
+    """The step does something that a list of array operations can't express."""
+
+
+class Program(NamedTuple):
+    """A recorded step.
+
+    Attributes:
+        run: runs mini-batches, ``run(leaves of the state, xs, ys, zs)``: moves the state where it
+            is, and writes zᴸ to zs.
+        z: an array of the shape and dtype of zᴸ.
+    """
+
+    run: Callable[[Sequence[Array], Array, Array, Array], None]
+    z: Array
+
+
+Record = Callable[[Step, Any, Array, Array], Program]
+"""Takes a step on copies of state, x and y, and returns what was done."""
+
+
+class Tape:
+    """The lines of a function under way, and the objects that they name.
+
+    The lines know a mini-batch as ``x``, ``y`` and ``z``, and the leaves of the state as ``s0``,
+    ``s1`` ...
+    """
+
+    def __init__(self) -> None:
+        self.before: list[str] = []  # views of the state, taken once for all mini-batches
+        self.each: list[str] = []  # what is done for each mini-batch
+        self.objects: dict[str, Any] = {}
+
+    def name(self, prefix: str, value: Any) -> str:
+        """Return a new name for an object: a temporary array, a constant, a function."""
+        name = f"{prefix}{len(self.objects)}"
+        self.objects[name] = value
+        return name
+
+    def function(self, function: Any) -> str:
+        """Return the name of a function."""
+        name = function.__name__.replace(".", "_")
+        if self.objects.setdefault(name, function) is function:
+            return name
+        return self.name("f", function)
+
+    def view(self, expression: str, *, of_batch: bool) -> str:
+        """Write the line that takes a view and return its name."""
+        name = f"v{len(self.before) + len(self.each)}"
+        (self.each if of_batch else self.before).append(f"{name} = {expression}")
+        return name
+
+    def write_back(self, new_state: Sequence[str], copy: Callable[[str, str], str]) -> None:
+        """Put parts of the state that were returned as new arrays where the old ones are.
+
+        Args:
+            new_state: the names of the new leaves.
+            copy: writes the line that copies (to, from).
+        """
+        for i, name in enumerate(new_state):
+            if name != f"s{i}":
+                if name not in self.objects:  # another leaf, or a view of one
+                    raise CannotRecordError("the state changes places")
+                self.each.append(copy(f"s{i}", name))
+
+    def compile(self, n_leaves: int) -> Callable[..., None]:
+        """Return the function whose lines are on the tape."""
+        state = "".join(f"s{i}, " for i in range(n_leaves))
+        lines = [
+            f"def make({', '.join(self.objects)}):",
+            "    def run(leaves, xs, ys, zs):",
+            f"        {state}= leaves",
+            *(f"        {line}" for line in self.before),
+            "        for x, y, z in zip(xs, ys, zs):",
+            *(f"            {line}" for line in self.each),
+            "    return run",
+        ]
+        scope: dict[str, Any] = {}
+        exec("\n".join(lines), scope)
+        return scope["make"](**self.objects)
+
+
+def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Return a nesting of tuples and lists with a function applied to what they hold."""
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(map_leaves(function, item) for item in tree))
+    if isinstance(tree, list | tuple):
+        return type(tree)(map_leaves(function, item) for item in tree)
+    return function(tree)
+
+
+def leaves_of(tree: Any) -> Iterator[Any]:
+    """Yield what a nesting of tuples and lists holds."""
+    if isinstance(tree, list | tuple):
+        for item in tree:
+            yield from leaves_of(item)
+    else:
+        yield tree
+
+
+def new_loop(record: Record) -> Loop:
+    """Return the loop that replays what a recorder records, once for each shape of mini-batch."""
+    programs: dict[Any, Program | None] = {}
+
+    def loop(step: Step, state: Any, xs: Array, ys: Array, *, xp: Namespace) -> tuple[Any, Array]:
+        shape = xs.shape[1:]
+        if shape not in programs:
+            try:
+                programs[shape] = record(step, state, xs[0, ...], ys[0, ...])
+            except (CannotRecordError, TypeError, AttributeError):
+                programs[shape] = None  # the plain loop serves, or says what is wrong
+        program = programs[shape]
+        if program is None:
+            return plain.loop(step, state, xs, ys, xp=xp)
+        z = program.z
+        zs = xp.empty((xs.shape[0], *z.shape), dtype=z.dtype, device=z.device)
+        program.run(list(leaves_of(state)), xs, ys, zs)
+        return state, zs
+
+    return loop
