@@ -12,16 +12,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 from tqdm import tqdm
 
+from bp_xp._trees import map_leaves
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.arrays import Placement, are_finite, row_blocks, sum_rows, to_numpy
 from bp_xp.backprop import Model, backpropagate, cost_of_samples, forward
-from bp_xp.engines import Loop, Step, engine_for
+from bp_xp.engines import Engine, Loop, Step, engine_for
 from bp_xp.errors import DivergenceError
 from bp_xp.optimizers import Optimizer, Update
 from bp_xp.regularization import add_l2_gradient
@@ -277,11 +278,16 @@ def train(
     xp = place.xp
     n = data.x.shape[0]
     engine = engine_for(place.backend)
-    chunk = engine.compile(
-        _chunk, model, run.optimizer.update, run.l2, data.classes, engine.new_loop(), xp
+    settings = (
+        _fused(model, engine),
+        run.optimizer.update,
+        run.l2,
+        data.classes,
+        engine.new_loop(),
+        xp,
     )
-    layers = _copy(layers, xp)
-    state = (layers, run.optimizer.init(layers, place=place, dtype=dtype))
+    chunk = engine.compile(_chunk, *settings, consumes=True)
+    state = _copy((layers, run.optimizer.init(layers, place=place, dtype=dtype)), xp)
     with _Interruption() as interruption, _Progress(run, n) as progress:
         for epoch in range(1, run.epochs + 1):
             start = time.perf_counter()
@@ -307,8 +313,24 @@ def train(
             yield _copy(state[0], xp), record
 
 
-def _copy(layers: Sequence[Layer], xp: Namespace) -> list[Layer]:
-    return [Layer(xp.asarray(W, copy=True), xp.asarray(b, copy=True)) for W, b in layers]
+def _fused(model: Model, engine: Engine) -> Model:
+    """Return the model with each σ and σ′ as one operation, where the engine can do that."""
+    fused = (
+        activation
+        if activation.coupled
+        else replace(
+            activation,
+            sigma=engine.fuse(activation.sigma),
+            sigma_prime=engine.fuse(activation.sigma_prime),
+        )
+        for activation in model.activations
+    )
+    return replace(model, activations=tuple(fused))
+
+
+def _copy(tree: Any, xp: Namespace) -> Any:
+    """Return a nesting of tuples and lists with copies of the arrays in it."""
+    return map_leaves(lambda array: xp.asarray(array, copy=True), tree)
 
 
 def _chunks(

@@ -6,9 +6,10 @@ import pytest
 from helpers import assert_agrees, assert_layers_agree, random_layers, to_device
 
 from bp_xp import ACTIVATIONS, COSTS, SGD, Layer, Network, arrays
+from bp_xp._trees import leaves_of
 from bp_xp.arrays import LIBRARIES, place
 from bp_xp.backprop import Model
-from bp_xp.engines import ENGINES, Engine, _replay, engine_for, numpy, plain
+from bp_xp.engines import ENGINES, Engine, engine_for, numpy, plain
 from bp_xp.engines._base import Loop
 from bp_xp.engines._replay import CannotRecordError
 from bp_xp.training import make_step
@@ -133,7 +134,7 @@ def assert_replayed_to_the_last_bit(model, optimizer, l2=0.0):
     state, xs, ys = start(model, optimizer)
     looped, wanted_zs = plain.ENGINE.new_loop()(step, state, xs, ys, xp=np)
     assert np.array_equal(zs, wanted_zs)
-    pairs = zip(_replay.leaves_of(replayed), _replay.leaves_of(looped), strict=True)
+    pairs = zip(leaves_of(replayed), leaves_of(looped), strict=True)
     assert all(np.array_equal(ours, theirs) for ours, theirs in pairs)
 
 

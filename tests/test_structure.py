@@ -20,7 +20,7 @@ MODULES = {
 # The order of the modules: each may import from the lines above its own, and none from its own
 # line. A package is one entry, whose modules may import each other.
 ORDER = """
-    _typing errors
+    _typing _trees errors
     arrays persistence datasets
     checks equations activations initializers
     costs
@@ -35,7 +35,13 @@ ORDER = """
     __main__
 """
 # What stands for itself, and could be taken along by another project.
-ALONE = {"persistence": {"errors"}, "datasets": {"errors"}, "errors": set(), "_typing": set()}
+ALONE = {
+    "persistence": {"errors"},
+    "datasets": {"errors"},
+    "errors": set(),
+    "_typing": set(),
+    "_trees": set(),
+}
 
 LEVELS = {
     name: level for level, line in enumerate(ORDER.strip().splitlines()) for name in line.split()

@@ -4,13 +4,14 @@ A library that has no engine of its own is served by the plain loop. To add one,
 :class:`Engine` and enter it in ``ENGINES``.
 """
 
-from bp_xp.engines import jax, numpy, plain, torch
+from bp_xp.engines import cupy, jax, numpy, plain, torch
 from bp_xp.engines._base import Engine, Loop, Step
 
 __all__ = ["ENGINES", "Engine", "Loop", "Step", "engine_for"]
 
 ENGINES: dict[str, Engine] = {
     "numpy": numpy.ENGINE,
+    "cupy": cupy.ENGINE,
     "torch": torch.ENGINE,
     "jax": jax.ENGINE,
 }

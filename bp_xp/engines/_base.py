@@ -7,10 +7,14 @@ from typing import Any, Protocol
 
 from bp_xp._typing import Array, Namespace
 
-__all__ = ["Engine", "Loop", "Step"]
+__all__ = ["Compile", "Elementwise", "Engine", "Loop", "Step"]
 
 Step = Callable[[Any, Array, Array], tuple[Any, Array]]
 """A training step: a pure function (state, x, y) -> (state, zᴸ). It may overwrite its state."""
+
+
+Elementwise = Callable[..., Array]
+"""A function of arrays and their namespace, such as σ(z, xp=xp)."""
 
 
 class Loop(Protocol):
@@ -34,15 +38,45 @@ class Loop(Protocol):
         ...
 
 
+class Compile(Protocol):
+    """Makes a fast function of a pure one."""
+
+    def __call__(
+        self, function: Callable[..., Any], *settings: Any, consumes: bool = False
+    ) -> Callable[..., Any]:
+        """Return the function with its first arguments given.
+
+        Args:
+            function: a pure function; it may call a loop.
+            settings: its first arguments, hashable.
+            consumes: whether the memory of its first argument after the settings may be reused.
+        """
+        ...
+
+
+def _not_compiled(
+    function: Callable[..., Any], *settings: Any, consumes: bool = False
+) -> Callable[..., Any]:
+    del consumes
+    return functools.partial(function, *settings)
+
+
+def _not_fused(function: Elementwise) -> Elementwise:
+    return function
+
+
 @dataclass(frozen=True)
 class Engine:
     """How one library runs many steps.
 
     Attributes:
         new_loop: returns what runs the chunks of one training run.
-        compile: ``compile(function, *settings)`` makes a fast function of a pure one, its first
-            arguments given; it may call a loop. Without a compiler, ``functools.partial``.
+        compile: makes a fast function of a pure one; where there is no compiler, it only gives it
+            the settings.
+        fuse: makes one operation of an elementwise function ``f(*arrays, xp=xp)``, where the
+            library can and ``compile`` does not do it anyway.
     """
 
     new_loop: Callable[[], Loop]
-    compile: Callable[..., Callable[..., Any]] = functools.partial
+    compile: Compile = _not_compiled
+    fuse: Callable[[Elementwise], Elementwise] = _not_fused

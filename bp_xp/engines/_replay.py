@@ -15,14 +15,15 @@ is written a second time. A step that does something that can't be recorded, suc
 value, is taken by the plain loop.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from bp_xp._trees import leaves_of
 from bp_xp._typing import Array, Namespace
 from bp_xp.engines import plain
 from bp_xp.engines._base import Loop, Step
 
-__all__ = ["CannotRecordError", "Program", "Record", "Tape", "leaves_of", "map_leaves", "new_loop"]
+__all__ = ["CannotRecordError", "Program", "Record", "Tape", "new_loop"]
 
 
 class CannotRecordError(Exception):
@@ -105,24 +106,6 @@ class Tape:
         scope: dict[str, Any] = {}
         exec("\n".join(lines), scope)
         return scope["make"](**self.objects)
-
-
-def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
-    """Return a nesting of tuples and lists with a function applied to what they hold."""
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(map_leaves(function, item) for item in tree))
-    if isinstance(tree, list | tuple):
-        return type(tree)(map_leaves(function, item) for item in tree)
-    return function(tree)
-
-
-def leaves_of(tree: Any) -> Iterator[Any]:
-    """Yield what a nesting of tuples and lists holds."""
-    if isinstance(tree, list | tuple):
-        for item in tree:
-            yield from leaves_of(item)
-    else:
-        yield tree
 
 
 def new_loop(record: Record) -> Loop:

@@ -18,11 +18,14 @@ def _loop(step: Step, state: Any, xs: Array, ys: Array, *, xp: Namespace) -> tup
 
 
 @functools.lru_cache(maxsize=256)
-def _compile(function: Callable[..., Any], *settings: Any) -> Callable[..., Any]:
+def _compile(
+    function: Callable[..., Any], *settings: Any, consumes: bool = False
+) -> Callable[..., Any]:
     # The cache gives a later run with the same settings the program of an earlier one.
     import jax
 
-    return jax.jit(functools.partial(function, *settings))
+    donated = (0,) if consumes else ()
+    return jax.jit(functools.partial(function, *settings), donate_argnums=donated)
 
 
 ENGINE = Engine(new_loop=lambda: _loop, compile=_compile)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from bp_xp._typing import Array
+from bp_xp._trees import leaves_of, map_leaves
 from bp_xp.engines import _replay
 from bp_xp.engines._base import Engine, Step
 from bp_xp.engines._replay import CannotRecordError, Program, Tape
@@ -128,11 +128,11 @@ def _value(one: Any) -> Any:
 
 
 def _values(tree: Any) -> Any:
-    return _replay.map_leaves(_value, tree)
+    return map_leaves(_value, tree)
 
 
 def _recorded(tree: Any) -> Iterator[_Recorded]:
-    return (one for one in _replay.leaves_of(tree) if isinstance(one, _Recorded))
+    return (one for one in leaves_of(tree) if isinstance(one, _Recorded))
 
 
 def _record(step: Step, state: Any, x: np.ndarray, y: np.ndarray) -> Program:
@@ -146,10 +146,10 @@ def _record(step: Step, state: Any, x: np.ndarray, y: np.ndarray) -> Program:
         n += 1
         return _Recorded(leaf.copy(), f"s{n - 1}", tape)
 
-    state = _replay.map_leaves(recorded, state)
+    state = map_leaves(recorded, state)
     batch = (_Recorded(v.copy(), name, tape, of_batch=True) for v, name in ((x, "x"), (y, "y")))
     new_state, z = step(state, *batch)
-    new = list(_replay.leaves_of(new_state))
+    new = list(leaves_of(new_state))
     if len(new) != n or not all(isinstance(leaf, _Recorded) for leaf in new):
         raise CannotRecordError("the state changes its form")
     copy = tape.function(np.copyto)

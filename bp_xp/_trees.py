@@ -1,0 +1,24 @@
+"""Nestings of tuples and lists, such as a network's parameters and an optimizer's state."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+__all__ = ["leaves_of", "map_leaves"]
+
+
+def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Return a nesting of tuples and lists with a function applied to what they hold."""
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(map_leaves(function, item) for item in tree))
+    if isinstance(tree, list | tuple):
+        return type(tree)(map_leaves(function, item) for item in tree)
+    return function(tree)
+
+
+def leaves_of(tree: Any) -> Iterator[Any]:
+    """Yield what a nesting of tuples and lists holds."""
+    if isinstance(tree, list | tuple):
+        for item in tree:
+            yield from leaves_of(item)
+    else:
+        yield tree
