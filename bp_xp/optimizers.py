@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from bp_xp import checks
-from bp_xp._typing import Array, Layer
+from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.arrays import Placement
 
 __all__ = ["SGD", "Optimizer", "SGDState", "Update"]
@@ -24,9 +24,11 @@ class Update(Protocol):
     """One step, as a pure function of arrays."""
 
     def __call__(
-        self, layers: Sequence[Layer], gradients: Sequence[Layer], state: Any
+        self, layers: Sequence[Layer], gradients: Sequence[Layer], state: Any, *, xp: Namespace
     ) -> tuple[list[Layer], Any]:
         """Return the new parameters and the new state; the arguments may be overwritten.
+
+        ``xp`` is the namespace of all these arrays.
 
         Engines record or compile it, so it must do nothing but compute with arrays: whatever else
         it does happens once, and not at each step.
@@ -115,8 +117,9 @@ class SGD:
 
 
 def _plain_update(
-    layers: Sequence[Layer], gradients: Sequence[Layer], state: SGDState
+    layers: Sequence[Layer], gradients: Sequence[Layer], state: SGDState, *, xp: Namespace
 ) -> tuple[list[Layer], SGDState]:
+    del xp
     eta = state.learning_rate
     moved = [
         Layer(_descend_along(W, dW, eta), _descend_along(b, db, eta))
@@ -126,8 +129,9 @@ def _plain_update(
 
 
 def _momentum_update(
-    layers: Sequence[Layer], gradients: Sequence[Layer], state: SGDState
+    layers: Sequence[Layer], gradients: Sequence[Layer], state: SGDState, *, xp: Namespace
 ) -> tuple[list[Layer], SGDState]:
+    del xp
     eta, mu, velocity = state
     velocity = _accelerated(velocity, gradients, mu)
     moved = [
@@ -138,8 +142,9 @@ def _momentum_update(
 
 
 def _nesterov_update(
-    layers: Sequence[Layer], gradients: Sequence[Layer], state: SGDState
+    layers: Sequence[Layer], gradients: Sequence[Layer], state: SGDState, *, xp: Namespace
 ) -> tuple[list[Layer], SGDState]:
+    del xp
     eta, mu, velocity = state
     velocity = _accelerated(velocity, gradients, mu)
     moved = [

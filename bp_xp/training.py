@@ -127,7 +127,7 @@ class History(Sequence[EpochRecord]):
 
 
 def make_step(model: Model, update: Update, l2: float, xp: Namespace) -> Step:
-    """Return the training step: (state, x, y) -> (state, zᴸ), state being (layers, optimizer's)."""
+    """Return the training step (state, x, y) -> (state, zᴸ); the state is (layers, optimizer's)."""
 
     def step(state: Any, x: Array, y: Array) -> tuple[Any, Array]:
         layers, optimizer_state = state
@@ -135,7 +135,7 @@ def make_step(model: Model, update: Update, l2: float, xp: Namespace) -> Step:
         if l2:
             gradients = add_l2_gradient(gradients, layers, l2)
         forms = [(p.shape, p.dtype) for layer in layers for p in layer]
-        state = update(layers, gradients, optimizer_state)
+        state = update(layers, gradients, optimizer_state, xp=xp)
         _check_form(update, state[0], forms)
         return state, z
 
@@ -165,7 +165,7 @@ def _chunk(
     ys: Array,
 ) -> tuple[Any, Array]:
     """Take a step for each mini-batch of xs and ys; return the new state and the totals."""
-    state, zs = loop(make_step(model, update, l2, xp), state, xs, ys, xp=xp)
+    state, zs = loop(make_step(model, update, l2, xp), state, (xs, ys), xp=xp)
     flat = (-1, zs.shape[-1])
     return state, _totals(model, classes, xp, xp.reshape(zs, flat), xp.reshape(ys, flat))
 

@@ -44,7 +44,7 @@ def run(engine, where, rule, l2):
 
     @engine.compile
     def chunk(state, xs, ys):
-        return loop(step, state, xs, ys, xp=where.xp)
+        return loop(step, state, (xs, ys), xp=where.xp)
 
     (layers, optimizer_state), zs = chunk(state, xs, ys)
     return layers, optimizer_state.velocity, zs
@@ -129,10 +129,10 @@ def start(model, optimizer):
 def assert_replayed_to_the_last_bit(model, optimizer, l2=0.0):
     step = make_step(model, optimizer.update, l2, np)
     state, xs, ys = start(model, optimizer)
-    assert numpy._record(step, state, xs[0], ys[0])
-    replayed, zs = ENGINES["numpy"].new_loop()(step, state, xs, ys, xp=np)
+    assert numpy._record(step, state, (xs[0], ys[0]))
+    replayed, zs = ENGINES["numpy"].new_loop()(step, state, (xs, ys), xp=np)
     state, xs, ys = start(model, optimizer)
-    looped, wanted_zs = plain.ENGINE.new_loop()(step, state, xs, ys, xp=np)
+    looped, wanted_zs = plain.ENGINE.new_loop()(step, state, (xs, ys), xp=np)
     assert np.array_equal(zs, wanted_zs)
     pairs = zip(leaves_of(replayed), leaves_of(looped), strict=True)
     assert all(np.array_equal(ours, theirs) for ours, theirs in pairs)
@@ -166,7 +166,7 @@ class Own:
     def init(self, layers, *, place, dtype):
         return [Layer(1.0 * W, 1.0 * b) for W, b in layers]
 
-    def update(self, layers, gradients, state):
+    def update(self, layers, gradients, state, *, xp):
         moved, memory = [], []
         for layer, gradient, old in zip(layers, gradients, state, strict=True):
             pairs = [self.rule(*three) for three in zip(layer, gradient, old, strict=True)]
@@ -208,10 +208,10 @@ def test_numpy_loops_plainly_over_what_can_not_be_recorded(rule):
     step = make_step(MODEL, Own(rule).update, 0.0, np)
     state, xs, ys = start(MODEL, Own(rule))
     with pytest.raises((CannotRecordError, TypeError, AttributeError)):
-        numpy._record(step, state, xs[0], ys[0])
-    ours, zs = ENGINES["numpy"].new_loop()(step, state, xs, ys, xp=np)
+        numpy._record(step, state, (xs[0], ys[0]))
+    ours, zs = ENGINES["numpy"].new_loop()(step, state, (xs, ys), xp=np)
     state, xs, ys = start(MODEL, Own(rule))
-    theirs, wanted_zs = plain.ENGINE.new_loop()(step, state, xs, ys, xp=np)
+    theirs, wanted_zs = plain.ENGINE.new_loop()(step, state, (xs, ys), xp=np)
     assert np.array_equal(zs, wanted_zs)
     assert np.array_equal(ours[0][0].W, theirs[0][0].W)
 
@@ -221,8 +221,9 @@ def test_numpy_says_what_the_plain_loop_says_of_a_step_that_is_wrong():
         raise TypeError("this rule is broken")
 
     step = make_step(MODEL, Own(rule).update, 0.0, np)
+    state, xs, ys = start(MODEL, Own(rule))
     with pytest.raises(TypeError, match="this rule is broken"):
-        ENGINES["numpy"].new_loop()(step, *start(MODEL, Own(rule)), xp=np)
+        ENGINES["numpy"].new_loop()(step, state, (xs, ys), xp=np)
 
 
 def test_torch_parameters_can_be_differentiated_after_training():

@@ -35,7 +35,7 @@ def test_fifty_steps_equal_those_of_pytorch(where, rng, rule):
     for _ in range(50):
         noise = random_layers([4, 5, 3], rng)
         gradients = to_device(gradients_at(on_host(layers), noise), where)
-        layers, state = optimizer.update(layers, gradients, state)
+        layers, state = optimizer.update(layers, gradients, state, xp=where.xp)
 
         values = combine(lambda part: part.detach().numpy().copy(), theirs)
         for layer, parts in zip(gradients_at(values, noise), theirs, strict=True):
@@ -58,7 +58,9 @@ def test_steps_follow_the_rule_as_it_is_written(where, dtype, rng, rule):
     wanted, velocity = on_host(start), combine(lambda part: 0.0 * part, start)
     for _ in range(3):
         gradients = combine(lambda part: part.astype(dtype), random_layers([4, 5, 3], rng))
-        layers, state = optimizer.update(layers, to_device(gradients, where, dtype), state)
+        layers, state = optimizer.update(
+            layers, to_device(gradients, where, dtype), state, xp=where.xp
+        )
         velocity = combine(lambda v, g: mu * v + g, velocity, gradients)
         direction = velocity
         if optimizer.nesterov:
@@ -91,7 +93,7 @@ def test_learning_rate_in_the_state_acts_without_compiling_again(where, rng, rul
 
     def step(layers, gradients, state):
         traces.append(None)
-        return optimizer.update(layers, gradients, state)
+        return optimizer.update(layers, gradients, state, xp=where.xp)
 
     step = engine.compile(step)
     start, gradients = random_layers([4, 5, 3], rng), random_layers([4, 5, 3], rng)

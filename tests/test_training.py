@@ -307,12 +307,12 @@ def test_an_optimizer_that_changes_the_form_of_parameters_is_named(make, data):
         def init(self, layers, *, place, dtype):
             return ()
 
-        def update(self, layers, gradients, state):
+        def update(self, layers, gradients, state, *, xp):
             doubled = [(xp.concat([W, W], axis=1), b) for W, b in layers]
             return [bp_xp.Layer(*pair) for pair in doubled], state
 
     net = make([3, 2], seed=1)
-    xp, before = net.xp, parameters(net)
+    before = parameters(net)
 
     with pytest.raises(ValueError, match=r"Wide.update .* shape \(2, 6\)"):
         net.fit(*data, epochs=1, batch_size=23, optimizer=Wide(), progress=False)
@@ -436,7 +436,7 @@ def test_a_step_runs_where_nothing_can_be_read_back():
     state = (layers, optimizer.init(layers, place=where, dtype="float32"))
     xs, ys = torch.empty((5, 6, 3), device="meta"), torch.empty((5, 6, 2), device="meta")
 
-    state, zs = plain.loop(step, state, xs, ys, xp=xp)
+    state, zs = plain.loop(step, state, (xs, ys), xp=xp)
     totals = training._totals(model, True, xp, zs.reshape(-1, 2), ys.reshape(-1, 2))
 
     assert zs.shape == (5, 6, 2)

@@ -70,7 +70,7 @@ def memory_of(tensor: Array) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def listen(step: Step, state: Any, x: Array, y: Array) -> tuple[list[Call], Any, Array]:
+def listen(step: Step, state: Any, batch: Sequence[Array]) -> tuple[list[Call], Any, Array]:
     """Take a step; return the operators called, the new state and zᴸ."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -94,7 +94,7 @@ def listen(step: Step, state: Any, x: Array, y: Array) -> tuple[list[Call], Any,
             return result
 
     with Listener():
-        return calls, *step(state, x, y)
+        return calls, *step(state, *batch)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What an engine is."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,8 +9,8 @@ from bp_xp._typing import Array, Namespace
 
 __all__ = ["Compile", "Elementwise", "Engine", "Loop", "Step"]
 
-Step = Callable[[Any, Array, Array], tuple[Any, Array]]
-"""A training step: a pure function (state, x, y) -> (state, zᴸ). It may overwrite its state."""
+Step = Callable[..., tuple[Any, Array]]
+"""A training step: a pure function (state, *batch) -> (state, zᴸ). It may overwrite its state."""
 
 
 Elementwise = Callable[..., Array]
@@ -21,15 +21,15 @@ class Loop(Protocol):
     """Runs the steps of a chunk, one after the other."""
 
     def __call__(
-        self, step: Step, state: Any, xs: Array, ys: Array, *, xp: Namespace
+        self, step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace
     ) -> tuple[Any, Array]:
         """Take one step for each mini-batch of a chunk.
 
         Args:
             step: the step, the same at each call.
             state: a nesting of tuples and lists of arrays; used up.
-            xs: inputs, shape (steps, batch, I).
-            ys: targets, shape (steps, batch, O).
+            batches: what the steps are given, each with a first axis of that many steps: inputs of
+                shape (steps, batch, I), targets of shape (steps, batch, O).
             xp: their namespace.
 
         Returns:

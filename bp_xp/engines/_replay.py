@@ -34,24 +34,24 @@ class Program(NamedTuple):
     """A recorded step.
 
     Attributes:
-        run: runs mini-batches, ``run(leaves of the state, xs, ys, zs)``: moves the state where it
+        run: runs mini-batches, ``run(leaves of the state, batches, zs)``: moves the state where it
             is, and writes zᴸ to zs.
         z: an array of the shape and dtype of zᴸ.
     """
 
-    run: Callable[[Sequence[Array], Array, Array, Array], None]
+    run: Callable[[Sequence[Array], Sequence[Array], Array], None]
     z: Array
 
 
-Record = Callable[[Step, Any, Array, Array], Program]
-"""Takes a step on copies of state, x and y, and returns what was done."""
+Record = Callable[[Step, Any, Sequence[Array]], Program]
+"""Takes a step on copies of the state and of a mini-batch, and returns what was done."""
 
 
 class Tape:
     """The lines of a function under way, and the objects that they name.
 
-    The lines know a mini-batch as ``x``, ``y`` and ``z``, and the leaves of the state as ``s0``,
-    ``s1`` ...
+    The lines know the leaves of the state as ``s0``, ``s1`` ..., the parts of a mini-batch as
+    ``x0``, ``x1`` ... and zᴸ as ``z``.
     """
 
     def __init__(self) -> None:
@@ -91,40 +91,48 @@ class Tape:
                     raise CannotRecordError("the state changes places")
                 self.each.append(copy(f"s{i}", name))
 
-    def compile(self, n_leaves: int) -> Callable[..., None]:
+    def compile(self, n_leaves: int, n_parts: int) -> Callable[..., None]:
         """Return the function whose lines are on the tape."""
         state = "".join(f"s{i}, " for i in range(n_leaves))
+        parts = "".join(f"x{i}, " for i in range(n_parts))
         lines = [
-            f"def make({', '.join(self.objects)}):",
-            "    def run(leaves, xs, ys, zs):",
+            f"def make(items, {', '.join(self.objects)}):",
+            "    def run(leaves, batches, zs):",
             f"        {state}= leaves",
             *(f"        {line}" for line in self.before),
-            "        for x, y, z in zip(xs, ys, zs):",
+            f"        for {parts}z in zip(*map(items, batches), zs):",
             *(f"            {line}" for line in self.each),
             "    return run",
         ]
         scope: dict[str, Any] = {}
         exec("\n".join(lines), scope)
-        return scope["make"](**self.objects)
+        return scope["make"](_items, **self.objects)
+
+
+def _items(array: Array) -> Any:
+    """Return what can be iterated over: the items of an array, each an array."""
+    return array if array.ndim > 1 else [array[k, ...] for k in range(array.shape[0])]
 
 
 def new_loop(record: Record) -> Loop:
     """Return the loop that replays what a recorder records, once for each shape of mini-batch."""
     programs: dict[Any, Program | None] = {}
 
-    def loop(step: Step, state: Any, xs: Array, ys: Array, *, xp: Namespace) -> tuple[Any, Array]:
-        shape = xs.shape[1:]
+    def loop(
+        step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace
+    ) -> tuple[Any, Array]:
+        shape = batches[0].shape[1:]
         if shape not in programs:
             try:
-                programs[shape] = record(step, state, xs[0, ...], ys[0, ...])
+                programs[shape] = record(step, state, [part[0, ...] for part in batches])
             except (CannotRecordError, TypeError, AttributeError):
                 programs[shape] = None  # the plain loop serves, or says what is wrong
         program = programs[shape]
         if program is None:
-            return plain.loop(step, state, xs, ys, xp=xp)
+            return plain.loop(step, state, batches, xp=xp)
         z = program.z
-        zs = xp.empty((xs.shape[0], *z.shape), dtype=z.dtype, device=z.device)
-        program.run(list(leaves_of(state)), xs, ys, zs)
+        zs = xp.empty((batches[0].shape[0], *z.shape), dtype=z.dtype, device=z.device)
+        program.run(list(leaves_of(state)), batches, zs)
         return state, zs
 
     return loop

@@ -14,13 +14,26 @@ from bp_xp.engines._base import Elementwise, Engine
 __all__ = ["ENGINE"]
 
 
+class _Fusible:
+    """CuPy's functions; those that ``cupy.fuse`` does not know are put in words that it does."""
+
+    def __getattr__(self, name: str) -> Any:
+        import cupy
+
+        return getattr(cupy, name)
+
+    @staticmethod
+    def astype(array: Array, dtype: Any) -> Array:
+        return array.astype(dtype)
+
+
 @functools.lru_cache(maxsize=256)
 def _fuse(function: Elementwise) -> Elementwise:
     """Return an elementwise function as one kernel, or as it is if it does more than CuPy fuses."""
     import cupy
 
     kernel: Any = cupy.fuse(  # pyright: ignore[reportAttributeAccessIssue]
-        lambda *arrays: function(*arrays, xp=cupy)
+        lambda *arrays: function(*arrays, xp=_Fusible())
     )
 
     def fused(*arrays: Array, xp: Namespace) -> Array:

@@ -1,7 +1,7 @@
 """The JAX engine: the steps of a chunk compiled into one program, once for each shape."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bp_xp._typing import Array, Namespace
@@ -10,11 +10,11 @@ from bp_xp.engines._base import Engine, Step
 __all__ = ["ENGINE"]
 
 
-def _loop(step: Step, state: Any, xs: Array, ys: Array, *, xp: Namespace) -> tuple[Any, Array]:
+def _loop(step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace) -> tuple[Any, Array]:
     import jax
 
     del xp
-    return jax.lax.scan(lambda carry, batch: step(carry, *batch), state, (xs, ys))
+    return jax.lax.scan(lambda carry, batch: step(carry, *batch), state, tuple(batches))
 
 
 @functools.lru_cache(maxsize=256)

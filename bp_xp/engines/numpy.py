@@ -6,7 +6,7 @@ order, so the results are those of the plain loop to the last bit. See
 :mod:`bp_xp.engines._replay`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -135,7 +135,7 @@ def _recorded(tree: Any) -> Iterator[_Recorded]:
     return (one for one in leaves_of(tree) if isinstance(one, _Recorded))
 
 
-def _record(step: Step, state: Any, x: np.ndarray, y: np.ndarray) -> Program:
+def _record(step: Step, state: Any, batch: Sequence[np.ndarray]) -> Program:
     """Take a step on copies and return what was done."""
     tape, n = _Tape(), 0
 
@@ -147,15 +147,15 @@ def _record(step: Step, state: Any, x: np.ndarray, y: np.ndarray) -> Program:
         return _Recorded(leaf.copy(), f"s{n - 1}", tape)
 
     state = map_leaves(recorded, state)
-    batch = (_Recorded(v.copy(), name, tape, of_batch=True) for v, name in ((x, "x"), (y, "y")))
-    new_state, z = step(state, *batch)
+    parts = [_Recorded(p.copy(), f"x{i}", tape, of_batch=True) for i, p in enumerate(batch)]
+    new_state, z = step(state, *parts)
     new = list(leaves_of(new_state))
     if len(new) != n or not all(isinstance(leaf, _Recorded) for leaf in new):
         raise CannotRecordError("the state changes its form")
     copy = tape.function(np.copyto)
     tape.write_back([leaf.name for leaf in new], lambda to, from_: f"{copy}({to}, {from_})")
     tape.each.append(f"{copy}(z, {z.name})")
-    return Program(tape.compile(n), z.value)
+    return Program(tape.compile(n, len(parts)), z.value)
 
 
 ENGINE = Engine(lambda: _replay.new_loop(_record))

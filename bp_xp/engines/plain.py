@@ -1,5 +1,6 @@
 """The plain loop: one step after the other, on any array library."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from bp_xp._typing import Array, Namespace
@@ -8,11 +9,11 @@ from bp_xp.engines._base import Engine, Step
 __all__ = ["ENGINE", "loop"]
 
 
-def loop(step: Step, state: Any, xs: Array, ys: Array, *, xp: Namespace) -> tuple[Any, Array]:
+def loop(step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace) -> tuple[Any, Array]:
     """Take one step for each mini-batch of a chunk; see :class:`bp_xp.engines._base.Loop`."""
     outputs = []
-    for k in range(xs.shape[0]):
-        state, z = step(state, xs[k, ...], ys[k, ...])
+    for k in range(batches[0].shape[0]):
+        state, z = step(state, *(part[k, ...] for part in batches))
         outputs.append(z)
     return state, xp.stack(outputs)
 

@@ -27,11 +27,11 @@ __all__ = ["ENGINE"]
 class _Writer:
     """Writes calls down, as lines of a tape."""
 
-    def __init__(self, tape: Tape, leaves: Sequence[Array], x: Array, y: Array) -> None:
+    def __init__(self, tape: Tape, leaves: Sequence[Array], batch: Sequence[Array]) -> None:
         self.tape = tape
         self.names = {id(leaf): f"s{i}" for i, leaf in enumerate(leaves)}
-        self.names |= {id(x): "x", id(y): "y"}
-        self.state = set(self.names.values()) - {"x", "y"}  # and views of it
+        self.state = set(self.names.values())  # and views of it
+        self.names |= {id(part): f"x{i}" for i, part in enumerate(batch)}
 
     def write(self, call: Call) -> None:
         """Write a line for a call."""
@@ -114,35 +114,35 @@ def _with_out(call: Call) -> Callable[..., Any] | None:
     return function
 
 
-def _record(step: Step, state: Any, x: Array, y: Array) -> Program:
+def _record(step: Step, state: Any, batch: Sequence[Array]) -> Program:
     """Take a step on copies and return what was done."""
     import torch
 
     if not all(isinstance(leaf, torch.Tensor) for leaf in leaves_of(state)):
         raise CannotRecordError("the state holds more than tensors")
     with torch.inference_mode(False), torch.no_grad():  # inference would hide products in matmul
-        state, x, y = map_leaves(torch.clone, (state, x, y))
-        calls, new_state, z = listen(step, state, x, y)
+        state, batch = map_leaves(torch.clone, (state, batch))
+        calls, new_state, z = listen(step, state, batch)
     leaves, new = list(leaves_of(state)), list(leaves_of(new_state))
     if len(new) != len(leaves):
         raise CannotRecordError("the state changes its form")
 
     tape = Tape()
-    writer = _Writer(tape, leaves, x, y)
+    writer = _Writer(tape, leaves, batch)
     for call in joined(calls, [*new, z]):
         writer.write(call)
     copy = tape.function(torch.Tensor.copy_)
     names = [writer.names.get(id(leaf), "") for leaf in new]
     tape.write_back(names, lambda to, from_: f"{copy}({to}, {from_})")
     tape.each.append(f"{copy}(z, {writer.names[id(z)]})")
-    run = tape.compile(len(leaves))
+    run = tape.compile(len(leaves), len(batch))
     return Program(_in_graphs(run, _capture) if z.device.type == "cuda" else run, z)
 
 
 # ---------------------------------------------------------------------------------------------
 # Replay
 
-_Run = Callable[[Sequence[Array], Array, Array, Array], None]
+_Run = Callable[[Sequence[Array], Sequence[Array], Array], None]
 """Runs mini-batches, as :attr:`bp_xp.engines._replay.Program.run`."""
 
 
@@ -153,48 +153,52 @@ def _in_graphs(run: _Run, capture: Callable[..., Callable[[], None]]) -> _Run:
         run: runs mini-batches.
         capture: takes ``run`` and its arguments, and returns what does it again on the same memory.
     """
-    graphs: dict[Any, tuple[list[Array], Callable[[], None]]] = {}
+    graphs: dict[Any, tuple[Sequence[Array], Array, Callable[[], None]]] = {}
 
-    def launch(leaves: Sequence[Array], xs: Array, ys: Array, zs: Array) -> None:
+    def launch(leaves: Sequence[Array], batches: Sequence[Array], zs: Array) -> None:
         # A graph knows arrays by their addresses: batches are copied to where it looks for them.
-        key = (xs.shape, *(leaf.data_ptr() for leaf in leaves))
+        key = (zs.shape, *(leaf.data_ptr() for leaf in leaves))
         if key not in graphs:
-            fixed = [values.clone() for values in (xs, ys, zs)]
-            graphs[key] = fixed, capture(run, leaves, *fixed)
-        (fixed_xs, fixed_ys, fixed_zs), again = graphs[key]
-        fixed_xs.copy_(xs)
-        fixed_ys.copy_(ys)
+            fixed, fixed_zs = [part.clone() for part in batches], zs.clone()
+            graphs[key] = fixed, fixed_zs, capture(run, leaves, fixed, fixed_zs)
+        fixed, fixed_zs, again = graphs[key]
+        for there, part in zip(fixed, batches, strict=True):
+            there.copy_(part)
         again()
         zs.copy_(fixed_zs)
 
     return launch
 
 
-def _capture(run: _Run, leaves: Sequence[Array], *batches: Array) -> Callable[[], None]:
+def _capture(
+    run: _Run, leaves: Sequence[Array], batches: Sequence[Array], zs: Array
+) -> Callable[[], None]:
     """Return what launches a CUDA graph of the steps; they are not taken yet."""
     import torch
 
-    with torch.cuda.device(batches[0].device):
+    with torch.cuda.device(zs.device):
         # Kernels are loaded and cuBLAS is set up at their first use, which can't be captured.
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
-            run([leaf.clone() for leaf in leaves], *batches)
+            run([leaf.clone() for leaf in leaves], batches, zs)
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            run(leaves, *batches)
+            run(leaves, batches, zs)
     return graph.replay
 
 
 def _new_loop() -> Loop:
     replay = _replay.new_loop(_record)
 
-    def loop(step: Step, state: Any, xs: Array, ys: Array, *, xp: Namespace) -> tuple[Any, Array]:
+    def loop(
+        step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace
+    ) -> tuple[Any, Array]:
         import torch
 
         with torch.inference_mode():
-            return replay(step, state, xs, ys, xp=xp)
+            return replay(step, state, batches, xp=xp)
 
     return loop
 
