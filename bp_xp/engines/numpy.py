@@ -79,6 +79,8 @@ class _Recorded(NDArrayOperatorsMixin):
         out = options.pop("out", (None,))[0]
         if method != "__call__" or options or ufunc.nout != 1:
             raise CannotRecordError(f"{ufunc.__name__}.{method} with {sorted(options)}")
+        if not isinstance(out, _Recorded | None):
+            raise CannotRecordError("what is no result of the step changes")
         tape, values = self.tape, [_value(one) for one in inputs]
         kinds = {one.dtype for one in inputs if isinstance(one, _Recorded)}
         like = kinds.pop() if len(kinds) == 1 else None
