@@ -3,13 +3,14 @@
 Each peer is a function of a :class:`Workload` that returns a function taking one step for each of
 its mini-batches. All get the same data, batch size, dtype and learning rate, plain gradient
 descent, and the same network: one activation in the hidden layers, then sigmoid with the quadratic
-cost or softmax with the categorical cross-entropy.
+cost or the binary cross-entropy, or softmax with the categorical cross-entropy.
 """
 
 import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -26,11 +27,11 @@ class Workload:
         name: what the table calls it.
         sizes: neurons of each layer.
         activation: of the hidden layers.
-        cost: ``"quadratic"`` or ``"categorical_cross_entropy"``.
+        cost: ``"quadratic"``, ``"binary_cross_entropy"`` or ``"categorical_cross_entropy"``.
         batch: samples in a mini-batch.
         steps: mini-batches in a round.
         xs: inputs, shape (steps, batch, I), float32.
-        ys: targets, shape (steps, batch, O), one 1 in each row.
+        ys: targets, shape (steps, batch, O): one 1 in each row, or 0 and 1 where O is 1.
     """
 
     name: str
@@ -45,8 +46,9 @@ class Workload:
     def __post_init__(self) -> None:
         rng = np.random.default_rng(0)
         self.xs = rng.random((self.steps, self.batch, self.sizes[0]), dtype=np.float32)
-        labels = rng.integers(0, self.sizes[-1], (self.steps, self.batch))
-        self.ys = np.eye(self.sizes[-1], dtype=np.float32)[labels]
+        classes = max(2, self.sizes[-1])
+        labels = rng.integers(0, classes, (self.steps, self.batch))
+        self.ys = np.eye(classes, dtype=np.float32)[labels][..., -self.sizes[-1] :]
 
     def parameters(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return new weights and biases, always the same."""
@@ -68,6 +70,25 @@ class Workload:
     def quadratic(self) -> bool:
         """Whether the cost is quadratic."""
         return self.cost == "quadratic"
+
+    @property
+    def softmax(self) -> bool:
+        """Whether the outputs are a softmax, rather than sigmoids."""
+        return self.cost == "categorical_cross_entropy"
+
+    @property
+    def x(self) -> np.ndarray:
+        """The inputs of all mini-batches, shape (samples, I)."""
+        return self.xs.reshape(-1, self.sizes[0])
+
+    @property
+    def y(self) -> np.ndarray:
+        """The targets of all mini-batches, shape (samples, O)."""
+        return self.ys.reshape(-1, self.sizes[-1])
+
+    def labels(self) -> np.ndarray:
+        """Return the class of each sample."""
+        return self.y.argmax(axis=1) if self.sizes[-1] > 1 else self.y[:, 0].astype(int)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -125,7 +146,7 @@ def numpy_by_hand(work: Workload) -> Run:
                 np.matmul(A[l], W[l].T, out=z)
                 z += b[l]
                 if l == last:
-                    sigmoid(z) if work.quadratic else softmax(z)
+                    softmax(z) if work.softmax else sigmoid(z)
                 elif work.relu:
                     np.maximum(z, 0.0, out=z)
                 else:
@@ -155,53 +176,71 @@ def numpy_by_hand(work: Workload) -> Run:
     return run
 
 
-def book_loop(work: Workload) -> Run | None:
-    """Return the loop over samples of the book's code, in columns and float64."""
-    if not work.quadratic or work.relu:
-        return None
-    weights = [w.astype(float) for w, _ in work.parameters()]
-    biases = [c[:, None].astype(float) for _, c in work.parameters()]
+class BookLoop:
+    """The loop over samples of the book's code, in columns and float64."""
 
+    def __init__(self, work: Workload) -> None:
+        self.weights = [w.astype(float) for w, _ in work.parameters()]
+        self.biases = [b[:, None].astype(float) for _, b in work.parameters()]
+
+    @staticmethod
     def sigmoid(z: np.ndarray) -> np.ndarray:
+        """Return 1/(1 + e⁻ᶻ)."""
         return 1.0 / (1.0 + np.exp(-z))
 
-    def gradient(x: np.ndarray, y: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def feedforward(self, a: np.ndarray) -> np.ndarray:
+        """Return the outputs for one sample, shape (I, 1)."""
+        for w, b in zip(self.weights, self.biases, strict=True):
+            a = self.sigmoid(np.dot(w, a) + b)
+        return a
+
+    def gradient(self, x: np.ndarray, y: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Return the derivatives of the cost of one sample by the biases and the weights."""
         zs, activations = [], [x]
-        for w, b in zip(weights, biases, strict=True):
+        for w, b in zip(self.weights, self.biases, strict=True):
             zs.append(np.dot(w, activations[-1]) + b)
-            activations.append(sigmoid(zs[-1]))
-        delta = (activations[-1] - y) * sigmoid(zs[-1]) * (1 - sigmoid(zs[-1]))
+            activations.append(self.sigmoid(zs[-1]))
+        slope = self.sigmoid(zs[-1]) * (1 - self.sigmoid(zs[-1]))
+        delta = (activations[-1] - y) * slope
         nabla_b, nabla_w = [delta], [np.dot(delta, activations[-2].T)]
-        for l in range(2, len(work.sizes)):  # noqa: E741
-            slope = sigmoid(zs[-l]) * (1 - sigmoid(zs[-l]))
-            delta = np.dot(weights[-l + 1].T, delta) * slope
+        for l in range(2, len(self.weights) + 1):  # noqa: E741
+            slope = self.sigmoid(zs[-l]) * (1 - self.sigmoid(zs[-l]))
+            delta = np.dot(self.weights[-l + 1].T, delta) * slope
             nabla_b.insert(0, delta)
             nabla_w.insert(0, np.dot(delta, activations[-l - 1].T))
         return nabla_b, nabla_w
 
+    def step(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Take a step on a mini-batch, sample by sample."""
+        total_b = [np.zeros(b.shape) for b in self.biases]
+        total_w = [np.zeros(w.shape) for w in self.weights]
+        for row, target in zip(x, y, strict=True):
+            nabla_b, nabla_w = self.gradient(row[:, None], target[:, None])
+            total_b = [t + n for t, n in zip(total_b, nabla_b, strict=True)]
+            total_w = [t + n for t, n in zip(total_w, nabla_w, strict=True)]
+        rate = RATE / len(x)
+        self.weights = [w - rate * n for w, n in zip(self.weights, total_w, strict=True)]
+        self.biases = [b - rate * n for b, n in zip(self.biases, total_b, strict=True)]
+
+
+def book_loop(work: Workload) -> Run | None:
+    """Return the steps of the book's loop."""
+    if not work.quadratic or work.relu:
+        return None
+    loop = BookLoop(work)
+
     def run() -> None:
         for x, y in zip(work.xs, work.ys, strict=True):
-            total_b = [np.zeros(b.shape) for b in biases]
-            total_w = [np.zeros(w.shape) for w in weights]
-            for row, target in zip(x, y, strict=True):
-                nabla_b, nabla_w = gradient(row[:, None], target[:, None])
-                total_b = [t + n for t, n in zip(total_b, nabla_b, strict=True)]
-                total_w = [t + n for t, n in zip(total_w, nabla_w, strict=True)]
-            weights[:] = [
-                w - (RATE / work.batch) * n for w, n in zip(weights, total_w, strict=True)
-            ]
-            biases[:] = [b - (RATE / work.batch) * n for b, n in zip(biases, total_b, strict=True)]
+            loop.step(x, y)
 
     return run
 
 
-def scikit_learn(work: Workload) -> Run | None:
-    """Return an epoch of MLPClassifier, whose cost is always the cross-entropy."""
+def sklearn_model(work: Workload, *, shuffle: bool):
+    """Return an MLPClassifier; its cost is always the cross-entropy."""
     from sklearn.neural_network import MLPClassifier
 
-    x = work.xs.reshape(-1, work.sizes[0])
-    labels = work.ys.reshape(-1, work.sizes[-1]).argmax(axis=1)
-    model = MLPClassifier(
+    return MLPClassifier(
         hidden_layer_sizes=work.sizes[1:-1],
         activation="relu" if work.relu else "logistic",
         solver="sgd",
@@ -209,16 +248,23 @@ def scikit_learn(work: Workload) -> Run | None:
         batch_size=work.batch,  # pyright: ignore[reportArgumentType]
         learning_rate_init=RATE,
         momentum=0.0,
-        shuffle=False,
+        shuffle=shuffle,
     )
-    return lambda: model.partial_fit(x, labels, classes=np.arange(work.sizes[-1]))
+
+
+def scikit_learn(work: Workload) -> Run:
+    """Return an epoch of MLPClassifier."""
+    x, labels = work.x, work.labels()
+    model = sklearn_model(work, shuffle=False)
+    return lambda: model.partial_fit(x, labels, classes=np.unique(labels))
 
 
 # ---------------------------------------------------------------------------------------------
 # PyTorch
 
 
-def _torch_modules(work: Workload):
+def torch_model(work: Workload):
+    """Return a model, its optimizer, its cost of (x, target), and the targets of all steps."""
     import torch
     from torch import nn
 
@@ -229,29 +275,33 @@ def _torch_modules(work: Workload):
             linear.weight.copy_(torch.asarray(w))
             linear.bias.copy_(torch.asarray(b))
         modules += [linear, nn.ReLU() if work.relu else nn.Sigmoid()]
-    return nn.Sequential(*(modules if work.quadratic else modules[:-1]))
+    model = nn.Sequential(*(modules if work.quadratic else modules[:-1]))
+
+    def cost(x, target):
+        if work.quadratic:
+            return 0.5 * ((model(x) - target) ** 2).sum(dim=-1).mean()
+        if work.softmax:
+            return nn.functional.cross_entropy(model(x), target)
+        return nn.functional.binary_cross_entropy_with_logits(model(x), target)
+
+    targets = torch.asarray(work.ys)
+    if work.softmax:
+        targets = targets.argmax(dim=-1)
+    return model, torch.optim.SGD(model.parameters(), lr=RATE), cost, targets
 
 
 def torch_eager(work: Workload, *, compiled: bool = False) -> Run:
     """Return autograd with torch.optim.SGD, mini-batches by slicing."""
     import torch
 
-    model = _torch_modules(work)
-    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-    xs, ys = torch.asarray(work.xs), torch.asarray(work.ys)
-    labels = ys.argmax(dim=-1)
-
-    def cost(x, y, label):
-        if work.quadratic:
-            return 0.5 * ((model(x) - y) ** 2).sum(dim=-1).mean()
-        return torch.nn.functional.cross_entropy(model(x), label)
-
+    _, optimizer, cost, targets = torch_model(work)
     forward = torch.compile(cost) if compiled else cost
+    xs = torch.asarray(work.xs)
 
     def run() -> None:
         for k in range(work.steps):
             optimizer.zero_grad()
-            forward(xs[k], ys[k], labels[k]).backward()
+            forward(xs[k], targets[k]).backward()
             optimizer.step()
 
     return run
@@ -274,7 +324,7 @@ def torch_by_hand(work: Workload) -> Run:
             for l in range(last + 1):  # noqa: E741
                 z = torch.addmm(b[l], A[l], W[l].T)
                 if l == last:
-                    z = z.sigmoid_() if work.quadratic else torch.softmax(z, dim=1)
+                    z = torch.softmax(z, dim=1) if work.softmax else z.sigmoid_()
                 else:
                     z = z.relu_() if work.relu else z.sigmoid_()
                 A.append(z)
@@ -314,7 +364,9 @@ def jax_by_hand(work: Workload, *, scan: bool) -> Run:
         z = a @ w.T + b
         if work.quadratic:
             return 0.5 * ((jax.nn.sigmoid(z) - y) ** 2).sum(axis=-1).mean()
-        return -(y * jax.nn.log_softmax(z)).sum(axis=-1).mean()
+        if work.softmax:
+            return -(y * jax.nn.log_softmax(z)).sum(axis=-1).mean()
+        return (jax.nn.softplus(z) - y * z).sum(axis=-1).mean()
 
     def step(parameters, batch):
         value, slopes = jax.value_and_grad(cost)(parameters, *batch)
@@ -341,27 +393,31 @@ def jax_by_hand(work: Workload, *, scan: bool) -> Run:
     return run
 
 
-def keras_on_jax(work: Workload) -> Run:
-    """Return an epoch of Keras on its JAX backend (set KERAS_BACKEND=jax)."""
+def keras_model(work: Workload):
+    """Return a compiled Keras model."""
     import keras
 
-    last = ("sigmoid", "mse") if work.quadratic else ("softmax", "categorical_crossentropy")
+    output, loss = {
+        "quadratic": ("sigmoid", "mse"),
+        "binary_cross_entropy": ("sigmoid", "binary_crossentropy"),
+        "categorical_cross_entropy": ("softmax", "categorical_crossentropy"),
+    }[work.cost]
     model = keras.Sequential(
         [
             keras.layers.Input((work.sizes[0],)),
             *(keras.layers.Dense(n, activation=work.activation) for n in work.sizes[1:-1]),
-            keras.layers.Dense(work.sizes[-1], activation=last[0]),
+            keras.layers.Dense(work.sizes[-1], activation=output),
         ]
     )
-    model.compile(optimizer=keras.optimizers.SGD(RATE), loss=last[1])
-    x, y = work.xs.reshape(-1, work.sizes[0]), work.ys.reshape(-1, work.sizes[-1])
-    return lambda: model.fit(  # pyright: ignore[reportCallIssue]
-        x,
-        y,
-        batch_size=work.batch,
-        shuffle=False,
-        verbose=0,  # pyright: ignore[reportArgumentType]
-    )
+    model.compile(optimizer=keras.optimizers.SGD(RATE), loss=loss)
+    return model
+
+
+def keras_on_jax(work: Workload) -> Run:
+    """Return an epoch of Keras on its JAX backend (set KERAS_BACKEND=jax)."""
+    model = keras_model(work)
+    settings: Any = {"batch_size": work.batch, "shuffle": False, "verbose": 0}
+    return lambda: model.fit(work.x, work.y, **settings)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,36 +1,61 @@
-"""Time a training step of bp_xp against what a user would otherwise run.
+"""Time bp_xp against what a user would otherwise run.
 
     python -m pip install -e ".[bench]"
-    python ci/benchmarks/run.py [--workloads small medium large] [--json FILE]
+    python ci/benchmarks/run.py [small medium large full_batch sweep epoch memory] [--json FILE]
+
+- small, medium, large, full_batch: a training step, in microseconds.
+- sweep: the medium network with mini-batches of 1 to 4096, in microseconds a sample.
+- epoch: 50,000 samples shuffled, in mini-batches of 10, and an evaluation of 10,000.
+- memory: megabytes that a run needs.
 
 Rounds of all contestants take turns in one process, so that a machine that slows down slows all of
-them; medians of the rounds are printed, in microseconds a step, and their ratios to ours. A library
-that is not installed is left out by name. Every contestant gets the same data, batch, dtype
-(float32) and number of threads.
+them; medians of the rounds are printed, and their ratios to the first. A library that is not
+installed is left out by name. Every contestant gets the same data, batch, dtype (float32) and
+number of threads.
 """
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import numpy as np
-from peers import PEERS, Workload
+from epochs import EPOCHS
+from peers import PEERS, Run, Workload
 
 WORKLOADS = {
     "small": ([784, 30, 10], "sigmoid", "quadratic", 10, 100),
     "medium": ([784, 512, 512, 10], "relu", "categorical_cross_entropy", 128, 8),
     "large": ([784, 2048, 2048, 2048, 10], "relu", "categorical_cross_entropy", 512, 1),
+    "full_batch": ([12288, 20, 7, 5, 1], "relu", "binary_cross_entropy", 200, 4),
 }
+"""Sizes, activation of the hidden layers, cost, batch size, steps in a round."""
+
+BATCHES = (1, 4, 16, 64, 256, 1024, 4096)
+SWEPT = (
+    "bp_xp, NumPy",
+    "bp_xp, PyTorch",
+    "bp_xp, JAX",
+    "NumPy by hand",
+    "PyTorch eager",
+    "JAX jit + scan",
+    "scikit-learn",
+    "matrix products alone",
+)
+
+Contestants = Mapping[str, Callable[[Workload], Run | None]]
 
 
 def machine() -> dict[str, Any]:
@@ -69,10 +94,12 @@ def machine() -> dict[str, Any]:
     return facts
 
 
-def measure(work: Workload, seconds: float, only: list[str]) -> dict[str, float]:
+def measure(
+    contestants: Contestants, work: Workload, *, seconds: float, rounds: int, only: list[str]
+) -> dict[str, float]:
     """Return the median time of a step of each contestant, in microseconds."""
     runs = {}
-    for name, make in PEERS.items():
+    for name, make in contestants.items():
         if only and not any(part in name for part in only):
             continue
         try:
@@ -88,7 +115,7 @@ def measure(work: Workload, seconds: float, only: list[str]) -> dict[str, float]
             print(f"  left out: {name} ({type(error).__name__}: {str(error).splitlines()[0]})")
     times: dict[str, list[float]] = {name: [] for name in runs}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
+    while time.perf_counter() < end or len(next(iter(times.values()))) < rounds:
         for name, run in runs.items():
             time.sleep(0.05)  # the threads of the one before wait for more work by spinning
             run()  # brings data and code back to the caches
@@ -98,27 +125,86 @@ def measure(work: Workload, seconds: float, only: list[str]) -> dict[str, float]
     return {name: 1e6 * statistics.median(each) / work.steps for name, each in times.items()}
 
 
+def print_table(figures: dict[str, float], unit: str) -> None:
+    first = next(iter(figures.values()))
+    for contestant, value in figures.items():
+        print(f"  {contestant:24} {value:12,.1f} {unit} {value / first:8.2f}")
+
+
+def steps(name: str, args: argparse.Namespace) -> dict[str, float]:
+    """Time a step of one of the workloads."""
+    work = Workload(name, *WORKLOADS[name])
+    print(f"\n{name}: {work.sizes} {work.activation}, {work.cost}, batch {work.batch}")
+    figures = measure(PEERS, work, seconds=args.seconds, rounds=5, only=args.only)
+    print_table(figures, "µs a step")
+    return figures
+
+
+def sweep(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Time the medium network with mini-batches of many sizes, in microseconds a sample."""
+    sizes, activation, cost, *_ = WORKLOADS["medium"]
+    contestants = {name: PEERS[name] for name in SWEPT}
+    table: dict[str, dict[str, float]] = {}
+    for batch in BATCHES:
+        work = Workload("sweep", sizes, activation, cost, batch, max(1, 256 // batch))
+        figures = measure(contestants, work, seconds=args.seconds / 4, rounds=5, only=args.only)
+        table[str(batch)] = {name: value / batch for name, value in figures.items()}
+    print(f"\nsweep: {sizes} {activation}, {cost}, µs a sample by batch size")
+    print(" " * 24 + "".join(f"{batch:>10,}" for batch in BATCHES))
+    for name in next(iter(table.values())):
+        print(
+            f"  {name:22}"
+            + "".join(f"{row.get(name, float('nan')):10.2f}" for row in table.values())
+        )
+    return table
+
+
+def epoch(args: argparse.Namespace) -> dict[str, float]:
+    """Time an epoch of the small network, in seconds."""
+    sizes, activation, cost, batch, _ = WORKLOADS["small"]
+    work = Workload("epoch", sizes, activation, cost, batch, 50_000 // batch)
+    print(f"\nepoch: {sizes} {activation}, {cost}, batch {batch}, 50,000 samples, 10,000 evaluated")
+    figures = measure(EPOCHS, work, seconds=args.seconds, rounds=3, only=args.only)
+    seconds = {name: value * work.steps / 1e6 for name, value in figures.items()}
+    print_table({name: 1e3 * value for name, value in seconds.items()}, "ms an epoch")
+    return seconds
+
+
+def memory(_: argparse.Namespace) -> dict[str, float]:
+    """Measure a run on NumPy in a process of its own, in megabytes."""
+    program = Path(__file__).with_name("memory.py")
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True)
+    figures = json.loads(done.stdout)
+    print("\nmemory: " + ", ".join(f"{name} {value:,} MB" for name, value in figures.items()))
+    return figures
+
+
+SECTIONS: dict[str, Callable[[argparse.Namespace], Any]] = {
+    **{name: functools.partial(steps, name) for name in WORKLOADS},
+    "sweep": sweep,
+    "epoch": epoch,
+    "memory": memory,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each workload")
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each section")
     parser.add_argument("--only", nargs="+", default=[], help="contestants with this in their name")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     args = parser.parse_args()
+    if unknown := set(args.sections) - set(SECTIONS):
+        parser.error(f"no section {', '.join(sorted(unknown))}: there are {', '.join(SECTIONS)}")
     warnings.simplefilter("ignore")
 
-    results = {}
-    for name in args.workloads:
-        work = Workload(name, *WORKLOADS[name])
-        print(f"\n{name}: {work.sizes} {work.activation}, {work.cost}, batch {work.batch}")
-        figures = results[name] = measure(work, args.seconds, args.only)
-        base = next(iter(figures.values()))
-        for contestant, microseconds in figures.items():
-            print(f"  {contestant:22} {microseconds:12,.1f} µs a step {microseconds / base:8.2f}")
+    if warning := machine().get("warning"):
+        print(f"warning: {warning}")
+    results = {name: SECTIONS[name](args) for name in args.sections or SECTIONS}
     facts = machine()
     print("\n" + "\n".join(f"{key}: {value}" for key, value in facts.items()))
     if args.json:
-        args.json.write_text(json.dumps({"machine": facts, "microseconds": results}, indent=2))
+        args.json.write_text(json.dumps({"machine": facts, "results": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
