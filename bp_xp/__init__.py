@@ -12,6 +12,7 @@ the network is constructed.
 from bp_xp._typing import Layer
 from bp_xp.activations import ACTIVATIONS, Activation
 from bp_xp.arrays import devices, to_numpy
+from bp_xp.callbacks import Callback, EarlyStopping
 from bp_xp.costs import COSTS, Cost, MatchedCost
 from bp_xp.errors import (
     CheckpointError,
@@ -20,10 +21,19 @@ from bp_xp.errors import (
     DivergenceError,
     DownloadError,
 )
+from bp_xp.history import EpochRecord, History
 from bp_xp.initializers import INITIALIZERS
+from bp_xp.metrics import METRICS, Metric, confusion_matrix, top_k
 from bp_xp.network import Network
-from bp_xp.optimizers import SGD
-from bp_xp.training import EpochRecord, History
+from bp_xp.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+from bp_xp.schedules import (
+    CosineDecay,
+    ExponentialDecay,
+    InverseScaling,
+    LinearWarmUp,
+    ReduceOnPlateau,
+    StepDecay,
+)
 
 __version__ = "0.1.0"
 
@@ -31,19 +41,35 @@ __all__ = [
     "ACTIVATIONS",
     "COSTS",
     "INITIALIZERS",
+    "METRICS",
     "SGD",
     "Activation",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Callback",
     "CheckpointError",
+    "CosineDecay",
     "Cost",
     "DataFormatError",
     "DeviceError",
     "DivergenceError",
     "DownloadError",
+    "EarlyStopping",
     "EpochRecord",
+    "ExponentialDecay",
     "History",
+    "InverseScaling",
     "Layer",
+    "LinearWarmUp",
     "MatchedCost",
+    "Metric",
     "Network",
+    "RMSprop",
+    "ReduceOnPlateau",
+    "StepDecay",
+    "confusion_matrix",
     "devices",
     "to_numpy",
+    "top_k",
 ]

@@ -13,7 +13,7 @@ from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.activations import Activation
 from bp_xp.costs import Cost, MatchedCost
 
-__all__ = ["Model", "Trace", "backpropagate", "cost_of_samples", "feedforward", "forward"]
+__all__ = ["Masks", "Model", "Trace", "backpropagate", "cost_of_samples", "feedforward", "forward"]
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,17 @@ class Trace(NamedTuple):
     Attributes:
         zs: z¹ ... zᴸ, the weighted inputs, shape (N, sizes[l]) each.
         activations: a⁰ = x, a¹ ... aᴸ; one more than ``zs``.
+        passed: ã⁰ ... ãᴸ⁻¹, what each layer passes on to the next: its activations, times its mask
+            where it has dropout.
     """
 
     zs: list[Array]
     activations: list[Array]
+    passed: list[Array]
+
+
+Masks = Sequence[Array | None]
+"""A mask for each layer from the inputs to the last hidden one, shape (N, sizes[l]), or None."""
 
 
 def feedforward(model: Model, layers: Sequence[Layer], x: Array, *, xp: Namespace) -> Array:
@@ -51,17 +58,27 @@ def feedforward(model: Model, layers: Sequence[Layer], x: Array, *, xp: Namespac
     return a
 
 
-def forward(model: Model, layers: Sequence[Layer], x: Array, *, xp: Namespace) -> Trace:
+def forward(
+    model: Model,
+    layers: Sequence[Layer],
+    x: Array,
+    *,
+    masks: Masks | None = None,
+    xp: Namespace,
+) -> Trace:
     """Feed x forward and keep every z and a on the way.
 
-    zˡ = aˡ⁻¹ (Wˡ)ᵀ + bˡ, aˡ = σ(zˡ)
+    zˡ = ãˡ⁻¹ (Wˡ)ᵀ + bˡ, aˡ = σ(zˡ), and ãˡ = aˡ ⊙ mˡ with a mask, otherwise aˡ
     """
-    zs, activations = [], [x]
-    for (W, b), activation in zip(layers, model.activations, strict=True):
-        z = equations.weighted_input(activations[-1], W, b)
+    zs, activations, passed = [], [x], []
+    masks = masks or [None] * len(layers)
+    for (W, b), activation, mask in zip(layers, model.activations, masks, strict=True):
+        a = activations[-1]
+        passed.append(a if mask is None else a * mask)
+        z = equations.weighted_input(passed[-1], W, b)
         zs.append(z)
         activations.append(activation.sigma(z, xp=xp))
-    return Trace(zs, activations)
+    return Trace(zs, activations, passed)
 
 
 def cost_of_samples(model: Model, z: Array, y: Array, *, xp: Namespace) -> Array:
@@ -81,7 +98,14 @@ def _output_error(model: Model, z: Array, a: Array, y: Array, *, xp: Namespace) 
 
 
 def backpropagate(
-    model: Model, layers: Sequence[Layer], x: Array, y: Array, *, xp: Namespace
+    model: Model,
+    layers: Sequence[Layer],
+    x: Array,
+    y: Array,
+    *,
+    weights: Array | None = None,
+    masks: Masks | None = None,
+    xp: Namespace,
 ) -> tuple[list[Layer], Array]:
     """Find the derivatives of the mean cost by every weight and bias.
 
@@ -90,6 +114,9 @@ def backpropagate(
         layers: its parameters, inputs' side first.
         x: inputs, shape (N, I).
         y: targets, shape (N, O).
+        weights: how much each sample counts, shape (N,), not negative; None is alike. Weight k is
+            k copies of the sample, and 0 its absence: the cost is Σ wₙ Cₙ / Σ wₙ.
+        masks: those of dropout, or None.
         xp: their namespace.
 
     Returns:
@@ -99,16 +126,23 @@ def backpropagate(
     References:
         Nielsen, ch. 2, 'The backpropagation algorithm', for a whole mini-batch at once.
     """
-    zs, activations = forward(model, layers, x, xp=xp)
+    zs, activations, passed = forward(model, layers, x, masks=masks, xp=xp)
     delta = _output_error(model, zs[-1], activations[-1], y, xp=xp)
     # δ is small and the gradients are large: the mean's 1/N is taken here, once.
-    delta *= 1.0 / x.shape[-2]
-    gradients = [_gradient(delta, activations[-2], xp=xp)]
+    delta *= 1.0 / x.shape[-2] if weights is None else _shares(weights, xp=xp)
+    gradients = [_gradient(delta, passed[-1], xp=xp)]
     for l in range(len(layers) - 2, -1, -1):  # noqa: E741 - the book's index of layers
         sigma_prime_z = model.activations[l].sigma_prime(zs[l], activations[l + 1], xp=xp)
+        if masks is not None and (mask := masks[l + 1]) is not None:
+            sigma_prime_z = sigma_prime_z * mask
         delta = equations.hidden_error(delta, layers[l + 1].W, sigma_prime_z)
-        gradients.append(_gradient(delta, activations[l], xp=xp))
+        gradients.append(_gradient(delta, passed[l], xp=xp))
     return gradients[::-1], zs[-1]
+
+
+def _shares(weights: Array, *, xp: Namespace) -> Array:
+    """Return wₙ / Σ wₙ, shape (N, 1); all 0 where no sample counts."""
+    return (weights / xp.maximum(xp.sum(weights), 1e-30))[:, None]
 
 
 def _gradient(delta: Array, a_below: Array, *, xp: Namespace) -> Layer:

@@ -22,10 +22,12 @@ __all__ = [
     "check_array",
     "check_batch_size",
     "check_choice",
+    "check_class_weight",
     "check_integer",
     "check_memory",
     "check_number",
     "check_parameter",
+    "check_sample_weight",
     "check_samples",
     "check_seed",
     "check_sizes",
@@ -206,6 +208,58 @@ def check_targets(y: Any, name: str, *, place: Placement, dtype: str, rows: int)
     if values.ndim == 1:
         return values
     return _place_finite(values, name, place, dtype)
+
+
+def check_sample_weight(
+    weights: Any, name: str, *, place: Placement, dtype: str, rows: int
+) -> Array:
+    """Return how much each sample counts, shape (rows,), on the network's device: not negative."""
+    host = _check_kind(weights, name, place)
+    if tuple(host.shape) != (rows,):
+        raise ValueError(
+            f"{name} must have shape ({rows},), one number for each sample, not "
+            f"{tuple(host.shape)}."
+        )
+    values = _place_finite(host, name, place, dtype)
+    least, most = (float(to_numpy(f(values))) for f in (place.xp.min, place.xp.max))
+    if least < 0.0:
+        count = int(to_numpy(place.xp.sum(place.xp.astype(values < 0.0, place.xp.int32))))
+        raise ValueError(f"{name} has {count} negative number(s), the least {least:g}.")
+    if most == 0.0:
+        raise ValueError(f"{name} is zero for every sample: there is nothing to learn from.")
+    return values
+
+
+def check_class_weight(class_weight: Any, counts: np.ndarray) -> np.ndarray:
+    """Return a weight for each class, from a dictionary or ``"balanced"``.
+
+    Args:
+        class_weight: what the user gave.
+        counts: samples of each class, shape (K,).
+    """
+    n_classes = len(counts)
+    if isinstance(class_weight, str):
+        if class_weight != "balanced":
+            raise ValueError(
+                f"class_weight must be a dictionary {{label: weight}} or 'balanced', not "
+                f"{class_weight!r}."
+            )
+        return counts.sum() / (n_classes * np.maximum(counts, 1.0))
+    if not isinstance(class_weight, Mapping):
+        raise TypeError(
+            f"class_weight must be a dictionary {{label: weight}} or 'balanced', not "
+            f"{class_weight!r}."
+        )
+    weights = np.ones(n_classes)
+    for label, weight in class_weight.items():
+        if isinstance(label, bool) or label not in range(n_classes):
+            raise ValueError(
+                f"class_weight has the label {label!r}, but the classes are 0 to {n_classes - 1}."
+            )
+        weights[label] = check_number(weight, f"class_weight[{label}]", least=0.0)
+    if not (weights * counts).any():
+        raise ValueError("class_weight is zero for every class that the samples have.")
+    return weights
 
 
 def check_array(values: Any, name: str, *, place: Placement, dtype: str) -> Array:

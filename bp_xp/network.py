@@ -2,17 +2,19 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bp_xp import backprop, checks, persistence, training
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.activations import ACTIVATIONS, Activation
-from bp_xp.arrays import Placement, dtype_name, place, row_blocks, to_numpy
+from bp_xp.arrays import Placement, dtype_name, place, row_blocks, sum_rows, to_numpy
 from bp_xp.backprop import Model
+from bp_xp.callbacks import Callback, CallbackLike, EarlyStopping, as_callback
 from bp_xp.costs import COSTS, Cost, MatchedCost
 from bp_xp.errors import CheckpointError
+from bp_xp.history import History
 from bp_xp.initializers import (
     INITIALIZERS,
     Initializer,
@@ -20,8 +22,10 @@ from bp_xp.initializers import (
     restore_generator,
     suited_initializer,
 )
+from bp_xp.metrics import Metric, metric_named
 from bp_xp.optimizers import SGD, Optimizer
-from bp_xp.training import Data, History, Run
+from bp_xp.regularization import Regularization
+from bp_xp.training import Data, Look, Run
 
 __all__ = ["Network"]
 
@@ -314,26 +318,40 @@ class Network:
             return self.xp.astype(a[:, 0] > 0.5, index)
         return self.xp.argmax(a, axis=-1)
 
-    def evaluate(self, x: Any, y: Any) -> dict[str, float]:
-        """Return the mean cost, and the accuracy where the targets are classes.
+    def evaluate(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        sample_weight: Any = None,
+        metrics: Sequence[str | Metric | Callable[..., Array]] = (),
+    ) -> dict[str, Any]:
+        """Return the mean cost, the accuracy where the targets are classes, and other metrics.
 
         Args:
             x: inputs, shape (N, I).
             y: labels, shape (N,), or targets, shape (N, O).
+            sample_weight: how much each sample counts for cost and accuracy, shape (N,).
+            metrics: names of :data:`bp_xp.metrics.METRICS`, or functions of (outputs, targets, xp).
 
         Returns:
-            ``{"cost": ..., "accuracy": ...}``; the cost has no L2 term. The accuracy is the share
-            of samples whose label :meth:`predict` gives; it is left out where the outputs are no
-            probabilities, or the targets are not one class each.
+            ``{"cost": ..., "accuracy": ..., ...}``; the cost has no L2 term. The accuracy is the
+            share of samples whose label :meth:`predict` gives; it is left out where the outputs are
+            no probabilities, or the targets are not one class each. Metrics are numbers, the
+            confusion matrix is a NumPy array.
 
         Raises:
             ValueError: shapes do not fit, a label is not a class, a value is not finite.
             TypeError: an array of another library.
         """
+        measured = [metric_named(one) for one in metrics]
         with self._place.active():
-            data = self._check_data(x, y)
+            data = self._check_data(x, y, sample_weight)
+            _check_metrics(measured, data)
             cost, accuracy = training.evaluate(self.model, self._layers, data, place=self._place)
-        return {"cost": cost} if accuracy is None else {"cost": cost, "accuracy": accuracy}
+            values = training.measure(self.model, self._layers, data, measured, place=self._place)
+        known = {"cost": cost} if accuracy is None else {"cost": cost, "accuracy": accuracy}
+        return known | values
 
     def backprop(self, x: Any, y: Any) -> list[Layer]:
         """Return the derivatives of the mean cost over the samples.
@@ -370,8 +388,19 @@ class Network:
         epochs: int = 10,
         batch_size: int | None = None,
         optimizer: Optimizer | None = None,
-        validation_data: tuple[Any, Any] | None = None,
+        validation_data: Sequence[Any] | None = None,
+        validation_fraction: float = 0.0,
+        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | str | None = None,
+        l1: float = 0.0,
         l2: float = 0.0,
+        dropout: float | Sequence[float] = 0.0,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        max_norm: float | None = None,
+        metrics: Sequence[str | Metric | Callable[..., Array]] = (),
+        early_stopping: EarlyStopping | None = None,
+        callbacks: Sequence[CallbackLike] = (),
         shuffle: bool = True,
         progress: bool = True,
         should_stop: Callable[[], bool] | None = None,
@@ -384,10 +413,27 @@ class Network:
             epochs: passes over the data.
             batch_size: samples in a mini-batch; None is 32, or all where there are fewer. The last
                 of an epoch may be shorter: its gradient is the mean over the samples it holds.
-            optimizer: None is ``SGD(0.1)``.
-            validation_data: (x, y) to evaluate after each epoch.
-            l2: adds (l2/2) Σ w² over the weights, not the biases, to the mean cost; the book's
-                λ is l2 · N. It does not depend on the batch size.
+            optimizer: None is ``SGD(0.1)``. Its learning rate may be a schedule.
+            validation_data: (x, y) or (x, y, sample weights) to evaluate after each epoch.
+            validation_fraction: the share of the samples to hold out as validation data, drawn
+                from the network's generator; each class gives its share.
+            sample_weight: how much each sample counts, shape (N,). Weight k is k copies of the
+                sample in its mini-batch, and 0 its absence.
+            class_weight: how much each class counts, ``{label: weight}`` (others 1), times the
+                sample's own weight; ``"balanced"`` lets all classes count alike, N / (K · count).
+            l1: adds l1 Σ |w| over the weights, not the biases, to the mean cost.
+            l2: adds (l2/2) Σ w² likewise; the book's λ is l2 · N. Neither depends on the batch
+                size.
+            dropout: probability with which a hidden neuron is left out of a step: one for all
+                hidden layers, or one for each; one more, in front, is that of the inputs.
+            clip_norm: the largest Euclidean norm of the whole gradient; longer ones are shortened.
+            clip_value: the largest absolute value of a derivative.
+            max_norm: the largest norm of the weights into a neuron, kept after each step.
+            metrics: what to measure on the validation data after each epoch: names of
+                :data:`bp_xp.metrics.METRICS`, or functions of (outputs, targets, xp).
+            early_stopping: ends the run when a value has stopped improving.
+            callbacks: objects of :class:`~bp_xp.callbacks.Callback`, or functions of (network,
+                history) that are called after each epoch; one that returns True ends the run.
             shuffle: whether each epoch has a new order, drawn from the network's generator.
             progress: whether to show a bar on a terminal; without one, each epoch is logged
                 (logger ``"bp_xp"``, level INFO).
@@ -398,17 +444,18 @@ class Network:
         Returns:
             A record for each epoch. Ctrl-C completes the step under way and returns what there is,
             with ``history.stopped == "interrupt"``. The next call goes on from these parameters and
-            with the next data order; a momentum starts at rest in each call.
+            with the next data order; an optimizer starts at rest in each call.
 
         Raises:
             ValueError: shapes do not fit, a label is not a class, a value is not finite, a number
                 is out of range.
             TypeError: an array of another library, an argument of the wrong kind.
-            DivergenceError: the cost is no longer finite. The network keeps the parameters of the
-                last epoch before.
+            DivergenceError: the cost, a parameter or what early stopping monitors is no longer
+                finite. The network keeps the parameters of the last epoch before, or the best ones
+                with early stopping.
 
         References:
-            Nielsen, ch. 1, 'Learning with gradient descent'.
+            Nielsen, ch. 1, 'Learning with gradient descent'; ch. 3 on regularisation.
         """
         optimizer = SGD(0.1) if optimizer is None else optimizer
         if isinstance(optimizer, type) or not (
@@ -418,42 +465,149 @@ class Network:
         for name, value in (("shuffle", shuffle), ("progress", progress)):
             if not isinstance(value, bool):
                 raise TypeError(f"{name} must be True or False, not {value!r}.")
+        if not isinstance(early_stopping, EarlyStopping | None):
+            raise TypeError(
+                f"early_stopping must be one such as EarlyStopping(), not {early_stopping!r}."
+            )
+        terms = Regularization.checked(
+            l1=l1,
+            l2=l2,
+            dropout=dropout,
+            clip_norm=clip_norm,
+            clip_value=clip_value,
+            max_norm=max_norm,
+            hidden=len(self.sizes) - 2,
+        )
+        callbacks = [as_callback(one) for one in callbacks]
+        measured = [metric_named(one) for one in metrics]
         with self._place.active():
-            data = self._check_data(x, y)
+            data = self._check_data(x, y, sample_weight)
+            if class_weight is not None:
+                data = self._weigh_classes(data, class_weight)
             validation = None
             if validation_data is not None:
-                validation = self._check_data(*_pair(validation_data), prefix="validation ")
+                validation = self._check_data(*_parts(validation_data), prefix="validation ")
+            if fraction := checks.check_number(
+                validation_fraction, "validation_fraction", least=0.0, below=1.0
+            ):
+                if validation is not None:
+                    raise ValueError("pass validation_data or validation_fraction, not both.")
+                data, validation = self._hold_out(data, fraction)
+            if measured and validation is None:
+                raise ValueError(
+                    "metrics are measured on validation data: pass validation_data or "
+                    "validation_fraction."
+                )
+            _check_metrics(measured, validation or data)
             run = Run(
                 optimizer,
                 checks.check_integer(epochs, "epochs"),
                 checks.check_batch_size(batch_size, data.x.shape[0]),
                 shuffle,
-                checks.check_number(l2, "l2", least=0.0),
+                terms,
+                measured,
+                [one.every for one in callbacks if one.every],
                 progress,
                 should_stop or (lambda: False),
             )
             if self.classifies:
                 output = self.model.activations[-1].name
                 checks.warn_of_unreachable(data.y, "y", output, xp=self.xp)
-            history = History()
-            epochs_of_run = training.train(
-                self.model,
-                self._layers,
-                data,
-                validation,
-                run,
-                place=self._place,
-                dtype=self._dtype,
-                generator=self._generator,
-            )
-            with contextlib.closing(epochs_of_run):
-                for layers, record in epochs_of_run:
-                    self._layers = layers
-                    if record is None:
-                        history.stopped = "interrupt"
+            return self._train(data, validation, run, early_stopping, callbacks)
+
+    def _train(
+        self,
+        data: Data,
+        validation: Data | None,
+        run: Run,
+        stopping: EarlyStopping | None,
+        callbacks: Sequence[Callback],
+    ) -> History:
+        """Run, keep the parameters as they come, and tell the callbacks."""
+        history = History()
+        looks = training.train(
+            self.model,
+            self._layers,
+            data,
+            validation,
+            run,
+            history,
+            place=self._place,
+            dtype=self._dtype,
+            generator=self._generator,
+        )
+        best = None
+        for callback in callbacks:
+            callback.on_train_start(self, history)
+        try:
+            for callback in callbacks:
+                callback.on_epoch_start(self, history)
+            with contextlib.closing(looks):
+                for look in looks:
+                    self._layers = look.layers
+                    if look.record is None:
+                        asked = self._after_steps(look, history, callbacks)
                     else:
-                        history.records.append(record)
+                        history.records.append(look.record)
+                        if stopping and stopping.best_epoch(history) == look.record.epoch:
+                            best, history.best_epoch = look.layers, look.record.epoch
+                        asked = [callback.on_epoch_end(self, history) for callback in callbacks]
+                        if stopping and stopping.is_over(history):
+                            history.stopped = "early"
+                            break
+                    if any(asked):
+                        history.stopped = "callback"
+                        break
+                    if look.interrupted:
+                        history.stopped = "interrupt"
+                    elif look.record is not None and look.record.epoch < run.epochs:
+                        for callback in callbacks:
+                            callback.on_epoch_start(self, history)
+        finally:
+            if stopping and stopping.restore_best and best is not None:
+                self._layers = best
+            for callback in callbacks:
+                callback.on_train_end(self, history)
         return history
+
+    def _after_steps(
+        self, look: Look, history: History, callbacks: Sequence[Callback]
+    ) -> list[bool | None]:
+        """Tell the callbacks whose number of steps has been taken; return what they ask."""
+        return [
+            callback.on_steps(self, history, look.step)
+            for callback in callbacks
+            if callback.every and look.step % callback.every == 0
+        ]
+
+    def _weigh_classes(self, data: Data, class_weight: Any) -> Data:
+        """Return the data with each sample's weight times that of its class."""
+        if not data.classes:
+            raise ValueError("class_weight needs targets that are one class each.")
+        y = data.y if data.y.shape[1] > 1 else self.xp.concat([1.0 - data.y, data.y], axis=1)
+        counts = to_numpy(sum_rows(y, xp=self.xp))
+        per_class = checks.check_class_weight(class_weight, counts)
+        weights = y @ self._place.asarray(per_class, self._dtype)
+        if data.weights is not None:
+            weights = weights * data.weights
+        return data._replace(weights=weights)
+
+    def _hold_out(self, data: Data, fraction: float) -> tuple[Data, Data]:
+        """Return training and validation data, parted at random, by class where there are any."""
+        labels = None
+        if data.classes:
+            y = data.y
+            labels = to_numpy(self.xp.argmax(y, axis=1) if y.shape[1] > 1 else y[:, 0])
+        parts = training.split_rows(data.x.shape[0], fraction, labels, self._generator)
+        take = [
+            [self.xp.take(values, self._place.asarray(rows), axis=0) for values in data.arrays]
+            for rows in parts
+        ]
+        (x, y, *weights), (xv, yv, *validation_weights) = take
+        return (
+            Data(x, y, data.classes, *weights),
+            Data(xv, yv, data.classes, *validation_weights),
+        )
 
     # -----------------------------------------------------------------------------------------
     # Where it lives
@@ -564,10 +718,19 @@ class Network:
             x, name, place=self._place, dtype=self._dtype, columns=self.sizes[0]
         )
 
-    def _check_data(self, x: Any, y: Any, prefix: str = "") -> Data:
+    def _check_data(self, x: Any, y: Any, weights: Any = None, prefix: str = "") -> Data:
         """Return inputs and targets on the device, labels made targets."""
         x = self._check_samples(x, prefix + "x")
-        return Data(x, *self._check_targets(y, prefix + "y", x.shape[0]))
+        y, classes = self._check_targets(y, prefix + "y", x.shape[0])
+        if weights is not None:
+            weights = checks.check_sample_weight(
+                weights,
+                prefix + "sample_weight",
+                place=self._place,
+                dtype=self._dtype,
+                rows=x.shape[0],
+            )
+        return Data(x, y, classes, weights)
 
     def _check_targets(self, y: Any, name: str, rows: int) -> tuple[Array, bool]:
         outputs = self.sizes[-1]
@@ -595,12 +758,24 @@ class Network:
         return y, one_class and self.classifies
 
 
-def _pair(validation_data: Any) -> tuple[Any, Any]:
-    if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
+def _check_metrics(metrics: Sequence[Metric], data: Data) -> None:
+    """Refuse metrics of classes where the targets are none."""
+    for metric in metrics:
+        if metric.needs_classes and not data.classes:
+            raise ValueError(
+                f"the metric {metric.name!r} needs targets that are one class each, and outputs "
+                "that are probabilities."
+            )
+
+
+def _parts(validation_data: Any) -> Sequence[Any]:
+    if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
         came = type(validation_data).__name__
         size = f" of {len(validation_data)}" if hasattr(validation_data, "__len__") else ""
-        raise TypeError(f"validation_data must be a pair (x, y), not a {came}{size}.")
-    return validation_data[0], validation_data[1]
+        raise TypeError(
+            f"validation_data must be (x, y) or (x, y, sample weights), not a {came}{size}."
+        )
+    return validation_data
 
 
 def _make_model(

@@ -1,35 +1,42 @@
-"""Training: epochs over shuffled mini-batches, and the record that they leave.
+"""Training: epochs over shuffled mini-batches.
 
 Data is on the device before it starts, is shuffled and sliced there, and cost and accuracy are
 summed there; the host asks for them once an epoch.
 """
 
-import contextlib
-import logging
 import math
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
+from bp_xp import dropout, schedules
 from bp_xp._trees import map_leaves
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.arrays import Placement, are_finite, row_blocks, sum_rows, to_numpy
-from bp_xp.backprop import Model, backpropagate, cost_of_samples, forward
+from bp_xp.backprop import Model, backpropagate, cost_of_samples, feedforward, forward
+from bp_xp.console import Interruption, Progress
 from bp_xp.engines import Engine, Loop, Step, engine_for
 from bp_xp.errors import DivergenceError
+from bp_xp.history import EpochRecord, History
+from bp_xp.metrics import Metric
 from bp_xp.optimizers import Optimizer, Update
-from bp_xp.regularization import add_l2_gradient
+from bp_xp.regularization import Regularization
 
-__all__ = ["Data", "EpochRecord", "History", "Run", "evaluate", "make_step", "train"]
-
-logger = logging.getLogger("bp_xp")
+__all__ = [
+    "Data",
+    "Look",
+    "Rule",
+    "Run",
+    "State",
+    "evaluate",
+    "make_step",
+    "measure",
+    "split_rows",
+    "train",
+]
 
 # Mini-batches are gathered in chunks that stay in a processor's cache.
 _CHUNK_BYTES = 1 << 20
@@ -45,99 +52,80 @@ class Data(NamedTuple):
         x: inputs, shape (N, I).
         y: targets, shape (N, O).
         classes: whether each target is one class, so that an accuracy can be told.
+        weights: how much each sample counts, shape (N,), or None where all count alike.
     """
 
     x: Array
     y: Array
     classes: bool
+    weights: Array | None = None
+
+    @property
+    def arrays(self) -> list[Array]:
+        """What each mini-batch is cut from."""
+        return [self.x, self.y] if self.weights is None else [self.x, self.y, self.weights]
 
 
-class EpochRecord(NamedTuple):
-    """What is known of one epoch.
-
-    Attributes:
-        epoch: its number, from 1.
-        cost: mean cost over the training samples, each taken as its mini-batch was used, before
-            the step; without the L2 term.
-        accuracy: share of training samples told right, likewise; None where there are no classes.
-        validation_cost: mean cost over the validation data after the epoch; None without any.
-        validation_accuracy: share told right, likewise.
-        seconds: time it took, validation included.
-        samples_per_second: training samples a second.
-    """
-
-    epoch: int
-    cost: float
-    accuracy: float | None
-    validation_cost: float | None
-    validation_accuracy: float | None
-    seconds: float
-    samples_per_second: float
-
-    def __str__(self) -> str:
-        return f"epoch {self.epoch}  {self.values()}  {self.seconds:.2f} s"
-
-    def values(self) -> str:
-        """Return cost and accuracy as text."""
-        parts = [f"cost {self.cost:.4f}"]
-        if self.accuracy is not None:
-            parts.append(f"accuracy {self.accuracy:.2%}")
-        if self.validation_cost is not None:
-            parts.append(f"validation cost {self.validation_cost:.4f}")
-        if self.validation_accuracy is not None:
-            parts.append(f"validation accuracy {self.validation_accuracy:.2%}")
-        return "  ".join(parts)
-
-
-@dataclass
-class History(Sequence[EpochRecord]):
-    """The record of a training run: a sequence with an entry for each complete epoch.
-
-    ``history["cost"]`` is the list of one value over all epochs, ``history[-1]`` the last epoch.
+class State(NamedTuple):
+    """What changes from step to step.
 
     Attributes:
-        records: the entries.
-        stopped: why the run ended: ``"epochs"`` (all were run) or ``"interrupt"`` (Ctrl-C, or
-            ``should_stop``).
+        layers: the parameters.
+        optimizer: the optimizer's state.
+        masks: dropout's state; empty without dropout.
     """
 
-    records: list[EpochRecord] = field(default_factory=list)
-    stopped: str = "epochs"
+    layers: list[Layer]
+    optimizer: Any
+    masks: Any
 
-    @overload
-    def __getitem__(self, key: int) -> EpochRecord: ...
-    @overload
-    def __getitem__(self, key: slice | str) -> list[Any]: ...
-    def __getitem__(self, key: int | slice | str) -> Any:
-        if isinstance(key, str):
-            if key not in EpochRecord._fields:
-                raise KeyError(f"{key!r}: a record has {', '.join(EpochRecord._fields)}")
-            return [getattr(record, key) for record in self.records]
-        return self.records[key]
 
-    def __len__(self) -> int:
-        return len(self.records)
+@dataclass(frozen=True)
+class Rule:
+    """What a step does: all of it that is no array. Equal rules are compiled once.
 
-    def __str__(self) -> str:
-        return "\n".join(map(str, self.records))
+    Attributes:
+        model: what the network computes.
+        update: the optimizer's step.
+        regularization: what else shapes the gradients and the parameters.
+        weighted: whether a mini-batch comes with weights of its samples.
+        scheduled: whether it comes with a learning rate.
+    """
+
+    model: Model
+    update: Update
+    regularization: Regularization
+    weighted: bool = False
+    scheduled: bool = False
 
 
 # ---------------------------------------------------------------------------------------------
 # Pure functions of arrays: one step, one chunk of steps, one evaluation
 
 
-def make_step(model: Model, update: Update, l2: float, xp: Namespace) -> Step:
-    """Return the training step (state, x, y) -> (state, zᴸ); the state is (layers, optimizer's)."""
+def make_step(rule: Rule, xp: Namespace) -> Step:
+    """Return the training step (state, x, y, weights?, learning rate?) -> (state, zᴸ)."""
+    terms = rule.regularization
 
-    def step(state: Any, x: Array, y: Array) -> tuple[Any, Array]:
-        layers, optimizer_state = state
-        gradients, z = backpropagate(model, layers, x, y, xp=xp)
-        if l2:
-            gradients = add_l2_gradient(gradients, layers, l2)
+    def step(state: State, x: Array, y: Array, *given: Array) -> tuple[State, Array]:
+        layers, optimizer, mask_state = state
+        weights = given[0] if rule.weighted else None
+        if rule.scheduled:
+            optimizer = optimizer._replace(learning_rate=given[-1])
+        masks = None
+        if terms.dropout:
+            masks, mask_state = dropout.draw_masks(
+                mask_state, terms.dropout, x.shape[0], xp=xp, dtype=x.dtype
+            )
+        gradients, z = backpropagate(rule.model, layers, x, y, weights=weights, masks=masks, xp=xp)
+        gradients = terms.shape_gradients(gradients, layers, xp=xp)
         forms = [(p.shape, p.dtype) for layer in layers for p in layer]
-        state = update(layers, gradients, optimizer_state, xp=xp)
-        _check_form(update, state[0], forms)
-        return state, z
+        layers, optimizer = rule.update(layers, gradients, optimizer, xp=xp)
+        _check_form(rule.update, layers, forms)
+        layers = terms.bound_parameters(layers, xp=xp)
+        if rule.scheduled:
+            optimizer = optimizer._replace(learning_rate=state.optimizer.learning_rate)
+        return State(layers, optimizer, mask_state), z
 
     return step
 
@@ -154,47 +142,51 @@ def _check_form(update: Update, layers: Sequence[Layer], forms: Sequence[tuple[A
 
 
 def _chunk(
-    model: Model,
-    update: Update,
-    l2: float,
-    classes: bool,
-    loop: Loop,
-    xp: Namespace,
-    state: Any,
-    xs: Array,
-    ys: Array,
-) -> tuple[Any, Array]:
-    """Take a step for each mini-batch of xs and ys; return the new state and the totals."""
-    state, zs = loop(make_step(model, update, l2, xp), state, (xs, ys), xp=xp)
-    flat = (-1, zs.shape[-1])
-    return state, _totals(model, classes, xp, xp.reshape(zs, flat), xp.reshape(ys, flat))
+    rule: Rule, classes: bool, loop: Loop, xp: Namespace, state: State, batches: Sequence[Array]
+) -> tuple[State, Array]:
+    """Take a step for each mini-batch of a chunk; return the new state and the totals."""
+    state, zs = loop(make_step(rule, xp), state, batches, xp=xp)
+    z = xp.reshape(zs, (-1, zs.shape[-1]))
+    y = xp.reshape(batches[1], z.shape)
+    weights = xp.reshape(batches[2], (-1,)) if rule.weighted else None
+    return state, _totals(rule.model, classes, xp, z, y, weights)
 
 
-def _gather(xp: Namespace, steps: int, rows: Array, x: Array, y: Array) -> tuple[Array, Array]:
-    """Return the mini-batches of some rows of x and y, shapes (steps, batch, I) and (.., O)."""
-    xs, ys = (xp.take(values, rows, axis=0) for values in (x, y))
-    return xp.reshape(xs, (steps, -1, x.shape[1])), xp.reshape(ys, (steps, -1, y.shape[1]))
+def _gather(xp: Namespace, steps: int, rows: Array, *arrays: Array) -> list[Array]:
+    """Return the mini-batches of some rows of each array, shapes (steps, batch, ...)."""
+    return [
+        xp.reshape(xp.take(values, rows, axis=0), (steps, -1, *values.shape[1:]))
+        for values in arrays
+    ]
 
 
 def _evaluation(
-    model: Model, classes: bool, xp: Namespace, layers: Sequence[Layer], x: Array, y: Array
+    model: Model, classes: bool, xp: Namespace, layers: Sequence[Layer], x: Array, *given: Array
 ) -> Array:
-    """Return the totals of samples that are not trained on."""
-    return _totals(model, classes, xp, forward(model, layers, x, xp=xp).zs[-1], y)
+    """Return the totals of samples that are not trained on, given y and perhaps weights."""
+    return _totals(model, classes, xp, forward(model, layers, x, xp=xp).zs[-1], *given)
 
 
-def _totals(model: Model, classes: bool, xp: Namespace, z: Array, y: Array) -> Array:
-    """Return the sum of the samples' costs and the number told right, shape (2,)."""
-    costs = cost_of_samples(model, z, y, xp=xp)
-    cost = sum_rows(costs[:, None], xp=xp)[0]
+def _totals(
+    model: Model, classes: bool, xp: Namespace, z: Array, y: Array, weights: Array | None = None
+) -> Array:
+    """Return the sums over samples of cost, of whether they are told right, of weight: (3,)."""
+    columns = [cost_of_samples(model, z, y, xp=xp)]
+    if classes:
+        a = model.activations[-1].sigma(z, xp=xp)
+        if a.shape[-1] == 1:
+            right = ((a > 0.5) == (y > 0.5))[:, 0]
+        else:
+            right = xp.argmax(a, axis=-1) == xp.argmax(y, axis=-1)
+        columns.append(xp.astype(right, z.dtype))
+    if weights is not None:
+        columns = [*(column * weights for column in columns), weights]
+    sums = [sum_rows(column[:, None], xp=xp)[0] for column in columns]
     if not classes:
-        return xp.stack([cost, 0.0 * cost])
-    a = model.activations[-1].sigma(z, xp=xp)
-    if a.shape[-1] == 1:
-        right = (a > 0.5) == (y > 0.5)
-    else:
-        right = xp.argmax(a, axis=-1) == xp.argmax(y, axis=-1)
-    return xp.stack([cost, xp.sum(xp.astype(right, z.dtype))])
+        sums.insert(1, xp.zeros_like(sums[0]))
+    if weights is None:
+        sums.append(z.shape[0] * xp.ones_like(sums[0]))
+    return xp.stack(sums)
 
 
 def evaluate(
@@ -203,18 +195,39 @@ def evaluate(
     """Return mean cost and accuracy over data; the accuracy is None where there are no classes."""
     judge = engine_for(place.backend).compile(_evaluation, model, data.classes, place.xp)
     totals = [
-        judge(layers, data.x[rows, :], data.y[rows, :])
+        judge(layers, *(values[rows, ...] for values in data.arrays))
         for rows in row_blocks(data.x.shape[0], _EVALUATION_ROWS)
     ]
-    return _means(totals, data.x.shape[0], data.classes, place)
+    return _means(totals, data.classes, place)
 
 
-def _means(
-    totals: Sequence[Array], n: int, classes: bool, place: Placement
-) -> tuple[float, float | None]:
-    """Bring totals to the host, all at once, and divide by the number of samples."""
-    cost, right = to_numpy(place.xp.stack(list(totals))).astype(np.float64).sum(axis=0) / n
-    return float(cost), float(right) if classes else None
+def _means(totals: Sequence[Array], classes: bool, place: Placement) -> tuple[float, float | None]:
+    """Bring totals to the host, all at once, and divide by the weight of the samples."""
+    cost, right, weight = to_numpy(place.xp.stack(list(totals))).astype(np.float64).sum(axis=0)
+    return float(cost / weight), float(right / weight) if classes else None
+
+
+def measure(
+    model: Model,
+    layers: Sequence[Layer],
+    data: Data,
+    metrics: Sequence[Metric],
+    *,
+    place: Placement,
+) -> dict[str, Any]:
+    """Return the value of each metric over data: a number, or a NumPy array."""
+    if not metrics:
+        return {}
+    xp = place.xp
+    predict = engine_for(place.backend).compile(_outputs, model, xp)
+    rows = row_blocks(data.x.shape[0], _EVALUATION_ROWS)
+    a = xp.concat([predict(layers, data.x[block, :]) for block in rows], axis=0)
+    values = {m.name: to_numpy(m.function(a, data.y, xp=xp)) for m in metrics}
+    return {name: value if value.ndim else float(value) for name, value in values.items()}
+
+
+def _outputs(model: Model, xp: Namespace, layers: Sequence[Layer], x: Array) -> Array:
+    return feedforward(model, layers, x, xp=xp)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -230,7 +243,9 @@ class Run:
         epochs: passes over the data.
         batch_size: samples in a mini-batch; the last of an epoch may be shorter.
         shuffle: whether each epoch has an order of its own.
-        l2: strength of the L2 term, (l2/2) Σ w².
+        regularization: penalties, dropout, clipping.
+        metrics: what to measure after each epoch, besides cost and accuracy.
+        look_every: numbers of steps after which the caller wants to look.
         progress: whether to show a bar on a terminal, or log a line an epoch without one.
         should_stop: asked between chunks of steps whether the run shall end.
     """
@@ -239,9 +254,27 @@ class Run:
     epochs: int
     batch_size: int
     shuffle: bool
-    l2: float
-    progress: bool
-    should_stop: Callable[[], bool]
+    regularization: Regularization = field(default_factory=Regularization)
+    metrics: Sequence[Metric] = ()
+    look_every: Sequence[int] = ()
+    progress: bool = False
+    should_stop: Callable[[], bool] = lambda: False
+
+
+class Look(NamedTuple):
+    """What a run shows between two steps.
+
+    Attributes:
+        layers: a copy of the parameters.
+        step: how many steps have been taken.
+        record: that of the epoch, if it is over.
+        interrupted: whether the run ends here, by Ctrl-C or ``should_stop``.
+    """
+
+    layers: list[Layer]
+    step: int
+    record: EpochRecord | None = None
+    interrupted: bool = False
 
 
 def train(
@@ -250,11 +283,12 @@ def train(
     data: Data,
     validation: Data | None,
     run: Run,
+    history: History,
     *,
     place: Placement,
     dtype: str,
     generator: np.random.Generator,
-) -> Generator[tuple[list[Layer], EpochRecord | None], None, None]:
+) -> Generator[Look, None, None]:
     """Train, handing over the parameters and the record after each epoch.
 
     Args:
@@ -263,54 +297,127 @@ def train(
         data: the training data.
         validation: data to evaluate after each epoch, or None.
         run: the settings.
+        history: the epochs so far, to which the caller adds each record as it comes; schedules
+            look at it.
         place: library and device of all arrays.
         dtype: the network's dtype.
-        generator: draws the order of the samples, on the host.
+        generator: draws the order of the samples, and the seed of dropout, on the host.
 
     Yields:
-        A copy of the parameters, and the record of the epoch. After an interruption (Ctrl-C, or
-        ``should_stop``) the last pair holds the parameters of the last complete step, and None.
+        A look after each epoch and each ``look_every`` steps. After an interruption (Ctrl-C, or
+        ``should_stop``) the last one holds the parameters of the last complete step.
 
     Raises:
-        ValueError: the optimizer returns parameters of another shape or dtype.
+        ValueError: the optimizer returns parameters of another shape or dtype, or the schedule
+            gives no learning rate.
         DivergenceError: the cost or a parameter is no longer finite at the end of an epoch.
     """
     xp = place.xp
-    n = data.x.shape[0]
     engine = engine_for(place.backend)
-    settings = (
+    rate = getattr(run.optimizer, "learning_rate", 0.0)
+    rule = Rule(
         _fused(model, engine),
         run.optimizer.update,
-        run.l2,
-        data.classes,
-        engine.new_loop(),
-        xp,
+        run.regularization,
+        weighted=data.weights is not None,
+        scheduled=callable(rate),
     )
-    chunk = engine.compile(_chunk, *settings, consumes=True)
-    state = _copy((layers, run.optimizer.init(layers, place=place, dtype=dtype)), xp)
-    with _Interruption() as interruption, _Progress(run, n) as progress:
+    chunk = engine.compile(_chunk, rule, data.classes, engine.new_loop(), xp, consumes=True)
+    state = _start(model, layers, run, place=place, dtype=dtype, generator=generator)
+    step = 0
+    with (
+        Interruption() as interruption,
+        Progress(run.epochs, data.x.shape[0], show=run.progress) as progress,
+    ):
         for epoch in range(1, run.epochs + 1):
             start = time.perf_counter()
             progress.start(epoch)
             totals = []
-            for xs, ys in _chunks(data, run, generator, place):
+            for batches in _chunks(data, run, generator, place, step):
+                steps = batches[0].shape[0]
+                if rule.scheduled:
+                    rates = schedules.rates(rate, step, steps, history)
+                    batches.append(place.asarray(rates, dtype))
                 # A run that overflows ends in a DivergenceError, which says more than a warning.
                 with np.errstate(over="ignore", invalid="ignore"):
-                    state, total = chunk(state, xs, ys)
+                    state, total = chunk(state, batches)
+                step += steps
                 totals.append(total)
-                progress.advance(xs.shape[0] * xs.shape[1], total)
+                progress.advance(steps * batches[0].shape[1], total)
                 if interruption.asked or run.should_stop():
-                    yield _copy(state[0], xp), None
+                    yield Look(_copy(state.layers, xp), step, interrupted=True)
                     return
-            cost, accuracy = _means(totals, n, data.classes, place)
-            _check_finite(cost, state[0], epoch, run, place)
-            judged = (
-                evaluate(model, state[0], validation, place=place) if validation else (None, None)
-            )
+                if any(step % every == 0 for every in run.look_every):
+                    yield Look(_copy(state.layers, xp), step)
+            cost, accuracy = _means(totals, data.classes, place)
+            _check_finite(cost, state.layers, epoch, run, place)
+            judged, metrics = (None, None), {}
+            if validation is not None:
+                judged = evaluate(model, state.layers, validation, place=place)
+                metrics = measure(model, state.layers, validation, run.metrics, place=place)
             seconds = time.perf_counter() - start
-            record = EpochRecord(epoch, cost, accuracy, *judged, seconds, n / seconds)
+            record = EpochRecord(
+                epoch,
+                cost,
+                accuracy,
+                *judged,
+                seconds,
+                data.x.shape[0] / seconds,
+                {f"validation_{name}": value for name, value in metrics.items()},
+            )
             progress.finish(record)
-            yield _copy(state[0], xp), record
+            yield Look(_copy(state.layers, xp), step, record)
+
+
+def split_rows(
+    n: int, fraction: float, labels: np.ndarray | None, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Part the rows 0 .. n − 1 in two at random.
+
+    Args:
+        n: number of rows.
+        fraction: the share of the second part.
+        labels: the class of each row, shape (n,), to take the share of each class; or None.
+        generator: draws.
+
+    Returns:
+        The numbers of the rows of both parts, in order.
+
+    Raises:
+        ValueError: a part would be empty.
+    """
+    order = generator.permutation(n)
+    groups = [order] if labels is None else [order[labels[order] == c] for c in np.unique(labels)]
+    # Rounding each class by itself could leave none: the shares are rounded as they add up.
+    ends = np.round(np.cumsum([fraction * len(group) for group in groups])).astype(int)
+    counts = np.diff(ends, prepend=0)
+    second = [group[:k] for group, k in zip(groups, counts, strict=True)]
+    first = [group[k:] for group, k in zip(groups, counts, strict=True)]
+    parts = np.sort(np.concatenate(first)), np.sort(np.concatenate(second))
+    if not all(map(len, parts)):
+        raise ValueError(
+            f"validation_fraction={fraction:g} leaves {len(parts[0])} of {n} samples to train on "
+            f"and {len(parts[1])} to validate on: both need some."
+        )
+    return parts
+
+
+def _start(
+    model: Model,
+    layers: Sequence[Layer],
+    run: Run,
+    *,
+    place: Placement,
+    dtype: str,
+    generator: np.random.Generator,
+) -> State:
+    """Return the state before the first step, in memory of its own."""
+    masks = ()
+    if rates := run.regularization.dropout:
+        seed = int(generator.integers(2**63))
+        masks = dropout.init_masks(rates, model.sizes, run.batch_size, seed, place=place)
+    state = State(list(layers), run.optimizer.init(layers, place=place, dtype=dtype), masks)
+    return _copy(state, place.xp)
 
 
 def _fused(model: Model, engine: Engine) -> Model:
@@ -334,30 +441,31 @@ def _copy(tree: Any, xp: Namespace) -> Any:
 
 
 def _chunks(
-    data: Data, run: Run, generator: np.random.Generator, place: Placement
-) -> Iterator[tuple[Array, Array]]:
+    data: Data, run: Run, generator: np.random.Generator, place: Placement, step: int
+) -> Iterator[list[Array]]:
     """Yield an epoch's mini-batches, chunk by chunk, the short last one as its own chunk.
 
-    One permutation, drawn on the host, orders inputs and targets alike.
+    One permutation, drawn on the host, orders all arrays alike. A chunk ends where the caller
+    wants to look; ``step`` is the number of steps before the epoch.
     """
     n, size, engine = data.x.shape[0], run.batch_size, engine_for(place.backend)
     order = place.asarray(generator.permutation(n)) if run.shuffle else None
 
-    def cut(first: int, steps: int, size: int) -> tuple[Array, Array]:
+    def cut(first: int, steps: int, size: int) -> list[Array]:
         rows = slice(first, first + steps * size)
         if order is not None:
-            return engine.compile(_gather, place.xp, steps)(order[rows], data.x, data.y)
-        x, y = (
-            place.xp.reshape(values[rows, :], (steps, size, values.shape[1]))
-            for values in (data.x, data.y)
-        )
-        return x, y
+            return list(engine.compile(_gather, place.xp, steps)(order[rows], *data.arrays))
+        shape = (steps, size)
+        return [place.xp.reshape(v[rows, ...], (*shape, *v.shape[1:])) for v in data.arrays]
 
     batch_bytes = size * (data.x.shape[1] + data.y.shape[1]) * 8
     at_once = max(1, min(_CHUNK_STEPS, _CHUNK_BYTES // batch_bytes))
-    full = n // size
-    for k in range(0, full, at_once):
-        yield cut(k * size, min(at_once, full - k), size)
+    full, k = n // size, 0
+    while k < full:
+        to_look = (every - (step + k) % every for every in run.look_every)
+        steps = min(at_once, full - k, *to_look)
+        yield cut(k * size, steps, size)
+        k += steps
     if rest := n % size:
         yield cut(full * size, 1, rest)
 
@@ -373,92 +481,12 @@ def _check_finite(
         "" if finite.all() else f"; the first layer that is not finite is layer {finite.argmin()}"
     )
     rate = getattr(run.optimizer, "learning_rate", None)
-    remedy = "a smaller learning rate" if rate is None else f"a learning rate below {rate:g}"
-    if run.l2:
-        remedy += f", l2 below {run.l2:g}"
+    number = isinstance(rate, int | float)
+    remedy = f"a learning rate below {rate:g}" if number else "a smaller learning rate"
+    if run.regularization.l2:
+        remedy += f", l2 below {run.regularization.l2:g}"
     raise DivergenceError(
         f"the run diverged in epoch {epoch}: its mean cost is {cost:g}{where}. Try {remedy}, "
         "scaled inputs, or another initializer. The network keeps its parameters from "
         f"{f'epoch {epoch - 1}' if epoch > 1 else 'before the run'}."
     )
-
-
-# ---------------------------------------------------------------------------------------------
-# People: progress, and Ctrl-C
-
-
-class _Progress:
-    """A bar on a terminal; a log line an epoch where there is none."""
-
-    def __init__(self, run: Run, n: int) -> None:
-        self._run = run
-        terminal = run.progress and sys.stderr is not None and sys.stderr.isatty()
-        self._bar = (
-            tqdm(total=run.epochs * n, unit=" samples", unit_scale=True, mininterval=0.2)
-            if terminal
-            else None
-        )
-        self._looked = time.monotonic()
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def start(self, epoch: int) -> None:
-        """Say which epoch it is."""
-        if self._bar is not None:
-            self._bar.set_description_str(f"epoch {epoch}/{self._run.epochs}", refresh=False)
-
-    def advance(self, samples: int, totals: Array) -> None:
-        """Move the bar; the cost is fetched from the device a few times a second at the most."""
-        if self._bar is None:
-            return
-        now = time.monotonic()
-        if now - self._looked > 0.25:
-            self._looked = now
-            self._bar.set_postfix_str(f"cost {to_numpy(totals)[0] / samples:.4f}", refresh=False)
-        self._bar.update(samples)
-
-    def finish(self, record: EpochRecord) -> None:
-        """Report an epoch."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(record.values(), refresh=False)
-        elif self._run.progress:
-            logger.info("%s", record)
-
-
-class _Interruption(contextlib.AbstractContextManager["_Interruption"]):
-    """Turns the first Ctrl-C into a request that is looked at between chunks.
-
-    A step that is under way is completed, so that no layer is ahead of another. The second Ctrl-C
-    is the usual KeyboardInterrupt. Only the main thread may handle signals, and a handler of the
-    program's own is left in place.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._handles = False
-
-    def __enter__(self) -> "_Interruption":
-        self._handles = (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        )
-        if self._handles:
-            signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        if self._handles:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            self._handles = False
-
-    def _ask(self, *_: object) -> None:
-        self.asked = True
-        self._restore()

@@ -42,7 +42,7 @@ def check_equations(options, activation, where, rng):
     net = Network([4, 5, 3], activation=activation, seed=0, **options)
     xp, (hidden, output), (lower, upper) = net.xp, net.model.activations, net.layers
     x, y = (where.asarray(rng.random((6, n))) for n in (4, 3))
-    (z1, z2), (a0, a1, a2) = forward(net.model, net.layers, x, xp=xp)
+    (z1, z2), (a0, a1, a2), _ = forward(net.model, net.layers, x, xp=xp)
 
     assert isinstance(net.model.cost, Cost)
     nabla_a = net.model.cost.gradient(a2, y, xp=xp)

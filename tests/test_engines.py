@@ -13,7 +13,8 @@ from bp_xp.backprop import Model
 from bp_xp.engines import ENGINES, Engine, _aten, cupy, engine_for, numpy, plain, torch
 from bp_xp.engines._base import Loop
 from bp_xp.engines._replay import CannotRecordError
-from bp_xp.training import make_step
+from bp_xp.regularization import Regularization
+from bp_xp.training import Rule, State, make_step
 
 SIZES, STEPS, BATCH = (4, 5, 3), 100, 6
 MODEL = Model(SIZES, (ACTIVATIONS["tanh"], ACTIVATIONS["sigmoid"]), COSTS["quadratic"])
@@ -39,16 +40,16 @@ def run(engine, where, rule, l2):
     xs = where.asarray(rng.normal(size=(STEPS, BATCH, SIZES[0])))
     ys = where.asarray(rng.random((STEPS, BATCH, SIZES[-1])))
     optimizer = OPTIMIZERS[rule]
-    state = (layers, optimizer.init(layers, place=where, dtype="float64"))
-    step = make_step(MODEL, optimizer.update, l2, where.xp)
+    state = State(layers, optimizer.init(layers, place=where, dtype="float64"), ())
+    step = make_step(Rule(MODEL, optimizer.update, Regularization(l2=l2)), where.xp)
     loop = engine.new_loop()
 
     @engine.compile
     def chunk(state, xs, ys):
         return loop(step, state, (xs, ys), xp=where.xp)
 
-    (layers, optimizer_state), zs = chunk(state, xs, ys)
-    return layers, optimizer_state.velocity, zs
+    state, zs = chunk(state, xs, ys)
+    return state.layers, state.optimizer.velocity, zs
 
 
 @functools.cache
@@ -132,7 +133,7 @@ def start(model, optimizer, at):
     """Return a state of its own, and batches."""
     rng = np.random.default_rng(5)
     layers = to_device(random_layers(model.sizes, rng), at)
-    state = (layers, optimizer.init(layers, place=at, dtype="float64"))
+    state = State(layers, optimizer.init(layers, place=at, dtype="float64"), ())
     xs = rng.normal(size=(STEPS, BATCH, model.sizes[0]))
     ys = rng.dirichlet(np.ones(model.sizes[-1]), size=(STEPS, BATCH))
     return state, [at.asarray(xs), at.asarray(ys)]
@@ -143,7 +144,7 @@ def assert_replayed(model, optimizer, at, l2=0.0):
 
     NumPy's to the last bit; PyTorch's to rounding, since it puts some operations together.
     """
-    step = make_step(model, optimizer.update, l2, at.xp)
+    step = make_step(Rule(model, optimizer.update, Regularization(l2=l2)), at.xp)
     state, batches = start(model, optimizer, at)
     assert RECORDERS[at.backend](step, state, [part[0, ...] for part in batches])
     ours = ENGINES[at.backend].new_loop()(step, state, batches, xp=at.xp)
@@ -234,7 +235,7 @@ def _changed_constant(w, g, m, xp):
 )
 def test_what_can_not_be_recorded_is_looped_over_plainly(at, rule):
     optimizer = Own(rule)
-    step = make_step(MODEL, optimizer.update, 0.0, at.xp)
+    step = make_step(Rule(MODEL, optimizer.update, Regularization()), at.xp)
     state, batches = start(MODEL, optimizer, at)
     with pytest.raises((CannotRecordError, TypeError, AttributeError)):
         RECORDERS[at.backend](step, state, [part[0, ...] for part in batches])
@@ -255,7 +256,7 @@ def test_what_can_not_be_recorded_is_looped_over_plainly(at, rule):
 )
 def test_numpy_does_not_record_what_is_no_list_of_operations(rule):
     here = place("cpu")
-    step = make_step(MODEL, Own(rule).update, 0.0, np)
+    step = make_step(Rule(MODEL, Own(rule).update, Regularization()), np)
     state, batches = start(MODEL, Own(rule), here)
     with pytest.raises((CannotRecordError, TypeError, AttributeError)):
         numpy._record(step, state, [part[0, ...] for part in batches])
@@ -265,7 +266,7 @@ def test_torch_does_not_record_chance():
     torch_ = pytest.importorskip("torch")
     here = place(backend="torch")
     optimizer = Own(lambda w, g, m, xp: (w - 0.1 * torch_.rand_like(g), m))
-    step = make_step(MODEL, optimizer.update, 0.0, here.xp)
+    step = make_step(Rule(MODEL, optimizer.update, Regularization()), here.xp)
     state, batches = start(MODEL, optimizer, here)
     with pytest.raises(CannotRecordError, match="looks at values"):
         torch._record(step, state, [part[0, ...] for part in batches])
@@ -275,7 +276,7 @@ def test_a_step_that_is_wrong_is_reported_as_by_the_plain_loop(at):
     def rule(w, g, m, xp):
         raise TypeError("this rule is broken")
 
-    step = make_step(MODEL, Own(rule).update, 0.0, at.xp)
+    step = make_step(Rule(MODEL, Own(rule).update, Regularization()), at.xp)
     with pytest.raises(TypeError, match="this rule is broken"):
         ENGINES[at.backend].new_loop()(step, *start(MODEL, Own(rule), at), xp=at.xp)
 

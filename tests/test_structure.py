@@ -22,9 +22,9 @@ MODULES = {
 ORDER = """
     _typing _trees errors
     arrays persistence datasets
-    checks equations activations initializers
-    costs
-    backprop optimizers schedules regularization metrics
+    checks equations activations initializers history
+    costs schedules metrics dropout regularization console
+    backprop optimizers callbacks
     engines
     training
     network

@@ -9,9 +9,26 @@ import numpy as np
 import pytest
 
 import bp_xp
-from bp_xp import SGD, DivergenceError, EpochRecord, History, Network, to_numpy, training
+from bp_xp import (
+    SGD,
+    Adagrad,
+    Adam,
+    AdamW,
+    DivergenceError,
+    EpochRecord,
+    ExponentialDecay,
+    History,
+    Network,
+    ReduceOnPlateau,
+    RMSprop,
+    console,
+    dropout,
+    to_numpy,
+    training,
+)
 from bp_xp.engines import plain
-from bp_xp.training import make_step
+from bp_xp.regularization import Regularization
+from bp_xp.training import Rule, State, make_step
 
 
 @pytest.fixture
@@ -79,18 +96,21 @@ def test_the_chunks_of_an_epoch_do_not_show(make, data, monkeypatch):
     assert np.allclose(parameters(whole), parameters(cut), rtol=1e-13, atol=0)
 
 
-def test_one_permutation_orders_samples_and_labels(monkeypatch, where, target, rng):  # N22
+def test_one_permutation_orders_samples_labels_and_weights(where, rng):  # N22
     """Row i holds i everywhere, so that a torn pair would show."""
     seen = []
     rows = np.arange(17.0)
-    data = training.Data(
-        where.asarray(np.stack([rows, rows], axis=1)), where.asarray(rows[:, None]), False
-    )
-    run = training.Run(SGD(0.1), 1, 5, True, 0.0, False, lambda: False)
+    x = np.stack([rows, rows], axis=1)
+    data = training.Data(*(where.asarray(part) for part in (x, rows[:, None])), False)
+    data = data._replace(weights=where.asarray(rows))
+    run = training.Run(SGD(0.1), 1, 5, shuffle=True)
     for _ in range(3):
-        for xs, ys in training._chunks(data, run, rng, where):
-            x, y = to_numpy(xs).reshape(-1, 2), to_numpy(ys).reshape(-1, 1)
+        for batches in training._chunks(data, run, rng, where, 0):
+            x, y, w = (
+                to_numpy(part).reshape(-1, k) for part, k in zip(batches, (2, 1, 1), strict=True)
+            )
             assert np.array_equal(x, np.repeat(y, 2, axis=1))
+            assert np.array_equal(y, w)
             seen += y[:, 0].tolist()
 
     epochs = np.reshape(seen, (3, 17))
@@ -386,12 +406,12 @@ def test_silence_is_kept_on_request(data, caplog, capsys):
 
 def test_a_terminal_gets_a_bar_with_epoch_and_running_cost(data, capsys, monkeypatch, make):
     clock = iter(range(10**6))
-    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
     with contextlib.suppress(AttributeError):
-        monkeypatch.setattr(training.sys.stderr, "isatty", lambda: True)
+        monkeypatch.setattr(console.sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("LINES", "30")
-    monkeypatch.setattr(training.tqdm, "monitor_interval", 0)
+    monkeypatch.setattr(console.tqdm, "monitor_interval", 0)
 
     make([3, 2], seed=0).fit(*data, epochs=2, batch_size=4)
 
@@ -401,16 +421,338 @@ def test_a_terminal_gets_a_bar_with_epoch_and_running_cost(data, capsys, monkeyp
 
 
 # ---------------------------------------------------------------------------------------------
+# Weights of samples and of classes
+
+
+def copies_and_weights(seed, n=12):
+    """Return samples with whole weights 0 to 3, and the same samples copied as often."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.standard_normal((n, 3)), rng.integers(0, 2, n)
+    weights = rng.integers(0, 4, n)
+    weights[0] = 2  # not all are zero
+    rows = np.repeat(np.arange(n), weights)
+    return (x, y, weights.astype(float)), (x[rows], y[rows])
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_a_weight_is_a_number_of_copies_and_zero_is_absence(seed):
+    (x, y, weights), copied = copies_and_weights(seed)
+    weighted, copying = (Network([3, 4, 2], seed=seed, dtype="float64") for _ in range(2))
+    settings = {
+        "epochs": 3, "optimizer": SGD(0.5, momentum=0.5), "shuffle": False, "progress": False,
+    }  # fmt: skip
+
+    ours = weighted.fit(
+        x, y, sample_weight=weights, batch_size=len(x),
+        validation_data=(x, y, weights), **settings
+    )  # fmt: skip
+    theirs = copying.fit(*copied, batch_size=len(copied[0]), validation_data=copied, **settings)
+
+    assert np.allclose(parameters(weighted), parameters(copying), rtol=1e-12, atol=1e-14)
+    for name in ("cost", "accuracy", "validation_cost", "validation_accuracy"):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-12)
+    assert weighted.evaluate(x, y, sample_weight=weights) == pytest.approx(
+        copying.evaluate(*copied), rel=1e-12
+    )
+
+
+def test_weights_train_alike_on_every_backend_and_in_every_order(make):
+    (x, y, weights), _ = copies_and_weights(1, n=40)
+    settings = {"epochs": 3, "batch_size": 8, "sample_weight": weights, "progress": False}
+    here, reference = make([3, 4, 2], seed=2), Network([3, 4, 2], seed=2, dtype="float64")
+    here.fit(x, y, **settings)
+    reference.fit(x, y, **settings)
+    assert np.allclose(parameters(here), parameters(reference), rtol=1e-11, atol=1e-13)
+
+
+def test_a_mini_batch_without_weight_takes_no_step():
+    x, y = np.ones((4, 3)), np.array([0, 1, 0, 1])
+    net = Network([3, 2], seed=1)
+    before = parameters(net)
+    net.fit(x[:2], y[:2], epochs=1, batch_size=1, sample_weight=[0.0, 1.0], shuffle=False)
+    once = Network([3, 2], seed=1)
+    once.fit(x[1:2], y[1:2], epochs=1, batch_size=1, shuffle=False)
+    assert not np.array_equal(parameters(net), before)
+    assert np.array_equal(parameters(net), parameters(once))
+
+
+def test_a_class_weight_is_a_weight_of_its_samples(make, data):
+    x, y = data
+    nets = [make([3, 2], seed=1), make([3, 1], seed=1, cost="binary_cross_entropy")]
+    for net in nets:
+        twin = net.to(net.device, backend=net.backend)
+        settings = {"epochs": 2, "batch_size": 5, "progress": False}
+        net.fit(x, y, class_weight={1: 3.0}, **settings)
+        twin.fit(x, y, sample_weight=np.where(y == 1, 3.0, 1.0), **settings)
+        assert np.allclose(parameters(net), parameters(twin), rtol=1e-13, atol=0)
+
+
+def test_balanced_classes_improve_the_balanced_accuracy():
+    rng = np.random.default_rng(0)
+    y = (rng.random(600) < 0.05).astype(int)
+    x = rng.standard_normal((600, 2)) + 1.0 * y[:, None]
+    scores = []
+    for class_weight in (None, "balanced"):
+        net = Network([2, 8, 2], cost="categorical_cross_entropy", seed=0)
+        net.fit(x, y, epochs=30, batch_size=20, class_weight=class_weight, progress=False)
+        scores.append(net.evaluate(x, y, metrics=["balanced_accuracy"])["balanced_accuracy"])
+    assert scores[0] < 0.65
+    assert scores[1] > 0.75
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0] * 22 + [-1.0], r"sample_weight has 1 negative number\(s\), the least -1"),
+        ([0.0] * 23, "sample_weight is zero for every sample"),
+        ([1.0] * 22 + [np.nan], "sample_weight .*NaN"),
+        ([1.0] * 22, r"sample_weight must have shape \(23,\), .* not \(22,\)"),
+        ([[1.0]] * 23, r"sample_weight must have shape \(23,\)"),
+    ],
+)
+def test_bad_weights_are_refused(make, data, weights, message):  # N17
+    with pytest.raises(ValueError, match=message):
+        make([3, 2]).fit(*data, sample_weight=weights)
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "error", "message"),
+    [
+        ({2: 1.0}, ValueError, "has the label 2, but the classes are 0 to 1"),
+        ({True: 1.0}, ValueError, "has the label True"),
+        ({0: -1.0}, ValueError, r"class_weight\[0\] must be"),
+        ({0: 0.0, 1: 0.0}, ValueError, "zero for every class"),
+        ("fair", ValueError, "or 'balanced', not 'fair'"),
+        ([1.0, 2.0], TypeError, "class_weight must be a dictionary"),
+    ],
+)
+def test_bad_class_weights_are_refused(data, class_weight, error, message):
+    with pytest.raises(error, match=message):
+        Network([3, 2]).fit(*data, class_weight=class_weight)
+
+
+def test_class_weights_need_classes(data):
+    with pytest.raises(ValueError, match="class_weight needs targets"):
+        Network([3, 2]).fit(data[0], np.full((23, 2), 0.3), class_weight="balanced")
+
+
+# ---------------------------------------------------------------------------------------------
+# Schedules
+
+
+def test_a_schedule_gives_each_step_its_rate(make, data):
+    x, y = data
+    schedule = ExponentialDecay(1.0, factor=0.9)
+    net = make([3, 2], seed=1)
+    hand = Network.from_layers([(to_numpy(W), to_numpy(b)) for W, b in net.layers], dtype="float64")
+    net.fit(x, y, epochs=2, batch_size=5, optimizer=SGD(schedule), shuffle=False, progress=False)
+    step = 0
+    for _ in range(2):
+        for start in range(0, 23, 5):
+            gradients = hand.backprop(x[start : start + 5], y[start : start + 5])
+            rate = 0.9**step
+            hand.layers = [
+                (W - rate * dW, b - rate * db)
+                for (W, b), (dW, db) in zip(hand.layers, gradients, strict=True)
+            ]
+            step += 1
+    assert np.allclose(parameters(net), parameters(hand), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("rule", [SGD, Adagrad, RMSprop, Adam, AdamW])
+def test_a_constant_schedule_is_a_constant_rate(make, data, rule):
+    nets = [make([3, 4, 2], seed=1) for _ in range(2)]
+    for net, rate in zip(nets, (0.05, lambda step: 0.05), strict=True):
+        net.fit(*data, epochs=2, batch_size=5, optimizer=rule(rate), progress=False)
+    assert np.allclose(parameters(nets[0]), parameters(nets[1]), rtol=1e-12, atol=1e-14)
+
+
+def test_the_rate_is_cut_where_the_run_stalls(data):
+    def stuck(a, y, *, xp):
+        return 0.0 * xp.sum(a)
+
+    schedule = ReduceOnPlateau(
+        1.0, factor=0.1, patience=1, monitor="validation_stuck", higher_is_better=True
+    )
+    moves, last = [], [None]
+
+    def move(network, history):
+        now = parameters(network)
+        if last[0] is not None:
+            moves.append(np.abs(now - last[0]).max())
+        last[0] = now
+
+    Network([3, 2], seed=1, dtype="float64").fit(
+        *data, epochs=4, batch_size=23, optimizer=SGD(schedule), metrics=[stuck],
+        validation_data=data, callbacks=[move], progress=False,
+    )  # fmt: skip
+    # Rates 1, 1 (the first epoch was the best), 0.1, 0.01.
+    assert moves[1] < 0.2 * moves[0]
+    assert moves[2] < 0.2 * moves[1]
+
+
+def test_a_schedule_that_gives_no_rate_is_named(data):
+    with pytest.raises(ValueError, match="step 3"):
+        Network([3, 2]).fit(
+            *data, batch_size=5, optimizer=SGD(lambda step: 0.1 if step < 3 else np.nan)
+        )
+
+
+# ---------------------------------------------------------------------------------------------
+# Dropout, penalties and limits
+
+
+REGULARIZATIONS = {
+    "dropout": {"dropout": 0.5},
+    "dropout of inputs": {"dropout": (0.2, 0.5)},
+    "l1": {"l1": 0.01},
+    "l2": {"l2": 0.01},
+    "norm": {"clip_norm": 0.05},
+    "value": {"clip_value": 0.01},
+    "max norm": {"max_norm": 0.5},
+    "all": {
+        "dropout": 0.2, "l1": 1e-3, "l2": 1e-3, "clip_norm": 0.1, "clip_value": 0.05,
+        "max_norm": 1.0,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", REGULARIZATIONS.values(), ids=REGULARIZATIONS)
+@pytest.mark.parametrize("optimizer", [SGD(0.5, momentum=0.5), Adam(0.05)], ids=["SGD", "Adam"])
+def test_every_option_trains_alike_on_every_backend(make, data, options, optimizer):
+    x, y = data
+    settings = {"epochs": 3, "batch_size": 5, "optimizer": optimizer, "progress": False} | options
+    here, reference = make([3, 6, 2], seed=4), Network([3, 6, 2], seed=4, dtype="float64")
+    plain_run = Network([3, 6, 2], seed=4, dtype="float64")
+    here.fit(x, y, **settings)
+    reference.fit(x, y, **settings)
+    plain_run.fit(x, y, epochs=3, batch_size=5, optimizer=optimizer, progress=False)
+    assert np.allclose(parameters(here), parameters(reference), rtol=1e-10, atol=1e-12)
+    assert not np.allclose(parameters(reference), parameters(plain_run), rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", REGULARIZATIONS.values(), ids=REGULARIZATIONS)
+def test_every_option_is_recorded(options, monkeypatch):
+    """With the plain loop forbidden, what runs is the recorded step."""
+    monkeypatch.setattr(plain, "loop", None)
+    net = Network([3, 6, 2], seed=4)
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((20, 3)), rng.integers(0, 2, 20)
+    for optimizer in (SGD(lambda step: 0.1, momentum=0.9), Adam(0.01), RMSprop(0.01)):
+        net.fit(x, y, epochs=2, batch_size=5, optimizer=optimizer, sample_weight=y + 1.0, **options)
+
+
+def test_max_norm_holds_after_training(make, data):
+    net = make([3, 6, 2], seed=4)
+    net.fit(*data, epochs=5, optimizer=SGD(5.0), max_norm=0.5, progress=False)
+    norms = [np.linalg.norm(to_numpy(W), axis=1) for W, _ in net.layers]
+    assert max(norm.max() for norm in norms) <= 0.5 * (1 + 1e-12)
+
+
+def test_dropout_is_for_training_alone(make, data):
+    x, y = data
+    net = make([3, 50, 2], seed=4)
+    net.fit(x, y, epochs=1, dropout=0.5, progress=False)
+    assert np.array_equal(to_numpy(net.feedforward(x)), to_numpy(net.feedforward(x)))
+
+
+def test_dropout_repeats_with_the_seed_and_differs_without(make, data):
+    nets = [make([3, 20, 2], seed=seed) for seed in (1, 1, 2)]
+    for net in nets:
+        net.layers = [(np.ones(W.shape), np.zeros(b.shape)) for W, b in net.layers]
+        net.fit(*data, epochs=1, batch_size=23, dropout=0.5, shuffle=False, progress=False)
+    assert np.array_equal(parameters(nets[0]), parameters(nets[1]))
+    assert not np.allclose(parameters(nets[0]), parameters(nets[2]))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"dropout": 1.0}, ValueError, "dropout must be"),
+        ({"dropout": -0.1}, ValueError, "dropout must be"),
+        ({"dropout": (0.1, 0.1, 0.1)}, ValueError, "one for each of the 1 hidden layers"),
+        ({"dropout": "half"}, TypeError, "dropout must be a number"),
+        ({"l1": -1}, ValueError, "l1 must be"),
+        ({"clip_norm": 0.0}, ValueError, "clip_norm must be"),
+        ({"clip_value": np.nan}, ValueError, "clip_value must be"),
+        ({"max_norm": -1.0}, ValueError, "max_norm must be"),
+        ({"validation_fraction": 1.0}, ValueError, "validation_fraction must be"),
+        ({"validation_fraction": 0.01}, ValueError, "leaves 23 of 23 samples .* and 0 to"),
+        ({"metrics": ["f1"]}, ValueError, "metrics are measured on validation data"),
+        ({"metrics": ["f2"], "validation_fraction": 0.5}, ValueError, "unknown metric 'f2'"),
+        ({"early_stopping": 3}, TypeError, "early_stopping must be"),
+        ({"callbacks": [3]}, TypeError, "a callback must be"),
+    ],
+)
+def test_bad_settings_are_refused_before_training(data, options, error, message):
+    net = Network([3, 4, 2], seed=1)
+    before = parameters(net)
+    with pytest.raises(error, match=message):
+        net.fit(*data, **options)
+    assert np.array_equal(parameters(net), before)
+
+
+# ---------------------------------------------------------------------------------------------
+# Validation
+
+
+def test_a_fraction_is_held_out_of_each_class(make):
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], [60, 30, 10])
+    first, second = training.split_rows(100, 0.2, y, rng)
+    assert sorted([*first, *second]) == list(range(100))
+    assert np.bincount(y[second]).tolist() == [12, 6, 2]
+    net = make([2, 3], seed=1)
+    history = net.fit(rng.random((100, 2)), y, epochs=1, validation_fraction=0.2, progress=False)
+    assert history[0].validation_cost is not None
+
+
+def test_the_rows_held_out_are_drawn_at_random_and_repeat_with_the_seed():
+    parts = [
+        training.split_rows(50, 0.3, None, np.random.default_rng(seed))[1] for seed in (1, 1, 2)
+    ]
+    assert len(parts[0]) == 15
+    assert np.array_equal(parts[0], parts[1])
+    assert not np.array_equal(parts[0], parts[2])
+
+
+def test_small_classes_add_up_to_the_fraction():
+    labels = np.arange(10)  # one sample of each class
+    first, second = training.split_rows(10, 0.3, labels, np.random.default_rng(0))
+    assert (len(first), len(second)) == (7, 3)
+
+
+def test_metrics_are_recorded_and_evaluated(make, data):
+    def confidence(a, y, *, xp):
+        return xp.mean(xp.max(a, axis=1))
+
+    net = make([3, 4, 2], seed=1)
+    history = net.fit(
+        *data, epochs=2, validation_data=data, metrics=["f1", confidence], progress=False
+    )
+    values = net.evaluate(*data, metrics=["f1", confidence])
+    assert history["validation_f1"][-1] == values["f1"]
+    assert history["validation_confidence"][-1] == pytest.approx(values["confidence"])
+    assert "validation f1" in str(history)
+
+
+def test_metrics_of_classes_need_classes(data):
+    net = Network([3, 2], seed=1)
+    with pytest.raises(ValueError, match="'f1' needs targets that are one class each"):
+        net.evaluate(data[0], np.full((23, 2), 0.3), metrics=["f1"])
+
+
+# ---------------------------------------------------------------------------------------------
 # The step as a pure function
 
 
 def test_a_step_is_a_function_of_arrays_alone(where, target, data, dtype):
-    """(state, x, y) -> (state, z): nothing else goes in, and nothing is read back."""
+    """Nothing goes in but the state, x and y, and nothing is read back."""
     x, y = data
     net = Network([3, 2], backend=target.backend, device=target.device, dtype=dtype, seed=1)
     optimizer = SGD(0.1, momentum=0.5)
-    step = make_step(net.model, optimizer.update, 0.0, where.xp)
-    state = (net.layers, optimizer.init(net.layers, place=where, dtype=dtype))
+    step = make_step(Rule(net.model, optimizer.update, Regularization()), where.xp)
+    state = State(net.layers, optimizer.init(net.layers, place=where, dtype=dtype), ())
 
     state, z = step(state, where.asarray(x, dtype), where.asarray(np.eye(2)[y], dtype))
 
@@ -421,7 +763,18 @@ def test_a_step_is_a_function_of_arrays_alone(where, target, data, dtype):
         assert layer.W.dtype == where.dtype(dtype)
 
 
-def test_a_step_runs_where_nothing_can_be_read_back():
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        SGD(0.1, momentum=0.9, nesterov=True),
+        Adagrad(0.1),
+        RMSprop(0.1, momentum=0.9, centered=True),
+        Adam(0.1, amsgrad=True),
+        AdamW(0.1, decay_biases=False),
+    ],
+    ids=lambda optimizer: type(optimizer).__name__,
+)
+def test_a_step_runs_where_nothing_can_be_read_back(optimizer):
     """PyTorch's meta device has shapes and no values: float(), bool() and int() fail on it."""
     torch = pytest.importorskip("torch")
     where = bp_xp.arrays.place("meta", "torch")
@@ -431,13 +784,18 @@ def test_a_step_runs_where_nothing_can_be_read_back():
         bp_xp.Layer(torch.empty((o, i), device="meta"), torch.empty(o, device="meta"))
         for i, o in ((3, 4), (4, 2))
     ]
-    optimizer = SGD(0.1, momentum=0.9, nesterov=True)
-    step = make_step(model, optimizer.update, 0.1, xp)
-    state = (layers, optimizer.init(layers, place=where, dtype="float32"))
-    xs, ys = torch.empty((5, 6, 3), device="meta"), torch.empty((5, 6, 2), device="meta")
+    terms = Regularization(
+        l1=0.1, l2=0.1, dropout=(0.1, 0.5), clip_norm=1.0, clip_value=1.0, max_norm=1.0
+    )
+    rule = Rule(model, optimizer.update, terms, weighted=True, scheduled=True)
+    masks = dropout.init_masks(terms.dropout, model.sizes, 6, 0, place=where)
+    state = State(layers, optimizer.init(layers, place=where, dtype="float32"), masks)
+    shapes = ((5, 6, 3), (5, 6, 2), (5, 6), (5,))
+    batches = [torch.empty(shape, device="meta") for shape in shapes]
 
-    state, zs = plain.loop(step, state, (xs, ys), xp=xp)
-    totals = training._totals(model, True, xp, zs.reshape(-1, 2), ys.reshape(-1, 2))
+    state, zs = plain.loop(make_step(rule, xp), state, batches, xp=xp)
+    flat = [part.reshape(-1, *part.shape[2:]) for part in (zs, *batches[1:3])]
+    totals = training._totals(model, True, xp, *flat)
 
     assert zs.shape == (5, 6, 2)
     assert totals.device.type == "meta"

@@ -51,9 +51,9 @@ class _Tape(Tape):
         if isinstance(value, list | tuple):
             items = ", ".join(self.write(item) for item in value)
             return f"[{items}]" if isinstance(value, list) else f"({items},)"
-        if like is not None and isinstance(value, int | float):
+        if isinstance(value, int if like is not None and like.kind == "i" else int | float):
             # NumPy would make an array of a number at each call.
-            value = np.asarray(value, dtype=like)
+            value = value if like is None else np.asarray(value, dtype=like)
         return self.name("c", value)
 
 
@@ -84,7 +84,7 @@ class _Recorded(NDArrayOperatorsMixin):
         tape, values = self.tape, [_value(one) for one in inputs]
         kinds = {one.dtype for one in inputs if isinstance(one, _Recorded)}
         like = kinds.pop() if len(kinds) == 1 else None
-        if like is not None and like.kind != "f":
+        if like is not None and like.kind not in "fi":
             like = None
         flat_product = ufunc is np.matmul and all(np.ndim(one) == 2 for one in values)
         function = tape.function(_PRODUCT if flat_product and out is None else ufunc)

@@ -429,22 +429,25 @@ def ours(work: Workload, backend: str) -> Run:
     from bp_xp import SGD, Layer, Network, to_numpy
     from bp_xp.arrays import place
     from bp_xp.engines import engine_for
-    from bp_xp.training import _chunk
+    from bp_xp.regularization import Regularization
+    from bp_xp.training import Rule, State, _chunk
 
     where = place(backend=backend)
     net = Network.from_layers(
         work.parameters(), activation=work.activation, cost=work.cost, backend=backend
     )
     engine, optimizer = engine_for(backend), SGD(RATE)
-    chunk = engine.compile(
-        _chunk, net.model, optimizer.update, 0.0, True, engine.new_loop(), where.xp
-    )
-    layers = [Layer(*layer) for layer in net.layers]
-    state = {"state": (layers, optimizer.init(layers, place=where, dtype="float32"))}
-    xs, ys = where.asarray(work.xs), where.asarray(work.ys)
+    rule = Rule(net.model, optimizer.update, Regularization())
+    chunk = engine.compile(_chunk, rule, True, engine.new_loop(), where.xp, consumes=True)
+    layers = [
+        Layer(where.xp.asarray(W, copy=True), where.xp.asarray(b, copy=True)) for W, b in net.layers
+    ]
+    states = [State(layers, optimizer.init(layers, place=where, dtype="float32"), ())]
+    batches = [where.asarray(work.xs), where.asarray(work.ys)]
 
     def run() -> None:
-        state["state"], totals = chunk(state["state"], xs, ys)
+        state, totals = chunk(states.pop(), batches)
+        states.append(state)
         to_numpy(totals)
 
     return run

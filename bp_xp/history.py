@@ -1,0 +1,88 @@
+"""The record that a training run leaves."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple, overload
+
+__all__ = ["EpochRecord", "History"]
+
+
+class EpochRecord(NamedTuple):
+    """What is known of one epoch.
+
+    Attributes:
+        epoch: its number, from 1.
+        cost: mean cost over the training samples, each taken as its mini-batch was used, before
+            the step; without the L2 term.
+        accuracy: share of training samples told right, likewise; None where there are no classes.
+        validation_cost: mean cost over the validation data after the epoch; None without any.
+        validation_accuracy: share told right, likewise.
+        seconds: time it took, validation included.
+        samples_per_second: training samples a second.
+        metrics: the values of the metrics asked for, by name: ``"validation_f1"``.
+    """
+
+    epoch: int
+    cost: float
+    accuracy: float | None
+    validation_cost: float | None
+    validation_accuracy: float | None
+    seconds: float
+    samples_per_second: float
+    metrics: Mapping[str, float] = MappingProxyType({})
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}  {self.values()}  {self.seconds:.2f} s"
+
+    def values(self) -> str:
+        """Return cost and accuracy as text."""
+        parts = [f"cost {self.cost:.4f}"]
+        if self.accuracy is not None:
+            parts.append(f"accuracy {self.accuracy:.2%}")
+        if self.validation_cost is not None:
+            parts.append(f"validation cost {self.validation_cost:.4f}")
+        if self.validation_accuracy is not None:
+            parts.append(f"validation accuracy {self.validation_accuracy:.2%}")
+        parts += [f"{name.replace('_', ' ')} {value:.4f}" for name, value in self.metrics.items()]
+        return "  ".join(parts)
+
+
+@dataclass
+class History(Sequence[EpochRecord]):
+    """The record of a training run: a sequence with an entry for each complete epoch.
+
+    ``history["cost"]`` is the list of one value over all epochs, ``history[-1]`` the last epoch.
+
+    Attributes:
+        records: the entries.
+        stopped: why the run ended: ``"epochs"`` (all were run), ``"early"`` (early stopping),
+            ``"callback"`` (a callback asked for it) or ``"interrupt"`` (Ctrl-C, or
+            ``should_stop``).
+        best_epoch: the epoch whose parameters early stopping restored; None without.
+    """
+
+    records: list[EpochRecord] = field(default_factory=list)
+    stopped: str = "epochs"
+    best_epoch: int | None = None
+
+    @overload
+    def __getitem__(self, key: int) -> EpochRecord: ...
+    @overload
+    def __getitem__(self, key: slice | str) -> list[Any]: ...
+    def __getitem__(self, key: int | slice | str) -> Any:
+        if not isinstance(key, str):
+            return self.records[key]
+        if key in EpochRecord._fields:
+            return [getattr(record, key) for record in self.records]
+        metrics = self.records[0].metrics if self.records else {}
+        if key not in metrics:
+            known = ", ".join([*EpochRecord._fields[:-1], *metrics])
+            raise KeyError(f"{key!r}: a record has {known}")
+        return [record.metrics[key] for record in self.records]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.records))
