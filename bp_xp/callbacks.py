@@ -44,7 +44,7 @@ class Callback:
 class _AfterEpochs(Callback):
     """A plain function as a callback."""
 
-    def __init__(self, function: Callable[[Any, History], bool | None]) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
 
     def on_epoch_end(self, network: Any, history: History) -> bool | None:
