@@ -4,9 +4,9 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from bp_xp import backprop, checks, persistence, training
+from bp_xp import backprop, checkpoints, checks, persistence, training
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.activations import ACTIVATIONS, Activation
 from bp_xp.arrays import Placement, dtype_name, place, row_blocks, sum_rows, to_numpy
@@ -25,7 +25,7 @@ from bp_xp.initializers import (
 from bp_xp.metrics import Metric, metric_named
 from bp_xp.optimizers import SGD, Optimizer
 from bp_xp.regularization import Regularization
-from bp_xp.training import Data, Look, Run
+from bp_xp.training import Data, Position, Run
 
 __all__ = ["Network"]
 
@@ -401,6 +401,9 @@ class Network:
         metrics: Sequence[str | Metric | Callable[..., Array]] = (),
         early_stopping: EarlyStopping | None = None,
         callbacks: Sequence[CallbackLike] = (),
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool | str | os.PathLike[str] = False,
         shuffle: bool = True,
         progress: bool = True,
         should_stop: Callable[[], bool] | None = None,
@@ -434,6 +437,14 @@ class Network:
             early_stopping: ends the run when a value has stopped improving.
             callbacks: objects of :class:`~bp_xp.callbacks.Callback`, or functions of (network,
                 history) that are called after each epoch; one that returns True ends the run.
+            checkpoint: a file to keep the run in: written after each epoch, when the run is
+                interrupted, and after each ``checkpoint_every`` steps. It is whole at any moment,
+                and :meth:`load` reads it as a network.
+            checkpoint_every: a number of steps, or None.
+            resume: True goes on from the checkpoint if there is one, and begins otherwise; or the
+                path of one that must be there. Settings and data must be those of the run that
+                was saved, but for the number of epochs. The run is then that which was never
+                interrupted: to the last bit on the same backend, to rounding on another.
             shuffle: whether each epoch has a new order, drawn from the network's generator.
             progress: whether to show a bar on a terminal; without one, each epoch is logged
                 (logger ``"bp_xp"``, level INFO).
@@ -450,6 +461,8 @@ class Network:
             ValueError: shapes do not fit, a label is not a class, a value is not finite, a number
                 is out of range.
             TypeError: an array of another library, an argument of the wrong kind.
+            CheckpointError: the checkpoint is damaged, or is of a run with other settings.
+            OSError: a checkpoint could not be written; the one before is left as it was.
             DivergenceError: the cost, a parameter or what early stopping monitors is no longer
                 finite. The network keeps the parameters of the last epoch before, or the best ones
                 with early stopping.
@@ -499,6 +512,8 @@ class Network:
                     "validation_fraction."
                 )
             _check_metrics(measured, validation or data)
+            saving = _check_checkpoint(checkpoint, checkpoint_every, resume)
+            looks = [one.every for one in callbacks if one.every]
             run = Run(
                 optimizer,
                 checks.check_integer(epochs, "epochs"),
@@ -506,14 +521,14 @@ class Network:
                 shuffle,
                 terms,
                 measured,
-                [one.every for one in callbacks if one.every],
+                looks if checkpoint_every is None else [*looks, checkpoint_every],
                 progress,
                 should_stop or (lambda: False),
             )
             if self.classifies:
                 output = self.model.activations[-1].name
                 checks.warn_of_unreachable(data.y, "y", output, xp=self.xp)
-            return self._train(data, validation, run, early_stopping, callbacks)
+            return self._train(data, validation, run, early_stopping, callbacks, saving)
 
     def _train(
         self,
@@ -522,35 +537,45 @@ class Network:
         run: Run,
         stopping: EarlyStopping | None,
         callbacks: Sequence[Callback],
+        saving: "_Saving",
     ) -> History:
         """Run, keep the parameters as they come, and tell the callbacks."""
-        history = History()
-        looks = training.train(
-            self.model,
-            self._layers,
-            data,
-            validation,
-            run,
-            history,
-            place=self._place,
-            dtype=self._dtype,
-            generator=self._generator,
-        )
-        best = None
+        where = {"place": self._place, "dtype": self._dtype, "generator": self._generator}
+        position = training.start(self.model, self._layers, run, **where)
+        history, best, settings = History(), None, {}
+        if saving.path or saving.resume:
+            settings = checkpoints.settings_of(run, data, validation)
+        if saving.resume:
+            position, history, best = self._resume(saving.resume, settings, position)
+        looks = training.train(self.model, data, validation, run, history, position, **where)
+
+        def save(position: Position) -> None:
+            if saving.path:
+                tensors, header = checkpoints.pack(position, history, best, settings)
+                header |= self._header() | {"kind": "run"}
+                persistence.write_tensors(saving.path, tensors, header)
+
         for callback in callbacks:
             callback.on_train_start(self, history)
         try:
+            if stopping and stopping.is_over(history):
+                history.stopped = "early"
+                return history
             for callback in callbacks:
                 callback.on_epoch_start(self, history)
             with contextlib.closing(looks):
                 for look in looks:
                     self._layers = look.layers
                     if look.record is None:
-                        asked = self._after_steps(look, history, callbacks)
+                        step, every = look.position.step, saving.every
+                        if look.interrupted or (every and step % every == 0):
+                            save(look.position)
+                        asked = _after_steps(self, history, callbacks, step)
                     else:
                         history.records.append(look.record)
                         if stopping and stopping.best_epoch(history) == look.record.epoch:
                             best, history.best_epoch = look.layers, look.record.epoch
+                        save(look.position)
                         asked = [callback.on_epoch_end(self, history) for callback in callbacks]
                         if stopping and stopping.is_over(history):
                             history.stopped = "early"
@@ -570,15 +595,27 @@ class Network:
                 callback.on_train_end(self, history)
         return history
 
-    def _after_steps(
-        self, look: Look, history: History, callbacks: Sequence[Callback]
-    ) -> list[bool | None]:
-        """Tell the callbacks whose number of steps has been taken; return what they ask."""
-        return [
-            callback.on_steps(self, history, look.step)
-            for callback in callbacks
-            if callback.every and look.step % callback.every == 0
-        ]
+    def _resume(
+        self, path: Path, settings: dict[str, Any], fresh: Position
+    ) -> checkpoints.Checkpoint:
+        """Return what a checkpoint holds, and take its parameters."""
+        tensors, header = persistence.read_tensors(path)
+        try:
+            ours = self._header()
+            for name in ("sizes", "activations", "cost", "dtype"):
+                if header[name] != ours[name]:
+                    raise ValueError(
+                        f"its network has {name} {header[name]!r}, and this one {ours[name]!r}"
+                    )
+            if header["kind"] != "run":
+                raise ValueError(f"it holds a {header['kind']} and no run")
+            saved = checkpoints.unpack(tensors, header, settings, fresh.state, place=self._place)
+            _read_generator(saved.position.order)
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"{error} is missing" if type(error) is KeyError else error
+            raise CheckpointError(f"{path} can't be gone on with: {what}") from error
+        self.layers = saved.position.state.layers
+        return saved
 
     def _weigh_classes(self, data: Data, class_weight: Any) -> Data:
         """Return the data with each sample's weight times that of its class."""
@@ -652,11 +689,12 @@ class Network:
         Raises:
             OSError: it could not be written; an older file is left as it was.
         """
-        tensors = {}
-        for l, layer in enumerate(self._layers):  # noqa: E741
-            tensors |= {f"layers.{l}.W": to_numpy(layer.W), f"layers.{l}.b": to_numpy(layer.b)}
-        header = {
-            "kind": "network",
+        tensors = checkpoints.layer_tensors(self._layers)
+        return persistence.write_tensors(path, tensors, self._header() | {"kind": "network"})
+
+    def _header(self) -> dict[str, Any]:
+        """Return what a file tells of a network besides its parameters."""
+        return {
             "sizes": list(self.sizes),
             "activations": [activation.name for activation in self.model.activations],
             "cost": self.model.cost.name,
@@ -664,7 +702,6 @@ class Network:
             "seed": self.seed,
             "generator": self._generator.bit_generator.state,
         }
-        return persistence.write_tensors(path, tensors, header)
 
     @classmethod
     def load(
@@ -675,7 +712,7 @@ class Network:
         backend: str | Namespace | None = None,
         custom: Iterable[Activation | Cost | MatchedCost] = (),
     ) -> "Network":
-        """Read a network that :meth:`save` wrote.
+        """Read a network that :meth:`save` wrote, or the one in a checkpoint of a run.
 
         Args:
             path: the file.
@@ -696,6 +733,8 @@ class Network:
         try:
             model, dtype, seed = _read_header(header, own)
             generator = _read_generator(header["generator"])
+            if header["kind"] == "run":
+                tensors = {name: t for name, t in tensors.items() if name.startswith("layers.")}
             layers = _read_layers(tensors, len(model.activations), dtype)
         except (KeyError, TypeError, ValueError) as error:
             what = f"{error} is missing" if type(error) is KeyError else error
@@ -756,6 +795,45 @@ class Network:
             xp=self.xp,
         )
         return y, one_class and self.classifies
+
+
+class _Saving(NamedTuple):
+    """Where a run is kept.
+
+    Attributes:
+        path: the checkpoint to write, or None.
+        every: a number of steps after which it is written as well, or None.
+        resume: the checkpoint to go on from, or None.
+    """
+
+    path: Path | None
+    every: int | None
+    resume: Path | None
+
+
+def _check_checkpoint(checkpoint: Any, every: Any, resume: Any) -> _Saving:
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is None and (every is not None or resume is True):
+        argument = "resume=True" if resume is True else "checkpoint_every"
+        raise ValueError(f"{argument} needs checkpoint=, the path of the file.")
+    if every is not None:
+        checks.check_integer(every, "checkpoint_every")
+    if path is not None:
+        persistence.check_replaceable(path)  # now, and not after an epoch
+    if isinstance(resume, bool):
+        return _Saving(path, every, path if resume and path and path.exists() else None)
+    return _Saving(path, every, Path(resume))
+
+
+def _after_steps(
+    network: Network, history: History, callbacks: Sequence[Callback], step: int
+) -> list[bool | None]:
+    """Tell the callbacks whose number of steps has been taken; return what they ask."""
+    return [
+        callback.on_steps(network, history, step)
+        for callback in callbacks
+        if callback.every and step % callback.every == 0
+    ]
 
 
 def _check_metrics(metrics: Sequence[Metric], data: Data) -> None:
@@ -828,7 +906,7 @@ def _read_header(
     header: dict[str, Any], own: Sequence[Activation | Cost | MatchedCost]
 ) -> tuple[Model, str, int]:
     """Return model, dtype and seed from the header of a file."""
-    if header["kind"] != "network":
+    if header["kind"] not in ("network", "run"):
         raise ValueError(f"it holds a {header['kind']}")
     sigmas = ACTIVATIONS | {s.name: s for s in own if isinstance(s, Activation)}
     costs = COSTS | {c.name: c for c in own if not isinstance(c, Activation)}

@@ -171,22 +171,20 @@ def _totals(
     model: Model, classes: bool, xp: Namespace, z: Array, y: Array, weights: Array | None = None
 ) -> Array:
     """Return the sums over samples of cost, of whether they are told right, of weight: (3,)."""
-    columns = [cost_of_samples(model, z, y, xp=xp)]
+    cost = cost_of_samples(model, z, y, xp=xp)
+    right = xp.zeros_like(cost)
     if classes:
         a = model.activations[-1].sigma(z, xp=xp)
         if a.shape[-1] == 1:
-            right = ((a > 0.5) == (y > 0.5))[:, 0]
+            told = ((a > 0.5) == (y > 0.5))[:, 0]
         else:
-            right = xp.argmax(a, axis=-1) == xp.argmax(y, axis=-1)
-        columns.append(xp.astype(right, z.dtype))
-    if weights is not None:
-        columns = [*(column * weights for column in columns), weights]
-    sums = [sum_rows(column[:, None], xp=xp)[0] for column in columns]
-    if not classes:
-        sums.insert(1, xp.zeros_like(sums[0]))
+            told = xp.argmax(a, axis=-1) == xp.argmax(y, axis=-1)
+        right = xp.astype(told, z.dtype)
     if weights is None:
-        sums.append(z.shape[0] * xp.ones_like(sums[0]))
-    return xp.stack(sums)
+        weights = xp.ones_like(cost)
+    else:
+        cost, right = cost * weights, right * weights
+    return sum_rows(xp.stack([cost, right, weights], axis=-1), xp=xp)
 
 
 def evaluate(
@@ -261,29 +259,49 @@ class Run:
     should_stop: Callable[[], bool] = lambda: False
 
 
+class Position(NamedTuple):
+    """Where a run is between two steps: what it needs to go on, besides its settings and data.
+
+    Attributes:
+        state: what the steps carry on; the next step uses it up.
+        epoch: the epoch under way, from 1.
+        steps: steps taken in that epoch.
+        step: steps taken in the run.
+        totals: those of the chunks of the epoch so far, shape (3,) each.
+        order: the generator's state before the epoch's order was drawn.
+    """
+
+    state: State
+    epoch: int
+    steps: int
+    step: int
+    totals: list[Array]
+    order: Any
+
+
 class Look(NamedTuple):
     """What a run shows between two steps.
 
     Attributes:
         layers: a copy of the parameters.
-        step: how many steps have been taken.
-        record: that of the epoch, if it is over.
+        position: where the run is.
+        record: that of the epoch just over, if one is.
         interrupted: whether the run ends here, by Ctrl-C or ``should_stop``.
     """
 
     layers: list[Layer]
-    step: int
+    position: Position
     record: EpochRecord | None = None
     interrupted: bool = False
 
 
 def train(
     model: Model,
-    layers: Sequence[Layer],
     data: Data,
     validation: Data | None,
     run: Run,
     history: History,
+    position: Position,
     *,
     place: Placement,
     dtype: str,
@@ -293,15 +311,15 @@ def train(
 
     Args:
         model: what the network computes.
-        layers: its parameters at the start; left as they are.
         data: the training data.
         validation: data to evaluate after each epoch, or None.
         run: the settings.
         history: the epochs so far, to which the caller adds each record as it comes; schedules
             look at it.
+        position: where to begin; see :func:`start`.
         place: library and device of all arrays.
         dtype: the network's dtype.
-        generator: draws the order of the samples, and the seed of dropout, on the host.
+        generator: draws the order of the samples, on the host.
 
     Yields:
         A look after each epoch and each ``look_every`` steps. After an interruption (Ctrl-C, or
@@ -323,32 +341,33 @@ def train(
         scheduled=callable(rate),
     )
     chunk = engine.compile(_chunk, rule, data.classes, engine.new_loop(), xp, consumes=True)
-    state = _start(model, layers, run, place=place, dtype=dtype, generator=generator)
-    step = 0
+    state, first, steps, step, totals, order = position
+    generator.bit_generator.state = order
     with (
         Interruption() as interruption,
         Progress(run.epochs, data.x.shape[0], show=run.progress) as progress,
     ):
-        for epoch in range(1, run.epochs + 1):
+        for epoch in range(first, run.epochs + 1):
             start = time.perf_counter()
             progress.start(epoch)
-            totals = []
-            for batches in _chunks(data, run, generator, place, step):
-                steps = batches[0].shape[0]
+            order = generator.bit_generator.state
+            for batches in _chunks(data, run, generator, place, steps, step):
+                taken, size = batches[0].shape[:2]
                 if rule.scheduled:
-                    rates = schedules.rates(rate, step, steps, history)
+                    rates = schedules.rates(rate, step, taken, history)
                     batches.append(place.asarray(rates, dtype))
                 # A run that overflows ends in a DivergenceError, which says more than a warning.
                 with np.errstate(over="ignore", invalid="ignore"):
                     state, total = chunk(state, batches)
-                step += steps
+                steps, step = steps + taken, step + taken
                 totals.append(total)
-                progress.advance(steps * batches[0].shape[1], total)
-                if interruption.asked or run.should_stop():
-                    yield Look(_copy(state.layers, xp), step, interrupted=True)
-                    return
-                if any(step % every == 0 for every in run.look_every):
-                    yield Look(_copy(state.layers, xp), step)
+                progress.advance(taken * size, total)
+                stop = interruption.asked or run.should_stop()
+                if stop or any(step % every == 0 for every in run.look_every):
+                    here = Position(state, epoch, steps, step, totals, order)
+                    yield Look(_copy(state.layers, xp), here, interrupted=stop)
+                    if stop:
+                        return
             cost, accuracy = _means(totals, data.classes, place)
             _check_finite(cost, state.layers, epoch, run, place)
             judged, metrics = (None, None), {}
@@ -366,7 +385,9 @@ def train(
                 {f"validation_{name}": value for name, value in metrics.items()},
             )
             progress.finish(record)
-            yield Look(_copy(state.layers, xp), step, record)
+            steps, totals = 0, []
+            here = Position(state, epoch + 1, 0, step, [], generator.bit_generator.state)
+            yield Look(_copy(state.layers, xp), here, record)
 
 
 def split_rows(
@@ -402,7 +423,7 @@ def split_rows(
     return parts
 
 
-def _start(
+def start(
     model: Model,
     layers: Sequence[Layer],
     run: Run,
@@ -410,14 +431,17 @@ def _start(
     place: Placement,
     dtype: str,
     generator: np.random.Generator,
-) -> State:
-    """Return the state before the first step, in memory of its own."""
+) -> Position:
+    """Return the position before the first step, whose arrays are copies.
+
+    The generator draws the seed of dropout, if there is any.
+    """
     masks = ()
     if rates := run.regularization.dropout:
         seed = int(generator.integers(2**63))
         masks = dropout.init_masks(rates, model.sizes, run.batch_size, seed, place=place)
     state = State(list(layers), run.optimizer.init(layers, place=place, dtype=dtype), masks)
-    return _copy(state, place.xp)
+    return Position(_copy(state, place.xp), 1, 0, 0, [], generator.bit_generator.state)
 
 
 def _fused(model: Model, engine: Engine) -> Model:
@@ -441,12 +465,12 @@ def _copy(tree: Any, xp: Namespace) -> Any:
 
 
 def _chunks(
-    data: Data, run: Run, generator: np.random.Generator, place: Placement, step: int
+    data: Data, run: Run, generator: np.random.Generator, place: Placement, steps: int, step: int
 ) -> Iterator[list[Array]]:
     """Yield an epoch's mini-batches, chunk by chunk, the short last one as its own chunk.
 
     One permutation, drawn on the host, orders all arrays alike. A chunk ends where the caller
-    wants to look; ``step`` is the number of steps before the epoch.
+    wants to look. ``steps`` are taken of this epoch, ``step`` of the run.
     """
     n, size, engine = data.x.shape[0], run.batch_size, engine_for(place.backend)
     order = place.asarray(generator.permutation(n)) if run.shuffle else None
@@ -460,13 +484,13 @@ def _chunks(
 
     batch_bytes = size * (data.x.shape[1] + data.y.shape[1]) * 8
     at_once = max(1, min(_CHUNK_STEPS, _CHUNK_BYTES // batch_bytes))
-    full, k = n // size, 0
+    full, k = n // size, steps
     while k < full:
-        to_look = (every - (step + k) % every for every in run.look_every)
-        steps = min(at_once, full - k, *to_look)
-        yield cut(k * size, steps, size)
-        k += steps
-    if rest := n % size:
+        to_look = (every - (step - steps + k) % every for every in run.look_every)
+        at_most = min(at_once, full - k, *to_look)
+        yield cut(k * size, at_most, size)
+        k += at_most
+    if k == full and (rest := n % size):
         yield cut(full * size, 1, rest)
 
 

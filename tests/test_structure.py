@@ -27,6 +27,7 @@ ORDER = """
     backprop optimizers callbacks
     engines
     training
+    checkpoints
     network
     inspection testing plotting distributed
     estimators book

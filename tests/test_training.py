@@ -105,7 +105,7 @@ def test_one_permutation_orders_samples_labels_and_weights(where, rng):  # N22
     data = data._replace(weights=where.asarray(rows))
     run = training.Run(SGD(0.1), 1, 5, shuffle=True)
     for _ in range(3):
-        for batches in training._chunks(data, run, rng, where, 0):
+        for batches in training._chunks(data, run, rng, where, 0, 0):
             x, y, w = (
                 to_numpy(part).reshape(-1, k) for part, k in zip(batches, (2, 1, 1), strict=True)
             )
