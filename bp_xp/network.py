@@ -14,7 +14,7 @@ from bp_xp.backprop import Model
 from bp_xp.callbacks import Callback, CallbackLike, EarlyStopping, as_callback
 from bp_xp.costs import COSTS, Cost, MatchedCost
 from bp_xp.errors import CheckpointError
-from bp_xp.history import History
+from bp_xp.history import EpochRecord, History
 from bp_xp.initializers import (
     INITIALIZERS,
     Initializer,
@@ -151,6 +151,7 @@ class Network:
         self._generator = make_generator(self.seed)
         self._place = placement
         self._dtype = dtype_name(dtype)
+        self._warm: _Warm | None = None
         placement.dtype(self._dtype)
         with placement.active():
             _check_own_functions(model, placement, self._dtype)
@@ -404,6 +405,7 @@ class Network:
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int | None = None,
         resume: bool | str | os.PathLike[str] = False,
+        warm_start: bool = False,
         shuffle: bool = True,
         progress: bool = True,
         should_stop: Callable[[], bool] | None = None,
@@ -445,6 +447,8 @@ class Network:
                 path of one that must be there. Settings and data must be those of the run that
                 was saved, but for the number of epochs. The run is then that which was never
                 interrupted: to the last bit on the same backend, to rounding on another.
+            warm_start: whether the optimizer goes on from where the call before left it, the step
+                of its schedule included, if that had warm_start as well.
             shuffle: whether each epoch has a new order, drawn from the network's generator.
             progress: whether to show a bar on a terminal; without one, each epoch is logged
                 (logger ``"bp_xp"``, level INFO).
@@ -455,7 +459,7 @@ class Network:
         Returns:
             A record for each epoch. Ctrl-C completes the step under way and returns what there is,
             with ``history.stopped == "interrupt"``. The next call goes on from these parameters and
-            with the next data order; an optimizer starts at rest in each call.
+            with the next data order; an optimizer starts at rest unless ``warm_start``.
 
         Raises:
             ValueError: shapes do not fit, a label is not a class, a value is not finite, a number
@@ -475,7 +479,8 @@ class Network:
             hasattr(optimizer, "init") and hasattr(optimizer, "update")
         ):
             raise TypeError(f"optimizer must be one such as SGD(0.1), not {optimizer!r}.")
-        for name, value in (("shuffle", shuffle), ("progress", progress)):
+        switches = {"shuffle": shuffle, "progress": progress, "warm_start": warm_start}
+        for name, value in switches.items():
             if not isinstance(value, bool):
                 raise TypeError(f"{name} must be True or False, not {value!r}.")
         if not isinstance(early_stopping, EarlyStopping | None):
@@ -513,6 +518,8 @@ class Network:
                 )
             _check_metrics(measured, validation or data)
             saving = _check_checkpoint(checkpoint, checkpoint_every, resume)
+            if saving.resume and warm_start:
+                raise ValueError("pass resume or warm_start, not both.")
             looks = [one.every for one in callbacks if one.every]
             run = Run(
                 optimizer,
@@ -528,7 +535,36 @@ class Network:
             if self.classifies:
                 output = self.model.activations[-1].name
                 checks.warn_of_unreachable(data.y, "y", output, xp=self.xp)
+            self._warm = (self._warm or _Warm(run)) if warm_start else None
+            if self._warm:
+                self._warm.check(run)
             return self._train(data, validation, run, early_stopping, callbacks, saving)
+
+    def partial_fit(self, x: Any, y: Any, **options: Any) -> EpochRecord:
+        """Train on some samples more: one pass over them, the optimizer going on where it was.
+
+        Args:
+            x: inputs, shape (N, I).
+            y: labels, shape (N,), or targets, shape (N, O).
+            options: those of :meth:`fit`, but for ``epochs`` and ``warm_start``; the optimizer and
+                dropout must be the same at each call.
+
+        Returns:
+            The record of the pass.
+
+        Raises:
+            ValueError, TypeError, DivergenceError: as for :meth:`fit`; the parameters are then
+                those of before.
+
+        Examples:
+            >>> net = Network([1, 1], cost="binary_cross_entropy", seed=0)
+            >>> for _ in range(20):
+            ...     record = net.partial_fit([[0.0], [1.0]], [0, 1], optimizer=SGD(5.0))
+            >>> net.predict([[0.0], [1.0]])
+            array([0, 1])
+        """
+        settings: dict[str, Any] = {"progress": False} | options
+        return self.fit(x, y, epochs=1, warm_start=True, **settings)[-1]
 
     def _train(
         self,
@@ -542,6 +578,10 @@ class Network:
         """Run, keep the parameters as they come, and tell the callbacks."""
         where = {"place": self._place, "dtype": self._dtype, "generator": self._generator}
         position = training.start(self.model, self._layers, run, **where)
+        warm, self._warm = self._warm, None
+        if warm and warm.position:
+            state = warm.position.state._replace(layers=position.state.layers)
+            position = position._replace(state=state, step=warm.position.step)
         history, best, settings = History(), None, {}
         if saving.path or saving.resume:
             settings = checkpoints.settings_of(run, data, validation)
@@ -566,6 +606,7 @@ class Network:
             with contextlib.closing(looks):
                 for look in looks:
                     self._layers = look.layers
+                    position = look.position
                     if look.record is None:
                         step, every = look.position.step, saving.every
                         if look.interrupted or (every and step % every == 0):
@@ -593,6 +634,8 @@ class Network:
                 self._layers = best
             for callback in callbacks:
                 callback.on_train_end(self, history)
+        if warm:
+            self._warm = _Warm(run, position)
         return history
 
     def _resume(
@@ -795,6 +838,32 @@ class Network:
             xp=self.xp,
         )
         return y, one_class and self.classifies
+
+
+class _Warm(NamedTuple):
+    """What a call with ``warm_start`` leaves for the next.
+
+    Attributes:
+        run: its settings.
+        position: where it ended; None before the first.
+    """
+
+    run: Run
+    position: Position | None = None
+
+    def check(self, run: Run) -> None:
+        """Refuse settings that the state does not fit."""
+        if run.optimizer != self.run.optimizer:
+            raise ValueError(
+                f"warm_start goes on with the optimizer of the last call, {self.run.optimizer!r}, "
+                f"not {run.optimizer!r}."
+            )
+        dropout, before = run.regularization.dropout, self.run.regularization.dropout
+        if dropout != before or (dropout and run.batch_size != self.run.batch_size):
+            raise ValueError(
+                f"warm_start goes on with the dropout {before} and batch_size "
+                f"{self.run.batch_size} of the last call, not {dropout} and {run.batch_size}."
+            )
 
 
 class _Saving(NamedTuple):

@@ -5,7 +5,18 @@ import numpy as np
 import pytest
 
 import bp_xp
-from bp_xp import SGD, Activation, CheckpointError, Cost, DeviceError, Layer, Network, to_numpy
+from bp_xp import (
+    SGD,
+    Activation,
+    Adam,
+    CheckpointError,
+    Cost,
+    DeviceError,
+    ExponentialDecay,
+    Layer,
+    Network,
+    to_numpy,
+)
 from bp_xp.persistence import read_tensors, write_tensors
 
 
@@ -497,3 +508,69 @@ def test_the_momentum_of_a_saved_run_starts_at_rest(x, tmp_path):
     net.fit(x, y, **options)
 
     assert np.array_equal(net.layers[0].W, once.layers[0].W)
+
+
+# ---------------------------------------------------------------------------------------------
+# Training in parts
+
+
+def weights_of(net):
+    return np.concatenate([to_numpy(part).ravel() for layer in net.layers for part in layer])
+
+
+@pytest.mark.parametrize(
+    "optimizer", [SGD(0.1, momentum=0.9), Adam(0.01), SGD(ExponentialDecay(0.5, factor=0.9))]
+)
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_partial_fits_are_one_run(target, rng, optimizer, dropout):
+    x, y = rng.normal(size=(12, 3)), rng.integers(0, 2, 12)
+    options = {"backend": target.backend, "device": target.device, "dtype": "float64", "seed": 1}
+    settings = {"optimizer": optimizer, "batch_size": 4, "dropout": dropout, "shuffle": False}
+    whole, parts = (Network([3, 5, 2], **options) for _ in range(2))
+    whole.fit(x, y, epochs=4, progress=False, **settings)
+    records = [parts.partial_fit(x, y, **settings) for _ in range(4)]
+    if dropout:  # each call draws a seed, the first one's is used
+        assert records[-1].cost > 0
+    np.testing.assert_allclose(weights_of(parts), weights_of(whole), rtol=1e-12, atol=1e-14)
+
+
+def test_a_warm_start_takes_samples_of_any_number(rng):
+    net = Network([3, 5, 2], seed=1)
+    for n in (1, 50, 7):
+        net.partial_fit(rng.normal(size=(n, 3)), rng.integers(0, 2, n), optimizer=Adam(0.01))
+
+
+def test_a_fit_without_warm_start_begins_at_rest(rng):
+    x, y = rng.normal(size=(12, 3)), rng.integers(0, 2, 12)
+    nets = [Network([3, 2], seed=1) for _ in range(2)]
+    settings = {"optimizer": SGD(0.1, momentum=0.9), "epochs": 1, "shuffle": False}
+    for net, warm in zip(nets, (True, False), strict=True):
+        net.fit(x, y, warm_start=True, **settings)
+        net.fit(x, y, warm_start=warm, **settings)
+    assert not np.array_equal(weights_of(nets[0]), weights_of(nets[1]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": SGD(0.2)}, r"goes on with the optimizer of the last call, SGD\("),
+        ({"dropout": 0.1}, "goes on with the dropout"),
+    ],
+)
+def test_a_warm_start_with_other_settings_is_refused(rng, changes, message):
+    x, y = rng.normal(size=(12, 3)), rng.integers(0, 2, 12)
+    net = Network([3, 4, 2], seed=1)
+    settings = {"optimizer": SGD(0.1), "dropout": 0.5}
+    net.partial_fit(x, y, **settings)
+    with pytest.raises(ValueError, match=message):
+        net.partial_fit(x, y, **settings | changes)
+
+
+def test_a_partial_fit_with_an_unknown_label_changes_nothing(rng):  # X07
+    x = rng.normal(size=(12, 3))
+    net = Network([3, 2], seed=1)
+    net.partial_fit(x, rng.integers(0, 2, 12))
+    before = weights_of(net)
+    with pytest.raises(ValueError, match="2"):
+        net.partial_fit(x, np.full(12, 2))
+    assert np.array_equal(weights_of(net), before)

@@ -11,8 +11,9 @@ from bp_xp.arrays import place
 from bp_xp.backprop import Model
 from bp_xp.engines import engine_for, plain
 from bp_xp.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+from bp_xp.regularization import Regularization
 from bp_xp.schedules import CosineDecay, LinearWarmUp, ReduceOnPlateau
-from bp_xp.training import make_step
+from bp_xp.training import Rule, State, make_step
 
 SIZES = [4, 5, 3]
 RULES = {
@@ -280,7 +281,7 @@ def begin(optimizer, where):
     """Return a state, inputs, targets and rates for some steps."""
     rng = np.random.default_rng(5)
     layers = to_device(random_layers(SIZES, rng), where)
-    state = (layers, optimizer.init(layers, place=where, dtype="float64"))
+    state = State(layers, optimizer.init(layers, place=where, dtype="float64"), ())
     xs, ys = rng.normal(size=(STEPS, BATCH, SIZES[0])), rng.random((STEPS, BATCH, SIZES[-1]))
     return state, *map(where.asarray, (xs, ys, np.linspace(0.1, 0.0, STEPS)))
 
@@ -298,7 +299,7 @@ def take(engine, step, optimizer, where, parts):
 @RULE
 def test_numpy_records_every_rule_and_replays_it_to_the_last_bit(rule):
     optimizer, where = RULES[rule], place("cpu")
-    step = make_step(MODEL, optimizer.update, 0.0, where.xp)
+    step = make_step(Rule(MODEL, optimizer.update, Regularization()), where.xp)
     state, xs, ys, _ = begin(optimizer, where)
     assert engines.numpy._record(step, state, (xs[0], ys[0]))
     replayed = take(engines.ENGINES["numpy"], step, optimizer, where, 2)
@@ -310,7 +311,7 @@ def test_numpy_records_every_rule_and_replays_it_to_the_last_bit(rule):
 def test_pytorch_records_every_rule_and_replays_it(rule):
     pytest.importorskip("torch")
     optimizer, where = RULES[rule], place("cpu", "torch")
-    step = make_step(MODEL, optimizer.update, 0.01, where.xp)
+    step = make_step(Rule(MODEL, optimizer.update, Regularization(l2=0.01)), where.xp)
     state, xs, ys, _ = begin(optimizer, where)
     assert engines.torch._record(step, state, (xs[0], ys[0]))
     replayed = take(engines.ENGINES["torch"], step, optimizer, where, 2)
@@ -321,14 +322,7 @@ def test_pytorch_records_every_rule_and_replays_it(rule):
 
 def step_at(optimizer, where):
     """Return a step that is given its rate with the mini-batch, as a schedule's run is."""
-    step = make_step(MODEL, optimizer.update, 0.0, where.xp)
-
-    def step_at_rate(state, x, y, rate):
-        layers, own = state
-        (layers, new), z = step((layers, own._replace(learning_rate=rate)), x, y)
-        return (layers, new._replace(learning_rate=own.learning_rate)), z
-
-    return step_at_rate
+    return make_step(Rule(MODEL, optimizer.update, Regularization(), scheduled=True), where.xp)
 
 
 @RULE
