@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from bp_xp import backprop, checkpoints, checks, persistence, training
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.activations import ACTIVATIONS, Activation
@@ -496,6 +498,9 @@ class Network:
             max_norm=max_norm,
             hidden=len(self.sizes) - 2,
         )
+        saving = _check_checkpoint(checkpoint, checkpoint_every, resume, self._generator)
+        if saving.saved and warm_start:
+            raise ValueError("pass resume or warm_start, not both.")
         callbacks = [as_callback(one) for one in callbacks]
         measured = [metric_named(one) for one in metrics]
         with self._place.active():
@@ -510,16 +515,14 @@ class Network:
             ):
                 if validation is not None:
                     raise ValueError("pass validation_data or validation_fraction, not both.")
-                data, validation = self._hold_out(data, fraction)
+                generator = restore_generator(saving.begun) if saving.saved else self._generator
+                data, validation = self._hold_out(data, fraction, generator)
             if measured and validation is None:
                 raise ValueError(
                     "metrics are measured on validation data: pass validation_data or "
                     "validation_fraction."
                 )
             _check_metrics(measured, validation or data)
-            saving = _check_checkpoint(checkpoint, checkpoint_every, resume)
-            if saving.resume and warm_start:
-                raise ValueError("pass resume or warm_start, not both.")
             looks = [one.every for one in callbacks if one.every]
             run = Run(
                 optimizer,
@@ -583,16 +586,16 @@ class Network:
             state = warm.position.state._replace(layers=position.state.layers)
             position = position._replace(state=state, step=warm.position.step)
         history, best, settings = History(), None, {}
-        if saving.path or saving.resume:
+        if saving.path or saving.saved:
             settings = checkpoints.settings_of(run, data, validation)
-        if saving.resume:
-            position, history, best = self._resume(saving.resume, settings, position)
+        if saving.saved:
+            position, history, best = self._resume(saving.saved, settings, position)
         looks = training.train(self.model, data, validation, run, history, position, **where)
 
         def save(position: Position) -> None:
             if saving.path:
                 tensors, header = checkpoints.pack(position, history, best, settings)
-                header |= self._header() | {"kind": "run"}
+                header |= self._header() | {"kind": "run", "begun": saving.begun}
                 persistence.write_tensors(saving.path, tensors, header)
 
         for callback in callbacks:
@@ -639,10 +642,10 @@ class Network:
         return history
 
     def _resume(
-        self, path: Path, settings: dict[str, Any], fresh: Position
+        self, file: "_SavedRun", settings: dict[str, Any], fresh: Position
     ) -> checkpoints.Checkpoint:
         """Return what a checkpoint holds, and take its parameters."""
-        tensors, header = persistence.read_tensors(path)
+        path, tensors, header = file
         try:
             ours = self._header()
             for name in ("sizes", "activations", "cost", "dtype"):
@@ -650,13 +653,10 @@ class Network:
                     raise ValueError(
                         f"its network has {name} {header[name]!r}, and this one {ours[name]!r}"
                     )
-            if header["kind"] != "run":
-                raise ValueError(f"it holds a {header['kind']} and no run")
             saved = checkpoints.unpack(tensors, header, settings, fresh.state, place=self._place)
             _read_generator(saved.position.order)
         except (KeyError, TypeError, ValueError) as error:
-            what = f"{error} is missing" if type(error) is KeyError else error
-            raise CheckpointError(f"{path} can't be gone on with: {what}") from error
+            raise _no_way_on(path, error) from error
         self.layers = saved.position.state.layers
         return saved
 
@@ -672,13 +672,15 @@ class Network:
             weights = weights * data.weights
         return data._replace(weights=weights)
 
-    def _hold_out(self, data: Data, fraction: float) -> tuple[Data, Data]:
+    def _hold_out(
+        self, data: Data, fraction: float, generator: np.random.Generator
+    ) -> tuple[Data, Data]:
         """Return training and validation data, parted at random, by class where there are any."""
         labels = None
         if data.classes:
             y = data.y
             labels = to_numpy(self.xp.argmax(y, axis=1) if y.shape[1] > 1 else y[:, 0])
-        parts = training.split_rows(data.x.shape[0], fraction, labels, self._generator)
+        parts = training.split_rows(data.x.shape[0], fraction, labels, generator)
         take = [
             [self.xp.take(values, self._place.asarray(rows), axis=0) for values in data.arrays]
             for rows in parts
@@ -866,21 +868,33 @@ class _Warm(NamedTuple):
             )
 
 
+class _SavedRun(NamedTuple):
+    """The content of a checkpoint, as it was read."""
+
+    path: Path
+    tensors: dict[str, np.ndarray]
+    header: dict[str, Any]
+
+
 class _Saving(NamedTuple):
     """Where a run is kept.
 
     Attributes:
         path: the checkpoint to write, or None.
         every: a number of steps after which it is written as well, or None.
-        resume: the checkpoint to go on from, or None.
+        saved: the checkpoint to go on from, or None.
+        begun: the generator's state when the run began.
     """
 
     path: Path | None
     every: int | None
-    resume: Path | None
+    saved: _SavedRun | None
+    begun: Any
 
 
-def _check_checkpoint(checkpoint: Any, every: Any, resume: Any) -> _Saving:
+def _check_checkpoint(
+    checkpoint: Any, every: Any, resume: Any, generator: np.random.Generator
+) -> _Saving:
     path = None if checkpoint is None else Path(checkpoint)
     if path is None and (every is not None or resume is True):
         argument = "resume=True" if resume is True else "checkpoint_every"
@@ -890,8 +904,27 @@ def _check_checkpoint(checkpoint: Any, every: Any, resume: Any) -> _Saving:
     if path is not None:
         persistence.check_replaceable(path)  # now, and not after an epoch
     if isinstance(resume, bool):
-        return _Saving(path, every, path if resume and path and path.exists() else None)
-    return _Saving(path, every, Path(resume))
+        resume = path if resume and path and path.exists() else None
+    if resume is None:
+        return _Saving(path, every, None, generator.bit_generator.state)
+    saved = _read_run(Path(resume))
+    return _Saving(path, every, saved, saved.header["begun"])
+
+
+def _read_run(path: Path) -> _SavedRun:
+    tensors, header = persistence.read_tensors(path)
+    try:
+        if header["kind"] != "run":
+            raise ValueError(f"it holds a {header['kind']} and no run")
+        _read_generator(header["begun"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _no_way_on(path, error) from error
+    return _SavedRun(path, tensors, header)
+
+
+def _no_way_on(path: Path, error: Exception) -> CheckpointError:
+    what = f"{error} is missing" if type(error) is KeyError else error
+    return CheckpointError(f"{path} can't be gone on with: {what}")
 
 
 def _after_steps(

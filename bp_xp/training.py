@@ -328,11 +328,12 @@ def train(
     Raises:
         ValueError: the optimizer returns parameters of another shape or dtype, or the schedule
             gives no learning rate.
+        TypeError: there is a schedule, and the optimizer's state has no learning rate.
         DivergenceError: the cost or a parameter is no longer finite at the end of an epoch.
     """
     xp = place.xp
     engine = engine_for(place.backend)
-    rate = getattr(run.optimizer, "learning_rate", 0.0)
+    rate: Any = getattr(run.optimizer, "learning_rate", None)
     rule = Rule(
         _fused(model, engine),
         run.optimizer.update,
@@ -342,6 +343,12 @@ def train(
     )
     chunk = engine.compile(_chunk, rule, data.classes, engine.new_loop(), xp, consumes=True)
     state, first, steps, step, totals, order = position
+    if rule.scheduled and not hasattr(state.optimizer, "learning_rate"):
+        raise TypeError(
+            "a schedule needs an optimizer whose state is a NamedTuple with a learning_rate, not "
+            f"{type(state.optimizer).__name__}, that of {type(run.optimizer).__name__}."
+        )
+    rates = np.zeros(1)
     generator.bit_generator.state = order
     with (
         Interruption() as interruption,
@@ -369,7 +376,8 @@ def train(
                     if stop:
                         return
             cost, accuracy = _means(totals, data.classes, place)
-            _check_finite(cost, state.layers, epoch, run, place)
+            last_rate = float(rates[-1]) if rule.scheduled else rate
+            _check_finite(cost, state.layers, epoch, run, last_rate, place)
             judged, metrics = (None, None), {}
             if validation is not None:
                 judged = evaluate(model, state.layers, validation, place=place)
@@ -495,7 +503,12 @@ def _chunks(
 
 
 def _check_finite(
-    cost: float, layers: Sequence[Layer], epoch: int, run: Run, place: Placement
+    cost: float,
+    layers: Sequence[Layer],
+    epoch: int,
+    run: Run,
+    rate: float | None,
+    place: Placement,
 ) -> None:
     parts = are_finite((part for layer in layers for part in layer), xp=place.xp)
     finite = parts.reshape(-1, 2).all(axis=1)
@@ -504,9 +517,7 @@ def _check_finite(
     where = (
         "" if finite.all() else f"; the first layer that is not finite is layer {finite.argmin()}"
     )
-    rate = getattr(run.optimizer, "learning_rate", None)
-    number = isinstance(rate, int | float)
-    remedy = f"a learning rate below {rate:g}" if number else "a smaller learning rate"
+    remedy = "a smaller learning rate" if rate is None else f"a learning rate below {rate:g}"
     if run.regularization.l2:
         remedy += f", l2 below {run.regularization.l2:g}"
     raise DivergenceError(

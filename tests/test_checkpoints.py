@@ -142,6 +142,17 @@ def test_a_run_goes_on_on_another_backend(make, data, tmp_path):
     assert history["cost"] == pytest.approx(wanted["cost"], rel=1e-11)
 
 
+def test_a_fraction_held_out_is_the_same_when_a_run_goes_on(data, tmp_path):
+    path = tmp_path / "run.safetensors"
+    settings = {"validation_data": None, "validation_fraction": 0.3}
+    whole, cut = (Network([3, 5, 2], seed=1) for _ in range(2))
+    wanted = run(whole, data, **settings)
+    run(cut, data, epochs=4, checkpoint=path, **settings)
+    for net in (cut, Network([3, 5, 2], seed=5), Network.load(path)):
+        assert figures(run(net, data, resume=path, **settings)) == figures(wanted)
+        assert bits(net) == bits(whole)
+
+
 def test_more_epochs_go_on_from_a_complete_run(data, tmp_path):
     path = tmp_path / "run.safetensors"
     net = Network([3, 5, 2], seed=1)
