@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from bp_xp import backprop, checkpoints, checks, persistence, training
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.activations import ACTIVATIONS, Activation
@@ -673,7 +671,7 @@ class Network:
         return data._replace(weights=weights)
 
     def _hold_out(
-        self, data: Data, fraction: float, generator: np.random.Generator
+        self, data: Data, fraction: float, generator: Any
     ) -> tuple[Data, Data]:
         """Return training and validation data, parted at random, by class where there are any."""
         labels = None
@@ -872,7 +870,7 @@ class _SavedRun(NamedTuple):
     """The content of a checkpoint, as it was read."""
 
     path: Path
-    tensors: dict[str, np.ndarray]
+    tensors: dict[str, Array]
     header: dict[str, Any]
 
 
@@ -893,7 +891,7 @@ class _Saving(NamedTuple):
 
 
 def _check_checkpoint(
-    checkpoint: Any, every: Any, resume: Any, generator: np.random.Generator
+    checkpoint: Any, every: Any, resume: Any, generator: Any
 ) -> _Saving:
     path = None if checkpoint is None else Path(checkpoint)
     if path is None and (every is not None or resume is True):

@@ -32,6 +32,7 @@ ORDER = """
     inspection testing plotting distributed
     estimators book
     __init__
+    config
     cli
     __main__
 """
