@@ -21,7 +21,7 @@ from bp_xp.arrays import Placement, to_numpy
 from bp_xp.history import EpochRecord, History
 from bp_xp.training import Data, Position, Run, State
 
-__all__ = ["Checkpoint", "layer_tensors", "pack", "settings_of", "unpack"]
+__all__ = ["Checkpoint", "layer_tensors", "pack", "record_of", "settings_of", "unpack"]
 
 
 class Checkpoint(NamedTuple):
@@ -179,7 +179,7 @@ def unpack(
         best = map_leaves(
             lambda leaf: _placed(tensors, next(best_names), leaf, place), list(fresh.layers)
         )
-    records = [_record_in(record) for record in header["history"]]
+    records = [record_of(record) for record in header["history"]]
     return Checkpoint(position, History(records, best_epoch=header["best_epoch"]), best)
 
 
@@ -197,17 +197,18 @@ def _placed(tensors: Mapping[str, np.ndarray], name: str, like: Any, place: Plac
 def _record_out(record: EpochRecord) -> dict[str, Any]:
     """Return a record as JSON can hold it, which knows no NaN."""
     fields = record._asdict() | {"metrics": dict(record.metrics)}
-    return map_values(_number_out, fields)
+    return _map_values(_number_out, fields)
 
 
-def _record_in(fields: Mapping[str, Any]) -> EpochRecord:
-    return EpochRecord(**map_values(_number_in, fields))
+def record_of(fields: Mapping[str, Any]) -> EpochRecord:
+    """Return the record that is in a header."""
+    return EpochRecord(**_map_values(_number_in, fields))
 
 
-def map_values(function: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+def _map_values(function: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return a dictionary, and those in it, with a function applied to the values."""
     return {
-        name: map_values(function, value) if isinstance(value, Mapping) else function(value)
+        name: _map_values(function, value) if isinstance(value, Mapping) else function(value)
         for name, value in fields.items()
     }
 

@@ -655,7 +655,7 @@ class Network:
             _read_generator(saved.position.order)
         except (KeyError, TypeError, ValueError) as error:
             raise _no_way_on(path, error) from error
-        self.layers = saved.position.state.layers
+        self.layers, self.seed = saved.position.state.layers, checks.check_seed(header["seed"])
         return saved
 
     def _weigh_classes(self, data: Data, class_weight: Any) -> Data:
@@ -670,9 +670,7 @@ class Network:
             weights = weights * data.weights
         return data._replace(weights=weights)
 
-    def _hold_out(
-        self, data: Data, fraction: float, generator: Any
-    ) -> tuple[Data, Data]:
+    def _hold_out(self, data: Data, fraction: float, generator: Any) -> tuple[Data, Data]:
         """Return training and validation data, parted at random, by class where there are any."""
         labels = None
         if data.classes:
@@ -890,9 +888,7 @@ class _Saving(NamedTuple):
     begun: Any
 
 
-def _check_checkpoint(
-    checkpoint: Any, every: Any, resume: Any, generator: Any
-) -> _Saving:
+def _check_checkpoint(checkpoint: Any, every: Any, resume: Any, generator: Any) -> _Saving:
     path = None if checkpoint is None else Path(checkpoint)
     if path is None and (every is not None or resume is True):
         argument = "resume=True" if resume is True else "checkpoint_every"

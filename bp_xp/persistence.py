@@ -25,7 +25,7 @@ from safetensors.numpy import save
 
 from bp_xp.errors import CheckpointError
 
-__all__ = ["check_replaceable", "read_tensors", "write_tensors"]
+__all__ = ["check_replaceable", "read_tensors", "replace_file", "write_tensors"]
 
 FORMAT_VERSION = 1
 
@@ -94,7 +94,7 @@ def write_tensors(
         ({'b': array([0., 0.])}, {'epoch': 3})
     """
     path = Path(path)
-    _replace_file(path, _encode(tensors, header))
+    replace_file(path, _encode(tensors, header))
     return path
 
 
@@ -268,8 +268,12 @@ def _parse_json(text: str | bytes) -> Any:
         return None
 
 
-def _replace_file(path: Path, data: bytes) -> None:
-    """Give a file new content, all at once."""
+def replace_file(path: Path, data: bytes) -> None:
+    """Give a file new content, all at once.
+
+    Raises:
+        OSError: it could not be written; the message names the path, which holds what it held.
+    """
     mode = check_replaceable(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     outcome = "it was not written, and what was there before is kept"
