@@ -14,6 +14,7 @@ from helpers import on_host
 from bp_xp import (
     SGD,
     Adam,
+    Callback,
     CheckpointError,
     CosineDecay,
     DivergenceError,
@@ -82,10 +83,12 @@ def figures(history):
     ids=["some steps", "every step"],
 )  # fmt: skip
 def test_a_run_that_goes_on_is_the_run_that_was_never_interrupted(
-    make, data, tmp_path, optimizer, shuffle, stops
+    make, data, target, tmp_path, optimizer, shuffle, stops
 ):
+    if len(stops) == STEPS and target.backend == "array_api_strict":
+        pytest.skip("array_api_strict goes on from some steps, like the others; it takes long")
     path, taken = tmp_path / "run.safetensors", []
-    settings = {"optimizer": optimizer, "shuffle": shuffle, "checkpoint_every": 1}
+    settings = {"optimizer": optimizer, "shuffle": shuffle}
 
     def keep():  # between any two steps, the file is that of the step before
         if path.exists():
@@ -93,7 +96,7 @@ def test_a_run_that_goes_on_is_the_run_that_was_never_interrupted(
         return False
 
     whole = make()
-    wanted = run(whole, data, checkpoint=path, should_stop=keep, **settings)
+    wanted = run(whole, data, checkpoint=path, checkpoint_every=1, should_stop=keep, **settings)
     taken.append(path.read_bytes())
     assert len(taken) == STEPS
     assert len(wanted) == 10
@@ -102,12 +105,18 @@ def test_a_run_that_goes_on_is_the_run_that_was_never_interrupted(
         saved = tmp_path / "saved.safetensors"
         saved.write_bytes(taken[stop - 1])
         again = make()
-        history = run(again, data, checkpoint=saved, resume=True, **settings)
+        history = run(again, data, resume=saved, callbacks=[EachStep()], **settings)
         assert bits(again) == bits(whole)
         assert figures(history) == figures(wanted)
         assert history.best_epoch == wanted.best_epoch
         # So does what comes after: the generator is where it would be.
         assert again._generator.random() == copy_of(whole._generator).random()
+
+
+class EachStep(Callback):
+    """Looks where a checkpoint of each step would: chunks of steps are then the same."""
+
+    every = 1
 
 
 def copy_of(generator):
