@@ -8,10 +8,10 @@
 - epoch: 50,000 samples shuffled, in mini-batches of 10, and an evaluation of 10,000.
 - memory: megabytes that a run needs.
 
-Rounds of all contestants take turns in one process, so that a machine that slows down slows all of
-them; medians of the rounds are printed, and their ratios to the first. A library that is not
-installed is left out by name. Every contestant gets the same data, batch, dtype (float32) and
-number of threads.
+Rounds of all contestants take turns in one process, in another order each time, so that a machine
+that slows down slows all of them; medians of the rounds are printed, and their ratios to the first.
+A library that is not installed is left out by name. Every contestant gets the same data, batch,
+dtype (float32) and number of threads.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import functools
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -114,9 +115,12 @@ def measure(
         except Exception as error:  # a contestant that fails does not end the race
             print(f"  left out: {name} ({type(error).__name__}: {str(error).splitlines()[0]})")
     times: dict[str, list[float]] = {name: [] for name in runs}
+    order, turns = list(runs), random.Random(0)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(times.values()))) < rounds:
-        for name, run in runs.items():
+        turns.shuffle(order)  # what ran before leaves its mark: it is another each time
+        for name in order:
+            run = runs[name]
             time.sleep(0.05)  # the threads of the one before wait for more work by spinning
             run()  # brings data and code back to the caches
             start = time.perf_counter()
