@@ -1,6 +1,7 @@
 """Networks: layers of parameters on a device, and what can be done with them."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ from bp_xp.regularization import Regularization
 from bp_xp.training import Data, Position, Run
 
 __all__ = ["Network"]
+
+logger = logging.getLogger("bp_xp")
 
 
 class Network:
@@ -443,10 +446,11 @@ class Network:
                 interrupted, and after each ``checkpoint_every`` steps. It is whole at any moment,
                 and :meth:`load` reads it as a network.
             checkpoint_every: a number of steps, or None.
-            resume: True goes on from the checkpoint if there is one, and begins otherwise; or the
-                path of one that must be there. Settings and data must be those of the run that
-                was saved, but for the number of epochs. The run is then that which was never
-                interrupted: to the last bit on the same backend, to rounding on another.
+            resume: True goes on from the checkpoint if there is one, or from the one before it
+                where it is damaged (``run.previous.safetensors``, kept beside), and begins
+                otherwise; or the path of one that must be there. Settings and data must be those of
+                the run that was saved, but for the number of epochs. The run is then that which was
+                never interrupted: to the last bit on the same backend, to rounding on another.
             warm_start: whether the optimizer goes on from where the call before left it, the step
                 of its schedule included, if that had warm_start as well.
             shuffle: whether each epoch has a new order, drawn from the network's generator.
@@ -594,11 +598,14 @@ class Network:
             if saving.path:
                 tensors, header = checkpoints.pack(position, history, best, settings)
                 header |= self._header() | {"kind": "run", "begun": saving.begun}
+                persistence.keep_previous(saving.path)
                 persistence.write_tensors(saving.path, tensors, header)
 
         for callback in callbacks:
             callback.on_train_start(self, history)
         try:
+            if saving.saved and (position.epoch > run.epochs):
+                logger.info("%s: all %d epochs are run already.", saving.saved.path, run.epochs)
             if stopping and stopping.is_over(history):
                 history.stopped = "early"
                 return history
@@ -897,12 +904,25 @@ def _check_checkpoint(checkpoint: Any, every: Any, resume: Any, generator: Any) 
         checks.check_integer(every, "checkpoint_every")
     if path is not None:
         persistence.check_replaceable(path)  # now, and not after an epoch
-    if isinstance(resume, bool):
-        resume = path if resume and path and path.exists() else None
-    if resume is None:
-        return _Saving(path, every, None, generator.bit_generator.state)
-    saved = _read_run(Path(resume))
-    return _Saving(path, every, saved, saved.header["begun"])
+    if resume is None or isinstance(resume, bool):
+        saved = _read_latest(path) if resume and path else None
+    else:
+        saved = _read_run(Path(resume))
+    begun = saved.header["begun"] if saved else generator.bit_generator.state
+    return _Saving(path, every, saved, begun)
+
+
+def _read_latest(path: Path) -> _SavedRun | None:
+    """Return the newest checkpoint that is whole, or None where there is none at all."""
+    there = [file for file in (path, persistence.previous_of(path)) if file.exists()]
+    for file in there:
+        try:
+            return _read_run(file)
+        except CheckpointError as error:
+            if file == there[-1]:
+                raise
+            logger.warning("%s; going on from the one before.", error)
+    return None
 
 
 def _read_run(path: Path) -> _SavedRun:

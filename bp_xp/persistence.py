@@ -14,6 +14,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,14 @@ from safetensors.numpy import save
 
 from bp_xp.errors import CheckpointError
 
-__all__ = ["check_replaceable", "read_tensors", "replace_file", "write_tensors"]
+__all__ = [
+    "check_replaceable",
+    "keep_previous",
+    "previous_of",
+    "read_tensors",
+    "replace_file",
+    "write_tensors",
+]
 
 FORMAT_VERSION = 1
 
@@ -96,6 +104,29 @@ def write_tensors(
     path = Path(path)
     replace_file(path, _encode(tensors, header))
     return path
+
+
+def keep_previous(path: Path) -> None:
+    """Keep what a file holds under another name as well, before it is replaced.
+
+    At any moment there are a whole file at ``path`` and, after the first time, one at
+    :func:`previous_of` it.
+
+    Raises:
+        OSError: it could not be kept.
+    """
+    if path.exists():
+        link = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        try:
+            os.link(path, link)
+        except OSError:  # a file system without links
+            shutil.copy2(path, link)
+        os.replace(link, previous_of(path))
+
+
+def previous_of(path: Path) -> Path:
+    """Return where :func:`keep_previous` keeps a file: ``run.previous.safetensors``."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def read_tensors(

@@ -67,7 +67,7 @@ def test_an_accuracy_improves_upwards_and_a_cost_downwards():
     assert EarlyStopping("accuracy", higher_is_better=False).best_epoch(history) == 1
 
 
-def test_not_a_number_ends_the_run_and_names_epoch_and_value():
+def test_not_a_number_ends_the_run_and_names_epoch_and_value():  # N10
     with pytest.raises(DivergenceError, match="cost is NaN after epoch 2"):
         EarlyStopping("cost").best_epoch(history_of(0.5, np.nan, 0.1))
 

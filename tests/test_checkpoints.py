@@ -80,7 +80,7 @@ def figures(history):
 )  # fmt: skip
 def test_a_run_that_goes_on_is_the_run_that_was_never_interrupted(
     make, data, target, tmp_path, optimizer, shuffle, stops
-):
+):  # P14
     if len(stops) == STEPS and target.backend == "array_api_strict":
         pytest.skip("array_api_strict goes on from some steps, like the others; it takes long")
     path, taken = tmp_path / "run.safetensors", []
@@ -132,7 +132,7 @@ def test_an_interrupted_run_goes_on(make, data, tmp_path):
     assert len(history) == len(wanted)
 
 
-def test_a_run_goes_on_on_another_backend(make, data, tmp_path):
+def test_a_run_goes_on_on_another_backend(make, data, tmp_path):  # P16
     path = tmp_path / "run.safetensors"
     here = Network([3, 5, 2], cost="categorical_cross_entropy", seed=1, dtype="float64")
     whole = Network([3, 5, 2], cost="categorical_cross_entropy", seed=1, dtype="float64")
@@ -166,6 +166,45 @@ def test_more_epochs_go_on_from_a_complete_run(data, tmp_path):
     assert figures(run(again, data, epochs=3, resume=path)) == figures(first)
     assert bits(again) == bits(net)
     assert len(run(again, data, epochs=5, resume=path)) == 5
+
+
+def test_a_run_that_is_complete_says_so(data, tmp_path, caplog):  # P17
+    path = tmp_path / "run.safetensors"
+    run(Network([3, 5, 2], seed=1), data, epochs=3, checkpoint=path)
+    with caplog.at_level("INFO", logger="bp_xp"):
+        history = run(Network([3, 5, 2], seed=1), data, epochs=3, resume=path)
+    assert "run.safetensors: all 3 epochs are run already" in caplog.text
+    assert len(history) == 3
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(data, tmp_path, caplog):  # P19
+    path = tmp_path / "run.safetensors"
+    nets = [Network([3, 5, 2], seed=1) for _ in range(3)]
+    wanted = run(nets[0], data)
+    run(nets[1], data, epochs=4, checkpoint=path)
+    previous = tmp_path / "run.previous.safetensors"
+    assert persistence.read_tensors(previous)[1]["position"]["epoch"] == 4
+    path.write_bytes(path.read_bytes()[:-1])
+    history = run(nets[2], data, checkpoint=path, resume=True)
+    assert "going on from the one before" in caplog.text
+    assert figures(history) == figures(wanted)
+    assert bits(nets[2]) == bits(nets[0])
+
+    for file in (path, previous):
+        file.write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match=r"run\.previous"):
+        run(nets[2], data, checkpoint=path, resume=True)
+
+
+def test_without_links_the_checkpoint_before_is_copied(data, tmp_path, monkeypatch):
+    def no_links(*_):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    path = tmp_path / "run.safetensors"
+    run(Network([3, 5, 2], seed=1), data, epochs=2, checkpoint=path)
+    assert persistence.read_tensors(tmp_path / "run.previous.safetensors")
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "run.previous.safetensors", path]
 
 
 def test_a_run_that_was_over_early_is_over(data, tmp_path):
@@ -345,7 +384,7 @@ def test_a_header_that_lacks_something_is_refused(small_run, part, value):
         resume()
 
 
-def test_a_state_of_another_form_is_refused(small_run):
+def test_a_state_of_another_form_is_refused(small_run):  # P10
     path, resume = small_run
     tensors, header = persistence.read_tensors(path)
     tensors["state.0"] = np.zeros(3, np.float32)
