@@ -661,7 +661,7 @@ class Network:
             saved = checkpoints.unpack(tensors, header, settings, fresh.state, place=self._place)
             _read_generator(saved.position.order)
         except (KeyError, TypeError, ValueError) as error:
-            raise _no_way_on(path, error) from error
+            raise _unfit(path, "be gone on with", error) from error
         self.layers, self.seed = saved.position.state.layers, checks.check_seed(header["seed"])
         return saved
 
@@ -785,8 +785,7 @@ class Network:
                 tensors = {name: t for name, t in tensors.items() if name.startswith("layers.")}
             layers = _read_layers(tensors, len(model.activations), dtype)
         except (KeyError, TypeError, ValueError) as error:
-            what = f"{error} is missing" if type(error) is KeyError else error
-            raise CheckpointError(f"{path} can't be read as a network: {what}") from error
+            raise _unfit(path, "be read as a network", error) from error
         network = cls.__new__(cls)
         network._settle(model, place(device, backend), dtype, seed)
         network._generator = generator
@@ -794,7 +793,7 @@ class Network:
             with network._place.active():
                 network.layers = layers
         except ValueError as error:
-            raise CheckpointError(f"{path} can't be read as a network: {error}") from error
+            raise _unfit(path, "be read as a network", error) from error
         return network
 
     # -----------------------------------------------------------------------------------------
@@ -932,13 +931,14 @@ def _read_run(path: Path) -> _SavedRun:
             raise ValueError(f"it holds a {header['kind']} and no run")
         _read_generator(header["begun"])
     except (KeyError, TypeError, ValueError) as error:
-        raise _no_way_on(path, error) from error
+        raise _unfit(path, "be gone on with", error) from error
     return _SavedRun(path, tensors, header)
 
 
-def _no_way_on(path: Path, error: Exception) -> CheckpointError:
+def _unfit(path: str | os.PathLike[str], purpose: str, error: Exception) -> CheckpointError:
+    """Return the error of a whole file whose content does not serve."""
     what = f"{error} is missing" if type(error) is KeyError else error
-    return CheckpointError(f"{path} can't be gone on with: {what}")
+    return CheckpointError(f"{path} can't {purpose}: {what}")
 
 
 def _after_steps(

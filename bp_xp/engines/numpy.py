@@ -51,9 +51,9 @@ class _Tape(Tape):
         if isinstance(value, list | tuple):
             items = ", ".join(self.write(item) for item in value)
             return f"[{items}]" if isinstance(value, list) else f"({items},)"
-        if isinstance(value, int if like is not None and like.kind == "i" else int | float):
+        if like is not None and isinstance(value, int if like.kind == "i" else int | float):
             # NumPy would make an array of a number at each call.
-            value = value if like is None else np.asarray(value, dtype=like)
+            value = np.asarray(value, dtype=like)
         return self.name("c", value)
 
 
