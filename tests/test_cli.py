@@ -775,7 +775,7 @@ def test_every_example_in_the_help_is_a_command_line_that_can_be_read():
 
 
 def test_defaults_in_the_help_are_those_that_train_takes():
-    from bp_xp.cli import _DEFAULTS, _FILE_DEFAULTS
+    from bp_xp.cli.train import _DEFAULTS, _FILE_DEFAULTS
 
     stdout, _ = run_well("train --help")
     columns = [_DEFAULTS["digits"], _DEFAULTS["mnist"], _FILE_DEFAULTS]
@@ -1015,7 +1015,7 @@ def test_mistake_of_the_program_itself_is_not_hidden(monkeypatch):
     def fail(*_, **__):
         raise KeyError("mistake")
 
-    monkeypatch.setattr("bp_xp.cli.load_file", fail)
+    monkeypatch.setattr("bp_xp.cli._data.load_file", fail)
     assert isinstance(run("train --data any.csv").exception, KeyError)
 
 
@@ -1081,7 +1081,7 @@ def test_second_signal_ends_the_run_in_the_midst_of_a_step(number):
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
 )
 def test_signal_before_the_first_step_says_that_nothing_was_written(monkeypatch, number, status):
-    monkeypatch.setattr("bp_xp.cli.load_file", lambda *_, **__: signal.raise_signal(number))
+    monkeypatch.setattr("bp_xp.cli._data.load_file", lambda *_, **__: signal.raise_signal(number))
     with sigint_as(signal.default_int_handler):
         result = run("train --data some.csv")
     assert result.exit_code == status

@@ -1,0 +1,247 @@
+"""The options that several commands have, and what the text of an option stands for."""
+
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bp_xp import METRICS, config
+from bp_xp.arrays import LIBRARIES
+from bp_xp.cli._data import LOADERS
+from bp_xp.cli._program import logger
+
+__all__ = [
+    "CLASS_WEIGHT",
+    "DROPOUT",
+    "FILE",
+    "SIZES",
+    "Sections",
+    "backend_option",
+    "data_option",
+    "debug_option",
+    "device_option",
+    "metric_option",
+    "of_files",
+    "of_network",
+    "of_optimizer",
+    "of_regularisation",
+    "of_run",
+    "of_validation",
+    "quiet_option",
+    "shared_options",
+    "target_option",
+    "use_config",
+]
+
+
+class _Type(click.ParamType):
+    """What the text of an option stands for.
+
+    Args:
+        parse: makes the value of the text, or raises a ValueError.
+        kind: what a file of settings may hold in place of the text; a list stands for its items,
+            separated by commas.
+    """
+
+    def __init__(self, parse: Callable[[str], Any], kind: config.Kind) -> None:
+        self.name = parse.__name__.removeprefix("_parse_")
+        self.parse, self.kind = parse, kind
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return the value of a text."""
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        try:
+            return self.parse(text)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Setting(click.Option):
+    """An option that a file of settings may hold.
+
+    Attributes:
+        section: the heading under which the help has it.
+    """
+
+    def __init__(self, *names: Any, section: str, **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.section = section
+
+    @property
+    def kind(self) -> config.Kind:
+        """What the file may hold."""
+        if self.is_flag:
+            return config.SWITCH
+        if isinstance(self.type, _Type):
+            return self.type.kind
+        kind = {"integer": config.INTEGER, "float": config.NUMBER}.get(self.type.name, config.TEXT)
+        return kind.or_list("them") if self.multiple else kind
+
+
+class Sections(click.Command):
+    """A command whose help has its options in sections."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section by section in the order in which they first come."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for option in self.get_params(ctx):
+            record = option.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(option, "section", "Program"), []).append(record)
+        for section, records in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(records)
+
+
+def _parse_data(text: str) -> str:
+    if text not in LOADERS and not text.lower().endswith((".npz", ".npy", ".csv")):
+        raise ValueError(
+            f"{text!r} is neither {' nor '.join(LOADERS)} nor a .npz, .npy or .csv file."
+        )
+    return text
+
+
+def _parse_target(text: str) -> int | str:
+    return int(text) if text.removeprefix("-").isdecimal() else text
+
+
+def _parse_sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(map(int, text.split(",")))
+    except ValueError:
+        raise ValueError(f"{text!r} is not a list of whole numbers such as 64,30,10.") from None
+
+
+def _parse_dropout(text: str) -> float | list[float]:
+    try:
+        rates = [float(rate) for rate in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{text!r} is neither a number nor a list such as 0.2,0.5.") from None
+    return rates if "," in text else rates[0]
+
+
+_DATA = _Type(_parse_data, config.TEXT)
+_TARGET = _Type(
+    _parse_target,
+    config.Kind(
+        "text in quotes or a whole number",
+        lambda value: config.TEXT.accepts(value) or config.INTEGER.accepts(value),
+    ),
+)
+SIZES = _Type(
+    _parse_sizes,
+    config.Kind(
+        "a list of whole numbers",
+        lambda value: (
+            config.TEXT.accepts(value)
+            or (isinstance(value, list) and all(map(config.INTEGER.accepts, value)))
+        ),
+    ),
+)
+DROPOUT = _Type(_parse_dropout, config.NUMBER.or_list("them"))
+CLASS_WEIGHT = _Type(config.parse_class_weight, config.TEXT)
+FILE = click.Path(path_type=Path)
+
+
+def _set_quiet(_: Any, __: Any, value: bool) -> None:
+    if value:
+        logger.setLevel(logging.WARNING)
+
+
+def _set_debug(ctx: click.Context, _: Any, value: bool) -> None:
+    ctx.meta["bp_xp.debug"] = value
+
+
+def use_config(ctx: click.Context, _: Any, path: Path | None) -> Path | None:
+    """Let the settings of a file be those of the options that are not given."""
+    if path is None or ctx.resilient_parsing:
+        return path
+    options = {o.name: o for o in ctx.command.params if isinstance(o, _Setting) and o.name}
+    settings = config.read_settings(path, {name: o.kind for name, o in options.items()})
+    for name, value in settings.items():
+        if options[name].multiple and not isinstance(value, list):
+            settings[name] = value = [value]
+        if name in _FILES and value and value not in LOADERS:
+            settings[name] = value = str(path.parent / str(value))
+        try:
+            options[name].type_cast_value(ctx, value)
+        except click.BadParameter as error:
+            raise ValueError(f"{path}: {name.replace('_', '-')}: {error.message}") from None
+    ctx.default_map = settings
+    return path
+
+
+# The settings that are files. In a file of settings their paths start from its folder.
+_FILES = ("data", "output", "checkpoint")
+
+_flag = functools.partial(click.option, is_flag=True, expose_value=False)
+
+
+def _section(name: str) -> Callable[..., Any]:
+    """Return what makes the options of a section of the help."""
+    return functools.partial(click.option, cls=_Setting, section=name, show_default=True)
+
+
+of_network = _section("Data and network")
+of_run = _section("Run")
+of_optimizer = _section("Optimizer")
+of_regularisation = _section("Regularisation")
+of_validation = _section("Validation")
+_of_place = _section("Device")
+of_files = _section("Files")
+
+data_option = of_network(
+    "--data",
+    default="digits",
+    type=_DATA,
+    metavar="NAME|FILE",
+    help="digits, mnist, or a .npz, .npy or .csv file.",
+)
+target_option = of_network(
+    "--target",
+    default="-1",
+    type=_TARGET,
+    metavar="COLUMN",
+    help="Column of the labels in a table, by name or number; -1 is the last.",
+)
+device_option = _of_place(
+    "--device",
+    default="auto",
+    metavar="NAME",
+    help="cpu, cuda, cuda:1 or auto; with --backend, a device of that library.",
+)
+backend_option = _of_place(
+    "--backend",
+    metavar="LIBRARY",
+    help=f"{', '.join(LIBRARIES)}; else the device decides: numpy, or cupy for cuda.",
+)
+metric_option = of_validation(
+    "--metric",
+    multiple=True,
+    metavar="NAME",
+    help=f"What to measure besides cost and accuracy: {', '.join(METRICS)}, top_5 (any number). "
+    "May be repeated.",
+)
+quiet_option = _flag(
+    "--quiet", "-q", callback=_set_quiet, help="Only results, warnings and errors."
+)
+debug_option = _flag(
+    "--debug", callback=_set_debug, is_eager=True, help="Show the traceback of an error."
+)
+
+
+def shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that each one has which computes."""
+    for option in (
+        debug_option,
+        quiet_option,
+        backend_option,
+        device_option,
+        target_option,
+        data_option,
+    ):
+        command = option(command)
+    return command

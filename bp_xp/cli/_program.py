@@ -1,0 +1,145 @@
+"""How every command talks, fails and ends."""
+
+import contextlib
+import errno
+import io
+import logging
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import click
+
+from bp_xp import __version__
+
+__all__ = ["Termination", "logger", "main", "stop"]
+
+logger = logging.getLogger("bp_xp")
+
+# What the library raises for a wrong argument, file, device or run. Anything else is a mistake of
+# the library's own, and shows its traceback.
+_ERRORS = (
+    ValueError,
+    TypeError,
+    OSError,
+    ImportError,
+    RuntimeError,
+    MemoryError,
+    ArithmeticError,
+)
+
+
+class _Program(click.Group):
+    """A group of commands whose errors are one line each."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # A name that the terminal can't show is escaped.
+                stream.reconfigure(errors="backslashreplace")
+        with _messages():
+            try:
+                return super().invoke(ctx)
+            except (click.exceptions.Exit, click.Abort):  # to Python these are RuntimeErrors
+                raise
+            except KeyboardInterrupt:
+                stop("interrupted", signal.SIGINT)
+            except _ERRORS as error:
+                if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                    raise  # nobody reads on: click ends quietly
+                if ctx.meta.get("bp_xp.debug"):
+                    traceback.print_exc()
+                click.echo(f"error: {_one_line(error)}", err=True)
+                raise click.exceptions.Exit(1) from None
+
+
+@contextlib.contextmanager
+def _messages() -> Iterator[None]:
+    """Send what the library logs and warns of to stderr, a line each."""
+    handler, level = logging.StreamHandler(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            # Numbers that overflow end in an error, which says it better.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            warnings.showwarning = lambda message, *_: click.echo(
+                f"warning: {_one_line(message)}", err=True
+            )
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def _one_line(error: Exception | str) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class Termination(contextlib.AbstractContextManager["Termination"]):
+    """Ends the program at the first SIGTERM; a run under way completes its step before.
+
+    A second SIGTERM ends the process at once.
+
+    Attributes:
+        number: SIGTERM once it came, SIGINT before.
+        training: whether there is a run to be completed.
+    """
+
+    def __init__(self) -> None:
+        self.number = signal.SIGINT
+        self.training = False
+        self._handles = threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> "Termination":
+        if self._handles:
+            self._previous = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._handles:
+            signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
+        if kind is KeyboardInterrupt:
+            stop("interrupted: nothing was written", self.number)
+
+    def asked(self) -> bool:
+        """Whether SIGTERM came."""
+        return self.number == signal.SIGTERM
+
+    def _ask(self, *_: object) -> None:
+        self.number = signal.SIGTERM
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if not self.training:
+            raise KeyboardInterrupt
+
+
+def stop(message: str, number: int) -> NoReturn:
+    """End the program as one that the signal of this number has ended."""
+    click.echo(message, err=True)
+    raise click.exceptions.Exit(128 + number)
+
+
+@click.group(
+    cls=_Program,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Each command has a --help of its own, with examples.",
+)
+@click.version_option(__version__, prog_name="bp-xp")
+def main() -> None:
+    """Train neural networks by backpropagation, on any array library and device.
+
+    \b
+    Examples:
+      bp-xp train                         learn to read digits, in a second
+      bp-xp evaluate digits.safetensors   cost and accuracy on the test images
+      bp-xp predict digits.safetensors    the digits that it reads there
+      bp-xp inspect digits.safetensors    what is in the file
+      bp-xp devices                       what there is to compute with
+    """  # noqa: D301

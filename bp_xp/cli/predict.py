@@ -1,0 +1,58 @@
+"""``bp-xp predict``: the label of each sample."""
+
+from pathlib import Path
+
+import click
+
+from bp_xp import to_numpy
+from bp_xp.cli._data import check_inputs, check_output, load_inputs
+from bp_xp.cli._networks import load_network
+from bp_xp.cli._options import shared_options
+from bp_xp.cli._program import main
+
+__all__ = ["predict"]
+
+
+@main.command()
+@click.argument("network", metavar="FILE")
+@shared_options
+@click.option(
+    "--proba", is_flag=True, help="Give the probability of each class, separated by commas."
+)
+@click.option("--output", "-o", default="-", show_default=True, metavar="FILE", help="- is stdout.")
+def predict(
+    network: str,
+    data: str,
+    target: int | str,
+    device: str,
+    backend: str | None,
+    proba: bool,
+    output: str,
+) -> None:
+    """Write the label of each sample, one a line.
+
+    FILE is what train wrote, a network or a checkpoint. Of digits and mnist the test part is taken,
+    of a .npz file the member x or x_test, and of a table (.csv, .npy) every row, with or without a
+    column of labels. A network of numbers instead of classes gives its outputs, separated by
+    commas.
+
+    \b
+    Examples:
+      bp-xp predict digits.safetensors | head
+      bp-xp predict flowers.safetensors --data new.csv --proba --output flowers.csv
+    """  # noqa: D301
+    if output != "-":
+        check_output(Path(output), network, data)
+    net = load_network(network, device, backend)
+    if proba and not net.classifies:
+        raise ValueError(f"--proba is for classes, and the outputs of {network} are numbers.")
+    x = load_inputs(data, target, net.sizes[0])
+    check_inputs(net, network, x, data)
+    values = to_numpy(net.predict_proba(x) if proba else net.predict(x))
+    rows = values.reshape(len(values), -1)
+    # str of a NumPy number is the shortest text that reads back as the same number.
+    text = "".join(",".join(map(str, row)) + "\n" for row in rows)
+    if output == "-":
+        print(text, end="", flush=True)
+    else:
+        Path(output).write_text(text, encoding="utf-8")

@@ -1,0 +1,575 @@
+"""``bp-xp train``: train a network and write it to a file."""
+
+import logging
+import math
+import os
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+from click.core import ParameterSource
+
+from bp_xp import (
+    ACTIVATIONS,
+    COSTS,
+    METRICS,
+    CheckpointError,
+    EarlyStopping,
+    History,
+    Metric,
+    Network,
+    checks,
+    config,
+)
+from bp_xp.arrays import SUPPORTED_DTYPES, place
+from bp_xp.cli._data import LOADERS, check_output, load_data
+from bp_xp.cli._networks import allow_float64, score, tell_device
+from bp_xp.cli._options import (
+    CLASS_WEIGHT,
+    DROPOUT,
+    FILE,
+    SIZES,
+    Sections,
+    backend_option,
+    data_option,
+    debug_option,
+    device_option,
+    metric_option,
+    of_files,
+    of_network,
+    of_optimizer,
+    of_regularisation,
+    of_run,
+    of_validation,
+    quiet_option,
+    target_option,
+    use_config,
+)
+from bp_xp.cli._program import Termination, logger, main, stop
+from bp_xp.datasets import Dataset
+from bp_xp.metrics import metric_named
+from bp_xp.optimizers import Optimizer
+from bp_xp.persistence import check_replaceable, read_tensors
+
+__all__ = ["train"]
+
+
+class _Defaults(NamedTuple):
+    """The settings that train takes where none are given."""
+
+    hidden: tuple[int, ...]
+    epochs: int
+    batch_size: int
+    learning_rate: float
+
+
+_DEFAULTS = {"digits": _Defaults((64,), 30, 32, 0.1), "mnist": _Defaults((128,), 10, 128, 0.1)}
+# The inputs of a file may be of any size, so the steps are shorter.
+_FILE_DEFAULTS = _Defaults((64,), 50, 32, 0.02)
+
+
+@main.command(cls=Sections)
+@data_option
+@target_option
+@of_network(
+    "--sizes",
+    type=SIZES,
+    metavar="N,N,...",
+    help="Neurons of every layer, inputs and outputs included, as in 64,30,10.",
+)
+@of_network(
+    "--activation",
+    default="relu",
+    metavar="NAME",
+    help="Of the hidden layers: "
+    f"{', '.join(name for name, sigma in ACTIVATIONS.items() if not sigma.coupled)}.",
+)
+@of_network("--cost", metavar="NAME", help=f"{', '.join(COSTS)}.")
+@of_network("--dtype", default="float32", metavar="NAME", help=f"{' or '.join(SUPPORTED_DTYPES)}.")
+@of_network("--seed", type=int, default=0, help="Of initial weights and data order.")
+@of_run("--epochs", type=int, help="Passes over the data.")
+@of_run("--batch-size", type=int, help="Samples in a mini-batch.")
+@of_run("--shuffle/--no-shuffle", default=True, help="Whether each epoch has a new order.")
+@of_optimizer(
+    "--optimizer",
+    default="sgd",
+    metavar="NAME",
+    help=f"{', '.join(config.OPTIMIZERS)}; further settings follow, as in adam:beta2=0.99.",
+)
+@of_optimizer(
+    "--learning-rate",
+    type=float,
+    help="η, the length of a step. Without it: see above for sgd, 0.001 for adam and adamw, 0.01 "
+    "for adagrad and rmsprop.",
+)
+@of_optimizer(
+    "--momentum",
+    type=float,
+    help="μ of sgd and rmsprop, from 0 (none) to below 1. Without it: 0.9 for sgd, 0 for rmsprop.",
+)
+@of_optimizer("--nesterov", is_flag=True, help="Nesterov's momentum, for sgd.")
+@of_optimizer(
+    "--weight-decay", type=float, help="λ of adamw. Without it: 0.01. For the others there is --l2."
+)
+@of_optimizer(
+    "--schedule",
+    default="constant",
+    metavar="FORM",
+    help=f"How the learning rate changes: {', '.join(config.SCHEDULES.values())}.",
+)
+@of_optimizer(
+    "--warm-up", type=int, metavar="STEPS", help="Over how many steps the rate rises before."
+)
+@of_regularisation("--l1", type=float, default=0.0, help="Strength of the L1 term l1 Σ |w|.")
+@of_regularisation("--l2", type=float, default=0.0, help="Strength of the L2 term (l2/2) Σ w².")
+@of_regularisation(
+    "--dropout",
+    type=DROPOUT,
+    default="0.0",
+    metavar="P[,P...]",
+    help="Probability of leaving a hidden neuron out of a step: one for all hidden layers, or one "
+    "for each; one more, in front, is that of the inputs.",
+)
+@of_regularisation("--clip-norm", type=float, help="Largest norm of the whole gradient.")
+@of_regularisation("--clip-value", type=float, help="Largest absolute value of a derivative.")
+@of_regularisation("--max-norm", type=float, help="Largest norm of the weights into a neuron.")
+@of_regularisation(
+    "--class-weight",
+    type=CLASS_WEIGHT,
+    metavar="WEIGHTS",
+    help="How much classes count: balanced, or LABEL:WEIGHT,... as in 0:1,3:2.5 (others 1).",
+)
+@of_validation(
+    "--validation-fraction",
+    type=float,
+    default=0.0,
+    help="Share of the training samples to hold out and judge each epoch by.",
+)
+@metric_option
+@of_validation(
+    "--early-stopping",
+    type=int,
+    metavar="EPOCHS",
+    help="End after so many epochs without an improvement, and keep the best network.",
+)
+@of_validation(
+    "--monitor",
+    metavar="VALUE",
+    help="What --early-stopping and --schedule plateau watch: cost, accuracy, validation_cost, "
+    "validation_accuracy, validation_METRIC. Without it: validation_cost.",
+)
+@device_option
+@backend_option
+@of_files(
+    "--output",
+    "-o",
+    type=FILE,
+    metavar="FILE",
+    help="Where the network goes, in place of an older file; else <data>.safetensors, here.",
+)
+@of_files(
+    "--checkpoint",
+    type=FILE,
+    metavar="FILE",
+    help="Keep the run here, after each epoch and when it is interrupted.",
+)
+@of_files("--checkpoint-every", type=int, metavar="STEPS", help="And after so many steps.")
+@of_files("--resume", is_flag=True, help="Go on from the checkpoint, if there is one.")
+@click.option(
+    "--config",
+    type=FILE,
+    callback=use_config,
+    is_eager=True,
+    metavar="FILE",
+    help="A TOML file of settings, for the options that are not given here.",
+)
+@quiet_option
+@debug_option
+@click.pass_context
+def train(ctx: click.Context, **options: Any) -> None:
+    """Train a network and write it to a file.
+
+    Without options: the digits that come with the library, on the best device here.
+
+    \b
+    Defaults       digits    mnist       files
+    sizes          64,64,10  784,128,10  features,64,outputs
+    epochs         30        10          50
+    batch size     32        128         32
+    learning rate  0.1       0.1         0.02
+
+    mnist is downloaded once (11.6 MB), or read from the folder that the environment variable
+    BP_XP_DATA_DIR names.
+
+    A .npz file holds x and y, of which a fifth is set apart for testing, always the same; or
+    x_train, y_train, x_test and y_test. A table (.csv, .npy) has a row for each sample and the
+    labels in a column. Whole numbers from 0 up are classes (number those that are words): one
+    output each, and the cost is categorical_cross_entropy. Other numbers are fitted as they are:
+    the cost is quadratic and the outputs have no activation; --cost huber minds outliers less, and
+    fits whole numbers too. Large inputs are best scaled to about 1 beforehand.
+
+    The learning rate stays as it is unless --schedule changes it: step multiplies it by FACTOR
+    after every STEPS steps, exponential does so little by little, cosine lets it fall to FINAL (0)
+    over STEPS steps (those of the run), inverse divides it by (steps + 1) to the POWER (0.5), and
+    plateau multiplies it by FACTOR (0.5) when EPOCHS (10) have brought no improvement. An epoch has
+    samples / batch size steps, rounded up.
+
+    A file for --config has a key for each option, as in batch-size = 32; options given here win,
+    and --optimizer leaves out the file's momentum, nesterov and weight-decay. Paths in the file
+    start from its folder. The settings of each run are written beside its network, as NAME.toml
+    for NAME.safetensors, all but --resume: that file, given to --config, repeats the run.
+
+    Ctrl-C or SIGTERM ends the run after the step under way and writes the network all the same
+    (exit status 130, 143); the second one ends it at once. With --checkpoint, the same command and
+    --resume then go on as if nothing had happened.
+
+    \b
+    Examples:
+      bp-xp train --epochs 5 --seed 1
+      bp-xp train --data mnist --sizes 784,512,512,10 --device cuda
+      bp-xp train --activation sigmoid --cost quadratic --learning-rate 0.5 --sizes 64,30,10
+      bp-xp train --data flowers.csv --target kind --output flowers.safetensors
+      bp-xp train --optimizer adam --schedule cosine --warm-up 100 --dropout 0.2
+      bp-xp train --validation-fraction 0.1 --early-stopping 5 --metric f1
+      bp-xp train --epochs 500 --checkpoint run.safetensors --resume
+      bp-xp train --config digits.toml --seed 2 --output second.safetensors
+    """  # noqa: D301
+    given = SimpleNamespace(**options)
+    _check_together(ctx, given)
+    path = given.output or Path(f"{Path(given.data).stem}.safetensors")
+    settings_path = _check_files(given, path)
+    # What can be said without the data is said before it is loaded.
+    defaults = _DEFAULTS.get(given.data, _FILE_DEFAULTS)
+    for name in ("epochs", "batch_size"):
+        value = getattr(given, name)
+        value = getattr(defaults, name) if value is None else value
+        setattr(given, name, checks.check_integer(value, name))
+    metrics = [metric_named(name) for name in given.metric]
+    _check_monitor(given, metrics)
+    early_stopping = None
+    if given.early_stopping is not None:
+        patience = checks.check_integer(given.early_stopping, "early_stopping")
+        early_stopping = EarlyStopping(given.monitor, patience)
+    optimizer = _optimizer(given, defaults)
+    optimizer(1 + (given.warm_up or 0))
+    fraction = checks.check_number(
+        given.validation_fraction, "validation_fraction", least=0.0, below=1.0
+    )
+    allow_float64(given.dtype)
+    place(given.device, given.backend)
+    with Termination() as termination:
+        dataset = load_data(given.data, given.target)
+        network = _make_network(
+            dataset,
+            given.sizes,
+            defaults.hidden,
+            given.cost,
+            activation=given.activation,
+            dtype=given.dtype,
+            seed=given.seed,
+            device=given.device,
+            backend=given.backend,
+        )
+        logger.info("%r\n%r", dataset, network)
+        tell_device(network)
+        validated = _check_validation(given, dataset, network, metrics)
+        n = len(dataset.x_train) - round(fraction * len(dataset.x_train))
+        run_optimizer = optimizer(given.epochs * math.ceil(n / given.batch_size))
+        settings = config.settings_text(_used(given, network, run_optimizer, path))
+        _tell_checkpoint(given)
+        termination.training = True
+        history = network.fit(
+            dataset.x_train,
+            dataset.y_train,
+            epochs=given.epochs,
+            batch_size=given.batch_size,
+            optimizer=run_optimizer,
+            validation_data=None
+            if dataset.x_validation is None
+            else (dataset.x_validation, dataset.y_validation),
+            validation_fraction=fraction,
+            class_weight=given.class_weight,
+            l1=given.l1,
+            l2=given.l2,
+            dropout=given.dropout,
+            clip_norm=given.clip_norm,
+            clip_value=given.clip_value,
+            max_norm=given.max_norm,
+            metrics=metrics if validated else (),
+            early_stopping=early_stopping,
+            checkpoint=given.checkpoint,
+            checkpoint_every=given.checkpoint_every,
+            resume=given.resume,
+            shuffle=given.shuffle,
+            progress=logger.isEnabledFor(logging.INFO),
+            should_stop=termination.asked,
+        )
+        # Whatever comes later can't lose it any more.
+        if path.exists():
+            logger.info("%s is replaced", path)
+        network.save(path)
+        config.write_settings(settings_path, settings)
+    if history.stopped == "interrupt" or termination.asked():
+        epoch = history.best_epoch
+        which = "the last complete step" if epoch is None else f"epoch {epoch}, the best,"
+        go_on = "" if given.checkpoint is None else "; the same command with --resume goes on"
+        stop(f"interrupted: the network of {which} is in {path}{go_on}", termination.number)
+    _tell_best(history)
+    print(score(network, dataset.name, "train", dataset.x_train, dataset.y_train, metrics))
+    print(score(network, dataset.name, "test", dataset.x_test, dataset.y_test, metrics))
+    print(f"network written to {path}, its settings to {settings_path}", flush=True)
+    arguments = [str(path)]
+    arguments += [] if given.data == "digits" else ["--data", given.data]
+    arguments += [] if given.target == -1 else ["--target", str(given.target)]
+    logger.info("next: bp-xp evaluate %s", shlex.join(arguments))
+    logger.info("      bp-xp predict %s", shlex.join(arguments))
+
+
+def _check_together(ctx: click.Context, given: SimpleNamespace) -> None:
+    """Check options that others belong to; one that the command line overrules takes its own along.
+
+    A file's momentum, for one, is not that of an optimizer from the command line.
+    """
+
+    def came_from(name: str) -> ParameterSource | None:
+        return ctx.get_parameter_source(name)
+
+    if came_from("optimizer") is ParameterSource.COMMANDLINE:
+        for name in ("momentum", "nesterov", "weight_decay"):
+            if came_from(name) is ParameterSource.DEFAULT_MAP:
+                setattr(given, name, None)
+                logger.info("%s of %s is left out: --optimizer is given", name, given.config)
+    given.watches = given.early_stopping is not None or given.schedule.startswith("plateau")
+    if came_from("monitor") is ParameterSource.COMMANDLINE and not given.watches:
+        raise click.UsageError(
+            "--monitor says what --early-stopping or --schedule plateau watches: give one of them.",
+            ctx,
+        )
+    given.monitor = given.monitor or "validation_cost"
+    if given.checkpoint is None:
+        for name, flag in (("resume", "--resume"), ("checkpoint_every", "--checkpoint-every")):
+            if getattr(given, name):
+                raise click.UsageError(
+                    f"{flag} needs --checkpoint FILE, where the run is kept.", ctx
+                )
+
+
+def _check_files(given: SimpleNamespace, path: Path) -> Path:
+    """Refuse files that could not be written, or would be lost; return where the settings go."""
+    inputs = [given.data, *([] if given.config is None else [given.config])]
+    check_output(path, *inputs)
+    check_replaceable(path)
+    settings_path = path.with_suffix(".toml")
+    if path == settings_path:
+        raise ValueError(
+            f"--output {path} is the name of the file that the settings go into: let the "
+            "network's end in .safetensors."
+        )
+    config.check_settings_file(settings_path)
+    if given.checkpoint is not None:
+        check_output(given.checkpoint, *inputs, name="--checkpoint")
+        for other in (path, settings_path):
+            if os.path.realpath(other) == os.path.realpath(given.checkpoint):
+                raise ValueError(
+                    f"--checkpoint {given.checkpoint} is where the run's result goes: name "
+                    "another file."
+                )
+        check_replaceable(given.checkpoint)
+    return settings_path
+
+
+def _optimizer(given: SimpleNamespace, defaults: _Defaults) -> Callable[[int], Optimizer]:
+    """Return what makes the optimizer of a run of so many steps."""
+    make = config.parse_optimizer(
+        given.optimizer,
+        momentum=given.momentum,
+        nesterov=given.nesterov,
+        weight_decay=given.weight_decay,
+    )
+    if given.learning_rate is None:
+        given.learning_rate = config.default_rate(given.optimizer) or defaults.learning_rate
+
+    def optimizer(steps: int) -> Optimizer:
+        return make(
+            config.make_schedule(
+                given.schedule,
+                given.learning_rate,
+                warm_up=given.warm_up,
+                monitor=given.monitor,
+                steps=steps,
+            )
+        )
+
+    return optimizer
+
+
+def _check_monitor(given: SimpleNamespace, metrics: Sequence[Metric]) -> None:
+    """Refuse to watch what no run with these metrics records."""
+    if not given.watches:
+        return
+    names = ["cost", "accuracy", *(metric.name for metric in metrics)]
+    known = dict.fromkeys([*names[:2], *(f"validation_{name}" for name in names)])
+    metric = given.monitor.removeprefix("validation_")
+    if given.monitor not in known and metric in METRICS:
+        raise ValueError(
+            f"{given.monitor} is to be watched, but is not measured: add --metric {metric}, and "
+            f"watch validation_{metric}."
+        )
+    checks.check_choice(given.monitor, known, "value to monitor")
+
+
+def _check_validation(
+    given: SimpleNamespace, dataset: Dataset, network: Network, metrics: Sequence[Metric]
+) -> bool:
+    """Return whether there is anything to judge epochs by; check what is asked to be measured."""
+    if given.validation_fraction and dataset.x_validation is not None:
+        raise ValueError(
+            f"{dataset.name} has a validation part of {len(dataset.x_validation):,} samples: leave "
+            "out --validation-fraction."
+        )
+    validated = bool(given.validation_fraction) or dataset.x_validation is not None
+    if metrics:  # what can't be measured is an error now, and not after the run
+        network.evaluate(dataset.x_test[:1], dataset.y_test[:1], metrics=metrics)
+    if given.watches and given.monitor.startswith("validation_") and not validated:
+        raise ValueError(
+            f"{given.monitor} is to be watched, but {dataset.name} has no validation part: hold "
+            "samples out with --validation-fraction 0.1, or watch the training cost with "
+            "--monitor cost."
+        )
+    if given.watches and given.monitor.endswith("accuracy") and not network.classifies:
+        raise ValueError(
+            f"{given.monitor} is to be watched, but the outputs are numbers and no classes: watch "
+            "a cost."
+        )
+    return validated
+
+
+def _used(
+    given: SimpleNamespace, network: Network, optimizer: Optimizer, path: Path
+) -> dict[str, Any]:
+    """Return the settings as they are used, in the order of the help."""
+    is_file = given.data not in LOADERS
+    classes = given.class_weight
+    if isinstance(classes, Mapping):
+        classes = ",".join(f"{label}:{weight}" for label, weight in classes.items())
+    return {
+        "data": _relative(Path(given.data), path.parent) if is_file else given.data,
+        "target": given.target if is_file else None,
+        "sizes": network.sizes,
+        "activation": given.activation,
+        "cost": network.model.cost.name,
+        "dtype": network.dtype,
+        "seed": network.seed,
+        "epochs": given.epochs,
+        "batch_size": given.batch_size,
+        "shuffle": given.shuffle,
+        **config.optimizer_settings(optimizer),
+        "learning_rate": given.learning_rate,
+        "schedule": given.schedule,
+        "warm_up": given.warm_up,
+        "l1": given.l1,
+        "l2": given.l2,
+        "dropout": given.dropout,
+        "clip_norm": given.clip_norm,
+        "clip_value": given.clip_value,
+        "max_norm": given.max_norm,
+        "class_weight": classes,
+        "validation_fraction": given.validation_fraction,
+        "metric": given.metric or None,
+        "early_stopping": given.early_stopping,
+        "monitor": given.monitor if given.watches else None,
+        "backend": network.backend,
+        "device": network.device,
+        "output": path.name,
+        "checkpoint": given.checkpoint and _relative(given.checkpoint, path.parent),
+        "checkpoint_every": given.checkpoint_every,
+    }
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """Return a path as seen from a folder."""
+    # A link keeps its own name, but ".." leads out of where the folders really are.
+    place = os.path.join(os.path.realpath(path.parent), path.name)
+    try:
+        return os.path.relpath(place, os.path.realpath(folder))
+    except ValueError:  # another drive
+        return place
+
+
+def _tell_checkpoint(given: SimpleNamespace) -> None:
+    """Say what happens to a checkpoint that is there; a run goes on with its own seed or not."""
+    path = given.checkpoint
+    if path is None or not path.exists():
+        return
+    if not given.resume:
+        logger.info("%s is replaced: --resume would go on from it", path)
+        return
+    seed = read_tensors(path)[1].get("seed", given.seed)
+    if seed != given.seed:
+        raise CheckpointError(f"{path} is of a run with --seed {seed}, and not {given.seed}.")
+    logger.info("going on from %s", path)
+
+
+def _tell_best(history: History) -> None:
+    if history.best_epoch is not None:
+        early = "no improvement: stopped" if history.stopped == "early" else "ended"
+        logger.info(
+            "%s after epoch %d; the network is that of epoch %d, the best",
+            early,
+            history[-1].epoch,
+            history.best_epoch,
+        )
+
+
+def _make_network(
+    dataset: Dataset,
+    sizes: tuple[int, ...] | None,
+    hidden: tuple[int, ...],
+    cost: str | None,
+    **settings: Any,
+) -> Network:
+    """Return a network whose outputs and cost fit the targets.
+
+    Labels are classes, unless the cost is huber, which is for numbers. Targets are classes where
+    each row is one 1 among 0s, and numbers elsewhere.
+
+    Args:
+        dataset: the data.
+        sizes: of all layers, as asked for, or None.
+        hidden: sizes of the hidden layers where ``sizes`` is None.
+        cost: as asked for, or None.
+        settings: the other arguments of Network.
+    """
+    y = dataset.y_train
+    labels = y.ndim == 1 and cost != "huber"
+    n_outputs = max(2, dataset.n_outputs) if labels else math.prod(y.shape[1:])
+    if labels and n_outputs > max(2, len(y)):
+        raise ValueError(
+            f"{dataset.name} has labels up to {n_outputs - 1:,}, but only {len(y):,} samples to "
+            "train on: if they are numbers and no classes, fit them with --cost huber."
+        )
+    if labels and n_outputs == 2 and sizes and sizes[-1] == 1:  # one is enough for two classes
+        n_outputs, cost = 1, cost or "binary_cross_entropy"
+    if sizes and len(sizes) > 1 and (sizes[0], sizes[-1]) != (dataset.n_features, n_outputs):
+        fitting = (dataset.n_features, *sizes[1:-1], n_outputs)
+        raise ValueError(
+            f"--sizes {_joined(sizes)} does not fit {dataset.name}, which has "
+            f"{dataset.n_features} features and needs {n_outputs} outputs: write --sizes "
+            f"{_joined(fitting)}"
+        )
+    classes = labels or bool(np.isin(y, (0, 1)).all() and np.all(y.sum(axis=-1) == 1))
+    cost = cost or ("categorical_cross_entropy" if classes else "quadratic")
+    return Network(
+        (dataset.n_features, *hidden, n_outputs) if sizes is None else sizes,
+        output_activation="identity" if cost == "quadratic" and not classes else None,
+        cost=cost,
+        **settings,
+    )
+
+
+def _joined(sizes: Iterable[int]) -> str:
+    return ",".join(map(str, sizes))
