@@ -7,8 +7,7 @@ from typing import Any, TypeAlias
 
 from bp_xp import checks
 from bp_xp.errors import DivergenceError
-from bp_xp.history import History
-from bp_xp.schedules import improves_upwards
+from bp_xp.history import History, improvements, improves_upwards
 
 __all__ = ["Callback", "CallbackLike", "EarlyStopping", "as_callback"]
 
@@ -117,18 +116,20 @@ class EarlyStopping:
             ValueError: the history has no such values.
             DivergenceError: a value is not a number.
         """
-        higher = self.higher_is_better
-        sign = 1.0 if (improves_upwards(self.monitor) if higher is None else higher) else -1.0
-        best, epoch = -math.inf, None
-        for record, value in zip(history.records, self._values(history), strict=True):
+        upwards = self.higher_is_better
+        if upwards is None:
+            upwards = improves_upwards(self.monitor)
+        values, epoch = self._values(history), None
+        better = improvements(values, upwards, self.min_delta)
+        for record, value, improved in zip(history.records, values, better, strict=True):
             if math.isnan(value):
                 raise DivergenceError(
                     f"{self.monitor} is NaN after epoch {record.epoch}, so early stopping can't "
                     "tell whether it improves. Look for outputs that overflow, and for a metric "
                     "that divides by nothing."
                 )
-            if sign * value > best + self.min_delta:
-                best, epoch = sign * value, record.epoch
+            if improved:
+                epoch = record.epoch
         return epoch
 
     def is_over(self, history: History) -> bool:

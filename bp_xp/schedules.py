@@ -12,7 +12,6 @@ Whoever thinks in epochs multiplies by the steps of one: ⌈samples / batch size
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -20,6 +19,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from bp_xp import checks
+from bp_xp.history import improvements, improves_upwards
 
 __all__ = [
     "CosineDecay",
@@ -32,7 +32,6 @@ __all__ = [
     "Schedule",
     "StepDecay",
     "check_learning_rate",
-    "improves_upwards",
     "initial_rate",
     "rates",
 ]
@@ -270,7 +269,8 @@ class ReduceOnPlateau:
         least: where the cuts end, as a share of the uncut rate, from 0 to below 1; the book takes
             1/1024.
         min_delta: how much better than the best a value must be to count, at least 0.
-        higher_is_better: the value's direction; None if its name tells (:func:`improves_upwards`).
+        higher_is_better: the value's direction; None if its name tells
+            (:func:`bp_xp.history.improves_upwards`).
 
     Raises:
         ValueError: a number is out of its range or not finite, or the name does not tell.
@@ -317,54 +317,22 @@ class ReduceOnPlateau:
             KeyError: the record has epochs, but no such value.
             ValueError: it has the name, but no values, for want of validation data or of classes.
         """
+        values = history[self.monitor] if len(history) else []
+        if any(value is None for value in values):
+            raise ValueError(
+                f"ReduceOnPlateau monitors {self.monitor}, which this run does not record: "
+                "give it validation data (and classes, for an accuracy), or choose another "
+                "value, such as monitor='cost'."
+            )
         upwards = self.higher_is_better
-        sign = 1.0 if (improves_upwards(self.monitor) if upwards is None else upwards) else -1.0
-        best, waited, cuts = -math.inf, 0, 0
-        for value in history[self.monitor] if len(history) else []:
-            if value is None:
-                raise ValueError(
-                    f"ReduceOnPlateau monitors {self.monitor}, which this run does not record: "
-                    "give it validation data (and classes, for an accuracy), or choose another "
-                    "value, such as monitor='cost'."
-                )
-            if sign * value > best + self.min_delta:
-                best, waited = sign * value, 0
-            else:
-                waited += 1
+        if upwards is None:
+            upwards = improves_upwards(self.monitor)
+        waited, cuts = 0, 0
+        for improved in improvements(values, upwards, self.min_delta):
+            waited = 0 if improved else waited + 1
             if waited == self.patience:
                 waited, cuts = 0, cuts + 1
         return max(self.factor**cuts, self.least) * _scale(self.initial, history)
-
-
-_UPWARDS = {"accuracy", "auc", "f1", "precision", "r2", "recall", "top"}
-_DOWNWARDS = {"cost", "error", "loss", "mae", "mse", "rmse"}
-
-
-def improves_upwards(name: str) -> bool:
-    """Return whether a value is better the larger it is, which the words of its name tell.
-
-    Args:
-        name: such as ``"validation_accuracy"``, ``"top_5"`` or ``"mean_absolute_error"``.
-
-    Raises:
-        ValueError: the name does not tell.
-        TypeError: it is no text.
-
-    Examples:
-        >>> improves_upwards("validation_accuracy"), improves_upwards("cost")
-        (True, False)
-    """
-    if not isinstance(name, str):
-        raise TypeError(f"a value is monitored by its name, such as 'cost', not by {name!r}.")
-    words = set(re.split(r"[^a-z0-9]+", name.lower()))
-    up, down = bool(words & _UPWARDS), bool(words & _DOWNWARDS)
-    if up == down:
-        raise ValueError(
-            f"the name {name!r} does not tell whether more is better: it should have one of the "
-            f"words {', '.join(sorted(_UPWARDS))} (more is better) or "
-            f"{', '.join(sorted(_DOWNWARDS))} (less is)."
-        )
-    return up
 
 
 # ---------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from bp_xp.schedules import (
     ReduceOnPlateau,
     StepDecay,
     check_learning_rate,
-    improves_upwards,
     initial_rate,
     rates,
 )
@@ -265,36 +264,6 @@ def test_a_direction_that_is_said_goes_before_the_name(monitor, upwards):
     schedule = ReduceOnPlateau(0.5, patience=1, monitor=monitor, higher_is_better=upwards)
     assert schedule.scale({monitor: [1.0, 2.0, 3.0]}) == (1.0 if upwards else 0.25)
     assert schedule.scale({monitor: [3.0, 2.0, 1.0]}) == (0.25 if upwards else 1.0)
-
-
-@pytest.mark.parametrize(
-    ("name", "upwards"),
-    [
-        ("accuracy", True),
-        ("validation_accuracy", True),
-        ("macro_f1", True),
-        ("f1_score", True),
-        ("validation_r2", True),
-        ("precision", True),
-        ("Recall", True),
-        ("roc_auc", True),
-        ("validation_top_5", True),
-        ("cost", False),
-        ("validation_cost", False),
-        ("mae", False),
-        ("mean_absolute_error", False),
-        ("root mean squared error", False),
-        ("log_loss", False),
-    ],
-)
-def test_direction_is_told_by_the_words_of_the_name(name, upwards):
-    assert improves_upwards(name) is upwards
-
-
-@pytest.mark.parametrize("name", ["seconds", "", "recall_error", "inaccuracy", "terror"])
-def test_a_name_that_does_not_tell_is_refused(name):
-    with pytest.raises(ValueError, match=r"does not tell whether more is better"):
-        improves_upwards(name)
 
 
 # ---------------------------------------------------------------------------------------------
