@@ -4,7 +4,7 @@ A :class:`Model` says what a network computes, without its parameters; the funct
 equations to it layer by layer. They trust their arguments.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +13,17 @@ from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.activations import Activation
 from bp_xp.costs import Cost, MatchedCost
 
-__all__ = ["Masks", "Model", "Trace", "backpropagate", "cost_of_samples", "feedforward", "forward"]
+__all__ = [
+    "Masks",
+    "Model",
+    "Trace",
+    "backpropagate",
+    "cost_of_samples",
+    "errors",
+    "feedforward",
+    "forward",
+    "gradient",
+]
 
 
 @dataclass(frozen=True)
@@ -88,13 +98,50 @@ def cost_of_samples(model: Model, z: Array, y: Array, *, xp: Namespace) -> Array
     return model.cost.value(model.activations[-1].sigma(z, xp=xp), y, xp=xp)
 
 
-def _output_error(model: Model, z: Array, a: Array, y: Array, *, xp: Namespace) -> Array:
-    """Return δᴸ of each sample by itself, shape (N, O)."""
-    if isinstance(model.cost, MatchedCost):
-        return model.cost.error(a, y, xp=xp)
-    activation = model.activations[-1]
-    output_error = equations.coupled_error if activation.coupled else equations.output_error
-    return output_error(model.cost.gradient(a, y, xp=xp), activation.sigma_prime(z, a, xp=xp))
+def errors(
+    model: Model,
+    layers: Sequence[Layer],
+    run: Trace,
+    y: Array,
+    *,
+    weights: Array | None = None,
+    masks: Masks | None = None,
+    xp: Namespace,
+) -> Iterator[tuple[Array, Array | None]]:
+    """Carry the error back, from the output layer down (BP1, then BP2).
+
+    δᴸ = ∇ₐC ⊙ σ′(zᴸ), and δˡ = (δˡ⁺¹ Wˡ⁺¹) ⊙ σ′(zˡ) for l = L − 1, ..., 1
+
+    Args:
+        model: what the network computes.
+        layers: its parameters, inputs' side first.
+        run: what the pass forward left behind.
+        y: targets, shape (N, O).
+        weights: how much each sample counts, as for :func:`backpropagate`.
+        masks: those of the pass forward.
+        xp: their namespace.
+
+    Yields:
+        For l = L, ..., 1: δˡ = ∂C/∂zˡ of the mean cost, shape (N, sizes[l]), and the σ′(zˡ) in it:
+        times the mask where the layer has one, and None where the cost is matched to σ, so that
+        σ′(zᴸ) cancels.
+    """
+    zs, activations, _ = run
+    delta, sigma_prime_z = _output_error(model, zs[-1], activations[-1], y, xp=xp)
+    # δ is small and the gradients are large: the mean's 1/N is taken here, once.
+    delta *= 1.0 / delta.shape[-2] if weights is None else _shares(weights, xp=xp)
+    yield delta, sigma_prime_z
+    for l in range(len(layers) - 2, -1, -1):  # noqa: E741 - the book's index of layers
+        sigma_prime_z = model.activations[l].sigma_prime(zs[l], activations[l + 1], xp=xp)
+        if masks is not None and (mask := masks[l + 1]) is not None:
+            sigma_prime_z = sigma_prime_z * mask
+        delta = equations.hidden_error(delta, layers[l + 1].W, sigma_prime_z)
+        yield delta, sigma_prime_z
+
+
+def gradient(delta: Array, a_below: Array, *, xp: Namespace) -> Layer:
+    """Return a layer's ∂C/∂W, shape (O, I), and ∂C/∂b, shape (O,), from its error (BP4, BP3)."""
+    return Layer(equations.weight_gradient(delta, a_below), equations.bias_gradient(delta, xp=xp))
 
 
 def backpropagate(
@@ -126,24 +173,28 @@ def backpropagate(
     References:
         Nielsen, ch. 2, 'The backpropagation algorithm', for a whole mini-batch at once.
     """
-    zs, activations, passed = forward(model, layers, x, masks=masks, xp=xp)
-    delta = _output_error(model, zs[-1], activations[-1], y, xp=xp)
-    # δ is small and the gradients are large: the mean's 1/N is taken here, once.
-    delta *= 1.0 / x.shape[-2] if weights is None else _shares(weights, xp=xp)
-    gradients = [_gradient(delta, passed[-1], xp=xp)]
-    for l in range(len(layers) - 2, -1, -1):  # noqa: E741 - the book's index of layers
-        sigma_prime_z = model.activations[l].sigma_prime(zs[l], activations[l + 1], xp=xp)
-        if masks is not None and (mask := masks[l + 1]) is not None:
-            sigma_prime_z = sigma_prime_z * mask
-        delta = equations.hidden_error(delta, layers[l + 1].W, sigma_prime_z)
-        gradients.append(_gradient(delta, passed[l], xp=xp))
-    return gradients[::-1], zs[-1]
+    run = forward(model, layers, x, masks=masks, xp=xp)
+    walk = errors(model, layers, run, y, weights=weights, masks=masks, xp=xp)
+    gradients = [
+        gradient(delta, a_below, xp=xp)
+        for (delta, _), a_below in zip(walk, reversed(run.passed), strict=True)
+    ]
+    return gradients[::-1], run.zs[-1]
+
+
+def _output_error(
+    model: Model, z: Array, a: Array, y: Array, *, xp: Namespace
+) -> tuple[Array, Array | None]:
+    """Return δᴸ of each sample by itself, shape (N, O), and the σ′(zᴸ) in it, if any."""
+    if isinstance(model.cost, MatchedCost):
+        return model.cost.error(a, y, xp=xp), None
+    activation = model.activations[-1]
+    output_error = equations.coupled_error if activation.coupled else equations.output_error
+    nabla_a = model.cost.gradient(a, y, xp=xp)
+    sigma_prime_z = activation.sigma_prime(z, a, xp=xp)
+    return output_error(nabla_a, sigma_prime_z), sigma_prime_z
 
 
 def _shares(weights: Array, *, xp: Namespace) -> Array:
     """Return wₙ / Σ wₙ, shape (N, 1); all 0 where no sample counts."""
     return (weights / xp.maximum(xp.sum(weights), 1e-30))[:, None]
-
-
-def _gradient(delta: Array, a_below: Array, *, xp: Namespace) -> Layer:
-    return Layer(equations.weight_gradient(delta, a_below), equations.bias_gradient(delta, xp=xp))

@@ -9,19 +9,38 @@ a run goes on with the same settings and data or not at all.
 
 import dataclasses
 import hashlib
+import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from bp_xp import checks, persistence
 from bp_xp._trees import leaves_of, map_leaves
 from bp_xp._typing import Layer
 from bp_xp.arrays import Placement, to_numpy
+from bp_xp.errors import CheckpointError
 from bp_xp.history import EpochRecord, History
+from bp_xp.initializers import restore_generator
 from bp_xp.training import Data, Position, Run, State
 
-__all__ = ["Checkpoint", "layer_tensors", "pack", "record_of", "settings_of", "unpack"]
+__all__ = [
+    "Checkpoint",
+    "SavedRun",
+    "Saving",
+    "check_saving",
+    "layer_tensors",
+    "pack",
+    "record_of",
+    "settings_of",
+    "unfit",
+    "unpack",
+]
+
+logger = logging.getLogger("bp_xp")
 
 
 class Checkpoint(NamedTuple):
@@ -219,3 +238,91 @@ def _number_out(value: Any) -> Any:
 
 def _number_in(value: Any) -> Any:
     return float(value) if isinstance(value, str) else value
+
+
+# ---------------------------------------------------------------------------------------------
+# What fit is told of checkpoints
+
+
+class SavedRun(NamedTuple):
+    """The content of a checkpoint, as it was read: tensors and header of a file."""
+
+    path: Path
+    tensors: dict[str, np.ndarray]
+    header: dict[str, Any]
+
+
+class Saving(NamedTuple):
+    """Where a run is kept.
+
+    Attributes:
+        path: the checkpoint to write, or None.
+        every: a number of steps after which it is written as well, or None.
+        saved: the checkpoint to go on from, or None.
+        begun: the generator's state when the run began.
+    """
+
+    path: Path | None
+    every: int | None
+    saved: SavedRun | None
+    begun: Any
+
+
+def check_saving(checkpoint: Any, every: Any, resume: Any, generator: Any) -> Saving:
+    """Check what fit is told of checkpoints, and read the one to go on from.
+
+    Args:
+        checkpoint: the file to write, or None.
+        every: a number of steps, or None.
+        resume: whether to go on from that file if it is there, or the path of another.
+        generator: that of the network.
+
+    Raises:
+        ValueError: they do not fit each other, or a number is out of its range.
+        CheckpointError: the file to go on from is damaged, or holds no run.
+        OSError: a file can't be read, or could not be written.
+    """
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is None and (every is not None or resume is True):
+        argument = "resume=True" if resume is True else "checkpoint_every"
+        raise ValueError(f"{argument} needs checkpoint=, the path of the file.")
+    if every is not None:
+        checks.check_integer(every, "checkpoint_every")
+    if path is not None:
+        persistence.check_replaceable(path)  # now, and not after an epoch
+    if resume is None or isinstance(resume, bool):
+        saved = _read_latest(path) if resume and path else None
+    else:
+        saved = _read_run(Path(resume))
+    begun = saved.header["begun"] if saved else generator.bit_generator.state
+    return Saving(path, every, saved, begun)
+
+
+def _read_latest(path: Path) -> SavedRun | None:
+    """Return the newest checkpoint that is whole, or None where there is none at all."""
+    there = [file for file in (path, persistence.previous_of(path)) if file.exists()]
+    for file in there:
+        try:
+            return _read_run(file)
+        except CheckpointError as error:
+            if file == there[-1]:
+                raise
+            logger.warning("%s; going on from the one before.", error)
+    return None
+
+
+def _read_run(path: Path) -> SavedRun:
+    tensors, header = persistence.read_tensors(path)
+    try:
+        if header["kind"] != "run":
+            raise ValueError(f"it holds a {header['kind']} and no run")
+        restore_generator(header["begun"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise unfit(path, "be gone on with", error) from error
+    return SavedRun(path, tensors, header)
+
+
+def unfit(path: str | os.PathLike[str], purpose: str, error: Exception) -> CheckpointError:
+    """Return the error of a whole file whose content does not serve."""
+    what = f"{error} is missing" if type(error) is KeyError else error
+    return CheckpointError(f"{path} can't {purpose}: {what}")

@@ -62,11 +62,13 @@ class History(Sequence[EpochRecord]):
             ``"callback"`` (a callback asked for it) or ``"interrupt"`` (Ctrl-C, or
             ``should_stop``).
         best_epoch: the epoch whose parameters early stopping restored; None without.
+        steps: steps taken so far, as of the last look at the run.
     """
 
     records: list[EpochRecord] = field(default_factory=list)
     stopped: str = "epochs"
     best_epoch: int | None = None
+    steps: int = 0
 
     @overload
     def __getitem__(self, key: int) -> EpochRecord: ...

@@ -104,7 +104,14 @@ def make_generator(seed: int) -> np.random.Generator:
 
 
 def restore_generator(state: Any) -> np.random.Generator:
-    """Return a generator that continues where another's ``bit_generator.state`` was taken."""
+    """Return a generator that continues where another's ``bit_generator.state`` was taken.
+
+    Raises:
+        ValueError: it is no such state.
+    """
     generator = make_generator(0)
-    generator.bit_generator.state = state
+    try:
+        generator.bit_generator.state = state
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the state of its generator is damaged ({error})") from error
     return generator

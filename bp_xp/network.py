@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bp_xp import backprop, checkpoints, checks, persistence, training
+from bp_xp import backprop, checkpoints, checks, inspection, persistence, training
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.activations import ACTIVATIONS, Activation
 from bp_xp.arrays import Placement, dtype_name, place, row_blocks, sum_rows, to_numpy
 from bp_xp.backprop import Model
 from bp_xp.callbacks import Callback, CallbackLike, EarlyStopping, as_callback
 from bp_xp.costs import COSTS, Cost, MatchedCost
-from bp_xp.errors import CheckpointError
 from bp_xp.history import EpochRecord, History
 from bp_xp.initializers import (
     INITIALIZERS,
@@ -23,6 +22,7 @@ from bp_xp.initializers import (
     restore_generator,
     suited_initializer,
 )
+from bp_xp.inspection import BackpropTrace
 from bp_xp.metrics import Metric, metric_named
 from bp_xp.optimizers import SGD, Optimizer
 from bp_xp.regularization import Regularization
@@ -176,6 +176,11 @@ class Network:
     def device(self) -> str:
         """Name of the device, as ``device=`` takes it."""
         return self._place.device_name
+
+    @property
+    def placement(self) -> Placement:
+        """Library and device together: ``placement.active()`` makes the device the current one."""
+        return self._place
 
     @property
     def device_reason(self) -> str:
@@ -381,6 +386,34 @@ class Network:
             )
         return gradients
 
+    def trace(self, x: Any, y: Any) -> BackpropTrace:
+        """Return everything that backpropagation finds on its way.
+
+        Args:
+            x: inputs, shape (N, I).
+            y: labels, shape (N,), or targets, shape (N, O).
+
+        Returns:
+            The mean cost, and for each layer W, b, z, a, σ′(z), δ and the derivatives of
+            :meth:`backprop`, on the network's device. It prints as a table.
+
+        Raises:
+            ValueError: shapes do not fit, a label is not a class, a value is not finite.
+            TypeError: an array of another library.
+
+        References:
+            Nielsen, ch. 2: BP1 to BP4.
+
+        Examples:
+            >>> net = Network([2, 3, 1], seed=0)
+            >>> trace = net.trace([[0.0, 1.0], [1.0, 1.0]], [[1.0], [0.0]])
+            >>> trace.layers[0].delta.shape
+            (2, 3)
+        """
+        with self._place.active():
+            data = self._check_data(x, y)
+            return inspection.trace(self.model, self._layers, data.x, data.y, xp=self.xp)
+
     # -----------------------------------------------------------------------------------------
     # How it learns
 
@@ -500,7 +533,7 @@ class Network:
             max_norm=max_norm,
             hidden=len(self.sizes) - 2,
         )
-        saving = _check_checkpoint(checkpoint, checkpoint_every, resume, self._generator)
+        saving = checkpoints.check_saving(checkpoint, checkpoint_every, resume, self._generator)
         if saving.saved and warm_start:
             raise ValueError("pass resume or warm_start, not both.")
         callbacks = [as_callback(one) for one in callbacks]
@@ -578,7 +611,7 @@ class Network:
         run: Run,
         stopping: EarlyStopping | None,
         callbacks: Sequence[Callback],
-        saving: "_Saving",
+        saving: checkpoints.Saving,
     ) -> History:
         """Run, keep the parameters as they come, and tell the callbacks."""
         where = {"place": self._place, "dtype": self._dtype, "generator": self._generator}
@@ -614,7 +647,7 @@ class Network:
             with contextlib.closing(looks):
                 for look in looks:
                     self._layers = look.layers
-                    position = look.position
+                    position, history.steps = look.position, look.position.step
                     if look.record is None:
                         step, every = look.position.step, saving.every
                         if look.interrupted or (every and step % every == 0):
@@ -647,7 +680,7 @@ class Network:
         return history
 
     def _resume(
-        self, file: "_SavedRun", settings: dict[str, Any], fresh: Position
+        self, file: checkpoints.SavedRun, settings: dict[str, Any], fresh: Position
     ) -> checkpoints.Checkpoint:
         """Return what a checkpoint holds, and take its parameters."""
         path, tensors, header = file
@@ -659,9 +692,9 @@ class Network:
                         f"its network has {name} {header[name]!r}, and this one {ours[name]!r}"
                     )
             saved = checkpoints.unpack(tensors, header, settings, fresh.state, place=self._place)
-            _read_generator(saved.position.order)
+            restore_generator(saved.position.order)
         except (KeyError, TypeError, ValueError) as error:
-            raise _unfit(path, "be gone on with", error) from error
+            raise checkpoints.unfit(path, "be gone on with", error) from error
         self.layers, self.seed = saved.position.state.layers, checks.check_seed(header["seed"])
         return saved
 
@@ -780,12 +813,12 @@ class Network:
         tensors, header = persistence.read_tensors(path)
         try:
             model, dtype, seed = _read_header(header, own)
-            generator = _read_generator(header["generator"])
+            generator = restore_generator(header["generator"])
             if header["kind"] == "run":
                 tensors = {name: t for name, t in tensors.items() if name.startswith("layers.")}
             layers = _read_layers(tensors, len(model.activations), dtype)
         except (KeyError, TypeError, ValueError) as error:
-            raise _unfit(path, "be read as a network", error) from error
+            raise checkpoints.unfit(path, "be read as a network", error) from error
         network = cls.__new__(cls)
         network._settle(model, place(device, backend), dtype, seed)
         network._generator = generator
@@ -793,7 +826,7 @@ class Network:
             with network._place.active():
                 network.layers = layers
         except ValueError as error:
-            raise _unfit(path, "be read as a network", error) from error
+            raise checkpoints.unfit(path, "be read as a network", error) from error
         return network
 
     # -----------------------------------------------------------------------------------------
@@ -868,77 +901,6 @@ class _Warm(NamedTuple):
                 f"warm_start goes on with the dropout {before} and batch_size "
                 f"{self.run.batch_size} of the last call, not {dropout} and {run.batch_size}."
             )
-
-
-class _SavedRun(NamedTuple):
-    """The content of a checkpoint, as it was read."""
-
-    path: Path
-    tensors: dict[str, Array]
-    header: dict[str, Any]
-
-
-class _Saving(NamedTuple):
-    """Where a run is kept.
-
-    Attributes:
-        path: the checkpoint to write, or None.
-        every: a number of steps after which it is written as well, or None.
-        saved: the checkpoint to go on from, or None.
-        begun: the generator's state when the run began.
-    """
-
-    path: Path | None
-    every: int | None
-    saved: _SavedRun | None
-    begun: Any
-
-
-def _check_checkpoint(checkpoint: Any, every: Any, resume: Any, generator: Any) -> _Saving:
-    path = None if checkpoint is None else Path(checkpoint)
-    if path is None and (every is not None or resume is True):
-        argument = "resume=True" if resume is True else "checkpoint_every"
-        raise ValueError(f"{argument} needs checkpoint=, the path of the file.")
-    if every is not None:
-        checks.check_integer(every, "checkpoint_every")
-    if path is not None:
-        persistence.check_replaceable(path)  # now, and not after an epoch
-    if resume is None or isinstance(resume, bool):
-        saved = _read_latest(path) if resume and path else None
-    else:
-        saved = _read_run(Path(resume))
-    begun = saved.header["begun"] if saved else generator.bit_generator.state
-    return _Saving(path, every, saved, begun)
-
-
-def _read_latest(path: Path) -> _SavedRun | None:
-    """Return the newest checkpoint that is whole, or None where there is none at all."""
-    there = [file for file in (path, persistence.previous_of(path)) if file.exists()]
-    for file in there:
-        try:
-            return _read_run(file)
-        except CheckpointError as error:
-            if file == there[-1]:
-                raise
-            logger.warning("%s; going on from the one before.", error)
-    return None
-
-
-def _read_run(path: Path) -> _SavedRun:
-    tensors, header = persistence.read_tensors(path)
-    try:
-        if header["kind"] != "run":
-            raise ValueError(f"it holds a {header['kind']} and no run")
-        _read_generator(header["begun"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise _unfit(path, "be gone on with", error) from error
-    return _SavedRun(path, tensors, header)
-
-
-def _unfit(path: str | os.PathLike[str], purpose: str, error: Exception) -> CheckpointError:
-    """Return the error of a whole file whose content does not serve."""
-    what = f"{error} is missing" if type(error) is KeyError else error
-    return CheckpointError(f"{path} can't {purpose}: {what}")
 
 
 def _after_steps(
@@ -1034,14 +996,6 @@ def _read_header(
     cost = checks.check_choice(str(header["cost"]), costs, "cost")
     model = _make_model(checks.check_sizes(header["sizes"]), hidden, output, cost)
     return model, dtype_name(header["dtype"]), checks.check_seed(header["seed"])
-
-
-def _read_generator(state: Any) -> Any:
-    """Return the generator whose state a file holds."""
-    try:
-        return restore_generator(state)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the state of its generator is damaged ({error})") from error
 
 
 def _read_layers(tensors: dict[str, Any], n_layers: int, dtype: str) -> list[Layer]:

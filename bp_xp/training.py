@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,15 +26,20 @@ from bp_xp.optimizers import Optimizer, Update
 from bp_xp.regularization import Regularization
 
 __all__ = [
+    "Cut",
     "Data",
     "Look",
+    "Position",
     "Rule",
     "Run",
     "State",
+    "Supply",
     "evaluate",
+    "make_cut",
     "make_step",
     "measure",
     "split_rows",
+    "start",
     "train",
 ]
 
@@ -90,6 +95,7 @@ class Rule:
         regularization: what else shapes the gradients and the parameters.
         weighted: whether a mini-batch comes with weights of its samples.
         scheduled: whether it comes with a learning rate.
+        given: what other fields of the optimizer's state it comes with.
     """
 
     model: Model
@@ -97,6 +103,7 @@ class Rule:
     regularization: Regularization
     weighted: bool = False
     scheduled: bool = False
+    given: tuple[str, ...] = ()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -104,14 +111,16 @@ class Rule:
 
 
 def make_step(rule: Rule, xp: Namespace) -> Step:
-    """Return the training step (state, x, y, weights?, learning rate?) -> (state, zᴸ)."""
+    """Return the training step (state, x, y, weights?, *given, learning rate?) -> (state, zᴸ)."""
     terms = rule.regularization
+    names = (*rule.given, "learning_rate") if rule.scheduled else rule.given
 
     def step(state: State, x: Array, y: Array, *given: Array) -> tuple[State, Array]:
         layers, optimizer, mask_state = state
         weights = given[0] if rule.weighted else None
-        if rule.scheduled:
-            optimizer = optimizer._replace(learning_rate=given[-1])
+        if names:
+            values = given[1:] if rule.weighted else given
+            optimizer = optimizer._replace(**dict(zip(names, values, strict=True)))
         masks = None
         if terms.dropout:
             masks, mask_state = dropout.draw_masks(
@@ -123,8 +132,9 @@ def make_step(rule: Rule, xp: Namespace) -> Step:
         layers, optimizer = rule.update(layers, gradients, optimizer, xp=xp)
         _check_form(rule.update, layers, forms)
         layers = terms.bound_parameters(layers, xp=xp)
-        if rule.scheduled:
-            optimizer = optimizer._replace(learning_rate=state.optimizer.learning_rate)
+        if names:
+            own = {name: getattr(state.optimizer, name) for name in names}
+            optimizer = optimizer._replace(**own)
         return State(layers, optimizer, mask_state), z
 
     return step
@@ -232,6 +242,25 @@ def _outputs(model: Model, xp: Namespace, layers: Sequence[Layer], x: Array) -> 
 # The loop over epochs
 
 
+Cut = Callable[[int, int, int], list[Array]]
+"""Cuts mini-batches from an epoch: (first row in its order, steps, samples in a mini-batch) to the
+inputs, shape (steps, batch, I), the targets, the weights if there are any, and what is given."""
+
+
+class Supply(Protocol):
+    """Where mini-batches come from, if not from the data in an order that ``train`` draws.
+
+    Attributes:
+        given: the fields of the optimizer's state whose values come with each mini-batch.
+    """
+
+    given: tuple[str, ...]
+
+    def start_epoch(self) -> Cut:
+        """Return what cuts the mini-batches of the next epoch."""
+        ...
+
+
 @dataclass(frozen=True)
 class Run:
     """The settings of a training run, checked.
@@ -246,6 +275,7 @@ class Run:
         look_every: numbers of steps after which the caller wants to look.
         progress: whether to show a bar on a terminal, or log a line an epoch without one.
         should_stop: asked between chunks of steps whether the run shall end.
+        supply: where mini-batches come from, or None; ``shuffle`` then means nothing.
     """
 
     optimizer: Optimizer
@@ -257,6 +287,7 @@ class Run:
     look_every: Sequence[int] = ()
     progress: bool = False
     should_stop: Callable[[], bool] = lambda: False
+    supply: Supply | None = None
 
 
 class Position(NamedTuple):
@@ -340,6 +371,7 @@ def train(
         run.regularization,
         weighted=data.weights is not None,
         scheduled=callable(rate),
+        given=run.supply.given if run.supply else (),
     )
     chunk = engine.compile(_chunk, rule, data.classes, engine.new_loop(), xp, consumes=True)
     state, first, steps, step, totals, order = position
@@ -477,19 +509,14 @@ def _chunks(
 ) -> Iterator[list[Array]]:
     """Yield an epoch's mini-batches, chunk by chunk, the short last one as its own chunk.
 
-    One permutation, drawn on the host, orders all arrays alike. A chunk ends where the caller
-    wants to look. ``steps`` are taken of this epoch, ``step`` of the run.
+    A chunk ends where the caller wants to look. ``steps`` are taken of this epoch, ``step`` of the
+    run.
     """
-    n, size, engine = data.x.shape[0], run.batch_size, engine_for(place.backend)
-    order = place.asarray(generator.permutation(n)) if run.shuffle else None
-
-    def cut(first: int, steps: int, size: int) -> list[Array]:
-        rows = slice(first, first + steps * size)
-        if order is not None:
-            return list(engine.compile(_gather, place.xp, steps)(order[rows], *data.arrays))
-        shape = (steps, size)
-        return [place.xp.reshape(v[rows, ...], (*shape, *v.shape[1:])) for v in data.arrays]
-
+    n, size = data.x.shape[0], run.batch_size
+    if run.supply:
+        cut = run.supply.start_epoch()
+    else:
+        cut = make_cut(data.arrays, generator.permutation(n) if run.shuffle else None, place)
     batch_bytes = size * (data.x.shape[1] + data.y.shape[1]) * 8
     at_once = max(1, min(_CHUNK_STEPS, _CHUNK_BYTES // batch_bytes))
     full, k = n // size, steps
@@ -500,6 +527,27 @@ def _chunks(
         k += at_most
     if k == full and (rest := n % size):
         yield cut(full * size, 1, rest)
+
+
+def make_cut(arrays: Sequence[Array], order: np.ndarray | None, place: Placement) -> Cut:
+    """Return what cuts mini-batches from arrays.
+
+    Args:
+        arrays: arrays on the device, shape (N, ...) each; one order serves all.
+        order: the numbers of the rows in the order of the epoch, on the host; None takes them as
+            they come.
+        place: library and device.
+    """
+    engine = engine_for(place.backend)
+    rows_in_order = None if order is None else place.asarray(order)
+
+    def cut(first: int, steps: int, size: int) -> list[Array]:
+        rows = slice(first, first + steps * size)
+        if rows_in_order is not None:
+            return list(engine.compile(_gather, place.xp, steps)(rows_in_order[rows], *arrays))
+        return [place.xp.reshape(v[rows, ...], (steps, size, *v.shape[1:])) for v in arrays]
+
+    return cut
 
 
 def _check_finite(

@@ -17,14 +17,22 @@ import time
 
 import numpy as np
 
-from bp_xp import Cost, Layer, Network, equations, to_numpy
+from bp_xp import Network, to_numpy
 from bp_xp.arrays import place, require
 from bp_xp.backprop import cost_of_samples, forward
+from bp_xp.inspection import sensitivity
 
 
-def total_cost(net, z, y):
-    """Return C, summed over the samples, from the weighted input of the output layer."""
-    return float(to_numpy(cost_of_samples(net.model, z, y, xp=net.xp)).sum())
+def cost_of(net, x, y, l, name):  # noqa: E741 - the book's index of layers
+    """Return C as a function of the weights, "W", or the biases, "b", of layers[l]."""
+
+    def cost(array):
+        layers = list(net.layers)
+        layers[l] = layers[l]._replace(**{name: array})
+        z = forward(net.model, layers, x, xp=net.xp).zs[-1]
+        return float(to_numpy(cost_of_samples(net.model, z, y, xp=net.xp)).mean())
+
+    return cost
 
 
 def differences(cost, array, where, h=1e-5):
@@ -38,53 +46,42 @@ def differences(cost, array, where, h=1e-5):
     return slopes
 
 
+def differences_by_z(net, x, y, layer, h=1e-5):
+    """Return the central difference of C by the weighted input of each neuron, for each sample."""
+    slopes = np.zeros((x.shape[0], net.sizes[layer]))
+    for n, unit in np.ndindex(slopes.shape):
+        sample = x[n : n + 1, :], y[n : n + 1, :]
+        up, down = (sensitivity(net, *sample, layer, unit, nudge).real for nudge in (h, -h))
+        slopes[n, unit] = (up - down) / (2 * h)
+    return slopes / x.shape[0]  # C is a mean over samples
+
+
 def check_equations(options, activation, where, rng):
     net = Network([4, 5, 3], activation=activation, seed=0, **options)
-    xp, (hidden, output), (lower, upper) = net.xp, net.model.activations, net.layers
     x, y = (where.asarray(rng.random((6, n))) for n in (4, 3))
-    (z1, z2), (a0, a1, a2), _ = forward(net.model, net.layers, x, xp=xp)
-
-    assert isinstance(net.model.cost, Cost)
-    nabla_a = net.model.cost.gradient(a2, y, xp=xp)
-    delta2 = equations.output_error(nabla_a, output.sigma_prime(z2, a2, xp=xp))
-    delta1 = equations.hidden_error(delta2, upper.W, hidden.sigma_prime(z1, a1, xp=xp))
-
-    def cost_of_z1(z):
-        a = hidden.sigma(z, xp=xp)
-        return total_cost(net, equations.weighted_input(a, upper.W, upper.b), y)
-
+    trace = net.trace(x, y)
+    hidden, output = trace.layers
     table = [
-        ("BP1  δᴸ = ∇ₐC ⊙ σ′(zᴸ)", delta2, z2, lambda z: total_cost(net, z, y)),
-        ("BP2  δˡ = (δˡ⁺¹ Wˡ⁺¹) ⊙ σ′(zˡ)", delta1, z1, cost_of_z1),
-        ("BP3  ∂C/∂b = Σ δ", equations.bias_gradient(delta1, xp=xp), lower.b,
-         lambda b: cost_of_z1(equations.weighted_input(a0, lower.W, b))),
-        ("BP4  ∂C/∂W = δᵀ a", equations.weight_gradient(delta1, a0), lower.W,
-         lambda W: cost_of_z1(equations.weighted_input(a0, W, lower.b))),
+        ("BP1  δᴸ = ∇ₐC ⊙ σ′(zᴸ)", output.delta, differences_by_z(net, x, y, 2)),
+        ("BP2  δˡ = (δˡ⁺¹ Wˡ⁺¹) ⊙ σ′(zˡ)", hidden.delta, differences_by_z(net, x, y, 1)),
+        ("BP3  ∂C/∂b = Σ δ", hidden.nabla_b,
+         differences(cost_of(net, x, y, 0, "b"), hidden.b, where)),
+        ("BP4  ∂C/∂W = δᵀ a", hidden.nabla_W,
+         differences(cost_of(net, x, y, 0, "W"), hidden.W, where)),
     ]  # fmt: skip
-    print(f"{net}\n\n1. equation                         shape   largest entry   off by at most")
-    for name, value, array, cost in table:
+    print(f"{net}\n\n{trace}\n")
+    print("1. equation                         shape   largest entry   off by at most")
+    for name, value, exact in table:
         by_equation = to_numpy(value)
-        off = np.abs(by_equation - differences(cost, array, where)).max()
+        off = np.abs(by_equation - exact).max()
         print(f"   {name:32} {by_equation.shape!s:8}{np.abs(by_equation).max():13.6f} {off:16.1e}")
 
-    delta = float(to_numpy(delta1)[0, 0])
+    sample = x[:1, :], y[:1, :]
+    delta = float(to_numpy(net.trace(*sample).layers[0].delta)[0, 0])
     print(f"\n2. hidden neuron 0, sample 0: δ = {delta:.6f}\n   Δz        C changes by      δ Δz")
     for size in (0.1, 0.01, 0.001):
-        nudge = np.zeros(tuple(z1.shape))
-        nudge[0, 0] = size
-        change = cost_of_z1(z1 + where.asarray(nudge)) - cost_of_z1(z1)
-        print(f"   {size:<8g} {change:13.9f} {delta * size:13.9f}")
-
-
-def cost_of_weights(net, l, x, y):  # noqa: E741
-    """Return the cost as a function of the weights of layer l."""
-
-    def cost(W):
-        layers = list(net.layers)
-        layers[l] = Layer(W, layers[l].b)
-        return total_cost(net, forward(net.model, layers, x, xp=net.xp).zs[-1], y)
-
-    return cost
+        nudged = sensitivity(net, *sample, layer=1, unit=0, nudge=size)
+        print(f"   {size:<8g} {nudged.real:13.9f} {nudged.predicted:13.9f}")
 
 
 def compare_speed(options, widths, where, rng):
@@ -100,7 +97,7 @@ def compare_speed(options, widths, where, rng):
 
         start = time.perf_counter()
         by_weight = [
-            differences(cost_of_weights(net, l, x, y), layer.W, where)
+            differences(cost_of(net, x, y, l, "W"), layer.W, where)
             for l, layer in enumerate(net.layers)  # noqa: E741 - the book's index of layers
         ]
         slow = time.perf_counter() - start
@@ -155,7 +152,7 @@ def main() -> None:
     os.environ.setdefault("JAX_ENABLE_X64", "1")  # JAX computes in float64 only if told to
 
     if args.plot:
-        require("matplotlib", None)  # says what to install, before anything is measured
+        require("matplotlib", "plot")  # says what to install, before anything is measured
     rng = np.random.default_rng(0)
     options = {
         "cost": args.cost,

@@ -27,9 +27,9 @@ ORDER = """
     backprop optimizers callbacks
     engines
     training
-    checkpoints
+    checkpoints inspection
     network
-    inspection testing plotting distributed
+    testing plotting distributed
     estimators book
     __init__
     config
