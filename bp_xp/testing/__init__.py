@@ -1,0 +1,21 @@
+"""The means to prove that a computation is the same on every array library and device.
+
+For this project's tests and for other people's. The pytest plugin
+(:mod:`bp_xp.testing.pytest_plugin`) is there as soon as bp_xp is installed; everything here works
+without pytest as well.
+"""
+
+from bp_xp.testing.assertions import assert_close
+from bp_xp.testing.gradients import GradientReport, check_gradients
+from bp_xp.testing.parity import ParityReport, assert_parity
+from bp_xp.testing.transfers import HostTransferError, no_host_transfer
+
+__all__ = [
+    "GradientReport",
+    "HostTransferError",
+    "ParityReport",
+    "assert_close",
+    "assert_parity",
+    "check_gradients",
+    "no_host_transfer",
+]

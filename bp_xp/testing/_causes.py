@@ -1,0 +1,304 @@
+"""Why a run strays from the reference: what there is to say, and how it is found.
+
+The last parameters that agreed are given to both networks, and one pass forward and back over the
+mini-batch of the step that went wrong tells which quantity of backpropagation is the first to
+differ. A wrong σ shows in every parameter after one step, but in one quantity first.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bp_xp import checks
+from bp_xp._typing import Array
+from bp_xp.arrays import to_numpy
+from bp_xp.initializers import restore_generator
+from bp_xp.inspection import BackpropTrace
+from bp_xp.testing._runs import Difference, Other, Quantity, Reference, Values, difference
+
+__all__ = ["explain"]
+
+# In one pass from equal parameters nothing is amplified: libraries differ by some roundings.
+_ROUNDINGS_OF_A_PASS = 100
+
+
+def explain(run: Other, x: Any, y: Any, options: dict[str, Any]) -> list[str]:
+    """Return what there is to say of a run that strays, in lines.
+
+    Args:
+        run: the run; its network and that of the reference are changed.
+        x: inputs, shape (N, I).
+        y: labels, shape (N,), or targets, shape (N, O).
+        options: those that ``fit`` was given.
+    """
+    lines = [f"{run} does not train as {run.reference} does ({run.network.dtype})."]
+    if run.differing:
+        first, *rest = run.differing
+        lines += [
+            f"The first difference is after step {run.step}, in {first.quantity}{_at(first)}:",
+            *_values(run, first, "largest value so far", run.rtol),
+        ]
+        if rest:
+            lines.append(f"  too far off as well: {', '.join(str(one.quantity) for one in rest)}")
+        if run.step == 0:
+            return [*lines, *_why_not_from_the_start(run)]
+    elif run.error:
+        lines.append(f"It {run.fault}, as the reference does not: {run.error}")
+    else:
+        return [*lines, f"Its parameters agree (rtol {run.rtol:g}), but it {run.fault}."]
+    lines.append(f"  largest difference by step: {_growth(run)}")
+    if run.every > 1:
+        return [*lines, f"Pass every=1 to see which of {run.every} steps differs, and why."]
+    return [*lines, *_why_from_a_step(run, to_numpy(x), to_numpy(y), options)]
+
+
+def _why_not_from_the_start(run: Other) -> list[str]:
+    seeds = run.reference.network.seed, run.network.seed
+    if seeds[0] != seeds[1]:
+        return [
+            f"They start from different parameters; their seeds are {seeds[0]} and {seeds[1]}:",
+            "let build give one seed, as in lambda **where: Network(sizes, seed=0, **where).",
+        ]
+    return [
+        f"They start from different parameters, though from one seed, {seeds[0]}:",
+        "look at build, and at an initializer of your own.",
+    ]
+
+
+def _why_from_a_step(
+    run: Other, x: np.ndarray, y: np.ndarray, options: dict[str, Any]
+) -> list[str]:
+    """Look for the cause in the step that went wrong, or in the costs of its epoch."""
+    of_costs = not run.differing or run.differing[0].quantity.layer == 0
+    if not of_costs and (drawn := _drawn_differently(run, options)):
+        return drawn
+    step, start = run.step, run.step if of_costs else run.step - 1
+    rows = _rows_of(run.reference, step, len(x), options)
+    samples = f"the mini-batch of step {step}"
+    if rows is None:
+        rows, samples = np.arange(len(x)), "all samples"
+    equal = run.reference.parameters[start]
+    tolerance = _ROUNDINGS_OF_A_PASS * float(np.finfo(run.network.dtype).eps)
+    lines = [f"From equal parameters, those after step {start}, on {samples}:"]
+    cause, kink = _search(run, equal, equal, (x, y), rows, tolerance)
+    if cause:
+        return [*lines, *cause]
+    if not kink:
+        lines.append("all quantities of backpropagation agree.")
+        if of_costs:
+            how = "What differs is how costs are computed over many samples, or added up."
+            return [*lines, how]
+        _, kink = _search(run, equal, run.parameters[-2], (x, y), rows, run.rtol)
+        if kink:
+            lines.append("From the parameters of each, which agree within rtol:")
+    besides = f"look at what a step has besides: {', '.join(_besides(options))}."
+    exact = "compare in float64, " if run.network.dtype == "float32" else ""
+    remedy = f"{exact}take fewer steps or a smaller learning rate, or pass a larger rtol."
+    before, after = run.differences[-2:]
+    if after <= tolerance:
+        return [*lines, f"The difference is no more than rounding: let rtol be {tolerance:.1g}."]
+    if kink:
+        lines += [*kink, f"That is enough to part the two: {remedy}"]
+        besides = f"if that does not explain it, {besides}"
+    elif before > after / 10:
+        lines += ["The difference has grown over the steps.", f"If it is rounding, {remedy}"]
+        besides = f"if it is not, {besides}"
+    return [*lines, f"{besides[0].upper()}{besides[1:]}"]
+
+
+def _drawn_differently(run: Other, options: dict[str, Any]) -> list[str]:
+    """Return what to say where the generators have come to draw different numbers."""
+    ours, theirs = run.reference.orders[len(run.orders) - 1], run.orders[-1]
+    if ours == theirs or not (options.get("shuffle", True) or options.get("dropout")):
+        return []
+    seeds = run.reference.network.seed, run.network.seed
+    why = "from one seed: look at what else draws from it, such as an initializer."
+    if seeds[0] != seeds[1]:
+        why = f"from the seeds {seeds[0]} and {seeds[1]}: let build give one seed."
+    return [
+        f"In epoch {len(run.orders)} they draw other random numbers, for the order of the samples",
+        f"and the masks of dropout, {why}",
+    ]
+
+
+def _besides(options: dict[str, Any]) -> Iterator[str]:
+    """Yield what has a part in a step besides backpropagation, of the options that were given."""
+    yield f"the optimizer {options.get('optimizer') or 'SGD(0.1)'}"
+    for name in ("dropout", "l1", "l2", "clip_norm", "clip_value", "max_norm"):
+        if options.get(name):
+            yield name
+    for name in ("sample_weight", "class_weight"):
+        if options.get(name) is not None:
+            yield name
+    if options.get("shuffle", True):
+        yield "the order of the samples on the device"
+    yield "the engine that runs the steps"
+
+
+def _rows_of(run: Reference, step: int, n: int, options: dict[str, Any]) -> np.ndarray | None:
+    """Return which samples made the mini-batch of a step; None where some are held out."""
+    if options.get("validation_fraction"):
+        return None
+    before, state = next(order for order in reversed(run.orders) if order[0] < step)
+    shuffle = options.get("shuffle", True)
+    order = restore_generator(state).permutation(n) if shuffle else np.arange(n)
+    size = min(options.get("batch_size") or checks.check_batch_size(None, n), n)
+    return order[(step - before - 1) * size :][:size]
+
+
+# ---------------------------------------------------------------------------------------------
+# One pass on both sides
+
+
+def _search(
+    run: Other,
+    ours: Values,
+    theirs: Values,
+    data: tuple[np.ndarray, np.ndarray],
+    rows: np.ndarray,
+    tolerance: float,
+) -> tuple[list[str], list[str]]:
+    """Look for the first quantity that differs on some samples, from these parameters.
+
+    Returns:
+        What to say of it, or nothing; and of a z that rounding takes across a kink. Samples with
+        such a z are left out of the search for anything else.
+    """
+    kink: list[str] = []
+    while len(rows) and (
+        found := _first_to_differ(run, ours, theirs, [part[rows] for part in data], tolerance)
+    ):
+        first = found.difference
+        lines = [
+            f"the first quantity to differ is {first.quantity}{_at(first, rows)}:",
+            *_values(run, first, "largest value", tolerance),
+            found.cause,
+        ]
+        if not found.kinks.any():
+            return lines, kink
+        kink = kink or lines
+        rows = rows[~found.kinks]
+    return [], kink
+
+
+class _Found(NamedTuple):
+    """The first quantity that differs.
+
+    Attributes:
+        difference: where, and by how much.
+        cause: what computes it; or that z is at a kink.
+        kinks: for each sample whether it differs since z is at a kink, shape (N,).
+    """
+
+    difference: Difference
+    cause: str
+    kinks: np.ndarray
+
+
+def _first_to_differ(
+    run: Other,
+    ours: Values,
+    theirs: Values,
+    batch: list[np.ndarray],
+    tolerance: float,
+) -> _Found | None:
+    """Run both networks forward and back once; return the first difference, if there is one."""
+    traces = []
+    for network, values in ((run.reference.network, ours), (run.network, theirs)):
+        arrays = list(values.values())
+        network.layers = list(zip(arrays[::2], arrays[1::2], strict=True))
+        traces.append(network.trace(*batch))
+    n, outputs = len(batch[0]), float(np.abs(to_numpy(traces[0].layers[-1].a)).max())
+    for (quantity, mine, cause), (_, other, _) in zip(*map(_quantities, traces), strict=True):
+        mine, other = to_numpy(mine), to_numpy(other)
+        # a − y can be as small as the rounding of a. So errors, and what is made of them, are
+        # measured against the outputs as well; in the mean, each is divided by N.
+        least = {"z": 0.0, "a": 0.0, "σ′(z)": 0.0, "∇ₐC": 1.0 / n, "δ": 1.0 / n}
+        scale = max(float(np.abs(mine).max()), least.get(quantity.name, 1.0) * outputs)
+        found = difference(quantity, mine, other, scale)
+        if found.relative > tolerance:
+            at_kink = quantity.name == "σ′(z)" and _at_a_kink(run, traces, found, scale * tolerance)
+            return at_kink or _Found(found, f"Look at {cause}.", np.zeros(n, dtype=bool))
+    return None
+
+
+def _quantities(trace: BackpropTrace) -> Iterator[tuple[Quantity, Array, str]]:
+    """Yield each quantity of one pass, in the order of computation, and what computes it."""
+    cost, numbered = trace.model.cost.name, list(enumerate(trace.layers, start=1))
+    names = [activation.name for activation in trace.model.activations]
+    for l, layer in numbered:  # noqa: E741 - the book's index of layers
+        yield Quantity("z", l), layer.z, "the weighted input z = a Wᵀ + b"
+        yield Quantity("a", l), layer.a, f"σ of the activation {names[l - 1]!r}"
+    yield Quantity("C"), trace.cost, f"the value of the cost {cost!r}"
+    error = f"the error of the cost {cost!r}"
+    if trace.nabla_a is not None:
+        yield Quantity("∇ₐC"), trace.nabla_a, f"the gradient of the cost {cost!r}"
+        error = "BP1, δᴸ = ∇ₐC ⊙ σ′(zᴸ)"
+    for l, layer in reversed(numbered):  # noqa: E741
+        if l < len(numbered) or trace.nabla_a is not None:  # a matched cost has no use for σ′(zᴸ)
+            slope = f"σ′ of the activation {names[l - 1]!r}"
+            yield Quantity("σ′(z)", l), layer.sigma_prime_z, slope
+        yield Quantity("δ", l), layer.delta, error
+        yield Quantity("∂C/∂W", l), layer.nabla_W, "BP4, ∂C/∂W = δᵀ a"
+        yield Quantity("∂C/∂b", l), layer.nabla_b, "BP3, ∂C/∂b = Σₙ δₙ"
+        error = "BP2, δˡ = (δˡ⁺¹ Wˡ⁺¹) ⊙ σ′(zˡ)"
+
+
+def _at_a_kink(
+    run: Other, traces: Sequence[BackpropTrace], found: Difference, tolerance: float
+) -> _Found | None:
+    """Return what is found where σ′ differs because z does, by a rounding; None where σ′ does.
+
+    Given the z of the other side, the reference then finds the σ′ of the other side.
+    """
+    network, l = run.reference.network, found.quantity.layer  # noqa: E741
+    activation = network.model.activations[l - 1]
+    zs = [to_numpy(trace.layers[l - 1].z) for trace in traces]
+    slopes = [to_numpy(trace.layers[l - 1].sigma_prime_z) for trace in traces]
+    with run.reference.place.active():
+        z = network.asarray(zs[1])
+        a = activation.sigma(z, xp=network.xp)
+        expected = to_numpy(activation.sigma_prime(z, a, xp=network.xp))
+    if not np.abs(expected - slopes[1]).max() <= tolerance:
+        return None
+    at = found.at[:2]
+    cause = (
+        f"There z is {zs[0][at]} and {zs[1][at]}: rounding takes it across a kink of "
+        f"{activation.name!r}."
+    )
+    apart = np.abs(slopes[0] - slopes[1]) > tolerance
+    return _Found(found, cause, np.asarray([sample.any() for sample in apart]))
+
+
+# ---------------------------------------------------------------------------------------------
+# As text
+
+
+def _at(found: Difference, rows: np.ndarray | None = None) -> str:
+    """Return where in an array; the samples of a mini-batch are told by their rows in x."""
+    if not found.at:
+        return ""
+    if rows is None or found.quantity.name in ("∂C/∂W", "∂C/∂b"):
+        return f" at {list(found.at)}"
+    sample, *neurons = found.at
+    return f", row {rows[sample]} of x, neuron {' and '.join(map(str, neurons))}"
+
+
+def _values(run: Other, found: Difference, scale: str, tolerance: float) -> list[str]:
+    """Return both values, and by how much they differ."""
+    gap = f"{found.absolute:.2e}, which is {found.relative:.1e} of the {scale}"
+    if not math.isfinite(found.absolute):
+        gap = "not finite"
+    names = str(run.reference), str(run), "difference"
+    texts = (*map(str, found.values), f"{gap} ({tolerance:.2g} passes)")
+    width = max(map(len, names))
+    return [f"  {name:{width}}  {text}" for name, text in zip(names, texts, strict=True)]
+
+
+def _growth(run: Other) -> str:
+    """Return the largest difference at some steps, the last two among them."""
+    last = len(run.differences) - 1
+    chosen = {last} | {n for n in (0, 1, 10, 100, 1000, 10_000, last - 1) if 0 <= n < last}
+    return ", ".join(f"{n * run.every}: {run.differences[n]:.1g}" for n in sorted(chosen))

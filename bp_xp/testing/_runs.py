@@ -1,0 +1,255 @@
+"""The runs that a check of parity compares: the reference, and those held against it."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bp_xp._typing import Layer
+from bp_xp.arrays import Placement, to_numpy
+from bp_xp.callbacks import Callback
+from bp_xp.errors import DivergenceError
+from bp_xp.history import EpochRecord, History
+from bp_xp.network import Network
+
+__all__ = ["Difference", "Other", "Quantity", "Reference", "Values", "difference"]
+
+# A bias whose gradient cancels holds nothing but rounding. So a tensor is measured against its own
+# largest value, or a thousandth of that of its layer if that is more.
+_LEAST_OF_LAYER = 1e-3
+
+
+class Quantity(NamedTuple):
+    """What an array holds: ``Quantity("W", 1)`` is W of layer 1; layer 0 is no layer."""
+
+    name: str
+    layer: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.name} of layer {self.layer}" if self.layer else self.name
+
+
+Values = dict[Quantity, np.ndarray]
+"""The parameters of a network on the host, layer by layer, W and b; or the costs of an epoch."""
+
+
+def _parameters(network: Network) -> Values:
+    """Bring the parameters home; training makes new arrays, so these are not copied."""
+    return {
+        Quantity(name, l): to_numpy(values)
+        for l, layer in enumerate(network.layers, start=1)  # noqa: E741 - the book's index
+        for name, values in zip(Layer._fields, layer, strict=True)
+    }
+
+
+def _costs(record: EpochRecord) -> Values:
+    costs = {"cost": record.cost, "validation cost": record.validation_cost}
+    return {
+        Quantity(f"{name} of the epoch"): np.asarray(cost)
+        for name, cost in costs.items()
+        if cost is not None
+    }
+
+
+def _are_costs(values: Values) -> bool:
+    return next(iter(values)).layer == 0
+
+
+class Difference(NamedTuple):
+    """Where and by how much an array differs the most from that of the reference.
+
+    Attributes:
+        quantity: what the array holds.
+        at: where in the array.
+        values: that of the reference, and the other.
+        absolute: how far they are apart.
+        relative: the same against the scale of the array.
+    """
+
+    quantity: Quantity
+    at: tuple[int, ...]
+    values: tuple[Any, Any]
+    absolute: float
+    relative: float
+
+
+def difference(
+    quantity: Quantity, ours: np.ndarray, theirs: np.ndarray, scale: float
+) -> Difference:
+    """Return the largest difference; what is not finite on one side only is infinitely far off."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        gaps = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
+    gaps = np.where((ours == theirs) | (np.isnan(ours) & np.isnan(theirs)), 0.0, gaps)
+    gaps = np.where(np.isnan(gaps), np.inf, gaps)
+    at = tuple(int(i) for i in np.unravel_index(np.argmax(gaps), gaps.shape))
+    absolute = float(gaps[at])
+    relative = absolute / scale if scale else math.inf if absolute else 0.0
+    return Difference(quantity, at, (ours[at], theirs[at]), absolute, relative)
+
+
+class _Look(NamedTuple):
+    """What the reference holds at one moment.
+
+    Attributes:
+        step: the steps taken.
+        values: the parameters; or the costs of the epoch just over.
+        scales: what differences are relative to.
+    """
+
+    step: int
+    values: Values
+    scales: dict[Quantity, float]
+
+
+class _Run(Callback):
+    """Looks at the parameters of a run every so many steps, and at the costs of each epoch.
+
+    Attributes:
+        network: the network.
+        place: where it is.
+        limit: the steps to take.
+        every: the steps between two looks.
+        step: those taken.
+        epochs: the complete epochs.
+        orders: for each epoch, the steps before it, and the state of the generator that draws its
+            order.
+    """
+
+    def __init__(self, network: Network, place: Placement, limit: int, every: int) -> None:
+        self.network, self.place = network, place
+        self.limit, self.every = limit, every
+        self.step, self.epochs = 0, 0
+        self.orders: list[tuple[int, Any]] = []
+
+    def __str__(self) -> str:
+        return f"{self.place.backend}-{self.place.device_name}"
+
+    def look(self, values: Values) -> bool:
+        """Look at parameters or costs; return whether the run shall end."""
+        raise NotImplementedError
+
+    def train(self, x: Any, y: Any, options: dict[str, Any]) -> None:
+        """Train the network, and look on."""
+        if self.look(_parameters(self.network)):
+            return
+        options = {"progress": False} | options
+        try:
+            # An epoch has one step at least; the run itself ends after its steps.
+            history = self.network.fit(x, y, epochs=self.limit, callbacks=[self], **options)
+        except Exception as error:
+            error.add_note(f"raised while training on {self}, in assert_parity")
+            raise
+        if history.stopped == "interrupt":
+            raise KeyboardInterrupt
+
+    def on_epoch_start(self, network: Network, history: History) -> None:
+        """Keep what draws the order of the samples."""
+        self.orders.append((self.step, network._generator.bit_generator.state))
+
+    def on_steps(self, network: Network, history: History, step: int) -> bool:
+        """Look at the parameters; the run ends a look late, so that its last epoch can end."""
+        if step > self.limit:
+            return True
+        self.step = step
+        return self.look(_parameters(network))
+
+    def on_epoch_end(self, network: Network, history: History) -> bool:
+        """Look at the costs."""
+        self.epochs = len(history)
+        return self.look(_costs(history[-1])) or self.step == self.limit
+
+
+class Reference(_Run):
+    """The run that the others are held against.
+
+    Attributes:
+        looks: all that it has looked at.
+        parameters: those before the first step, and after each that is looked at.
+    """
+
+    def __init__(self, network: Network, place: Placement, limit: int, every: int) -> None:
+        super().__init__(network, place, limit, every)
+        self.looks: list[_Look] = []
+        self.parameters: list[Values] = []
+        self._largest: dict[Quantity, float] = {}
+
+    def look(self, values: Values) -> bool:
+        """Keep the values."""
+        for quantity, array in values.items():
+            largest = float(np.abs(array).max())
+            if not math.isfinite(largest):
+                raise DivergenceError(
+                    f"the reference {self} diverges: {quantity} is not finite after step "
+                    f"{self.step}, and from then on nothing can be compared. Take a smaller "
+                    "learning rate, fewer steps or scaled inputs."
+                )
+            self._largest[quantity] = max(largest, self._largest.get(quantity, 0.0))
+        scales = {
+            quantity: max(
+                self._largest[quantity],
+                *(_LEAST_OF_LAYER * self._largest[q] for q in values if q.layer == quantity.layer),
+            )
+            for quantity in values
+        }
+        self.looks.append(_Look(self.step, values, scales))
+        if not _are_costs(values):
+            self.parameters.append(values)
+        return False
+
+
+class Other(_Run):
+    """A run that is held against the reference.
+
+    Attributes:
+        reference: the run of the reference.
+        rtol: the largest difference that passes.
+        fault: what is wrong, for the table; empty as long as nothing is.
+        differing: what is too far off, in order.
+        differences: the largest difference before the first step, and after each looked at.
+        where: the step and the tensor of the largest of them.
+        parameters: those of the last two looks at any.
+        error: how the run diverged, if it did.
+    """
+
+    def __init__(
+        self, network: Network, place: Placement, reference: Reference, rtol: float
+    ) -> None:
+        super().__init__(network, place, reference.limit, reference.every)
+        self.reference, self.rtol = reference, rtol
+        self.fault = ""
+        self.differing: list[Difference] = []
+        self.differences: list[float] = []
+        self.where = ""
+        self.parameters: list[Values] = []
+        self.error: DivergenceError | None = None
+        self._looks = 0
+
+    def train(self, x: Any, y: Any, options: dict[str, Any]) -> None:
+        """Train the network, and look on; the reference went all the way before."""
+        try:
+            super().train(x, y, options)
+        except DivergenceError as error:
+            self.fault, self.error = f"diverges in epoch {self.epochs + 1}", error
+        if not self.fault and self._looks < len(self.reference.looks):
+            self.fault = f"ends after step {self.step} of {self.reference.step}"
+
+    def look(self, values: Values) -> bool:
+        """Compare the values with those of the reference at the same moment."""
+        if self._looks == len(self.reference.looks):
+            self.fault = f"goes on after step {self.reference.step}, where the reference ends"
+            return True
+        look = self.reference.looks[self._looks]
+        self._looks += 1
+        found = [difference(q, look.values[q], values[q], look.scales[q]) for q in values]
+        worst = max(found, key=lambda one: one.relative)
+        if worst.relative > max(self.differences, default=0.0):
+            self.where = f"step {look.step}, {worst.quantity}"
+        if _are_costs(values):
+            self.differences[-1] = max(self.differences[-1], worst.relative)
+        else:
+            self.differences.append(worst.relative)
+            self.parameters = [*self.parameters[-1:], values]
+        self.differing = [one for one in found if one.relative > self.rtol]
+        if self.differing:
+            self.fault = f"step {look.step}, {self.differing[0].quantity}"
+        return bool(self.differing)

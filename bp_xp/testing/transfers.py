@@ -1,0 +1,365 @@
+"""A context in which nothing may come back from the device.
+
+A value that is read back stops the host until the device has come so far: one ``float(cost)`` a
+step can cost more than the step. On a CPU nobody notices, so that such a line is found late. Here
+it fails, also where the device is the CPU.
+"""
+
+import contextlib
+import functools
+import importlib
+import linecache
+import sys
+import threading
+import traceback
+from collections.abc import Iterable, Iterator
+from types import FrameType
+from typing import Any, NamedTuple
+
+from bp_xp._typing import Array, Namespace
+
+__all__ = ["HostTransferError", "no_host_transfer"]
+
+_PRINTING = ("__repr__", "__str__", "__format__")
+
+# What a read-back is called: what Python and NumPy ask of an array, and what people do.
+_CONVERSIONS = (
+    *("__array__", "__dlpack__"),
+    *("__bool__", "__int__", "__float__", "__complex__", "__index__"),
+    *_PRINTING,
+    *("item", "tolist", "tobytes", "numpy", "get", "to_device"),
+)
+
+_DLPACK_CPU = 1
+
+# A message points to the innermost line that is none of these packages' and modules'.
+_NOT_USERS = (
+    *("numpy", "cupy", "torch", "jax", "jaxlib", "array_api_strict"),
+    *("array_api_compat", "array_api_extra", "contextlib"),
+    *("bp_xp.arrays", "bp_xp.engines", "bp_xp.testing.transfers"),
+)
+
+
+class HostTransferError(AssertionError):
+    """A value was read back to the host inside :func:`no_host_transfer`.
+
+    An ``AssertionError``, since it is a test that fails; and so that code which tries one
+    conversion after another, and takes a ``TypeError`` for a no, does not hide it.
+    """
+
+
+@contextlib.contextmanager
+def no_host_transfer(*namespaces: Namespace) -> Iterator[None]:
+    """Let every conversion to NumPy, and every other read-back to the host, fail.
+
+    Inside, arrays may be made of host values, and computed with. What looks at their values is a
+    :class:`HostTransferError` that names the call and the line: ``float``, ``bool``, ``int``, an
+    array as an index of a list, ``numpy.asarray``, NumPy's functions, ``item``, ``tolist``,
+    printing, export by DLPack to the CPU, a copy to the CPU. A CPU that a library other than NumPy
+    computes on counts as a device as well, so that tests on any machine find what would stall a
+    GPU.
+
+    What each library can tell:
+
+    - array_api_strict, on each of its devices: all of the above.
+    - PyTorch, on each of its devices, ``meta`` included: all of the above, and operations whose
+      result has a size that depends on values (``x[mask]``, ``nonzero``). Not what reads memory by
+      its address, and not pickling.
+    - JAX: all of the above for arrays, and a traced value that is looked at inside ``jax.jit``. On
+      a CPU, NumPy's functions read a JAX array's memory without asking: ``numpy.asarray`` and
+      ``numpy.array`` are refused, ``numpy.exp`` is not. On a GPU its own transfer guard is on as
+      well. Callbacks of a compiled function are not seen.
+    - CuPy: all of the above. Not copies by ``MemoryPointer``, and not a mere wait for the device.
+    - NumPy: nothing, since its arrays are on the host.
+    - Another library: name it. Arrays that refuse NumPy by themselves do so here too, in their own
+      words.
+
+    It holds for the thread that enters it, whatever runs in it until it leaves: other threads go on
+    as before. Contexts may be nested, and overlap in different threads. Only libraries that are
+    imported already are watched; at the end everything is as it was.
+
+    Args:
+        namespaces: further libraries that follow the array API standard, whose arrays shall be
+            watched as well.
+
+    Raises:
+        HostTransferError: a value is read back.
+        TypeError: a namespace is none, or its arrays can't be watched.
+
+    Examples:
+        >>> import array_api_strict as xp
+        >>> a = xp.asarray([1.0, 2.0])
+        >>> with no_host_transfer():
+        ...     b = xp.where(a > 1.0, a, 0.0)
+        >>> with no_host_transfer():  # doctest: +IGNORE_EXCEPTION_DETAIL
+        ...     b = a if xp.any(a > 1.0) else 0.0
+        Traceback (most recent call last):
+        HostTransferError: __bool__ of array_api_strict reads a value back to the host
+    """
+    handled = sys.exception()  # what is being dealt with around the context is none of its own
+    with contextlib.ExitStack() as stack:
+        for call in _calls_to_refuse(namespaces):
+            stack.enter_context(_refused(call))
+        for context in (*_torch_modes(), *_jax_guards(), _inside()):
+            stack.enter_context(context)
+        try:
+            yield
+        except Exception as error:
+            if refusal := _refusal_behind(error, handled):
+                raise refusal from error
+            raise
+
+
+# ---------------------------------------------------------------------------------------------
+# What is said
+
+
+def _error(what: str, frames: Iterable[FrameType], module: str = "") -> HostTransferError:
+    """Return an error that points to the innermost line of a user's code, of these frames."""
+    where = ""
+    for frame in frames:
+        name = frame.f_globals.get("__name__", "") + "."
+        users = not any(name.startswith(f"{one}.") for one in (*_NOT_USERS, module))
+        if users and frame.f_code.co_filename != "<string>":  # generated code
+            file, line = frame.f_code.co_filename, frame.f_lineno
+            source = linecache.getline(file, line).strip()
+            where = f" at {file}:{line}, in {frame.f_code.co_name}: {source}"
+            break
+    return HostTransferError(
+        f"{what}{where}\nInside no_host_transfer() values stay where they are: compute with "
+        "functions of arrays (where, minimum, ...), and look at results after the block."
+    )
+
+
+def _refusal_of(name: str, library: str, module: str = "") -> HostTransferError:
+    """Return the error of a call that is being made."""
+    frames = (frame for frame, _ in traceback.walk_stack(sys._getframe(1)))
+    return _error(f"{name} of an array of {library} reads it back to the host", frames, module)
+
+
+def _refusal_behind(error: Exception, handled: Any) -> HostTransferError | None:
+    """Return the error to raise in place of another, or None.
+
+    A library may wrap a refusal in an error of its own; and JAX refuses by itself to look at a
+    value that it does not have yet.
+    """
+    seen: BaseException | None = error.__cause__ or error.__context__
+    while seen not in (None, handled) and not isinstance(error, HostTransferError):
+        if isinstance(seen, HostTransferError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    jax = sys.modules.get("jax")
+    if jax is None or not isinstance(
+        error,
+        jax.errors.ConcretizationTypeError
+        | jax.errors.TracerArrayConversionError
+        | jax.errors.NonConcreteBooleanIndexError,
+    ):
+        return None
+    frames = (frame for frame, _ in reversed([*traceback.walk_tb(error.__traceback__)]))
+    reason = str(error).splitlines()[0]
+    return _error(f"jax can't look at a value inside a compiled function ({reason})", frames)
+
+
+# ---------------------------------------------------------------------------------------------
+# Methods and functions that refuse
+
+
+class _Call(NamedTuple):
+    """A method of an array class, or a function of arrays, that is to be refused.
+
+    Attributes:
+        owner: the class or module that has it.
+        name: its name.
+        array_type: the class of the arrays that it is refused to.
+        library: what a message calls the library.
+    """
+
+    owner: Any
+    name: str
+    array_type: type
+    library: str
+
+    @property
+    def label(self) -> str:
+        """What a message calls it."""
+        method = self.owner is self.array_type
+        return self.name if method else f"{self.owner.__name__}.{self.name}"
+
+    def refuses(self, array: Any = None, *args: Any, **options: Any) -> bool:
+        """Return whether it reads an array back, given these arguments."""
+        if not isinstance(array, self.array_type):
+            return False
+        if self.name in _PRINTING:
+            # A library's error message may show an array.
+            caller = sys._getframe(2).f_globals.get("__name__", "")
+            return caller.split(".")[0] != self.array_type.__module__.split(".")[0]
+        if self.library == "array_api_strict" and self.name == "asarray":
+            return _is_to_cpu(array, options.get("device"))
+        return _reads_back(self.name, array, *args, **options)
+
+
+def _calls_to_refuse(namespaces: Iterable[Namespace]) -> Iterator[_Call]:
+    """Yield the calls of all libraries that are imported, but for PyTorch's, and of those named."""
+    if xp := sys.modules.get("array_api_strict"):
+        array_type = type(xp.zeros(1))
+        yield from _methods(array_type, "array_api_strict", "__buffer__")
+        yield _Call(xp, "asarray", array_type, "array_api_strict")
+    if sys.modules.get("jax"):
+        # Of jax's public functions each makes an array, which takes a GPU's memory.
+        array_type = importlib.import_module("jax._src.array").ArrayImpl
+        yield from _methods(array_type, "jax", "__reduce__", "copy_to_host_async")
+        # NumPy reads a JAX array on a CPU by its buffer, without asking.
+        numpy = sys.modules["numpy"]
+        yield from (_Call(numpy, name, array_type, "jax") for name in ("asarray", "array"))
+    if cupy := sys.modules.get("cupy"):
+        # CuPy's own cupyx.allow_synchronize hears of get and of waiting for a device alone, names
+        # neither call nor line, and warns that it will be removed.
+        yield from _methods(cupy.ndarray, "cupy", "tofile", "dump", "dumps", "__reduce__")
+    for xp in namespaces:
+        if not hasattr(xp, "zeros"):
+            raise TypeError(f"{xp!r} is no library of arrays: pass the module itself.")
+        yield from _methods(type(xp.zeros(1)), xp.__name__, "__buffer__")
+
+
+def _methods(array_type: type, library: str, *more: str) -> Iterator[_Call]:
+    for name in (*_CONVERSIONS, *more):
+        method = getattr(array_type, name, None)
+        if callable(method) and method is not getattr(object, name, None):
+            yield _Call(array_type, name, array_type, library)
+
+
+class _Refusal:
+    """A refusal in place of a call, for as long as contexts of any thread need it."""
+
+    def __init__(self, call: _Call) -> None:
+        self.contexts = 0
+        self._call, self._before = call, vars(call.owner).get(call.name)
+        original = getattr(call.owner, call.name)
+
+        @functools.wraps(original)
+        def refuse(*args: Any, **options: Any) -> Any:
+            if getattr(_here, "depth", 0) and call.refuses(*args, **options):
+                raise _refusal_of(call.label, call.library, call.array_type.__module__)
+            return original(*args, **options)
+
+        setattr(call.owner, call.name, refuse)
+
+    def undo(self) -> None:
+        """Put back what was there; what was inherited is so again."""
+        if self._before is None:
+            delattr(self._call.owner, self._call.name)
+        else:
+            setattr(self._call.owner, self._call.name, self._before)
+
+
+_refusals: dict[tuple[Any, str], _Refusal] = {}
+_lock = threading.Lock()
+
+_here = threading.local()
+"""``depth``: how many contexts this thread is in."""
+
+
+@contextlib.contextmanager
+def _refused(call: _Call) -> Iterator[None]:
+    key = call.owner, call.name
+    with _lock:
+        if key not in _refusals:
+            try:
+                _refusals[key] = _Refusal(call)
+            except TypeError as error:
+                raise TypeError(
+                    f"the arrays of {call.library} can't be watched: their class is closed "
+                    f"({error})."
+                ) from error
+        _refusals[key].contexts += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _refusals[key].contexts -= 1
+            if not _refusals[key].contexts:
+                _refusals.pop(key).undo()
+
+
+@contextlib.contextmanager
+def _inside() -> Iterator[None]:
+    _here.depth = getattr(_here, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _here.depth -= 1
+
+
+def _reads_back(name: str, array: Array, *args: Any, **options: Any) -> bool:
+    """Return whether a call brings values to the host: exports and copies may stay on a device."""
+    if name == "__dlpack__":
+        device = options.get("dl_device") or array.__dlpack_device__()
+        return device[0] == _DLPACK_CPU
+    if name == "to_device":
+        return _is_to_cpu(array, args[0] if args else options.get("device"))
+    return True
+
+
+def _is_to_cpu(array: Array, device: Any) -> bool:
+    return "cpu" in str(device).lower() and device != array.device
+
+
+# ---------------------------------------------------------------------------------------------
+# What two libraries offer themselves
+
+
+def _torch_modes() -> list[contextlib.AbstractContextManager[Any]]:
+    """Return modes that hear each call of PyTorch in this thread."""
+    if sys.modules.get("torch") is None:
+        return []
+    import torch
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    telling = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+    aten = torch.ops.aten
+
+    def sized_by_values(operator: Any, args: Any) -> bool:
+        if operator is aten.index.Tensor:  # by integers, its size is theirs
+            return any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+        return bool(telling.intersection(getattr(operator, "tags", ())))
+
+    def copied_to_cpu(operator: Any, args: Any, options: Any) -> bool:
+        if operator is aten._to_copy.default:
+            to, of = options.get("device") or args[0].device, args[0].device
+        elif operator is aten.copy_.default:
+            to, of = args[0].device, args[1].device
+        else:
+            return False
+        return to.type == "cpu" and of.type != "cpu"
+
+    class Functions(TorchFunctionMode):
+        """Hears what is called in Python."""
+
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            name, options = getattr(func, "__name__", ""), kwargs or {}
+            if name in _CONVERSIONS and _reads_back(name, *args, **options):
+                raise _refusal_of(name, "torch")
+            return func(*args, **options)
+
+    class Operators(TorchDispatchMode):
+        """Hears what PyTorch's functions call in turn."""
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            options = kwargs or {}
+            if sized_by_values(func, args) or copied_to_cpu(func, args, options):
+                raise _refusal_of(str(func), "torch")
+            return func(*args, **options)
+
+    return [Functions(), Operators()]
+
+
+def _jax_guards() -> list[contextlib.AbstractContextManager[Any]]:
+    """Return JAX's own guard, which finds copies from a GPU that none of its methods makes."""
+    jax = sys.modules.get("jax")
+    return [jax.transfer_guard_device_to_host("disallow_explicit")] if jax else []
