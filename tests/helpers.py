@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from hypothesis import HealthCheck, settings
 
-from bp_xp import Layer, Network, to_numpy
+from bp_xp import Layer, to_numpy
 from bp_xp.arrays import Placement
 from bp_xp.testing import assert_close
 
@@ -100,27 +100,3 @@ def central_difference(f: Callable[[float], float], step: float = 1e-3):
     """
     h = step
     return (8.0 * (f(h) - f(-h)) - (f(2.0 * h) - f(-2.0 * h))) / (12.0 * h)
-
-
-def gradient_error(network: Network, x, y, rng: np.random.Generator) -> float:
-    """Return the relative error of ``backprop`` along a random direction.
-
-    The slope of the mean cost along the direction d, by central differences of ``evaluate``, is
-    held against ⟨gradient, d⟩. The network is in float64, and is left as it came.
-    """
-    before = network.layers
-    layers = on_host(before)
-    direction = [Layer(*(rng.normal(size=part.shape) for part in layer)) for layer in layers]
-    length = np.linalg.norm(flat(direction))
-
-    def cost(t: float) -> float:
-        network.layers = [
-            Layer(W + t / length * dW, b + t / length * db)
-            for (W, b), (dW, db) in zip(layers, direction, strict=True)
-        ]
-        return network.evaluate(x, y)["cost"]
-
-    slope = central_difference(cost)
-    network.layers = before
-    claimed = float(flat(on_host(network.backprop(x, y))) @ flat(direction)) / length
-    return abs(slope - claimed) / max(abs(slope), abs(claimed))
