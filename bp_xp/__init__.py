@@ -23,6 +23,7 @@ from bp_xp.errors import (
 )
 from bp_xp.history import EpochRecord, History
 from bp_xp.initializers import INITIALIZERS
+from bp_xp.inspection import GradientFlow
 from bp_xp.metrics import METRICS, Metric, confusion_matrix, top_k
 from bp_xp.network import Network
 from bp_xp.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
@@ -58,6 +59,7 @@ __all__ = [
     "EarlyStopping",
     "EpochRecord",
     "ExponentialDecay",
+    "GradientFlow",
     "History",
     "InverseScaling",
     "Layer",

@@ -42,7 +42,11 @@ SUPPORTED_DTYPES = ("float32", "float64")
 _ROWS_SUMMED_AT_ONCE = 256
 
 # Where the package to install is not named as the module to import.
-_WHEELS = {"cupy": "cupy-cuda13x[ctk]", "array_api_strict": "array-api-strict"}
+_WHEELS = {
+    "cupy": "cupy-cuda13x[ctk]",
+    "array_api_strict": "array-api-strict",
+    "sklearn": "scikit-learn",
+}
 
 
 def require(module: str, extra: str | None) -> ModuleType:

@@ -1,0 +1,472 @@
+"""scikit-learn's multi-layer perceptrons on the networks and the training of bp_xp."""
+
+import itertools
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn import get_config
+from sklearn.base import BaseEstimator, is_classifier, is_regressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state, column_or_1d, compute_sample_weight
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from bp_xp import backprop
+from bp_xp._trees import map_leaves
+from bp_xp._typing import Array, Layer, Namespace
+from bp_xp.arrays import LIBRARIES, Placement, dtype_name, library_of, place, to_numpy
+from bp_xp.backprop import Model
+from bp_xp.errors import DeviceError
+from bp_xp.estimators import _settings as settings
+from bp_xp.estimators._run import StepRun, forget_runs
+from bp_xp.estimators._samples import Inputs, Samples, blocks_of
+from bp_xp.estimators._solvers import minimize
+from bp_xp.network import Network
+
+__all__ = ["MLP"]
+
+
+class MLP(BaseEstimator):
+    """What both estimators share."""
+
+    loss: Any
+    hidden_layer_sizes: Any
+    activation: Any
+    solver: Any
+    alpha: float
+    batch_size: Any
+    learning_rate: Any
+    learning_rate_init: Any
+    power_t: float
+    max_iter: int
+    shuffle: bool
+    random_state: Any
+    tol: float
+    verbose: Any
+    warm_start: bool
+    momentum: float
+    nesterovs_momentum: bool
+    early_stopping: bool
+    validation_fraction: float
+    beta_1: float
+    beta_2: float
+    epsilon: float
+    n_iter_no_change: float
+    max_fun: int
+    device: str | None
+    backend: Any
+    dtype: Any
+    dropout: Any
+    callbacks: Any
+    progress: bool
+    restore_best_weights: bool
+
+    validation_loss_curve_: Any
+
+    # Where a fit has computed, and whether its samples were arrays that live there.
+    _where: Placement | None = None
+    _in_arrays: bool = False
+
+    def _store(self, given: dict[str, Any]) -> None:
+        """Store the arguments of the constructor as they are."""
+        for name, value in given.items():
+            if name not in ("self", "__class__"):
+                setattr(self, name, value)
+
+    # -----------------------------------------------------------------------------------------
+    # What a subclass says
+
+    def _encode(self, y: Any, where: Placement, *, fresh: bool) -> tuple[np.ndarray, Any]:
+        """Return targets (N, O) and what predictions are compared with, both on the host."""
+        raise NotImplementedError
+
+    def _output(self) -> str:
+        """Return the name of the output activation."""
+        raise NotImplementedError
+
+    def _decode(self, a: np.ndarray) -> Any:
+        """Return the predictions of outputs on the host."""
+        raise NotImplementedError
+
+    def _score_of(self, truth: Any, predicted: Any, weights: Any) -> float:
+        """Return the score of predictions."""
+        raise NotImplementedError
+
+    # -----------------------------------------------------------------------------------------
+    # Learning
+
+    def _check_incremental(self) -> None:
+        """Refuse what ``partial_fit`` can't do."""
+        if self.early_stopping:
+            raise ValueError(
+                "partial_fit does not support early_stopping=True: there is no validation set to "
+                "hold out of samples that come in parts. Use fit, or set early_stopping=False."
+            )
+
+    def _takes_steps(self) -> bool:
+        """Return whether there is a ``partial_fit``."""
+        if self.solver == "lbfgs":
+            raise AttributeError(
+                "partial_fit is only available for solvers that take steps; 'lbfgs' looks at all "
+                "samples at once."
+            )
+        return True
+
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        validation_data: Any = None,
+        *,
+        incremental: bool = False,
+    ) -> Any:
+        settings.check_parameters(self)
+        hidden = settings.hidden_sizes(self.hidden_layer_sizes)
+        fresh = not incremental and not self.warm_start
+        first = fresh or not hasattr(self, "coefs_")
+        X, y = self._validate(X, y, reset=first)
+        where = self._place_for(X)
+        if not first and self._where is not None:
+            self._check_same_kind(X, self._where, "partial_fit" if incremental else "fit")
+        dtype = self._dtype_for(X) if first else dtype_name(self.coefs_[0].dtype)
+        self._in_arrays = _array_library(X) is not None
+        random = self._random_state = check_random_state(self.random_state)
+        with where.active():
+            samples = self._samples(X, y, sample_weight, where, dtype, fresh=fresh)
+            outputs = samples.y.shape[1]
+            sizes = [samples.inputs.shape[1], *hidden, outputs]
+            if first:
+                self._start(sizes, dtype, random)
+            self.n_outputs_ = outputs
+            network = self._network(where, dtype)
+            if network.sizes != tuple(sizes):
+                raise ValueError(
+                    f"coefs_ are those of a network {list(network.sizes)}, but the samples and "
+                    f"hidden_layer_sizes make it {sizes}: call fit with warm_start=False."
+                )
+            validation = None
+            if validation_data is not None:
+                if self.solver == "lbfgs":
+                    raise ValueError("solver='lbfgs' has no epochs to look at validation_data in.")
+                validation = self._validation(validation_data, where, dtype)
+            if self.solver == "lbfgs":
+                self._fit_lbfgs(network, samples, where, dtype)
+            else:
+                if self.early_stopping and validation is None:
+                    samples, validation = self._hold_out(samples, where, random)
+                run = StepRun(self, network, samples, validation, where, dtype)
+                self._keep(run.take(incremental=incremental), where)
+        return self
+
+    def _validate(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
+        """Return samples as arrays that scikit-learn has checked."""
+        xp = _array_library(X) or np
+        # A device such as Apple's has no float64, which the standard's own words tell.
+        wanted = [dtype_name(self.dtype)] if self.dtype is not None else ["float64", "float32"]
+        dtypes = [getattr(xp, name) for name in wanted if hasattr(xp, name)]
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse=["csr", "csc"],
+            multi_output=True,
+            y_numeric=is_regressor(self),
+            dtype=dtypes,
+            reset=reset,
+        )
+        if not hasattr(y, "tocsr"):
+            y = to_numpy(y)
+        if y.ndim == 2 and y.shape[1] == 1 and not hasattr(y, "tocsr"):
+            y = column_or_1d(y, warn=True)
+        return X, y
+
+    def _samples(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        where: Placement,
+        dtype: str,
+        *,
+        fresh: bool,
+    ) -> Samples:
+        """Return the samples of a call on the device."""
+        weights = None
+        if sample_weight is not None:
+            weights = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+            weights = to_numpy(weights).astype(np.float64)
+        targets, truth = self._encode(y, where, fresh=fresh)
+        score_weights = weights
+        class_weight = getattr(self, "class_weight", None)
+        if class_weight is not None:
+            of_class = compute_sample_weight(class_weight, y)
+            if not (of_class >= 0.0).all():
+                raise ValueError(f"class_weight must not be negative, as in {class_weight!r}.")
+            weights = of_class if weights is None else weights * of_class
+        if weights is not None and not weights.any():
+            raise ValueError("the weights of all samples are zero: there is nothing to learn from.")
+        inputs = Inputs(X, where, dtype)
+        return Samples(inputs, where.asarray(targets, dtype), truth, weights, score_weights)
+
+    def _start(self, sizes: Sequence[int], dtype: str, random: np.random.RandomState) -> None:
+        """Begin anew: draw parameters, and forget the runs before."""
+        self.n_iter_ = 0
+        self.t_ = 0
+        self.n_outputs_ = sizes[-1]
+        self.n_layers_ = len(sizes)
+        self.out_activation_ = self._output()
+        each = self.activation
+        each = list(each) if isinstance(each, list | tuple) else [each] * max(1, len(sizes) - 2)
+        self.coefs_, self.intercepts_ = [], []
+        for l, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):  # noqa: E741
+            # Glorot's, as scikit-learn has it; the output layer goes by the last hidden one.
+            name = getattr(each[min(l, len(each) - 1)], "name", each[min(l, len(each) - 1)])
+            bound = np.sqrt((2.0 if name in ("logistic", "sigmoid") else 6.0) / (n_in + n_out))
+            self.coefs_.append(random.uniform(-bound, bound, (n_in, n_out)).astype(dtype))
+            self.intercepts_.append(random.uniform(-bound, bound, n_out).astype(dtype))
+        if self.solver != "lbfgs":
+            forget_runs(self)
+
+    def _network(self, where: Placement, dtype: str) -> Network:
+        """Return a network of the parameters, all of it checked."""
+        # Copied in C order, which the squares of the weights are summed up in.
+        layers = [
+            (np.ascontiguousarray(to_numpy(coef).T), to_numpy(intercept))
+            for coef, intercept in zip(self.coefs_, self.intercepts_, strict=True)
+        ]
+        output = settings.output_named(self.out_activation_)
+        return Network.from_layers(
+            layers,
+            activation=settings.activations_of(self.activation, len(layers) - 1),
+            output_activation=output,
+            cost=settings.cost_of(self.loss, self.out_activation_),
+            device=where.device_name,
+            backend=where.backend if where.backend in LIBRARIES else where.xp,
+            dtype=dtype,
+            seed=0,
+        )
+
+    def _validation(self, given: Any, where: Placement, dtype: str) -> Samples:
+        """Return the samples that the caller validates with."""
+        if not isinstance(given, tuple | list) or len(given) not in (2, 3):
+            raise TypeError(
+                "validation_data must be (X, y) or (X, y, sample_weight), not a "
+                f"{type(given).__name__}."
+            )
+        X, y, weights = (*given, None)[:3]
+        X, y = self._validate(X, y, reset=False)
+        if weights is not None:
+            weights = _check_sample_weight(weights, X, ensure_non_negative=True)
+            weights = to_numpy(weights).astype(np.float64)
+        targets, truth = self._encode(y, where, fresh=False)
+        inputs = Inputs(X, where, dtype)
+        return Samples(inputs, where.asarray(targets, dtype), truth, weights, weights)
+
+    def _hold_out(
+        self, samples: Samples, where: Placement, random: np.random.RandomState
+    ) -> tuple[Samples, Samples]:
+        """Return training and validation samples, parted as scikit-learn parts them."""
+        one_class_each = is_classifier(self) and self.n_outputs_ == 1
+        parts = train_test_split(
+            np.arange(samples.inputs.shape[0]),
+            random_state=random,
+            test_size=self.validation_fraction,
+            stratify=to_numpy(samples.y).astype(bool) if one_class_each else None,
+        )
+        rows, held = map(np.asarray, parts)
+        if len(held) < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' or the size of "
+                "your dataset."
+            )
+        return samples.rows(rows, where), samples.rows(held, where)
+
+    def _loss_scale(self) -> float:
+        """Return what makes scikit-learn's loss of the cost."""
+        # Its squared error is a mean over outputs, though its gradient is that of the sum.
+        return 1.0 / self.n_outputs_ if self.loss == "squared_error" else 1.0
+
+    def _fit_lbfgs(self, network: Network, samples: Samples, where: Placement, dtype: str) -> None:
+        """Minimise the loss over all samples at once."""
+        weights = samples.weights
+        there = None if weights is None else where.asarray(weights, dtype)
+
+        def blocks() -> Iterator[tuple[Array, ...]]:
+            for rows, x in samples.inputs.blocks():
+                yield x, samples.y[rows, :], *(() if there is None else (there[rows],))
+
+        found = minimize(
+            network.model,
+            [Layer(to_numpy(W), to_numpy(b)) for W, b in network.layers],
+            blocks,
+            alpha=self.alpha,
+            weight=float(samples.inputs.shape[0] if weights is None else weights.sum()),
+            place=where,
+            dtype=dtype,
+            options={"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol},
+        )
+        parts = [part for layer in found.layers for part in layer]
+        if not (math.isfinite(found.cost) and all(np.isfinite(part).all() for part in parts)):
+            raise ValueError(
+                "Solver produced non-finite parameter weights. The input data may contain large "
+                "values and need to be preprocessed."
+            )
+        self.n_iter_ = min(found.iterations, self.max_iter)
+        self.loss_ = found.cost * self._loss_scale() + found.penalty
+        if found.complaint:
+            warnings.warn(
+                f"lbfgs failed to converge after {found.iterations} iteration(s): "
+                f"{found.complaint}. Increase max_iter or max_fun, or scale the data.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+        if self.verbose:
+            print(f"lbfgs: {self.n_iter_} iterations, loss = {self.loss_:.8f}")
+        self._keep(map_leaves(lambda part: where.asarray(part, dtype), found.layers), where)
+
+    # -----------------------------------------------------------------------------------------
+    # Where it computes
+
+    def _place_for(self, X: Any) -> Placement:
+        """Return the library and device for samples that are checked."""
+        if _array_library(X) is None:
+            return place(self.device, self.backend)
+        here = _place_of(X)
+        if self.device is not None or self.backend is not None:
+            asked = place(self.device, self.backend)
+            if (asked.backend, asked.device) != (here.backend, here.device):
+                raise ValueError(
+                    f"X is an array of {here}, but the estimator was asked to compute with "
+                    f"{asked}: move X, or leave device and backend None to follow it."
+                )
+        return here
+
+    def _dtype_for(self, X: Any) -> str:
+        if self.dtype is not None:
+            return dtype_name(self.dtype)
+        # SciPy's L-BFGS works in float64, and so scikit-learn's parameters end in it.
+        return "float64" if self.solver == "lbfgs" else dtype_name(X.dtype)
+
+    def _keep(self, layers: Sequence[Layer], where: Placement) -> None:
+        """Keep parameters as attributes: of the samples' kind, and where they came from."""
+        self._where = where
+        home = (lambda array: array) if self._in_arrays else to_numpy
+        transpose = where.xp.matrix_transpose if self._in_arrays else np.transpose
+        self.coefs_ = [transpose(home(W)) for W, _ in layers]
+        self.intercepts_ = [home(b) for _, b in layers]
+        self._on_device = (self._parameters(), list(layers))
+
+    def _parameters(self) -> list[Array]:
+        return [*self.coefs_, *self.intercepts_]
+
+    def _layers(self, where: Placement, dtype: str) -> Sequence[Layer]:
+        """Return the parameters on the device: those of the last call while they are unchanged."""
+        known, layers = getattr(self, "_on_device", ([], []))
+        now = self._parameters()
+        if len(known) == len(now) and all(a is b for a, b in zip(known, now, strict=True)):
+            return layers
+        layers = [
+            Layer(where.asarray(to_numpy(W).T, dtype), where.asarray(to_numpy(b), dtype))
+            for W, b in zip(self.coefs_, self.intercepts_, strict=True)
+        ]
+        self._on_device = (now, layers)
+        return layers
+
+    def _outputs(self, X: Any, method: str) -> Array:
+        """Return the outputs for samples, shape (N, O), on the device."""
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        where = self._where or place(self.device, self.backend)
+        self._check_same_kind(X, where, method)
+        dtype = dtype_name(self.coefs_[0].dtype)
+        with where.active():
+            layers = self._layers(where, dtype)
+            hidden = settings.activations_of(self.activation, len(layers) - 1)
+            output = settings.output_named(self.out_activation_)
+            cost = settings.cost_of(self.loss, self.out_activation_)
+            model = Model((), (*hidden, output), cost)
+            parts = [
+                backprop.feedforward(model, layers, x, xp=where.xp)
+                for x in blocks_of(X, where, dtype)
+            ]
+            return where.xp.concat(parts, axis=0) if len(parts) > 1 else parts[0]
+
+    def _check_same_kind(self, X: Any, where: Placement, method: str) -> None:
+        """Refuse samples of another library or device than those of fit."""
+        here = "NumPy" if _array_library(X) is None else str(_place_of(X))
+        there = str(where) if self._in_arrays else "NumPy"
+        if here != there:
+            raise ValueError(
+                f"Inputs passed to {type(self).__name__}.{method}() must use the same namespace "
+                f"and the same device as those passed to fit(): they are of {here}, and those "
+                f"were of {there}."
+            )
+
+    def _home(self, array: Array) -> Array:
+        """Return a result as an array of the samples' kind."""
+        return array if self._in_arrays else to_numpy(array)
+
+    # -----------------------------------------------------------------------------------------
+    # scikit-learn's protocols
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickle holds: arrays of the host, so that any machine can read it."""
+        inherited: Any = super().__getstate__()
+        state = dict(inherited)
+        state.pop("_on_device", None)
+        where = state.pop("_where", None)
+        if where is None:
+            return state
+        state["_where"] = (where.device_name, where.backend)
+        if "_optimizer" in state:
+            state["_optimizer"] = state["_optimizer"].on_host()
+        for name in ("coefs_", "intercepts_"):
+            state[name] = [to_numpy(array) for array in state[name]]
+        if "classes_" in state:
+            state["classes_"] = to_numpy(state["classes_"])
+        state["_in_arrays"] = False
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the content of a pickle; where its device is missing, the CPU predicts."""
+        state = dict(state)
+        where = state.pop("_where", None)
+        super().__setstate__(state)
+        if where is None:
+            return
+        try:
+            self._where = place(*where)
+        except (DeviceError, ImportError, ValueError) as error:
+            self._where = place("cpu")
+            warnings.warn(
+                f"this {type(self).__name__} was fitted with {where[1]} on {where[0]}, which is "
+                f"not here ({error}) It predicts with NumPy on the CPU; to fit it here, set its "
+                "device and backend.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.array_api_support = True
+        return tags
+
+
+def _array_library(X: Any) -> Namespace | None:
+    """Return the namespace of an array that scikit-learn was told to keep as it is, or None."""
+    if not get_config()["array_api_dispatch"] or isinstance(X, np.ndarray):
+        return None
+    library = library_of(X)
+    return None if library is None or library.name == "numpy" else library.namespace()
+
+
+def _place_of(array: Array) -> Placement:
+    """Return the library and device of an array."""
+    library = library_of(array)
+    assert library is not None
+    return Placement(library, library.namespace(), library.device_of(array))

@@ -1,0 +1,121 @@
+"""From scikit-learn's own estimators, and back."""
+
+import copy
+from typing import Any
+
+from sklearn import neural_network
+
+from bp_xp.arrays import place, to_numpy
+from bp_xp.estimators._base import MLP
+from bp_xp.estimators._classifier import MLPClassifier
+from bp_xp.estimators._regressor import MLPRegressor
+
+__all__ = ["from_sklearn", "to_sklearn"]
+
+# scikit-learn's names, for what bp_xp may call otherwise.
+_ACTIVATIONS = {"sigmoid": "logistic"} | {
+    name: name for name in ("identity", "logistic", "tanh", "relu")
+}
+_CHOICES = {
+    "solver": ("lbfgs", "sgd", "adam"),
+    "learning_rate": ("constant", "invscaling", "adaptive"),
+    "loss": ("squared_error", "poisson"),
+}
+_OUTPUTS = {"identity", "exp", "logistic", "softmax"}
+_OWN_ATTRIBUTES = ("_optimizer", "_where", "_in_arrays", "_on_device", "validation_loss_curve_")
+
+
+def from_sklearn(
+    fitted: Any, *, device: str | None = None, backend: Any = None, dtype: Any = None
+) -> MLPClassifier | MLPRegressor:
+    """Return an estimator of bp_xp with the parameters of a fitted one of scikit-learn.
+
+    The copy predicts the same; ``partial_fit`` goes on from its weights, with an optimizer that
+    starts at rest.
+
+    Args:
+        fitted: a fitted ``MLPClassifier`` or ``MLPRegressor`` of scikit-learn.
+        device: where the copy computes, as for :class:`MLPClassifier`.
+        backend: likewise.
+        dtype: the dtype of the copy; None keeps it.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: it is not fitted.
+        DeviceError: the device does not work on this machine.
+    """
+    if not isinstance(fitted, neural_network.MLPClassifier | neural_network.MLPRegressor):
+        raise TypeError(
+            "from_sklearn takes an MLPClassifier or MLPRegressor of sklearn.neural_network, not a "
+            f"{type(fitted).__name__}."
+        )
+    ours = MLPClassifier if isinstance(fitted, neural_network.MLPClassifier) else MLPRegressor
+    _check_fitted(fitted)
+    place(device, backend)  # an error now rather than at the first prediction
+    made = ours(**fitted.get_params(deep=False), device=device, backend=backend, dtype=dtype)
+    _copy_attributes(fitted, made)
+    made.validation_loss_curve_ = None
+    if dtype is not None:
+        made.coefs_ = [W.astype(dtype) for W in made.coefs_]
+        made.intercepts_ = [b.astype(dtype) for b in made.intercepts_]
+    return made
+
+
+def to_sklearn(fitted: MLPClassifier | MLPRegressor) -> Any:
+    """Return an estimator of scikit-learn with the parameters of a fitted one of bp_xp.
+
+    Parameters of the constructor that scikit-learn does not have are left out, and an optimizer or
+    a schedule becomes its default: they matter to a fit to come, not to predictions.
+
+    Args:
+        fitted: a fitted :class:`MLPClassifier` or :class:`MLPRegressor`.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: it is not fitted, or has an activation that scikit-learn does not have.
+    """
+    if not isinstance(fitted, MLP):
+        raise TypeError(
+            "to_sklearn takes an MLPClassifier or MLPRegressor of bp_xp.estimators, not a "
+            f"{type(fitted).__name__}."
+        )
+    _check_fitted(fitted)
+    activation = fitted.activation
+    each = activation if isinstance(activation, list | tuple) else [activation]
+    names = {getattr(one, "name", one) for one in each} or {"relu"}
+    odd = [name for name in names if name not in _ACTIVATIONS]
+    if odd or len({_ACTIVATIONS[name] for name in names}) > 1:
+        raise ValueError(
+            f"scikit-learn has one activation for all hidden layers, one of 'identity', "
+            f"'logistic', 'tanh' and 'relu', but this network has {sorted(names)}."
+        )
+    if fitted.out_activation_ not in _OUTPUTS:
+        raise ValueError(f"scikit-learn has no output activation {fitted.out_activation_!r}.")
+    classifies = isinstance(fitted, MLPClassifier)
+    made: Any = neural_network.MLPClassifier() if classifies else neural_network.MLPRegressor()
+    ours = fitted.get_params(deep=False)
+    kept = {name: ours[name] for name in made.get_params(deep=False)}
+    kept["activation"] = _ACTIVATIONS[names.pop()]
+    for name, theirs in _CHOICES.items():
+        if kept.get(name) not in theirs:
+            kept.pop(name, None)
+    made.set_params(**kept)
+    _copy_attributes(fitted, made)
+    for name in ("coefs_", "intercepts_"):
+        setattr(made, name, [to_numpy(array).copy() for array in getattr(fitted, name)])
+    if isinstance(fitted, MLPClassifier):
+        made.classes_ = to_numpy(fitted.classes_)
+    return made
+
+
+def _check_fitted(estimator: Any) -> None:
+    if not hasattr(estimator, "coefs_"):
+        raise ValueError(f"this {type(estimator).__name__} is not fitted: call its fit first.")
+
+
+def _copy_attributes(source: Any, made: Any) -> None:
+    """Copy what a fit has left, but for what belongs to one library alone."""
+    parameters = source.get_params(deep=False)
+    for name, value in vars(source).items():
+        if name not in parameters and name not in _OWN_ATTRIBUTES and name != "loss":
+            setattr(made, name, copy.deepcopy(value))

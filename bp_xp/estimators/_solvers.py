@@ -1,0 +1,417 @@
+"""scikit-learn's solvers as optimizers of bp_xp, and L-BFGS over the same gradients."""
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bp_xp._trees import map_leaves
+from bp_xp._typing import Array, Layer, Namespace
+from bp_xp.arrays import Placement, require, to_numpy
+from bp_xp.backprop import Model, backpropagate, cost_of_samples
+from bp_xp.engines import engine_for
+from bp_xp.optimizers import Adam, AdamState, Optimizer, SGDState, Update
+from bp_xp.regularization import add_l2_gradient
+from bp_xp.schedules import LearningRate, initial_rate
+from bp_xp.training import Position
+
+__all__ = ["Minimum", "Momentum", "Penalized", "PlainAdam", "Rate", "Solver", "minimize"]
+
+# Below it, scikit-learn's "adaptive" ends a run rather than divide the rate once more.
+_LEAST_ADAPTIVE_RATE = 1e-6
+
+
+# ---------------------------------------------------------------------------------------------
+# Learning rates
+
+
+class Rate:
+    """A learning rate that is set between epochs: ``learning_rate`` of scikit-learn.
+
+    constant:    η
+    invscaling:  η / (t + 1)^power after t samples, the same for a whole epoch
+    adaptive:    η, divided by 5 each time that the run stops improving
+
+    Args:
+        initial: η.
+        kind: ``"constant"``, ``"invscaling"`` or ``"adaptive"``.
+        power: the exponent of ``"invscaling"``.
+    """
+
+    def __init__(self, initial: float, kind: str, power: float) -> None:
+        self.initial, self.kind, self.power = float(initial), kind, power
+        self.value = self.initial
+
+    def __call__(self, step: int) -> float:
+        """Return the rate now, whatever the step."""
+        del step
+        return self.value
+
+    def end_epoch(self, samples: int) -> None:
+        """Take note of the samples seen so far."""
+        if self.kind == "invscaling":
+            self.value = self.initial / (samples + 1) ** self.power
+
+    def fall(self) -> bool:
+        """Return whether the rate could be lowered, now that the run has stopped improving."""
+        if self.kind != "adaptive" or self.value <= _LEAST_ADAPTIVE_RATE:
+            return False
+        self.value /= 5.0
+        return True
+
+
+# ---------------------------------------------------------------------------------------------
+# Optimizers
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """scikit-learn's gradient descent: the velocity holds steps, with the rates of their time.
+
+    plain:     w ← w − η g
+    momentum:  v ← μ v + η g,  w ← w − v
+    Nesterov:  v ← μ v + η g,  w ← w − (μ v + η g)
+
+    With one rate it is :class:`bp_xp.SGD`, whose velocity holds gradients: a rate that changes
+    there changes what is left of earlier steps as well.
+
+    Args:
+        learning_rate: η, a number or a schedule.
+        momentum: μ, from 0 to 1.
+        nesterov: whether to look ahead.
+    """
+
+    learning_rate: LearningRate
+    momentum: float
+    nesterov: bool
+
+    def init(self, layers: Sequence[Layer], *, place: Placement, dtype: str) -> SGDState:
+        """Start with the velocity at rest."""
+        number = functools.partial(place.asarray, dtype=dtype)
+        rate, mu = number(initial_rate(self.learning_rate)), number(self.momentum)
+        return SGDState(rate, mu, map_leaves(place.xp.zeros_like, list(layers)))
+
+    @property
+    def update(self) -> Update:
+        """The rule of this optimizer."""
+        if not self.momentum:
+            return _plain_update
+        return _nesterov_update if self.nesterov else _momentum_update
+
+
+def _plain_update(
+    layers: Sequence[Layer], gradients: Sequence[Layer], state: SGDState, *, xp: Namespace
+) -> tuple[list[Layer], SGDState]:
+    del xp
+    eta = state.learning_rate
+    pairs = zip(layers, gradients, strict=True)
+    return [Layer(W - eta * dW, b - eta * db) for (W, b), (dW, db) in pairs], state
+
+
+def _momentum_update(
+    layers: Sequence[Layer], gradients: Sequence[Layer], state: SGDState, *, xp: Namespace
+) -> tuple[list[Layer], SGDState]:
+    del xp
+
+    def step(w: Array, g: Array, v: Array) -> tuple[Array, Array]:
+        g *= state.learning_rate
+        v *= state.momentum
+        v += g
+        w -= v
+        return w, v
+
+    return _step_each(step, layers, gradients, state)
+
+
+def _nesterov_update(
+    layers: Sequence[Layer], gradients: Sequence[Layer], state: SGDState, *, xp: Namespace
+) -> tuple[list[Layer], SGDState]:
+    del xp
+
+    def step(w: Array, g: Array, v: Array) -> tuple[Array, Array]:
+        g *= state.learning_rate
+        v *= state.momentum
+        v += g
+        g += state.momentum * v
+        w -= g
+        return w, v
+
+    return _step_each(step, layers, gradients, state)
+
+
+def _step_each(
+    step: Callable[[Array, Array, Array], tuple[Array, Array]],
+    layers: Sequence[Layer],
+    gradients: Sequence[Layer],
+    state: SGDState,
+) -> tuple[list[Layer], SGDState]:
+    """Apply a step to each parameter with its gradient and velocity."""
+    moved = [
+        [step(*of_parameter) for of_parameter in zip(*of_layer, strict=True)]
+        for of_layer in zip(layers, gradients, state.velocity, strict=True)
+    ]
+    layers = [Layer(W, b) for (W, _), (b, _) in moved]
+    return layers, state._replace(velocity=[Layer(vW, vb) for (_, vW), (_, vb) in moved])
+
+
+@dataclass(frozen=True)
+class PlainAdam(Adam):
+    """Adam with an ε that is not scaled: w ← w − η √(1 − β₂ᵗ)/(1 − β₁ᵗ) · m / (√v + ε).
+
+    That is how the paper puts it in its remark on efficiency, and what scikit-learn computes.
+    :class:`bp_xp.Adam` is the paper's algorithm 1, whose ε is √(1 − β₂ᵗ) times as large here.
+    """
+
+    def init(self, layers: Sequence[Layer], *, place: Placement, dtype: str) -> AdamState:
+        """Start without a past."""
+        state = super().init(layers, place=place, dtype=dtype)
+        # The state's v is a sum, 1/(1 − β₂) times the paper's.
+        return state._replace(
+            epsilon=place.asarray(self.epsilon / math.sqrt(1.0 - self.beta2), dtype)
+        )
+
+    @property
+    def update(self) -> Update:
+        """The rule of this optimizer."""
+        return _plain_adam_update
+
+
+_adam_update = Adam().update
+
+
+def _plain_adam_update(
+    layers: Sequence[Layer], gradients: Sequence[Layer], state: AdamState, *, xp: Namespace
+) -> tuple[list[Layer], AdamState]:
+    # Adam's rule multiplies ε by √n₂, with the n₂ after this step.
+    n2 = state.beta2 * state.count2 + 1.0
+    scaled = state._replace(epsilon=state.epsilon / xp.sqrt(n2))
+    layers, new_state = _adam_update(layers, gradients, scaled, xp=xp)
+    return layers, new_state._replace(epsilon=state.epsilon)
+
+
+class PenalizedState(NamedTuple):
+    """What :class:`Penalized` carries from step to step.
+
+    Attributes:
+        learning_rate: that of the optimizer, for schedules; empty where it has none.
+        decay: α/n of the mini-batch, shape (), which comes with it.
+        share: what ½ α ‖W‖² adds to the loss of the epoch, divided by ½ ‖W‖²; likewise.
+        kept: 0 in the first step of an epoch, otherwise 1; likewise.
+        penalty: what the term has added to the loss of the epoch, shape ().
+        inner: the optimizer's own state.
+    """
+
+    learning_rate: Any
+    decay: Array
+    share: Array
+    kept: Array
+    penalty: Array
+    inner: Any
+
+
+@dataclass(frozen=True)
+class Penalized:
+    """An optimizer, and scikit-learn's L2 term: ½ α ‖W‖² / n, with the n of each mini-batch.
+
+    The term is part of scikit-learn's loss. So it is summed up on the way, from the weights that
+    each step begins with, and stays on the device.
+
+    Args:
+        optimizer: any optimizer.
+    """
+
+    optimizer: Optimizer
+
+    @property
+    def learning_rate(self) -> Any:
+        """That of the optimizer; None where it has none."""
+        return getattr(self.optimizer, "learning_rate", None)
+
+    @property
+    def update(self) -> Update:
+        """The rule of the optimizer, after the term's gradient is added."""
+        return _PenalizedUpdate(self.optimizer.update)
+
+    def init(self, layers: Sequence[Layer], *, place: Placement, dtype: str) -> PenalizedState:
+        """Start with nothing summed up."""
+        return self.around(self.optimizer.init(layers, place=place, dtype=dtype), place, dtype)
+
+    def around(self, inner: Any, place: Placement, dtype: str) -> PenalizedState:
+        """Return the state around one of the optimizer's own."""
+        decay, share, kept, penalty = (place.asarray(0.0, dtype) for _ in range(4))
+        rate = map_leaves(
+            lambda eta: place.xp.asarray(eta, copy=True), getattr(inner, "learning_rate", ())
+        )
+        return PenalizedState(rate, decay, share, kept, penalty, inner)
+
+
+@dataclass(frozen=True)
+class _PenalizedUpdate:
+    """The rule of :class:`Penalized`; rules around the same rule are equal."""
+
+    inner: Update
+
+    def __call__(
+        self,
+        layers: Sequence[Layer],
+        gradients: Sequence[Layer],
+        state: PenalizedState,
+        *,
+        xp: Namespace,
+    ) -> tuple[list[Layer], PenalizedState]:
+        flat = [xp.reshape(W, (-1,)) for W, _ in layers]
+        squares = sum((w @ w for w in flat[1:]), start=flat[0] @ flat[0])
+        penalty = state.kept * state.penalty + (0.5 * state.share) * squares
+        gradients = add_l2_gradient(gradients, layers, state.decay)
+        inner = own = state.inner
+        if hasattr(own, "learning_rate"):
+            inner = own._replace(learning_rate=state.learning_rate)
+        layers, inner = self.inner(layers, gradients, inner, xp=xp)
+        if hasattr(own, "learning_rate"):
+            inner = inner._replace(learning_rate=own.learning_rate)
+        return layers, state._replace(penalty=penalty, inner=inner)
+
+
+@dataclass
+class Solver:
+    """An optimizer in use, with what ``partial_fit`` goes on from.
+
+    Attributes:
+        optimizer: the optimizer.
+        rate: the rate that is set between epochs; None where the optimizer has its own.
+        state: the optimizer's state after the last call; None before.
+        masks: dropout's state, likewise.
+        step: steps taken so far.
+    """
+
+    optimizer: Optimizer
+    rate: Rate | None = None
+    state: Any = None
+    masks: Any = ()
+    step: int = 0
+
+    @property
+    def learning_rate(self) -> Any:
+        """The learning rate now."""
+        return self.rate.value if self.rate else getattr(self.optimizer, "learning_rate", None)
+
+    def keep(self, position: Position | None) -> None:
+        """Keep where a run has ended; None forgets what is no longer finite."""
+        if position is None:
+            self.state, self.masks, self.step = None, (), 0
+            return
+        state = position.state.optimizer
+        self.state = state.inner if isinstance(state, PenalizedState) else state
+        self.masks, self.step = position.state.masks, position.step
+
+    def on_host(self) -> "Solver":
+        """Return a copy whose arrays are on the host."""
+        state = None if self.state is None else map_leaves(to_numpy, self.state)
+        return replace(self, state=state, masks=map_leaves(to_numpy, self.masks))
+
+
+# ---------------------------------------------------------------------------------------------
+# L-BFGS
+
+
+class Minimum(NamedTuple):
+    """What L-BFGS found.
+
+    Attributes:
+        layers: the parameters, on the host in float64.
+        cost: the mean cost there.
+        penalty: ½ α ‖W‖² / n there.
+        iterations: how many it took.
+        complaint: why it ended before it converged; empty otherwise.
+    """
+
+    layers: list[Layer]
+    cost: float
+    penalty: float
+    iterations: int
+    complaint: str
+
+
+def minimize(
+    model: Model,
+    layers: Sequence[Layer],
+    blocks: Callable[[], Iterable[tuple[Array, Array, Array | None]]],
+    *,
+    alpha: float,
+    weight: float,
+    place: Placement,
+    dtype: str,
+    options: dict[str, Any],
+) -> Minimum:
+    """Minimise the mean cost with ½ α ‖W‖² / n over all samples by L-BFGS.
+
+    Args:
+        model: what the network computes.
+        layers: where to start, on the host.
+        blocks: yields all samples as (x, y, weights or None), on the device.
+        alpha: α.
+        weight: n, the samples' number or the sum of their weights.
+        place: library and device.
+        dtype: the dtype on the device; the minimiser itself works in float64.
+        options: those of SciPy's ``L-BFGS-B``.
+    """
+    optimize = require("scipy.optimize", "sklearn")
+    judge = engine_for(place.backend).compile(_sums, model, place.xp)
+    shapes = [W.shape for W, _ in layers]
+    ends = np.cumsum([*(n_out * n_in for n_out, n_in in shapes), *(n_out for n_out, _ in shapes)])
+
+    # The order of parameters is scikit-learn's, weights as (I, O) before biases: sums over them
+    # are then rounded alike, and the searches stay together.
+    def pack(parameters: Sequence[Layer]) -> np.ndarray:
+        host = [[to_numpy(part).astype(np.float64) for part in layer] for layer in parameters]
+        return np.concatenate([*(W.T.ravel() for W, _ in host), *(b for _, b in host)])
+
+    def unpack(packed: np.ndarray) -> list[Layer]:
+        parts = np.split(packed, ends[:-1])
+        coefs, biases = parts[: len(shapes)], parts[len(shapes) :]
+        return [
+            Layer(coef.reshape(shape[::-1]).T, b)
+            for coef, b, shape in zip(coefs, biases, shapes, strict=True)
+        ]
+
+    def penalty_of(parameters: Sequence[Layer]) -> float:
+        return 0.5 * alpha / weight * sum(float(np.vdot(W, W)) for W, _ in parameters)
+
+    def objective(packed: np.ndarray) -> tuple[float, np.ndarray]:
+        host = unpack(packed)
+        there = map_leaves(lambda part: place.asarray(part, dtype), host)
+        cost, slope = 0.0, np.zeros_like(packed)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for block in blocks():
+                block_cost, gradients = judge(there, *block)
+                cost += float(to_numpy(block_cost)) / weight
+                slope += pack(gradients) / weight
+        slope += pack([Layer(alpha / weight * W, np.zeros_like(b)) for W, b in host])
+        return cost + penalty_of(host), slope
+
+    result = optimize.minimize(
+        objective, pack(layers), method="L-BFGS-B", jac=True, options=options
+    )
+    found, message = unpack(result.x), result.message
+    penalty = penalty_of(found)
+    complaint = "" if result.status == 0 else str(message)
+    return Minimum(found, float(result.fun) - penalty, penalty, int(result.nit), complaint)
+
+
+def _sums(
+    model: Model,
+    xp: Namespace,
+    layers: Sequence[Layer],
+    x: Array,
+    y: Array,
+    weights: Array | None = None,
+) -> tuple[Array, list[Layer]]:
+    """Return the sum over samples of the cost, and its derivatives."""
+    gradients, z = backpropagate(model, layers, x, y, weights=weights, xp=xp)
+    cost = cost_of_samples(model, z, y, xp=xp)
+    total = x.shape[0] if weights is None else xp.sum(weights)
+    cost = xp.sum(cost if weights is None else cost * weights)
+    return cost, [Layer(total * dW, total * db) for dW, db in gradients]
