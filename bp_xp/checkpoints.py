@@ -32,6 +32,7 @@ __all__ = [
     "SavedRun",
     "Saving",
     "check_saving",
+    "history_of",
     "layer_tensors",
     "pack",
     "record_of",
@@ -198,8 +199,7 @@ def unpack(
         best = map_leaves(
             lambda leaf: _placed(tensors, next(best_names), leaf, place), list(fresh.layers)
         )
-    records = [record_of(record) for record in header["history"]]
-    return Checkpoint(position, History(records, best_epoch=header["best_epoch"]), best)
+    return Checkpoint(position, history_of(header), best)
 
 
 def _placed(tensors: Mapping[str, np.ndarray], name: str, like: Any, place: Placement) -> Any:
@@ -222,6 +222,12 @@ def _record_out(record: EpochRecord) -> dict[str, Any]:
 def record_of(fields: Mapping[str, Any]) -> EpochRecord:
     """Return the record that is in a header."""
     return EpochRecord(**_map_values(_number_in, fields))
+
+
+def history_of(header: Mapping[str, Any]) -> History:
+    """Return the history that is in a header."""
+    records = [record_of(record) for record in header["history"]]
+    return History(records, best_epoch=header["best_epoch"], steps=header["position"]["step"])
 
 
 def _map_values(function: Any, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -488,7 +488,7 @@ ALL_SETTINGS = (
     "--schedule cosine --warm-up 10 --l1 1e-6 --l2 0.0001 --dropout 0.1,0.2 --clip-norm 1 "
     "--clip-value 0.5 --max-norm 4 --class-weight 0:2,3:0.5 --validation-fraction 0.1 --metric f1 "
     "--metric top_3 --early-stopping 9 --monitor validation_f1 --checkpoint run.safetensors "
-    "--checkpoint-every 50"
+    "--checkpoint-every 50 --plot curves.png"
 )
 
 
@@ -556,6 +556,7 @@ def test_settings_are_written_as_they_were_used():
         "output": "digits.safetensors",
         "checkpoint": "run.safetensors",
         "checkpoint-every": 50,
+        "plot": "curves.png",
     }
     known = {o.name.replace("_", "-") for o in main.commands["train"].params}
     outside = {"config", "debug", "quiet", "resume", "target"}  # target: of tables only

@@ -2,6 +2,7 @@
 
 import gzip
 import importlib.util
+import itertools
 import os
 import re
 import signal
@@ -146,6 +147,38 @@ def test_four_equations_draws_what_it_measured(tmp_path):
     assert (tmp_path / "slow.png").stat().st_size > 1000
 
 
+def columns(text, header):
+    """Return the numbers of the table below a header, line by line."""
+    rest = text[text.index(header) :].splitlines()[1:]
+    return [numbers(line) for line in itertools.takewhile(str.strip, rest)]
+
+
+def test_glass_box_shows_what_the_chapter_says(tmp_path):
+    text = run(tmp_path, "glass_box.py", "--epochs", 2)
+    assert re.findall("^BP[1-4]  ", text, re.MULTILINE) == ["BP1  ", "BP2  ", "BP3  ", "BP4  "]
+    assert numbers(text.partition("off by")[2])[0] < 1e-6
+    strong, strong_little, weak, weak_little = columns(text, "hidden neuron")
+    assert abs(strong[2]) > 10 * abs(weak[2])
+    for _, _, change, predicted in (strong_little, weak_little):
+        # The rest is of the order of (Δz)².
+        assert abs(change - predicted) < 1e-4
+    darkest, *others = [row[-1] for row in columns(text, "mean input a")]
+    assert darkest == 0.0
+    assert others == sorted(others)
+    assert others[-1] > 10 * others[0]
+    saturated, *_, free = [row[-1] for row in columns(text, "mean σ′(z)")]
+    assert free > 2 * saturated
+    sigmoid, tanh, _ = [row[-1] for row in columns(text, "speed of learning")]
+    assert sigmoid > 100
+    assert 0.1 < tanh < 10
+
+
+def test_glass_box_draws_the_deep_network(tmp_path):
+    pytest.importorskip("matplotlib")
+    run(tmp_path, "glass_box.py", "--epochs", 1, "--plot", tmp_path / "flow.png")
+    assert (tmp_path / "flow.png").stat().st_size > 1000
+
+
 def test_deep_relu_classifier_prints_published_beside_computed(tmp_path):
     text = run(tmp_path, "deep_relu_classifier.py", "--iterations", 101)
     table = [line.split() for line in text.splitlines() if re.match(r" +\d+  0\.", line)]
@@ -178,6 +211,7 @@ def test_logical_not_ends_near_the_negated_inputs(tmp_path):
     [
         ("book_network.py", ["--epochs", 1]),
         ("four_equations.py", ["--widths", 2]),
+        ("glass_box.py", ["--epochs", 1]),
         ("deep_relu_classifier.py", ["--iterations", 2]),
         ("matrix_minibatch.py", ["--batch-sizes", 3, "--repeats", 1]),
         ("logical_not.py", ["--steps", 100]),

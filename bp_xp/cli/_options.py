@@ -175,7 +175,7 @@ def use_config(ctx: click.Context, _: Any, path: Path | None) -> Path | None:
 
 
 # The settings that are files. In a file of settings their paths start from its folder.
-_FILES = ("data", "output", "checkpoint")
+_FILES = ("data", "output", "checkpoint", "plot")
 
 _flag = functools.partial(click.option, is_flag=True, expose_value=False)
 

@@ -141,5 +141,6 @@ def main() -> None:
       bp-xp evaluate digits.safetensors   cost and accuracy on the test images
       bp-xp predict digits.safetensors    the digits that it reads there
       bp-xp inspect digits.safetensors    what is in the file
+      bp-xp plot weights digits.safetensors  what its first neurons look for
       bp-xp devices                       what there is to compute with
     """  # noqa: D301

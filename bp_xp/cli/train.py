@@ -49,11 +49,13 @@ from bp_xp.cli._options import (
     target_option,
     use_config,
 )
+from bp_xp.cli._pictures import check_picture, drawing
 from bp_xp.cli._program import Termination, logger, main, stop
 from bp_xp.datasets import Dataset
 from bp_xp.metrics import metric_named
 from bp_xp.optimizers import Optimizer
-from bp_xp.persistence import check_replaceable, read_tensors
+from bp_xp.persistence import check_replaceable, previous_of, read_tensors
+from bp_xp.plotting import training_curves
 
 __all__ = ["train"]
 
@@ -179,6 +181,12 @@ _FILE_DEFAULTS = _Defaults((64,), 50, 32, 0.02)
 )
 @of_files("--checkpoint-every", type=int, metavar="STEPS", help="And after so many steps.")
 @of_files("--resume", is_flag=True, help="Go on from the checkpoint, if there is one.")
+@of_files(
+    "--plot",
+    type=FILE,
+    metavar="PICTURE",
+    help="Draw cost and accuracy over the epochs to this .png, .svg or .pdf file, at the end.",
+)
 @click.option(
     "--config",
     type=FILE,
@@ -234,7 +242,7 @@ def train(ctx: click.Context, **options: Any) -> None:
       bp-xp train --activation sigmoid --cost quadratic --learning-rate 0.5 --sizes 64,30,10
       bp-xp train --data flowers.csv --target kind --output flowers.safetensors
       bp-xp train --optimizer adam --schedule cosine --warm-up 100 --dropout 0.2
-      bp-xp train --validation-fraction 0.1 --early-stopping 5 --metric f1
+      bp-xp train --validation-fraction 0.1 --early-stopping 5 --metric f1 --plot curves.png
       bp-xp train --epochs 500 --checkpoint run.safetensors --resume
       bp-xp train --config digits.toml --seed 2 --output second.safetensors
     """  # noqa: D301
@@ -313,6 +321,9 @@ def train(ctx: click.Context, **options: Any) -> None:
             logger.info("%s is replaced", path)
         network.save(path)
         config.write_settings(settings_path, settings)
+        if given.plot is not None and history:
+            with drawing(given.plot):
+                training_curves(history)
     if history.stopped == "interrupt" or termination.asked():
         epoch = history.best_epoch
         which = "the last complete step" if epoch is None else f"epoch {epoch}, the best,"
@@ -322,6 +333,8 @@ def train(ctx: click.Context, **options: Any) -> None:
     print(score(network, dataset.name, "train", dataset.x_train, dataset.y_train, metrics))
     print(score(network, dataset.name, "test", dataset.x_test, dataset.y_test, metrics))
     print(f"network written to {path}, its settings to {settings_path}", flush=True)
+    if given.plot is not None:
+        print(f"curves drawn to {given.plot}", flush=True)
     arguments = [str(path)]
     arguments += [] if given.data == "digits" else ["--data", given.data]
     arguments += [] if given.target == -1 else ["--target", str(given.target)]
@@ -370,16 +383,22 @@ def _check_files(given: SimpleNamespace, path: Path) -> Path:
             "network's end in .safetensors."
         )
     config.check_settings_file(settings_path)
+    results = [path, settings_path]
     if given.checkpoint is not None:
         check_output(given.checkpoint, *inputs, name="--checkpoint")
-        for other in (path, settings_path):
-            if os.path.realpath(other) == os.path.realpath(given.checkpoint):
-                raise ValueError(
-                    f"--checkpoint {given.checkpoint} is where the run's result goes: name "
-                    "another file."
-                )
+        _check_apart("--checkpoint", given.checkpoint, results)
         check_replaceable(given.checkpoint)
+        results += [given.checkpoint, previous_of(given.checkpoint)]
+    if given.plot is not None:
+        check_picture(given.plot, *inputs, name="--plot")
+        _check_apart("--plot", given.plot, results)
     return settings_path
+
+
+def _check_apart(name: str, path: Path, results: Sequence[Path]) -> None:
+    """Refuse a file that the run writes something else to."""
+    if os.path.realpath(path) in map(os.path.realpath, results):
+        raise ValueError(f"{name} {path} is where the run's result goes: name another file.")
 
 
 def _optimizer(given: SimpleNamespace, defaults: _Defaults) -> Callable[[int], Optimizer]:
@@ -487,6 +506,7 @@ def _used(
         "output": path.name,
         "checkpoint": given.checkpoint and _relative(given.checkpoint, path.parent),
         "checkpoint_every": given.checkpoint_every,
+        "plot": given.plot and _relative(given.plot, path.parent),
     }
 
 

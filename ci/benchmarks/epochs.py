@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from peers import RATE, BookLoop, Run, Workload, keras_model, ours, sklearn_model, torch_model
 
-EVALUATED = 10_000
+EVALUATED, WATCHED = 10_000, 256
 
 
-def fit(work: Workload, backend: str, *, progress: bool = False) -> Run:
-    """Return an epoch of Network.fit, with a progress bar on a terminal or without."""
+def fit(work: Workload, backend: str, *, progress: bool = False, flow: bool = False) -> Run:
+    """Return an epoch of Network.fit, with a progress bar on a terminal, or a GradientFlow."""
     from bp_xp import SGD, Network
     from bp_xp.arrays import place
+    from bp_xp.inspection import GradientFlow
 
     where = place(backend=backend)
     net = Network.from_layers(
@@ -33,6 +34,7 @@ def fit(work: Workload, backend: str, *, progress: bool = False) -> Run:
         "optimizer": SGD(RATE),
         "validation_data": (x[:EVALUATED, :], y[:EVALUATED, :]),
         "progress": progress,
+        "callbacks": [GradientFlow(x[:WATCHED, :], y[:WATCHED, :])] if flow else [],
     }
 
     def run() -> None:
@@ -129,6 +131,7 @@ def book_epoch(work: Workload) -> Run | None:
 EPOCHS: dict[str, Callable[[Workload], Run | None]] = {
     "bp_xp, NumPy": functools.partial(fit, backend="numpy"),
     "... with a progress bar": functools.partial(fit, backend="numpy", progress=True),
+    "... with GradientFlow": functools.partial(fit, backend="numpy", flow=True),
     "... the steps alone": functools.partial(bare_steps, backend="numpy"),
     "bp_xp, PyTorch": functools.partial(fit, backend="torch"),
     "bp_xp, JAX": functools.partial(fit, backend="jax"),

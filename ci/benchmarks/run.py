@@ -1,12 +1,13 @@
 """Time bp_xp against what a user would otherwise run.
 
     python -m pip install -e ".[bench]"
-    python ci/benchmarks/run.py [small medium large full_batch sweep epoch memory] [--json FILE]
+    python ci/benchmarks/run.py [SECTION ...] [--json FILE]
 
 - small, medium, large, full_batch: a training step, in microseconds.
 - sweep: the medium network with mini-batches of 1 to 4096, in microseconds a sample.
 - epoch: 50,000 samples shuffled, in mini-batches of 10, and an evaluation of 10,000.
 - memory: megabytes that a run needs.
+- fits: scikit-learn's classifier and ours in its place, on MNIST, in seconds.
 
 Rounds of all contestants take turns in one process, in another order each time, so that a machine
 that slows down slows all of them; medians of the rounds are printed, and their ratios to the first.
@@ -34,6 +35,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import numpy as np
 from epochs import EPOCHS
+from fits import FITS, SOLVERS
 from peers import PEERS, Run, Workload
 
 WORKLOADS = {
@@ -183,11 +185,47 @@ def memory(_: argparse.Namespace) -> dict[str, float]:
     return figures
 
 
+def fits(args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
+    """Time whole fits of the estimators, in seconds, and tell their errors on the test images."""
+    from bp_xp.datasets import load_mnist
+
+    table: dict[str, dict[str, list[float]]] = {}
+    data = load_mnist()
+    for solver in SOLVERS:
+        runs = {}
+        for name, make in FITS.items():
+            if args.only and not any(part in name for part in args.only):
+                continue
+            try:
+                runs[name] = make(data, solver)
+            except ImportError as error:
+                print(f"  left out: {name} ({error})")
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        errors = {}
+        for _ in range(3):
+            for name, run in runs.items():
+                time.sleep(0.05)
+                start = time.perf_counter()
+                fitted = run()
+                times[name].append(time.perf_counter() - start)
+                errors[name] = 1.0 - float(fitted.score(data.x_test, data.y_test))
+        medians = {name: statistics.median(each) for name, each in times.items()}
+        print(
+            f"\nfits: [784, 100, 100, 10] relu, {solver}, MNIST, and the error on its test images"
+        )
+        first = next(iter(medians.values()))
+        for name, seconds in medians.items():
+            print(f"  {name:24} {seconds:8.2f} s {seconds / first:8.2f} {errors[name]:9.2%}")
+        table[solver] = {name: [medians[name], errors[name]] for name in runs}
+    return table
+
+
 SECTIONS: dict[str, Callable[[argparse.Namespace], Any]] = {
     **{name: functools.partial(steps, name) for name in WORKLOADS},
     "sweep": sweep,
     "epoch": epoch,
     "memory": memory,
+    "fits": fits,
 }
 
 

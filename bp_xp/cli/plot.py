@@ -1,0 +1,154 @@
+"""``bp-xp plot``: a picture of a network, its training or its mistakes."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from bp_xp import History, Network, checks, plotting
+from bp_xp.checkpoints import history_of, unfit
+from bp_xp.cli._data import check_inputs, load_data
+from bp_xp.cli._networks import load_network
+from bp_xp.cli._options import FILE, SIZES, shared_options
+from bp_xp.cli._pictures import check_picture, drawing
+from bp_xp.cli._program import main
+from bp_xp.persistence import read_tensors
+
+__all__ = ["plot"]
+
+_DATA = {"data", "target", "device", "backend"}
+# The kinds of picture, and the options that each takes.
+_KINDS = {
+    "curves": set(),
+    "weights": {"shape", "units"},
+    "confusion": {*_DATA, "class_names"},
+    "misclassified": {*_DATA, "class_names", "shape"},
+    "regions": {*_DATA, "class_names"},
+    "graph": {*_DATA, "sample", "units"},
+}
+
+
+@main.command()
+@click.argument("kind", type=click.Choice(list(_KINDS)), metavar="KIND")
+@click.argument("file", metavar="FILE")
+@click.option(
+    "--output",
+    "-o",
+    type=FILE,
+    metavar="PICTURE",
+    help="A .png, .svg or .pdf file, in place of an older one; else <name of FILE>-<kind>.png, "
+    "here.",
+)
+@click.option(
+    "--shape",
+    type=SIZES,
+    metavar="HEIGHT,WIDTH",
+    help="Of the inputs as an image; without it, a square.",
+)
+@click.option("--units", type=int, help="How many neurons of a layer to show at most.")
+@click.option(
+    "--sample", type=int, help="Which sample of the test part, from 0; without it, the first."
+)
+@click.option("--class-names", metavar="NAME,NAME,...", help="What the classes are called.")
+@shared_options
+@click.pass_context
+def plot(ctx: click.Context, kind: str, file: str, output: Path | None, **options: Any) -> None:
+    """Draw a picture of a network, of its training or of its mistakes.
+
+    FILE is what train wrote: a network, or a checkpoint. The part of the data that train set apart
+    for testing is used. Needs matplotlib.
+
+    \b
+    KIND            shows                                          options
+    curves          cost, accuracy and metrics over the epochs;
+                    FILE must be a checkpoint
+    weights         those into the first layer, as images          --shape --units
+    confusion       which class was taken for which                --class-names
+    misclassified   samples told wrong, as images                  --class-names --shape
+    regions         what is predicted where, for two inputs        --class-names
+    graph           the network, with the activations and errors   --sample --units
+                    of one sample
+
+    \b
+    Examples:
+      bp-xp plot confusion digits.safetensors
+      bp-xp plot misclassified digits.safetensors --output mistakes.pdf
+      bp-xp plot graph digits.safetensors --sample 3 --units 10
+      bp-xp plot curves run.safetensors
+    """  # noqa: D301
+    _check_options(ctx, kind)
+    path = output or Path(f"{Path(file).stem}-{kind}.png")
+    check_picture(path, file, *([options["data"]] if "data" in _KINDS[kind] else []))
+    _draw(kind, file, path, **options)
+    print(f"{kind} drawn to {path}", flush=True)
+
+
+def _check_options(ctx: click.Context, kind: str) -> None:
+    """Refuse options that this kind of picture has no use for."""
+    known = set().union(*_KINDS.values())
+    for option in ctx.command.params:
+        given = ctx.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if given and option.name in known - _KINDS[kind]:
+            raise click.UsageError(f"{option.opts[0]} has no meaning for {kind}.", ctx)
+
+
+def _draw(
+    kind: str,
+    file: str,
+    path: Path,
+    *,
+    data: str,
+    target: int | str,
+    device: str,
+    backend: str | None,
+    shape: tuple[int, int] | None,
+    units: int | None,
+    sample: int | None,
+    class_names: str | None,
+) -> None:
+    """Draw a picture to a file."""
+    size: dict[str, Any] = {} if units is None else {"units": units}
+    if kind == "curves":
+        history = _history(file)
+        with drawing(path):
+            plotting.training_curves(history)
+        return
+    if kind == "weights":
+        network = Network.load(file)
+        with drawing(path):
+            plotting.first_layer_weights(network, shape, **size)
+        return
+    network = load_network(file, device, backend)
+    dataset = load_data(data, target)
+    x, y = dataset.x_test, dataset.y_test
+    check_inputs(network, file, x, data)
+    names = None if class_names is None else class_names.split(",")
+    with drawing(path):
+        if kind == "confusion":
+            plotting.confusion_matrix(network, x, y, class_names=names)
+        elif kind == "misclassified":
+            plotting.misclassified(network, x, y, shape, class_names=names)
+        elif kind == "regions":
+            plotting.decision_regions(network, x, y, class_names=names)
+        else:
+            row = checks.check_integer(sample or 0, "--sample", least=0)
+            if row >= len(x):
+                raise ValueError(
+                    f"--sample {row}: {dataset.name} has {len(x)} test samples, 0 to {len(x) - 1}."
+                )
+            plotting.network_graph(network, x[row : row + 1], y[row : row + 1], **size)
+
+
+def _history(file: str) -> History:
+    """Return the history of the run that a checkpoint holds."""
+    header = read_tensors(file)[1]
+    try:
+        if header["kind"] != "run":
+            raise ValueError(
+                f"it holds a {header['kind']} without its history: draw the curves of a checkpoint "
+                "(train --checkpoint), or when training (train --plot)"
+            )
+        return history_of(header)
+    except (KeyError, TypeError, ValueError) as error:
+        raise unfit(file, "be drawn as curves", error) from error

@@ -1,0 +1,26 @@
+"""Pictures of networks, of their training and of their mistakes (matplotlib: the extra ``plot``).
+
+Every function draws on the Axes or the Figure that it is given, through these objects alone, and
+changes no setting of matplotlib. Without one it opens a new figure with ``pyplot``: a notebook then
+shows it, ``pyplot.show()`` finds it, and ``pyplot.close()`` frees it.
+
+What has one panel takes ``ax`` and returns it: ``confusion_matrix(net, x, y).figure.savefig(...)``.
+What has several takes ``figure`` and returns its Axes by name:
+``training_curves(history)["accuracy"]``. (A notebook would show a figure that is returned a second
+time.) Fonts, and the colours of text and paper, are those of the reader's own style.
+"""
+
+from bp_xp.plotting.classes import confusion_matrix, decision_regions
+from bp_xp.plotting.curves import gradient_flow, training_curves
+from bp_xp.plotting.graph import network_graph
+from bp_xp.plotting.images import first_layer_weights, misclassified
+
+__all__ = [
+    "confusion_matrix",
+    "decision_regions",
+    "first_layer_weights",
+    "gradient_flow",
+    "misclassified",
+    "network_graph",
+    "training_curves",
+]

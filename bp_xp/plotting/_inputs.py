@@ -1,0 +1,48 @@
+"""What the pictures are made of, checked: networks and labelled samples."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bp_xp.arrays import to_numpy
+from bp_xp.metrics import METRICS
+from bp_xp.network import Network
+from bp_xp.plotting._style import kind_of
+
+__all__ = ["Judged", "check_network", "judge"]
+
+
+class Judged(NamedTuple):
+    """What a network tells of samples whose class is known, on the host.
+
+    Attributes:
+        x: inputs, shape (N, I).
+        true: the label of each sample, shape (N,).
+        told: the label that the network gives, shape (N,).
+        p: the probability of each class, shape (N, K).
+    """
+
+    x: np.ndarray
+    true: np.ndarray
+    told: np.ndarray
+    p: np.ndarray
+
+
+def check_network(network: Any) -> Network:
+    """Return a network; TypeError says what came instead."""
+    if not isinstance(network, Network):
+        raise TypeError(f"network must be a bp_xp.Network, not {kind_of(network)}.")
+    return network
+
+
+def judge(network: Network, x: Any, y: Any) -> Judged:
+    """Return what a network tells of samples.
+
+    Raises:
+        ValueError, TypeError: as for ``network.evaluate``; also where there are no classes.
+    """
+    network.evaluate(x, y, metrics=[METRICS["accuracy"]])  # says what is wrong with x and y
+    labels, p = to_numpy(y), to_numpy(network.predict_proba(x))
+    if labels.ndim == 2:
+        labels = labels[:, 0] if labels.shape[1] == 1 else labels.argmax(axis=1)
+    return Judged(to_numpy(x), labels.astype(np.intp), p.argmax(axis=1), p)

@@ -1,0 +1,35 @@
+"""The programs of the README run as they stand."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+PROGRAMS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def title(program):
+    imported = re.findall(r"^from (\S+)", program, re.MULTILINE)
+    return imported[-1]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=title)
+def test_program_runs(program, tmp_path, monkeypatch):
+    if "load_data_wrapper" in program:
+        pytest.skip("takes minutes: tests/test_book.py runs the same on less data")
+    if "backend" in program:
+        pytest.importorskip("torch")
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    file = tmp_path / "test_program.py"
+    file.write_text(program, encoding="utf-8")
+    is_test = "def test_" in program
+    command = [sys.executable, *(["-m", "pytest", "-q"] if is_test else []), str(file)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_there_are_programs():
+    assert len(PROGRAMS) > 4
