@@ -397,7 +397,7 @@ def test_flow_records_what_can_be_computed_by_hand(where, rng, options):
         ("softmax", [0.0, 4.3, -4.3, 4.4, -4.5], 2),
         (SINE, [0.0, 1.5, -1.5, 1.55, np.pi / 2], 2),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "name", str(value)),
 )
 def test_neuron_is_saturated_where_its_slope_is_small(where, activation, zs, saturated):
     """The weights put z = x in the first neuron and 0 in the second, whose slope is σ′(0)."""
