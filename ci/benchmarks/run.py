@@ -35,7 +35,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import numpy as np
 from epochs import EPOCHS
-from fits import FITS, SOLVERS
+from fits import FITS, SOLVERS, load_images
 from peers import PEERS, Run, Workload
 
 WORKLOADS = {
@@ -187,17 +187,15 @@ def memory(_: argparse.Namespace) -> dict[str, float]:
 
 def fits(args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
     """Time whole fits of the estimators, in seconds, and tell their errors on the test images."""
-    from bp_xp.datasets import load_mnist
-
     table: dict[str, dict[str, list[float]]] = {}
-    data = load_mnist()
+    images = load_images()
     for solver in SOLVERS:
         runs = {}
         for name, make in FITS.items():
             if args.only and not any(part in name for part in args.only):
                 continue
             try:
-                runs[name] = make(data, solver)
+                runs[name] = make(images, solver)
             except ImportError as error:
                 print(f"  left out: {name} ({error})")
         times: dict[str, list[float]] = {name: [] for name in runs}
@@ -208,7 +206,7 @@ def fits(args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
                 start = time.perf_counter()
                 fitted = run()
                 times[name].append(time.perf_counter() - start)
-                errors[name] = 1.0 - float(fitted.score(data.x_test, data.y_test))
+                errors[name] = 1.0 - float(fitted.score(images.x_test, images.y_test))
         medians = {name: statistics.median(each) for name, each in times.items()}
         print(
             f"\nfits: [784, 100, 100, 10] relu, {solver}, MNIST, and the error on its test images"
