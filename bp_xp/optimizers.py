@@ -40,6 +40,7 @@ __all__ = [
     "RMSpropState",
     "SGDState",
     "Update",
+    "each_parameter",
 ]
 
 
@@ -152,7 +153,7 @@ def _plain_update(
     def rule(w: Array, g: Array) -> tuple[Array]:
         return (_descend_along(w, g, eta),)
 
-    (layers,) = _each(rule, layers, gradients)
+    (layers,) = each_parameter(rule, layers, gradients)
     return layers, state
 
 
@@ -166,7 +167,7 @@ def _momentum_update(
         v = _accumulate(v, mu, g)
         return _descend(w, eta * v), v
 
-    layers, velocity = _each(rule, layers, gradients, velocity)
+    layers, velocity = each_parameter(rule, layers, gradients, velocity)
     return layers, SGDState(eta, mu, velocity)
 
 
@@ -180,7 +181,7 @@ def _nesterov_update(
         v = _accumulate(v, mu, g)
         return _descend(w, eta * (g + mu * v)), v
 
-    layers, velocity = _each(rule, layers, gradients, velocity)
+    layers, velocity = each_parameter(rule, layers, gradients, velocity)
     return layers, SGDState(eta, mu, velocity)
 
 
@@ -269,7 +270,7 @@ def _adagrad_update(
         g /= _root(s, epsilon, xp)
         return _descend_along(w, g, rate), s
 
-    layers, square = _each(rule, layers, gradients, square)
+    layers, square = each_parameter(rule, layers, gradients, square)
     return layers, AdagradState(eta, kappa, epsilon, slowdown, square)
 
 
@@ -376,7 +377,7 @@ def _rmsprop_update(
         v = _accumulate(v, mu, g)
         return _descend(w, rate * v), s, a, v
 
-    layers, *memory = _each(rule, layers, gradients, square, mean, velocity)
+    layers, *memory = each_parameter(rule, layers, gradients, square, mean, velocity)
     return layers, RMSpropState(*state[:4], *memory)
 
 
@@ -541,7 +542,7 @@ def _adam_update(
             u = xp.maximum(u, v)
         return _descend_along(w, m / _root(v if u is None else u, epsilon, xp), rate), m, v, u
 
-    layers, *memory = _each(rule, layers, gradients, mean, square, largest)
+    layers, *memory = each_parameter(rule, layers, gradients, mean, square, largest)
     return layers, AdamState(*state[:5], count1, count2, *memory)
 
 
@@ -565,7 +566,9 @@ def _adamw_weights_update(
 # What rules are made of. An array that is assigned to in place is one that nobody needs any more.
 
 
-def _each(rule: Callable[..., tuple[Any, ...]], *trees: Sequence[Layer]) -> list[list[Layer]]:
+def each_parameter(
+    rule: Callable[..., tuple[Any, ...]], *trees: Sequence[Layer]
+) -> list[list[Layer]]:
     """Apply a rule to corresponding parameters, and return what it returns, each as layers again.
 
     An optional memory is an empty tree: the rule is given None, returns None, and it stays empty.

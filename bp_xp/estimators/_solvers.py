@@ -13,7 +13,7 @@ from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.arrays import Placement, require, to_numpy
 from bp_xp.backprop import Model, backpropagate, cost_of_samples
 from bp_xp.engines import engine_for
-from bp_xp.optimizers import Adam, AdamState, Optimizer, SGDState, Update
+from bp_xp.optimizers import SGD, Adam, AdamState, Optimizer, SGDState, Update, each_parameter
 from bp_xp.regularization import add_l2_gradient
 from bp_xp.schedules import LearningRate, initial_rate
 from bp_xp.training import Position
@@ -102,13 +102,7 @@ class Momentum:
         return _nesterov_update if self.nesterov else _momentum_update
 
 
-def _plain_update(
-    layers: Sequence[Layer], gradients: Sequence[Layer], state: SGDState, *, xp: Namespace
-) -> tuple[list[Layer], SGDState]:
-    del xp
-    eta = state.learning_rate
-    pairs = zip(layers, gradients, strict=True)
-    return [Layer(W - eta * dW, b - eta * db) for (W, b), (dW, db) in pairs], state
+_plain_update = SGD(1.0).update
 
 
 def _momentum_update(
@@ -116,14 +110,13 @@ def _momentum_update(
 ) -> tuple[list[Layer], SGDState]:
     del xp
 
-    def step(w: Array, g: Array, v: Array) -> tuple[Array, Array]:
-        g *= state.learning_rate
-        v *= state.momentum
-        v += g
+    def rule(w: Array, g: Array, v: Array) -> tuple[Array, Array]:
+        v = _accelerated(v, g, state)
         w -= v
         return w, v
 
-    return _step_each(step, layers, gradients, state)
+    layers, velocity = each_parameter(rule, layers, gradients, state.velocity)
+    return layers, state._replace(velocity=velocity)
 
 
 def _nesterov_update(
@@ -131,30 +124,22 @@ def _nesterov_update(
 ) -> tuple[list[Layer], SGDState]:
     del xp
 
-    def step(w: Array, g: Array, v: Array) -> tuple[Array, Array]:
-        g *= state.learning_rate
-        v *= state.momentum
-        v += g
+    def rule(w: Array, g: Array, v: Array) -> tuple[Array, Array]:
+        v = _accelerated(v, g, state)
         g += state.momentum * v
         w -= g
         return w, v
 
-    return _step_each(step, layers, gradients, state)
+    layers, velocity = each_parameter(rule, layers, gradients, state.velocity)
+    return layers, state._replace(velocity=velocity)
 
 
-def _step_each(
-    step: Callable[[Array, Array, Array], tuple[Array, Array]],
-    layers: Sequence[Layer],
-    gradients: Sequence[Layer],
-    state: SGDState,
-) -> tuple[list[Layer], SGDState]:
-    """Apply a step to each parameter with its gradient and velocity."""
-    moved = [
-        [step(*of_parameter) for of_parameter in zip(*of_layer, strict=True)]
-        for of_layer in zip(layers, gradients, state.velocity, strict=True)
-    ]
-    layers = [Layer(W, b) for (W, _), (b, _) in moved]
-    return layers, state._replace(velocity=[Layer(vW, vb) for (_, vW), (_, vb) in moved])
+def _accelerated(v: Array, g: Array, state: SGDState) -> Array:
+    """Return the new velocity; the gradient becomes the step along it, η g."""
+    g *= state.learning_rate
+    v *= state.momentum
+    v += g
+    return v
 
 
 @dataclass(frozen=True)
