@@ -96,7 +96,7 @@ class History(Sequence[EpochRecord]):
 # Whether a value gets better
 
 
-_UPWARDS = {"accuracy", "auc", "f1", "precision", "r2", "recall", "top"}
+_UPWARDS = {"accuracy", "auc", "f1", "precision", "r2", "recall", "score", "top"}
 _DOWNWARDS = {"cost", "error", "loss", "mae", "mse", "rmse"}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 
 from bp_xp import backprop, checks, training
@@ -108,6 +109,7 @@ class StepRun:
             with contextlib.closing(looks):
                 for look in looks:
                     layers, position = look.layers, look.position
+                    self._history.steps = position.step
                     over = self._end_steps(look) if look.record is None else self._end_epoch(look)
                     if look.interrupted:
                         self._history.stopped = "interrupt"
@@ -203,6 +205,8 @@ class StepRun:
             self._count(worse=loss > estimator.best_loss_ - estimator.tol)
             estimator.best_loss_ = min(loss, estimator.best_loss_)
         over = self._is_over()
+        if over:
+            self._history.stopped = "early"
         return self._asks_to_stop("on_epoch_end", look.layers) or over
 
     def _judge(self, look: Look, validation: Samples, record: EpochRecord) -> EpochRecord:
@@ -219,7 +223,10 @@ class StepRun:
                 estimator.best_validation_score_, self._best_layers = score, look.layers
         else:
             self._see(loss, look.layers)
-        return record._replace(validation_cost=loss, metrics={"validation_score": score})
+        accuracy = score if is_classifier(estimator) else None
+        return record._replace(
+            validation_cost=loss, validation_accuracy=accuracy, metrics={"validation_score": score}
+        )
 
     def _see(self, loss: float, layers: Sequence[Layer]) -> None:
         """Keep the parameters of the least loss."""
@@ -307,7 +314,14 @@ class StepRun:
     def _tell(self, moment: str) -> None:
         """Call a method of each callback."""
         for callback in self._callbacks:
-            getattr(callback, moment)(self._network, self._history)
+            try:
+                getattr(callback, moment)(self._network, self._history)
+            except (TypeError, ValueError) as error:
+                error.add_note(
+                    f"raised by {type(callback).__name__}. A callback sees a Network: the classes "
+                    "of a classifier are 0, 1, ... there, in the order of classes_."
+                )
+                raise
 
     def _end_steps(self, look: Look) -> bool:
         """Tell the callbacks whose number of steps has been taken; return whether one stops."""
