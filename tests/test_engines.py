@@ -1,12 +1,13 @@
 import functools
 import inspect
+import math
 import sys
 
 import numpy as np
 import pytest
 from helpers import assert_agrees, assert_layers_agree, random_layers, to_device
 
-from bp_xp import ACTIVATIONS, COSTS, SGD, Layer, Network, arrays, to_numpy
+from bp_xp import ACTIVATIONS, COSTS, SGD, Activation, Layer, Network, arrays, to_numpy
 from bp_xp._trees import leaves_of
 from bp_xp.arrays import LIBRARIES, place
 from bp_xp.backprop import Model
@@ -260,6 +261,32 @@ def test_numpy_does_not_record_what_is_no_list_of_operations(rule):
     state, batches = start(MODEL, Own(rule), here)
     with pytest.raises((CannotRecordError, TypeError, AttributeError)):
         numpy._record(step, state, [part[0, ...] for part in batches])
+
+
+@pytest.mark.parametrize(
+    "tanh",
+    [
+        lambda z, xp: xp.asarray(np.tanh(z.numpy())),
+        lambda z, xp: xp.asarray(np.tanh(np.asarray(z))),
+        lambda z, xp: xp.asarray(np.tanh(np.from_dlpack(z))),
+        lambda z, xp: xp.asarray(np.tanh(z.tolist()), dtype=z.dtype),
+        lambda z, xp: (1.0 * z).apply_(math.tanh),
+    ],
+    ids=["numpy", "array", "dlpack", "tolist", "apply"],
+)
+def test_torch_does_not_record_what_goes_around_its_operators(tanh):
+    at = place(backend="torch")
+    odd = Activation("tanh by NumPy", lambda z, *, xp: tanh(z, xp), ACTIVATIONS["tanh"].sigma_prime)
+    network = {
+        sigma: Network(SIZES, activation=sigma, backend="torch", dtype="float64", seed=0)
+        for sigma in (odd, "tanh")
+    }
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, SIZES[0])), rng.integers(SIZES[-1], size=40)
+    for one in network.values():
+        one.fit(x, y, epochs=4, batch_size=8, optimizer=SGD(0.5), progress=False)
+    for ours, theirs in zip(*(one.layers for one in network.values()), strict=True):
+        assert_agrees(ours.W, to_numpy(theirs.W), at, "float64", eps=EPS)
 
 
 def test_torch_does_not_record_chance():

@@ -224,6 +224,17 @@ def test_partial_fit_goes_on_as_scikit_learns_does():
         assert_same_run(ours, theirs)
 
 
+def test_partial_fit_of_a_regressor_runs_lbfgs_as_scikit_learns_does():
+    ours, theirs = (
+        kind(**SMALL, solver="lbfgs") for kind in (MLPRegressor, neural_network.MLPRegressor)
+    )
+    for rows in (slice(0, 100), slice(100, 207)):
+        for mlp in (ours, theirs):
+            mlp.partial_fit(X_NUMBERS[rows], Y_NUMBERS[rows])
+        assert ours.n_iter_ == theirs.n_iter_
+        np.testing.assert_allclose(ours.loss_, theirs.loss_, rtol=1e-6)
+
+
 def test_warm_start_goes_on_as_scikit_learns_does():
     settings = SMALL | {"solver": "sgd", "warm_start": True, "max_iter": 5}
     ours, theirs = MLPClassifier(**settings), neural_network.MLPClassifier(**settings)
@@ -298,8 +309,12 @@ def test_each_layer_may_have_an_activation_of_its_own():
     for activation in (["tanh", "gelu"], ("relu", sine), "elu", bp_xp.ACTIVATIONS["silu"]):
         mlp = MLPClassifier(**QUICK, activation=activation)
         assert clone(mlp).fit(X, Y).score(X, Y) > 0.9
-    same = MLPClassifier(**SMALL, activation=["relu", "relu"]).fit(X, Y)
-    assert same.loss_curve_ == MLPClassifier(**SMALL).fit(X, Y).loss_curve_
+    for activation in (["relu", "relu"], np.array(["relu", "relu"]), np.array("relu")):
+        same = MLPClassifier(**SMALL, activation=activation).fit(X, Y)
+        assert same.loss_curve_ == MLPClassifier(**SMALL).fit(X, Y).loss_curve_
+    none = SMALL | {"hidden_layer_sizes": ()}
+    same = MLPClassifier(**none, activation=[]).fit(X, Y)
+    assert same.loss_curve_ == MLPClassifier(**none).fit(X, Y).loss_curve_
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.01])
@@ -308,7 +323,7 @@ def test_any_optimizer_solves(alpha):
     ours = MLPClassifier(**SMALL, solver=SGD(0.1), alpha=alpha).fit(X, Y)
     np.testing.assert_allclose(ours.loss_curve_, plain.fit(X, Y).loss_curve_, rtol=1e-12)
     for solver in (RMSprop(0.001), Adam(0.01, amsgrad=True), SGD(0.1, momentum=0.9)):
-        mlp = clone(MLPClassifier(**QUICK, solver=solver, alpha=alpha)).fit(X, Y)
+        mlp = clone(MLPClassifier(**SMALL | {"max_iter": 40}, solver=solver, alpha=alpha)).fit(X, Y)
         assert mlp.score(X, Y) > 0.9
 
 
@@ -652,6 +667,58 @@ def test_e05_a_pickle_from_a_device_that_is_not_here_predicts_on_the_cpu():
     loaded.set_params(device=None).fit(X, Y)
 
 
+ROUND_TRIPS = """
+import copy, io, pickle, warnings
+import joblib, numpy as np, torch
+from sklearn import set_config
+from bp_xp.estimators import MLPClassifier, MLPRegressor
+
+set_config(array_api_dispatch=True)
+X = torch.asarray(np.random.default_rng(0).normal(size=(60, 4)))
+y = (X[:, 0] > 0).to(torch.int64) + 2 * (X[:, 1] > 0)
+
+def through_joblib(mlp):
+    file = io.BytesIO()
+    joblib.dump(mlp, file)
+    file.seek(0)
+    return joblib.load(file)
+
+copies = [copy.deepcopy, lambda mlp: pickle.loads(pickle.dumps(mlp)), through_joblib]
+settings = dict(max_iter=3, random_state=0)
+words = np.array(list("abcd"))[y.numpy()]
+for kind, targets in ((MLPClassifier, y), (MLPClassifier, words), (MLPRegressor, X[:, 0])):
+    mlp = kind(**settings).fit(X, targets)
+    for copied in (one(mlp) for one in copies):
+        assert all(isinstance(W, torch.Tensor) for W in copied.coefs_ + copied.intercepts_)
+        assert type(copied.predict(X)) is type(mlp.predict(X))
+        assert (copied.predict(X) == mlp.predict(X)).all()
+        if kind is MLPClassifier:
+            assert type(copied.classes_) is type(mlp.classes_)
+        before = mlp.coefs_[0].clone()
+        again = copy.deepcopy(copied).partial_fit(X, targets)
+        assert again.loss_curve_ == copy.deepcopy(mlp).partial_fit(X, targets).loss_curve_
+        assert (mlp.coefs_[0] == before).all()
+
+mlp = MLPClassifier(**settings).fit(X, y)
+loaded = MLPClassifier.__new__(MLPClassifier)
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    loaded.__setstate__(mlp.__getstate__() | {"_where": ("cuda:93", "cupy")})
+assert "fitted with cupy on cuda:93, which is not here" in str(told[0].message)
+assert isinstance(loaded.coefs_[0], np.ndarray)
+assert (loaded.predict(X.numpy()) == mlp.predict(X).numpy()).all()
+"""
+
+
+def test_e05_copies_of_an_estimator_of_tensors_are_of_tensors():
+    # SciPy must know before it is imported, so in a process of its own.
+    pytest.importorskip("torch")
+    command = [sys.executable, "-W", "ignore", "-c", ROUND_TRIPS]
+    switched = os.environ | {"SCIPY_ARRAY_API": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=switched)
+    assert done.returncode == 0, done.stderr[-5000:]
+
+
 def test_weights_that_are_replaced_or_written_to_count():
     mlp = MLPClassifier(**SMALL | {"max_iter": 3}).fit(X, Y)
     before = mlp.predict_proba(X)
@@ -713,7 +780,8 @@ def test_from_sklearn_computes_where_it_is_told(backend, device):
 
 
 def test_to_sklearn_leaves_out_what_scikit_learn_does_not_have():
-    mlp = MLPClassifier(**SMALL, solver=RMSprop(0.01), dropout=0.1, activation=["relu", "relu"])
+    activation = np.array(["relu", "relu"])
+    mlp = MLPClassifier(**SMALL, solver=RMSprop(0.01), dropout=0.1, activation=activation)
     sent = to_sklearn(mlp.fit(X, Y))
     assert sent.solver == "adam"
     assert sent.activation == "relu"
@@ -732,6 +800,10 @@ def test_only_fitted_estimators_change_sides():
         from_sklearn(StandardScaler())
     with pytest.raises(TypeError, match="not a StandardScaler"):
         to_sklearn(StandardScaler())
+    with pytest.raises(TypeError, match=r"not a MLPClassifier of bp_xp\.estimators"):
+        from_sklearn(MLPClassifier())
+    with pytest.raises(TypeError, match="not a MLPClassifier of sklearn"):
+        to_sklearn(neural_network.MLPClassifier())
 
 
 # ---------------------------------------------------------------------------------------------
@@ -742,10 +814,13 @@ def test_only_fitted_estimators_change_sides():
     ("settings", "error", "words"),
     [
         ({"solver": "sdg"}, ValueError, "unknown solver 'sdg'.*Did you mean 'sgd'"),
+        ({"solver": "rmsprop"}, ValueError, r"as objects, such as bp_xp.RMSprop\(0.01\)"),
         ({"solver": RMSprop}, TypeError, "an optimizer such as"),
         ({"activation": "rleu"}, ValueError, "unknown activation 'rleu'.*Did you mean 'relu'"),
         ({"activation": ["relu"] * 3}, ValueError, "one for each of the 2 hidden layers, not 3"),
-        ({"activation": "softmax"}, ValueError, "softmax ties the neurons"),
+        ({"activation": []}, ValueError, "one for each of the 2 hidden layers, not 0"),
+        ({"activation": 3}, TypeError, "activation must be a name or a bp_xp.Activation, not 3"),
+        ({"activation": "softmax"}, ValueError, "softmax ties the neurons.*such as 'relu'"),
         ({"learning_rate": 0.1}, TypeError, "a number is learning_rate_init"),
         ({"learning_rate": "fast"}, ValueError, "unknown learning_rate 'fast'"),
         (
@@ -756,23 +831,42 @@ def test_only_fitted_estimators_change_sides():
         ({"learning_rate_init": 0.0}, ValueError, "learning_rate_init must be finite and above 0"),
         ({"alpha": -0.1}, ValueError, "alpha must be finite and at least 0"),
         ({"alpha": "much"}, TypeError, "alpha must be a number"),
-        ({"momentum": 1.5}, ValueError, "momentum must be"),
+        ({"momentum": 1.1}, ValueError, "momentum must be at most 1, not 1.1"),
         ({"beta_1": 1.0}, ValueError, "beta_1 must be"),
         ({"max_iter": 0}, ValueError, "max_iter must be at least 1"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
         ({"batch_size": 2.5}, TypeError, "batch_size must be an integer"),
+        ({"batch_size": "foo"}, TypeError, "or 'auto', not 'foo'"),
+        ({"batch_size": True}, TypeError, "batch_size must be an integer"),
+        ({"verbose": "yes"}, TypeError, "verbose must be True, False or an integer"),
+        ({"verbose": None}, TypeError, "verbose must be"),
+        ({"verbose": 1.5}, TypeError, "verbose must be"),
+        ({"verbose": -1}, ValueError, "verbose must be"),
+        ({"random_state": "a"}, ValueError, "random_state must be .*, not 'a'"),
+        ({"random_state": -1}, ValueError, "random_state must be .*, not -1"),
         ({"n_iter_no_change": 0}, ValueError, "n_iter_no_change"),
         ({"shuffle": "yes"}, TypeError, "shuffle must be True or False"),
         ({"shuffle": np.ones(3)}, TypeError, "shuffle must be True or False"),
         ({"hidden_layer_sizes": (5, 0)}, ValueError, "hidden_layer_sizes must be > 0"),
         ({"hidden_layer_sizes": (5, 2.5)}, TypeError, "hidden_layer_sizes must be an integer"),
+        ({"hidden_layer_sizes": "10"}, TypeError, "hidden_layer_sizes must be .*, not '10'"),
         ({"dropout": 1.0}, ValueError, "dropout must be"),
         ({"dropout": 0.1, "solver": "lbfgs"}, ValueError, "dropout has nothing to act on"),
         ({"callbacks": [3]}, TypeError, "a callback must be"),
-        ({"callbacks": print}, TypeError, "callbacks must be a list or None"),
-        ({"class_weight": {3: -1.0}}, ValueError, "class_weight must not be negative"),
-        ({"class_weight": "fair"}, ValueError, "balanced"),
+        (
+            {"dropout": np.array([0.1, 0.2]), "solver": "lbfgs"},
+            ValueError,
+            "dropout has nothing to act on",
+        ),
+        ({"callbacks": print}, TypeError, "callbacks must be a list or None.*put it in a list"),
+        ({"class_weight": {3: -1.0}}, ValueError, r"class_weight\[3\] must be .*, not -1.0"),
+        ({"class_weight": {3: np.nan}}, ValueError, r"class_weight\[3\] must be finite.*, not nan"),
+        ({"class_weight": {"a": "b"}}, TypeError, r"class_weight\['a'\] must be a number, not 'b'"),
+        ({"class_weight": "fair"}, ValueError, "^class_weight must be None, 'balanced'.*'fair'"),
+        ({"class_weight": [1.0, 2.0]}, TypeError, r"^class_weight must be .*, not \[1.0, 2.0\]"),
         ({"loss": "log"}, ValueError, "unknown loss 'log'"),
+        ({"loss": (100,)}, TypeError, r"loss must be a name .*\(100,\); .*hidden_layer_sizes="),
+        ({"loss": "poisson"}, ValueError, "loss='poisson' is for exp outputs.*softmax outputs"),
         ({"dtype": "float16"}, ValueError, "dtype 'float16' is not supported"),
         ({"device": "gpu"}, ValueError, "unknown device 'gpu'"),
         ({"backend": "nunpy"}, ValueError, "unknown backend 'nunpy'"),
@@ -782,6 +876,64 @@ def test_only_fitted_estimators_change_sides():
 def test_fit_says_what_is_wrong_with_a_parameter(settings, error, words):
     with pytest.raises(error, match=words):
         MLPClassifier(**SMALL | settings).fit(X, Y)
+
+
+BESIDE_A_SOLVER = [
+    {"learning_rate_init": 0.01},
+    {"learning_rate": "adaptive"},
+    {"power_t": 0.25},
+    {"momentum": 0.5},
+    {"nesterovs_momentum": False},
+    {"beta_1": 0.5},
+    {"beta_2": 0.5},
+    {"epsilon": 1e-7},
+]
+
+
+@pytest.mark.parametrize("settings", BESIDE_A_SOLVER, ids=str)
+@pytest.mark.parametrize("kind", PAIRS)
+def test_what_an_optimizer_brings_itself_is_not_set_beside_it(kind, settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=f"^{name}=.* no effect beside an optimizer as solver"):
+        kind(solver=RMSprop(0.01), **settings).fit(X, Y)
+
+
+def test_what_a_schedule_brings_itself_is_not_set_beside_it():
+    schedule = CosineDecay(0.1, steps=10)
+    mlp = MLPClassifier(**SMALL, solver="sgd", learning_rate=schedule, momentum=0.5).fit(X, Y)
+    mlp.set_params(learning_rate_init=0.01)
+    with pytest.raises(ValueError, match=r"^learning_rate_init=0.01 has no effect .* a schedule"):
+        mlp.fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "words"),
+    [
+        ("log_loss", Y_NUMBERS, "loss='log_loss' is for probabilities.* goes from -.* to [1-9]"),
+        ("binary_cross_entropy", COUNTS, "is for probabilities.* goes from 0 to [1-9]"),
+        ("categorical_cross_entropy", Y_THREE, "is for probabilities.* goes from -"),
+        ("categorical_cross_entropy", np.full((207, 2), 0.75), "add to 1 in each row.* to 1.5"),
+        ("categorical_cross_entropy", np.full(207, 1.0), "two classes or more, .*one column"),
+    ],
+)
+def test_losses_of_probabilities_are_for_targets_that_are_probabilities(loss, y, words):
+    mlp = MLPRegressor(loss, **SMALL)
+    with pytest.raises(ValueError, match=words):
+        mlp.fit(X_NUMBERS, y)
+    shares = np.abs(Y_THREE) / np.abs(Y_THREE).sum(axis=1, keepdims=True)
+    assert mlp.fit(X_NUMBERS, shares).loss_ < mlp.loss_curve_[0]
+
+
+def test_a_loss_for_other_outputs_is_refused():
+    for loss, y, output in (
+        ("binary_cross_entropy", Y, "softmax"),
+        ("categorical_cross_entropy", Y > 4, "sigmoid"),
+    ):
+        with pytest.raises(ValueError, match=f"loss='{loss}' is for .* has {output} outputs"):
+            MLPClassifier(loss=loss).fit(X, y)
+    mlp = MLPRegressor(**SMALL, warm_start=True).fit(X_NUMBERS, COUNTS)
+    with pytest.raises(ValueError, match=r"loss='poisson' is for exp .* has identity outputs"):
+        mlp.set_params(loss="poisson").fit(X_NUMBERS, COUNTS)
 
 
 def test_fit_says_what_is_wrong_with_the_samples():
@@ -800,6 +952,10 @@ def test_fit_says_what_is_wrong_with_the_samples():
         MLPClassifier(**SMALL, class_weight=dict.fromkeys(range(10), 0.0)).fit(X, Y)
     with pytest.raises(TypeError, match=r"validation_data must be \(X, y\)"):
         mlp.fit(X, Y, validation_data=X)
+    with pytest.raises(TypeError, match=r"validation_data must be \(X, y\).*, not a tuple of 1"):
+        mlp.fit(X, Y, validation_data=(X,))
+    with pytest.raises(ValueError, match="class_weight as a dictionary is for one label"):
+        MLPClassifier(class_weight={0: 2.0}).fit(X_LABELS, Y_LABELS)
     with pytest.raises(ValueError, match="classes not in"):
         mlp.fit(X, Y, validation_data=(X_TEST, Y_TEST + 1))
     with pytest.raises(ValueError, match="no epochs to look"):
@@ -854,8 +1010,7 @@ def test_partial_fit_says_what_it_needs():
         mlp.partial_fit(X, Y + 1)
     with pytest.raises(ValueError, match=r"balanced.*needs all samples"):
         MLPClassifier(class_weight="balanced").partial_fit(X, Y, classes=np.arange(10))
-    for kind in PAIRS:
-        assert not hasattr(kind(solver="lbfgs"), "partial_fit")
+    assert not hasattr(MLPClassifier(solver="lbfgs"), "partial_fit")
     with pytest.raises(ValueError, match=r"coefs_ are those of a network \[64, 20, 10, 10\]"):
         mlp.set_params(hidden_layer_sizes=5).partial_fit(X, Y)
 

@@ -70,9 +70,21 @@ def memory_of(tensor: Array) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
+# Ways around the operators: what is computed with these values would be taken for a constant.
+_UNHEARD = {
+    *("numpy", "__array__", "__array_wrap__", "__dlpack__", "tolist", "item"),
+    *("apply_", "map_", "map2_", "data_ptr", "untyped_storage", "storage"),
+}
+
+
 def listen(step: Step, state: Any, batch: Sequence[Array]) -> tuple[list[Call], Any, Array]:
-    """Take a step; return the operators called, the new state and zᴸ."""
+    """Take a step; return the operators called, the new state and zᴸ.
+
+    Raises:
+        CannotRecordError: the step does what is no operator, such as ``numpy.tanh`` of a tensor.
+    """
     import torch
+    from torch.overrides import TorchFunctionMode
     from torch.utils._python_dispatch import TorchDispatchMode
 
     calls: list[Call] = []
@@ -93,7 +105,13 @@ def listen(step: Step, state: Any, batch: Sequence[Array]) -> tuple[list[Call], 
             calls.append(call)
             return result
 
-    with Listener():
+    class Guard(TorchFunctionMode):
+        def __torch_function__(self, function, types, inputs=(), options=None):
+            if (name := getattr(function, "__name__", "")) in _UNHEARD:
+                raise CannotRecordError(f"{name} takes values elsewhere, and no operator tells")
+            return function(*inputs, **(options or {}))
+
+    with Guard(), Listener():
         return calls, *step(state, *batch)
 
 

@@ -17,8 +17,11 @@ What differs, beyond rounding:
 - Parameters keep the dtype that they began with, and predictions have it, where scikit-learn goes
   by the samples of each call.
 - Where scikit-learn takes what can't be meant, there is an error: negative weights,
-  ``loss="poisson"`` with negative targets.
+  ``loss="poisson"`` with negative targets, another ``hidden_layer_sizes`` between two warm starts
+  (scikit-learn goes on with the old shape).
 - A change of ``early_stopping`` between two warm starts is taken up; scikit-learn fails.
+- With ``warm_start`` and ``early_stopping``, a second fit that does not improve the score returns
+  the best parameters of the first; scikit-learn's are overwritten meanwhile.
 - On another device, weights in ``coefs_`` are changed by assigning an array; what is written into
   one of them counts on the CPU only.
 

@@ -65,6 +65,7 @@ class MLP(BaseEstimator):
     restore_best_weights: bool
 
     validation_loss_curve_: Any
+    classes_: Any
 
     # Where a fit has computed, and whether its samples were arrays that live there.
     _where: Placement | None = None
@@ -106,15 +107,6 @@ class MLP(BaseEstimator):
                 "hold out of samples that come in parts. Use fit, or set early_stopping=False."
             )
 
-    def _takes_steps(self) -> bool:
-        """Return whether there is a ``partial_fit``."""
-        if self.solver == "lbfgs":
-            raise AttributeError(
-                "partial_fit is only available for solvers that take steps; 'lbfgs' looks at all "
-                "samples at once."
-            )
-        return True
-
     def _fit(
         self,
         X: Any,
@@ -139,6 +131,9 @@ class MLP(BaseEstimator):
             samples = self._samples(X, y, sample_weight, where, dtype, fresh=fresh)
             outputs = samples.y.shape[1]
             sizes = [samples.inputs.shape[1], *hidden, outputs]
+            settings.check_loss(
+                self.loss, self._output() if first else self.out_activation_, outputs
+            )
             if first:
                 self._start(sizes, dtype, random)
             self.n_outputs_ = outputs
@@ -203,9 +198,12 @@ class MLP(BaseEstimator):
         score_weights = weights
         class_weight = getattr(self, "class_weight", None)
         if class_weight is not None:
+            if y.ndim == 2 and class_weight != "balanced":
+                raise ValueError(
+                    "class_weight as a dictionary is for one label a sample: for several, use "
+                    "'balanced' or sample_weight."
+                )
             of_class = compute_sample_weight(class_weight, y)
-            if not (of_class >= 0.0).all():
-                raise ValueError(f"class_weight must not be negative, as in {class_weight!r}.")
             weights = of_class if weights is None else weights * of_class
         if weights is not None and not weights.any():
             raise ValueError("the weights of all samples are zero: there is nothing to learn from.")
@@ -219,12 +217,13 @@ class MLP(BaseEstimator):
         self.n_outputs_ = sizes[-1]
         self.n_layers_ = len(sizes)
         self.out_activation_ = self._output()
-        each = self.activation
-        each = list(each) if isinstance(each, list | tuple) else [each] * max(1, len(sizes) - 2)
+        each = settings.as_list(self.activation)
+        names = [getattr(one, "name", one) for one in (each if isinstance(each, list) else [each])]
+        names = names or ["identity"]
         self.coefs_, self.intercepts_ = [], []
         for l, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):  # noqa: E741
             # Glorot's, as scikit-learn has it; the output layer goes by the last hidden one.
-            name = getattr(each[min(l, len(each) - 1)], "name", each[min(l, len(each) - 1)])
+            name = names[min(l, len(names) - 1)]
             bound = np.sqrt((2.0 if name in ("logistic", "sigmoid") else 6.0) / (n_in + n_out))
             self.coefs_.append(random.uniform(-bound, bound, (n_in, n_out)).astype(dtype))
             self.intercepts_.append(random.uniform(-bound, bound, n_out).astype(dtype))
@@ -253,9 +252,10 @@ class MLP(BaseEstimator):
     def _validation(self, given: Any, where: Placement, dtype: str) -> Samples:
         """Return the samples that the caller validates with."""
         if not isinstance(given, tuple | list) or len(given) not in (2, 3):
+            size = f" of {len(given)}" if isinstance(given, tuple | list) else ""
             raise TypeError(
                 "validation_data must be (X, y) or (X, y, sample_weight), not a "
-                f"{type(given).__name__}."
+                f"{type(given).__name__}{size}."
             )
         X, y, weights = (*given, None)[:3]
         X, y = self._validate(X, y, reset=False)
@@ -428,11 +428,13 @@ class MLP(BaseEstimator):
             state[name] = [to_numpy(array) for array in state[name]]
         if "classes_" in state:
             state["classes_"] = to_numpy(state["classes_"])
-        state["_in_arrays"] = False
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the content of a pickle; where its device is missing, the CPU predicts."""
+        """Take the content of a pickle; where its device is missing, the CPU predicts.
+
+        An estimator of arrays of another library comes back with such arrays.
+        """
         state = dict(state)
         where = state.pop("_where", None)
         super().__setstate__(state)
@@ -441,7 +443,7 @@ class MLP(BaseEstimator):
         try:
             self._where = place(*where)
         except (DeviceError, ImportError, ValueError) as error:
-            self._where = place("cpu")
+            self._where, self._in_arrays = place("cpu"), False
             warnings.warn(
                 f"this {type(self).__name__} was fitted with {where[1]} on {where[0]}, which is "
                 f"not here ({error}) It predicts with NumPy on the CPU; to fit it here, set its "
@@ -449,6 +451,17 @@ class MLP(BaseEstimator):
                 UserWarning,
                 stacklevel=2,
             )
+        if self._in_arrays:
+            with self._where.active():
+                self.coefs_ = [self._where.asarray(W) for W in self.coefs_]
+                self.intercepts_ = [self._where.asarray(b) for b in self.intercepts_]
+                if hasattr(self, "classes_"):
+                    self.classes_ = self._labels_at(self.classes_, self._where)
+
+    def _labels_at(self, labels: np.ndarray, where: Placement) -> Any:
+        """Return labels as an array of the samples' kind; text can be of NumPy alone."""
+        there = self._in_arrays and labels.dtype.kind in "iufb"
+        return where.asarray(labels) if there else labels
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

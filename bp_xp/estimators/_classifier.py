@@ -99,7 +99,6 @@ class MLPClassifier(ClassifierMixin, MLP):
     """
 
     class_weight: Any
-    classes_: Any
 
     def __init__(
         self,
@@ -160,6 +159,15 @@ class MLPClassifier(ClassifierMixin, MLP):
             DeviceError: the device does not work on this machine.
         """
         return self._fit(X, y, sample_weight, validation_data)
+
+    def _takes_steps(self) -> bool:
+        """Return whether there is a ``partial_fit``."""
+        if self.solver == "lbfgs":
+            raise AttributeError(
+                "partial_fit is only available for solvers that take steps; 'lbfgs' looks at all "
+                "samples at once."
+            )
+        return True
 
     @available_if(lambda self: self._takes_steps())
     def partial_fit(
@@ -261,9 +269,8 @@ class MLPClassifier(ClassifierMixin, MLP):
             self.classes_ = self._label_binarizer.classes_
         else:
             self._check_labels(unique_labels(y))
-        labels = self._label_binarizer.classes_
-        if self._in_arrays and labels.dtype.kind in "iufb":
-            self.classes_ = where.asarray(labels)
+        if self._in_arrays:
+            self.classes_ = self._labels_at(self._label_binarizer.classes_, where)
         targets = self._label_binarizer.transform(y).astype(bool)
         return targets, self._label_binarizer.inverse_transform(targets.astype(np.int64))
 

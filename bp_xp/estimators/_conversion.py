@@ -9,6 +9,7 @@ from bp_xp.arrays import place, to_numpy
 from bp_xp.estimators._base import MLP
 from bp_xp.estimators._classifier import MLPClassifier
 from bp_xp.estimators._regressor import MLPRegressor
+from bp_xp.estimators._settings import as_list
 
 __all__ = ["from_sklearn", "to_sklearn"]
 
@@ -45,9 +46,10 @@ def from_sklearn(
         DeviceError: the device does not work on this machine.
     """
     if not isinstance(fitted, neural_network.MLPClassifier | neural_network.MLPRegressor):
+        ours = " of bp_xp.estimators, which needs no change" if isinstance(fitted, MLP) else ""
         raise TypeError(
             "from_sklearn takes an MLPClassifier or MLPRegressor of sklearn.neural_network, not a "
-            f"{type(fitted).__name__}."
+            f"{type(fitted).__name__}{ours}."
         )
     ours = MLPClassifier if isinstance(fitted, neural_network.MLPClassifier) else MLPRegressor
     _check_fitted(fitted)
@@ -77,11 +79,11 @@ def to_sklearn(fitted: MLPClassifier | MLPRegressor) -> Any:
     if not isinstance(fitted, MLP):
         raise TypeError(
             "to_sklearn takes an MLPClassifier or MLPRegressor of bp_xp.estimators, not a "
-            f"{type(fitted).__name__}."
+            f"{type(fitted).__name__} of {type(fitted).__module__.partition('.')[0]}."
         )
     _check_fitted(fitted)
-    activation = fitted.activation
-    each = activation if isinstance(activation, list | tuple) else [activation]
+    activation = as_list(fitted.activation)
+    each = activation if isinstance(activation, list) else [activation]
     names = {getattr(one, "name", one) for one in each} or {"relu"}
     odd = [name for name in names if name not in _ACTIVATIONS]
     if odd or len({_ACTIVATIONS[name] for name in names}) > 1:

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
-from sklearn.utils.metaestimators import available_if
 
 from bp_xp.arrays import Placement
 from bp_xp.costs import MatchedCost
@@ -125,9 +124,11 @@ class MLPRegressor(RegressorMixin, MLP):
         """
         return self._fit(X, y, sample_weight, validation_data)
 
-    @available_if(lambda self: self._takes_steps())
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MLPRegressor":
         """Learn from some samples more: one pass over them, the optimizer going on where it was.
+
+        With ``solver="lbfgs"``, as in scikit-learn, a whole run over these samples alone, from the
+        parameters of the call before.
 
         Args:
             X: inputs, shape (N, I).
@@ -160,11 +161,7 @@ class MLPRegressor(RegressorMixin, MLP):
         if hasattr(y, "tocsr"):
             raise TypeError("y is a sparse matrix: pass y.toarray().")
         targets = y if y.ndim == 2 else y[:, None]
-        if self.loss == "poisson" and targets.min() < 0:
-            raise ValueError(
-                f"loss='poisson' is for counts, but y has values below 0, the least "
-                f"{targets.min():g}: use 'squared_error' for numbers of any sign."
-            )
+        settings.check_targets(self.loss, targets)
         return targets, y
 
     def _output(self) -> str:

@@ -1,11 +1,13 @@
 """What the parameters of an estimator stand for, and what is said when they stand for nothing."""
 
+import inspect
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.utils import check_random_state
 
 from bp_xp import checks
 from bp_xp._typing import Array, Namespace
@@ -16,7 +18,10 @@ __all__ = [
     "ACTIVATION_NAMES",
     "POISSON",
     "activations_of",
+    "as_list",
+    "check_loss",
     "check_parameters",
+    "check_targets",
     "cost_of",
     "hidden_sizes",
     "known",
@@ -55,6 +60,13 @@ def known(own: Any, names: dict[str, Any]) -> Any:
     return ours if ours == own else own
 
 
+def as_list(value: Any) -> Any:
+    """Return any sequence as a list, and what stands for all layers as it is."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
 def hidden_sizes(sizes: Any) -> list[int]:
     """Return the neurons of each hidden layer.
 
@@ -62,6 +74,11 @@ def hidden_sizes(sizes: Any) -> list[int]:
         ValueError: one is not above 0.
         TypeError: one is no integer.
     """
+    if isinstance(sizes, str):
+        raise TypeError(
+            f"hidden_layer_sizes must be an integer or a list of them, as in (100, 50), not "
+            f"{sizes!r}."
+        )
     each = list(sizes) if isinstance(sizes, Iterable) else [sizes]
     if any(isinstance(size, numbers.Real) and size <= 0 for size in each):
         raise ValueError(f"hidden_layer_sizes must be > 0, got {each}.")
@@ -70,14 +87,22 @@ def hidden_sizes(sizes: Any) -> list[int]:
 
 def activations_of(activation: Any, n_hidden: int) -> list[Any]:
     """Return the activation of each hidden layer."""
-    each = checks.one_for_each(activation, n_hidden, "activation", "hidden layers")
+    each = checks.one_for_each(as_list(activation), n_hidden, "activation", "hidden layers")
     chosen = [checks.check_choice(one, ACTIVATION_NAMES, "activation") for one in each]
+    for one in chosen:
+        if not isinstance(one, Activation):
+            raise TypeError(f"activation must be a name or a bp_xp.Activation, not {one!r}.")
+        if one.coupled:
+            raise ValueError(
+                f"{one.name} ties the neurons of a layer together, so it can't be the activation "
+                "of a hidden layer: use another, such as 'relu'."
+            )
     return [known(one, ACTIVATIONS) for one in chosen]
 
 
 def output_named(name: str) -> Activation:
     """Return the output activation that ``out_activation_`` names."""
-    return _OUTPUTS[name]
+    return checks.check_choice(name, _OUTPUTS, "output activation of the loss")
 
 
 def cost_of(loss: Any, out_activation: str) -> Cost | MatchedCost:
@@ -89,7 +114,64 @@ def cost_of(loss: Any, out_activation: str) -> Cost | MatchedCost:
             "categorical_cross_entropy" if out_activation == "softmax" else "binary_cross_entropy"
         ],
     }
-    return known(checks.check_choice(loss, ours, "loss"), COSTS)
+    cost = checks.check_choice(loss, ours, "loss")
+    if not isinstance(cost, Cost | MatchedCost):
+        raise TypeError(
+            f"loss must be a name or a bp_xp.Cost, not {loss!r}; the neurons of each hidden layer "
+            "are hidden_layer_sizes=."
+        )
+    return known(cost, COSTS)
+
+
+def check_loss(loss: Any, out_activation: str, n_outputs: int) -> None:
+    """Refuse a loss that does not go with the outputs.
+
+    Raises:
+        ValueError: it is computed together with other outputs, or needs more of them.
+    """
+    cost, output = cost_of(loss, out_activation), output_named(out_activation)
+    if isinstance(cost, MatchedCost) and cost.output != output.name:
+        raise ValueError(
+            f"loss={cost.name!r} is for {cost.output} outputs, but this estimator has "
+            f"{output.name} outputs for this y: use a loss for any outputs, such as 'quadratic'; "
+            "or, to classify, 'log_loss'."
+        )
+    if output.coupled and n_outputs == 1:
+        raise ValueError(
+            f"loss={cost.name!r} is for two classes or more, with a column of y for each, but y "
+            "has one column: use 'binary_cross_entropy' for one probability."
+        )
+
+
+def check_targets(loss: Any, targets: np.ndarray) -> None:
+    """Refuse targets of a regression, shape (N, O), that the loss is not defined for.
+
+    Raises:
+        ValueError: they are no counts or probabilities, and the loss takes these alone.
+    """
+    cost = cost_of(loss, "")
+    if not isinstance(cost, MatchedCost):
+        return
+    name = loss if isinstance(loss, str) else cost.name
+    low, high = targets.min(), targets.max()
+    if cost is POISSON and low < 0.0:
+        raise ValueError(
+            f"loss={name!r} is for counts, but y has values below 0, the least {low:g}: use "
+            "'squared_error' for numbers of any sign."
+        )
+    if cost.output in ("sigmoid", "softmax") and not (low >= 0.0 and high <= 1.0):
+        raise ValueError(
+            f"loss={name!r} is for probabilities, from 0 to 1, but y goes from {low:g} to "
+            f"{high:g}: scale it, or use 'squared_error' for numbers of any size."
+        )
+    if cost.output == "softmax" and targets.shape[1] > 1:
+        sums = targets.sum(axis=1, dtype=np.float64)
+        if not np.allclose(sums, 1.0, rtol=0.0, atol=1e-3):
+            raise ValueError(
+                f"loss={name!r} is for probabilities that add to 1 in each row, but the rows of y "
+                f"add to numbers from {sums.min():g} to {sums.max():g}: use "
+                "'binary_cross_entropy' for classes that do not exclude each other."
+            )
 
 
 _NUMBERS = {
@@ -112,6 +194,17 @@ _SWITCHES = (
 )
 _SOLVERS = ("lbfgs", "sgd", "adam")
 _RATES = ("constant", "invscaling", "adaptive")
+# What an optimizer brings itself.
+_OF_SOLVERS = (
+    "learning_rate",
+    "learning_rate_init",
+    "power_t",
+    "momentum",
+    "nesterovs_momentum",
+    "beta_1",
+    "beta_2",
+    "epsilon",
+)
 
 
 def check_parameters(estimator: Any) -> None:
@@ -124,22 +217,34 @@ def check_parameters(estimator: Any) -> None:
     given = estimator.get_params(deep=False)
     for name, bounds in _NUMBERS.items():
         checks.check_number(given[name], name, **bounds)
-    if given["momentum"] != 1:  # which scikit-learn allows
-        checks.check_number(given["momentum"], "momentum", least=0.0, below=1.0)
+    if checks.check_number(given["momentum"], "momentum", least=0.0) > 1.0:
+        raise ValueError(f"momentum must be at most 1, not {given['momentum']!r}.")
     for name in ("max_iter", "max_fun"):
         checks.check_integer(given[name], name)
     if given["n_iter_no_change"] != math.inf:
         checks.check_integer(given["n_iter_no_change"], "n_iter_no_change")
-    if given["batch_size"] != "auto":
-        checks.check_integer(given["batch_size"], "batch_size")
+    _check_batch_size(given["batch_size"])
+    _check_verbose(given["verbose"])
+    _check_random_state(given["random_state"])
+    _check_class_weight(given.get("class_weight"))
+    activations_of(given["activation"], len(hidden_sizes(given["hidden_layer_sizes"])))
+    cost_of(given["loss"], "")
     for name in _SWITCHES:
         if not isinstance(given[name], bool | np.bool_):
             raise TypeError(f"{name} must be True or False, not {given[name]!r}.")
     if not isinstance(given["callbacks"], list | tuple | None):
-        raise TypeError(f"callbacks must be a list or None, not {given['callbacks']!r}.")
+        raise TypeError(
+            f"callbacks must be a list or None, not {given['callbacks']!r}: put it in a list, even "
+            "if it is one."
+        )
     solver, rate = given["solver"], given["learning_rate"]
     if isinstance(solver, str):
-        checks.check_choice(solver, dict.fromkeys(_SOLVERS), "solver")
+        try:
+            checks.check_choice(solver, dict.fromkeys(_SOLVERS), "solver")
+        except ValueError as error:
+            raise ValueError(
+                f"{error} Others are given as objects, such as bp_xp.RMSprop(0.01)."
+            ) from None
     elif isinstance(solver, type) or not (hasattr(solver, "init") and hasattr(solver, "update")):
         raise TypeError(
             f"solver must be 'lbfgs', 'sgd', 'adam' or an optimizer such as bp_xp.RMSprop(0.01), "
@@ -157,10 +262,72 @@ def check_parameters(estimator: Any) -> None:
             f"a schedule as learning_rate goes with solver 'sgd' or 'adam', not {solver!r}: give "
             "an optimizer its schedule as its own learning rate."
         )
+    _check_unused(estimator, given)
     if solver == "lbfgs":
-        asked = [name for name in ("dropout", "callbacks", "progress") if given[name]]
+        asked = [name for name in ("dropout", "callbacks", "progress") if as_list(given[name])]
         if asked:
             raise ValueError(
                 f"solver='lbfgs' takes no mini-batches, so {asked[0]} has nothing to act on: use "
                 "'sgd', 'adam' or an optimizer."
             )
+
+
+def _check_unused(estimator: Any, given: dict[str, Any]) -> None:
+    """Refuse what an optimizer or a schedule takes the place of: it would be given in vain."""
+    if not isinstance(given["solver"], str):
+        names, instead = _OF_SOLVERS, "an optimizer as solver, which brings its own"
+    elif not isinstance(given["learning_rate"], str):
+        names, instead = (
+            ("learning_rate_init",),
+            "a schedule as learning_rate, which brings its own",
+        )
+    else:
+        return
+    defaults = inspect.signature(type(estimator)).parameters
+    for name in names:
+        if given[name] != defaults[name].default:
+            raise ValueError(
+                f"{name}={given[name]!r} has no effect beside {instead}: leave it "
+                f"{defaults[name].default!r}, and set it there."
+            )
+
+
+def _check_batch_size(batch_size: Any) -> None:
+    if isinstance(batch_size, str) and batch_size == "auto":
+        return
+    if not isinstance(batch_size, numbers.Integral):
+        raise TypeError(
+            f"batch_size must be an integer of at least 1 or 'auto', not {batch_size!r}."
+        )
+    checks.check_integer(batch_size, "batch_size")
+
+
+def _check_verbose(verbose: Any) -> None:
+    if isinstance(verbose, bool | np.bool_):
+        return
+    if not isinstance(verbose, numbers.Integral) or verbose < 0:
+        kind = ValueError if isinstance(verbose, numbers.Integral) else TypeError
+        raise kind(f"verbose must be True, False or an integer of at least 0, not {verbose!r}.")
+
+
+def _check_random_state(random_state: Any) -> None:
+    try:
+        check_random_state(random_state)
+    except (TypeError, ValueError):
+        raise ValueError(
+            "random_state must be None, an integer from 0 to 2**32 - 1 or a "
+            f"numpy.random.RandomState, not {random_state!r}."
+        ) from None
+
+
+def _check_class_weight(class_weight: Any) -> None:
+    if class_weight is None or (isinstance(class_weight, str) and class_weight == "balanced"):
+        return
+    if not isinstance(class_weight, Mapping):
+        kind = ValueError if isinstance(class_weight, str) else TypeError
+        raise kind(
+            "class_weight must be None, 'balanced' or a dictionary {label: weight}, not "
+            f"{class_weight!r}."
+        )
+    for label, weight in class_weight.items():
+        checks.check_number(weight, f"class_weight[{label!r}]", least=0.0)
