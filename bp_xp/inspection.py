@@ -294,8 +294,7 @@ class GradientFlow(Callback):
         try:
             checked = network.trace(*self._samples)
         except (TypeError, ValueError) as error:
-            error.add_note("x and y are here the samples given to GradientFlow.")
-            raise
+            raise type(error)(f"the samples given to GradientFlow do not serve: {error}") from error
         self._data = checked.x, checked.y
         self._greatest = [_greatest_slope(sigma, network) for sigma in network.model.activations]
         self._before, self._step = network.layers, 0
@@ -468,8 +467,8 @@ def sensitivity(
     if isinstance(network, type) or not hasattr(network, "trace"):
         raise TypeError(f"network must be a bp_xp.Network, not {network!r}.")
     depth = len(network.sizes) - 1
-    l = checks.check_integer(layer, "layer")  # noqa: E741 - the book's index of layers
-    if l > depth:
+    l = checks.check_integer(layer, "layer", least=0)  # noqa: E741 - the book's index of layers
+    if not 1 <= l <= depth:
         raise ValueError(
             f"layer must be 1 to {depth}, not {l}: the inputs are layer 0, and have no z."
         )

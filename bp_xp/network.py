@@ -1021,10 +1021,17 @@ def _check_own_functions(model: Model, placement: Placement, dtype: str) -> None
 
     def check(name: str, function: str, array: Array, *shape: int) -> None:
         came = getattr(array, "shape", None)
+        given = "z and a" if function.startswith("sigma") else "outputs and targets"
         if came is None or tuple(came) != shape:
+            hint = ": one cost for each sample, a sum over axis=-1" if function == "value" else ""
             raise ValueError(
-                f"{function} of {name!r} must return an array of shape {shape} for z and a of "
-                f"shape (2, 3), not {'no array' if came is None else tuple(came)}."
+                f"{function} of {name!r} must return an array of shape {shape} for {given} of "
+                f"shape (2, 3), not {'no array' if came is None else tuple(came)}{hint}."
+            )
+        if array.dtype != placement.dtype(dtype):
+            raise ValueError(
+                f"{function} of {name!r} must return an array of the dtype that it is given, "
+                f"{dtype}, not {array.dtype}."
             )
 
     for sigma in own:

@@ -288,6 +288,15 @@ def test_class_weight_weighs_the_samples_of_a_class():
     np.testing.assert_allclose(balanced.loss_curve_, by_hand.loss_curve_, rtol=1e-12)
 
 
+def test_a_part_of_the_samples_may_miss_a_class_that_has_a_weight():
+    mlp = MLPClassifier(**SMALL, class_weight={"a": 5.0}, shuffle=False)
+    plain = MLPClassifier(**SMALL, shuffle=False)
+    few = Y > 0
+    mlp.partial_fit(X[few], LETTERS[Y[few]], classes=LETTERS)
+    plain.partial_fit(X[few], LETTERS[Y[few]], classes=LETTERS)
+    assert mlp.loss_ == pytest.approx(plain.loss_, rel=1e-12)
+
+
 def test_class_weight_does_not_weigh_the_validation_score():
     settings = SMALL | {"early_stopping": True, "max_iter": 3}
     one = MLPClassifier(**settings, class_weight={3: 50.0}).fit(X, Y)
@@ -300,7 +309,7 @@ def test_dropout_acts_on_steps_and_not_on_predictions():
     dropped = MLPClassifier(**SMALL, dropout=[0.1, 0.5, 0.3]).fit(X, Y)
     assert dropped.loss_ > plain.loss_
     np.testing.assert_array_equal(dropped.predict_proba(X), dropped.predict_proba(X))
-    again = MLPClassifier(**SMALL, dropout=[0.1, 0.5, 0.3]).fit(X, Y)
+    again = MLPClassifier(**SMALL, dropout=np.array([0.1, 0.5, 0.3])).fit(X, Y)
     assert again.loss_curve_ == dropped.loss_curve_
 
 
@@ -862,6 +871,7 @@ def test_only_fitted_estimators_change_sides():
         ({"class_weight": {3: -1.0}}, ValueError, r"class_weight\[3\] must be .*, not -1.0"),
         ({"class_weight": {3: np.nan}}, ValueError, r"class_weight\[3\] must be finite.*, not nan"),
         ({"class_weight": {"a": "b"}}, TypeError, r"class_weight\['a'\] must be a number, not 'b'"),
+        ({"class_weight": {3: 1.0, 10: 1.0}}, ValueError, "class_weight has the label 10, but"),
         ({"class_weight": "fair"}, ValueError, "^class_weight must be None, 'balanced'.*'fair'"),
         ({"class_weight": [1.0, 2.0]}, TypeError, r"^class_weight must be .*, not \[1.0, 2.0\]"),
         ({"loss": "log"}, ValueError, "unknown loss 'log'"),

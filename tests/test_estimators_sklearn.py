@@ -192,8 +192,8 @@ print(json.dumps({
     "score": mlp.score(there[0], there[1]),
     "kinds": [str(a.dtype).split(".")[-1] for a in (binary.predict(there[0]), mlp.coefs_[0])],
     "refused": refused,
-    "copied": type(copied.coefs_[0]).__module__,
-    "copied_same": bool((copied.predict_proba(X) == to_numpy(mlp.predict_proba(there[0]))).all()),
+    "copied": bool(is_there(copied.coefs_[0])),
+    "copied_same": bool((to_numpy(copied.predict_proba(there[0])) == to_numpy(mlp.predict_proba(there[0]))).all()),
 }))
 """
 
@@ -224,5 +224,5 @@ def test_arrays_in_are_the_same_kind_of_arrays_out(backend, device):
     assert "MLPClassifier.predict() must use the same namespace" in found["refused"][0]
     assert "MLPClassifier.partial_fit() must use the same namespace" in found["refused"][1]
     assert f"X is an array of {backend}" in found["refused"][2]
-    assert found["copied"] == "numpy"
+    assert found["copied"]
     assert found["copied_same"]

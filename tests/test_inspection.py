@@ -605,9 +605,8 @@ def test_flow_refuses_what_is_no_number_of_steps(every, error):
 def test_samples_that_do_not_fit_are_refused_before_the_first_step(rng):
     network = Network(SIZES, seed=0)
     before = network.layers
-    with pytest.raises(ValueError, match="x has 5 features") as caught:
+    with pytest.raises(ValueError, match="given to GradientFlow do not serve: x has 5 features"):
         fit(network, (np.ones((4, 4)), [0, 1, 2, 0]), GradientFlow(np.ones((2, 5)), [0, 1]))
-    assert "given to GradientFlow" in caught.value.__notes__[0]
     assert all(new is old for new, old in zip(network.layers, before, strict=True))
 
 
@@ -665,7 +664,7 @@ def test_sensitivity_in_float32_is_known_to_its_rounding(where, rng):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"layer": 0}, ValueError, "layer must be at least 1"),
+        ({"layer": 0}, ValueError, "layer must be 1 to 3, not 0: the inputs are layer 0"),
         ({"layer": 4}, ValueError, "layer must be 1 to 3, not 4"),
         ({"layer": 1.0}, TypeError, "layer must be an integer"),
         ({"unit": -1}, ValueError, "unit must be at least 0"),

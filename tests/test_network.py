@@ -362,14 +362,18 @@ def test_to_a_device_that_is_not_there_is_an_error():
         ),
         (
             {"cost": Cost("c", lambda a, y, *, xp: (a - y) ** 2, None)},
-            "value of 'c' must return an array of shape (2,)",
+            "value of 'c' must return an array of shape (2,) for outputs and targets",
+        ),
+        (
+            {"activation": Activation("s", lambda z, *, xp: xp.astype(z, xp.float64), None)},
+            "sigma of 's' must return an array of the dtype that it is given, float32",
         ),
         (
             {"cost": Cost("c", quartic().value, lambda a, y, *, xp: xp.sum(a, axis=-1))},
             "gradient of 'c'",
         ),
     ],
-    ids=["sigma", "sigma prime", "cost", "gradient"],
+    ids=["sigma", "sigma prime", "cost", "dtype", "gradient"],
 )
 def test_a_function_of_one_s_own_that_returns_another_shape_is_refused(make, options, says):
     with pytest.raises(ValueError, match=re.escape(says)):

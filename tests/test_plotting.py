@@ -618,8 +618,8 @@ def test_numbers_of_neurons_stay_above_their_images_and_apart():
         ((8, 9), ValueError, "shape 8 × 9 has 72 pixels, but the network takes 64 inputs"),
         ((0, 64), ValueError, r"shape\[0\] must be at least 1"),
         ((8.0, 8.0), TypeError, r"shape\[0\] must be an integer"),
-        (64, TypeError, r"shape must be \(height, width\)"),
-        ((4, 4, 4), TypeError, r"shape must be \(height, width\)"),
+        (64, TypeError, "shape must be two numbers"),
+        ((4, 4, 4), TypeError, "shape must be two numbers"),
     ],
 )
 def test_shape_that_does_not_fit_is_refused(shape, kind, message):
@@ -633,7 +633,7 @@ def test_shape_that_does_not_fit_is_refused(shape, kind, message):
 
 @pytest.mark.parametrize("n_inputs", [1, 13, 65])
 def test_inputs_that_make_no_square_need_a_shape(n_inputs):
-    with pytest.raises(ValueError, match=rf"{n_inputs} inputs make no square.*\(1, {n_inputs}\)"):
+    with pytest.raises(ValueError, match=rf"{n_inputs} inputs make no square.*1, {n_inputs}"):
         plotting.first_layer_weights(Network([n_inputs, 3], seed=0))
 
 

@@ -689,3 +689,17 @@ def test_ctrl_c_ends_the_comparison():
 
     with pytest.raises(KeyboardInterrupt):
         compare(builder(cost=dataclasses.replace(QUADRATIC, name="odd", value=value)))
+
+
+@pytest.mark.parametrize(
+    ("build", "came"),
+    [
+        (Network([2, 3, 1], seed=0), "Network, which can't be called"),
+        (lambda: Network([2, 3, 1], seed=0), "unexpected keyword argument|too many"),
+        (None, "NoneType, which can't be called"),
+    ],
+    ids=["network", "no-arguments", "none"],
+)
+def test_what_is_no_build_is_refused_with_an_example(build, came):
+    with pytest.raises(TypeError, match=rf"lambda \*\*where: Network.*({came})"):
+        assert_parity(build, [[0.0, 1.0]], [[1.0]], backends=["numpy", "numpy"])

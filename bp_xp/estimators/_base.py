@@ -198,17 +198,30 @@ class MLP(BaseEstimator):
         score_weights = weights
         class_weight = getattr(self, "class_weight", None)
         if class_weight is not None:
-            if y.ndim == 2 and class_weight != "balanced":
-                raise ValueError(
-                    "class_weight as a dictionary is for one label a sample: for several, use "
-                    "'balanced' or sample_weight."
-                )
-            of_class = compute_sample_weight(class_weight, y)
+            of_class = self._class_weights(class_weight, y)
             weights = of_class if weights is None else weights * of_class
         if weights is not None and not weights.any():
             raise ValueError("the weights of all samples are zero: there is nothing to learn from.")
         inputs = Inputs(X, where, dtype)
         return Samples(inputs, where.asarray(targets, dtype), truth, weights, score_weights)
+
+    def _class_weights(self, class_weight: Any, y: Any) -> np.ndarray:
+        """Return the weight of each sample's class, shape (N,)."""
+        if isinstance(class_weight, str):
+            return compute_sample_weight(class_weight, y)
+        if y.ndim == 2:
+            raise ValueError(
+                "class_weight as a dictionary is for one label a sample: for several, use "
+                "'balanced' or sample_weight."
+            )
+        classes = to_numpy(self.classes_).tolist()
+        unknown = [label for label in class_weight if label not in classes]
+        if unknown:
+            raise ValueError(
+                f"class_weight has the label {unknown[0]!r}, but the classes are {classes}."
+            )
+        # A call of partial_fit may have no sample of a class, which scikit-learn's own refuses.
+        return np.asarray([class_weight.get(label, 1.0) for label in y.tolist()], np.float64)
 
     def _start(self, sizes: Sequence[int], dtype: str, random: np.random.RandomState) -> None:
         """Begin anew: draw parameters, and forget the runs before."""

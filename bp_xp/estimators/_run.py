@@ -19,6 +19,7 @@ from bp_xp.callbacks import as_callback
 from bp_xp.engines import engine_for
 from bp_xp.errors import DivergenceError
 from bp_xp.estimators._samples import Batches, Samples
+from bp_xp.estimators._settings import as_list
 from bp_xp.estimators._solvers import Momentum, Penalized, PlainAdam, Rate, Solver
 from bp_xp.history import EpochRecord, History
 from bp_xp.initializers import make_generator
@@ -137,7 +138,7 @@ class StepRun:
         terms = Regularization.checked(
             l1=0.0,
             l2=0.0,
-            dropout=estimator.dropout,
+            dropout=as_list(estimator.dropout),
             clip_norm=None,
             clip_value=None,
             max_norm=None,

@@ -234,8 +234,8 @@ def check_parameters(estimator: Any) -> None:
             raise TypeError(f"{name} must be True or False, not {given[name]!r}.")
     if not isinstance(given["callbacks"], list | tuple | None):
         raise TypeError(
-            f"callbacks must be a list or None, not {given['callbacks']!r}: put it in a list, even "
-            "if it is one."
+            f"callbacks must be a list or None, not {given['callbacks']!r}: put it in a list, "
+            "as in [callback]."
         )
     solver, rate = given["solver"], given["learning_rate"]
     if isinstance(solver, str):
@@ -275,20 +275,17 @@ def check_parameters(estimator: Any) -> None:
 def _check_unused(estimator: Any, given: dict[str, Any]) -> None:
     """Refuse what an optimizer or a schedule takes the place of: it would be given in vain."""
     if not isinstance(given["solver"], str):
-        names, instead = _OF_SOLVERS, "an optimizer as solver, which brings its own"
+        names, instead = _OF_SOLVERS, "an optimizer as solver"
     elif not isinstance(given["learning_rate"], str):
-        names, instead = (
-            ("learning_rate_init",),
-            "a schedule as learning_rate, which brings its own",
-        )
+        names, instead = ("learning_rate_init",), "a schedule as learning_rate"
     else:
         return
     defaults = inspect.signature(type(estimator)).parameters
     for name in names:
         if given[name] != defaults[name].default:
             raise ValueError(
-                f"{name}={given[name]!r} has no effect beside {instead}: leave it "
-                f"{defaults[name].default!r}, and set it there."
+                f"{name}={given[name]!r} has no effect beside {instead}, which brings "
+                f"its own: leave it {defaults[name].default!r}."
             )
 
 

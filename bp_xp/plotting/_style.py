@@ -200,8 +200,8 @@ def number(value: float) -> str:
     """Return a number in five or six letters at most, with the sign that print has.
 
     Examples:
-        >>> number(-0.0314), number(0.5), number(1234.5), number(2.5e-7), number(0.0)
-        ('−0.031', '0.50', '1.2e3', '2.5e−7', '0')
+        >>> number(-0.0314), number(0.5), number(1234.5), number(2.5e-7), number(7.7e-15)
+        ('−0.031', '0.50', '1.2e3', '2.5e−7', '8e−15')
     """
     size = abs(value)
     if size == 0.0:
@@ -213,6 +213,7 @@ def number(value: float) -> str:
     elif 99.5 <= size < 999.5:
         text = f"{value:.0f}"
     else:
-        mantissa, _, exponent = f"{value:.1e}".partition("e")
+        digits = 1 if 9.5e-10 <= size < 9.5e9 else 0  # else the exponent takes the room
+        mantissa, _, exponent = f"{value:.{digits}e}".partition("e")
         text = f"{mantissa}e{int(exponent)}"
     return text.replace("-", "−")

@@ -20,6 +20,7 @@ __all__ = ["network_graph"]
 _COLUMN = 2.3
 _RADIUS = 0.3
 _POINTS = 48.0  # of that length in a new figure
+_MOST_UNITS = 20
 
 
 class _Column(NamedTuple):
@@ -45,15 +46,15 @@ def network_graph(
 ) -> "Axes":
     """Draw a network as a graph, with the activations and errors of one sample.
 
-    A circle is a neuron and holds its activation a, darker the further from 0. The field below is
-    its error δ = ∂C/∂z, the deeper in colour the larger. A line is a weight, the thicker the larger
-    within its layer. Red is positive and blue negative.
+    A circle is a neuron and holds its activation a, darker the further from 0 within its layer. The
+    field below is its error δ = ∂C/∂z, the deeper in colour the larger in the whole network. A line
+    is a weight, the thicker the larger within its layer. Red is positive and blue negative.
 
     Args:
         network: on any device.
         x: the inputs of one sample, shape (1, I) or (I,).
         y: its label or targets, shape (1,), (1, O) or (O,), or a label alone.
-        units: how many neurons of a layer to show at most, two or more: of larger layers the first
+        units: how many neurons of a layer to show at most, from 2 to 20: of larger layers the first
             and the last, with an ellipsis between.
         ax: where to draw; None opens a new figure.
 
@@ -70,6 +71,10 @@ def network_graph(
     """
     network = check_network(network)
     units = checks.check_integer(units, "units", least=2)
+    if units > _MOST_UNITS:
+        raise ValueError(
+            f"units must be at most {_MOST_UNITS}, not {units}: the numbers of more can't be read."
+        )
     trace = network.trace(*_one_sample(network, x, y))
     columns = [_column(to_numpy(trace.x)[0], None, units)]
     columns += [_column(to_numpy(t.a)[0], to_numpy(t.delta)[0], units) for t in trace.layers]
@@ -209,7 +214,7 @@ def _tell(ax: "Axes") -> None:
     _style.legend(
         ax,
         handles,
-        ["activation a", "error δ", "weight", "positive", "negative"],
+        ["activation a (grey: within its layer)", "error δ", "weight", "positive", "negative"],
         loc="upper center",
         bbox_to_anchor=(0.5, 0.0),
         ncols=len(handles),

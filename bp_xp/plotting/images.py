@@ -109,7 +109,7 @@ def misclassified(
         title = f"none of {len(true):,} samples is misclassified"
         ax.set_title(title, loc="left", fontsize="medium")
         return ax
-    words = [f"{names[true[i]]}\n→ {names[told[i]]}  {p[i, told[i]]:.0%}" for i in shown]
+    words = [f"{names[true[i]]}\n→ {names[told[i]]}  {_percent(p[i, told[i]])}" for i in shown]
     letters = max(len(line) for text in words for line in text.split("\n"))
     grid = _Grid(len(shown), height, width, lines=2, letters=letters)
     ax = _style.new_axes(ax, grid.figure_size)
@@ -121,18 +121,23 @@ def misclassified(
     return ax
 
 
+def _percent(p: float) -> str:
+    """Return a probability in whole percents; one below 1 is never 100 %."""
+    return ">99%" if 0.995 <= p < 1.0 else f"{p:.0%}"
+
+
 def _image_shape(shape: Any, n_inputs: int) -> tuple[int, int]:
     """Return height and width of the inputs as an image."""
     if shape is None:
         side = math.isqrt(n_inputs)
         if side * side != n_inputs or side < 2:
             raise ValueError(
-                f"{n_inputs} inputs make no square image: pass shape=(height, width), as in "
-                f"shape=(1, {n_inputs})."
+                f"{n_inputs} inputs make no square image: give its shape, height and width, as in "
+                f"1, {n_inputs}."
             )
         return side, side
     if not isinstance(shape, tuple | list) or len(shape) != 2:
-        raise TypeError(f"shape must be (height, width), not {shape!r}.")
+        raise TypeError(f"shape must be two numbers, height and width, not {shape!r}.")
     height, width = (checks.check_integer(n, f"shape[{i}]") for i, n in enumerate(shape))
     if height * width != n_inputs:
         raise ValueError(

@@ -233,7 +233,7 @@ def check_gradients(
         repr(network), f"on {reference.backend} {reference.device}", tolerance, tuple(tensors)
     )
     if not report.passed:
-        raise AssertionError(f"{_in_words(report)}\n{report}")
+        raise AssertionError(f"{_in_words(report, network.model)}\n{report}")
     return report
 
 
@@ -449,7 +449,7 @@ def _check_lines(tensor: _Tensor, lines: Sequence[_Line], tolerance: float) -> T
     )
 
 
-def _in_words(report: GradientReport) -> str:
+def _in_words(report: GradientReport, model: Model) -> str:
     """Return what is wrong, in words."""
     if not report.wrong:
         names = ", ".join(f"layer {one.layer} {one.name}" for one in report.unchecked)
@@ -462,9 +462,12 @@ def _in_words(report: GradientReport) -> str:
     worst = report.worst
     first = max(one.layer for one in report.wrong)
     parts = " and ".join(one.name for one in report.wrong if one.layer == first)
+    suspects = f"σ′ of {model.activations[first - 1].name!r}"
+    if first == len(model.activations):
+        suspects = f"the cost {model.cost.name!r} and {suspects}"
     return (
         f"backprop is wrong in {worst.where}: the derivative is {worst.claimed:.6g} by backprop "
         f"and {worst.measured:.6g} by differences of the cost, off by {worst.error:.2g} of the "
         f"largest derivative there (tolerance {report.tolerance:g}). On the way back from the "
-        f"outputs the first error is in layer {first}, {parts}: look there."
+        f"outputs the first error is in layer {first}, {parts}: look there, at {suspects} first."
     )

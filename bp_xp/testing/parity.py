@@ -5,6 +5,7 @@ on the host; every other target is held against them while it trains (``_runs``)
 the cause is looked for in the quantities of backpropagation (``_causes``).
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -194,6 +195,7 @@ def assert_parity(
         >>> report.difference < 1e-14
         True
     """
+    _check_build(build)
     steps = checks.check_integer(steps, "steps")
     every = checks.check_integer(every, "every")
     if steps % every:
@@ -251,6 +253,24 @@ def _places(backends: Any) -> list[Placement]:
         )
     targets = [one if isinstance(one, Target) else parse_target(one) for one in backends]
     return [target.place() for target in targets]
+
+
+def _check_build(build: Any) -> None:
+    """Refuse what can't be called as a build is."""
+    came = f"{type(build).__name__}, which can't be called"
+    if callable(build):
+        try:
+            inspect.signature(build).bind(backend="", device="")
+        except TypeError as error:
+            came = f"one that can't be called so: {error}"
+        except ValueError:  # it does not tell its signature
+            return
+        else:
+            return
+    raise TypeError(
+        "build must be a function that takes backend= and device= and returns a Network, as in "
+        f"lambda **where: Network([2, 3, 1], seed=0, **where), not {came}."
+    )
 
 
 def _build(build: Build, place: Placement) -> Network:

@@ -55,9 +55,9 @@ def no_host_transfer(*namespaces: Namespace) -> Iterator[None]:
     Inside, arrays may be made of host values, and computed with. What looks at their values is a
     :class:`HostTransferError` that names the call and the line: ``float``, ``bool``, ``int``, an
     array as an index of a list, ``numpy.asarray``, NumPy's functions, ``item``, ``tolist``,
-    printing, export by DLPack to the CPU, a copy to the CPU. A CPU that a library other than NumPy
-    computes on counts as a device as well, so that tests on any machine find what would stall a
-    GPU.
+    printing, export by DLPack to the CPU, a copy from another device to the CPU. Where a library
+    other than NumPy computes on the CPU, all of these but the last are refused as well, so that
+    tests on any machine find most of what would stall a GPU.
 
     What each library can tell:
 
