@@ -40,6 +40,7 @@ __all__ = [
     "RMSpropState",
     "SGDState",
     "Update",
+    "accumulate",
     "each_parameter",
 ]
 
@@ -164,7 +165,7 @@ def _momentum_update(
     eta, mu, velocity = state
 
     def rule(w: Array, g: Array, v: Array) -> tuple[Array, Array]:
-        v = _accumulate(v, mu, g)
+        v = accumulate(v, mu, g)
         return _descend(w, eta * v), v
 
     layers, velocity = each_parameter(rule, layers, gradients, velocity)
@@ -178,7 +179,7 @@ def _nesterov_update(
     eta, mu, velocity = state
 
     def rule(w: Array, g: Array, v: Array) -> tuple[Array, Array]:
-        v = _accumulate(v, mu, g)
+        v = accumulate(v, mu, g)
         return _descend(w, eta * (g + mu * v)), v
 
     layers, velocity = each_parameter(rule, layers, gradients, velocity)
@@ -366,15 +367,15 @@ def _rmsprop_update(
     rate = eta / c
 
     def rule(w: Array, g: Array, s: Array, a: Array | None, v: Array | None) -> tuple[Any, ...]:
-        spread = s = _accumulate(s, alpha, g * g)
+        spread = s = accumulate(s, alpha, g * g)
         if a is not None:
-            a = _accumulate(a, alpha, g)
+            a = accumulate(a, alpha, g)
             # Rounding can leave less than nothing of a variance, which has no root.
             spread = xp.maximum(s - c_squared * a * a, 0.0)
         g /= _root(spread, epsilon, xp)
         if v is None:
             return _descend_along(w, g, rate), s, a, v
-        v = _accumulate(v, mu, g)
+        v = accumulate(v, mu, g)
         return _descend(w, rate * v), s, a, v
 
     layers, *memory = each_parameter(rule, layers, gradients, square, mean, velocity)
@@ -527,17 +528,17 @@ def _adam_update(
     layers: Sequence[Layer], gradients: Sequence[Layer], state: AdamState, *, xp: Namespace
 ) -> tuple[list[Layer], AdamState]:
     eta, beta1, beta2, epsilon, _, count1, count2, mean, square, largest = state
-    count1 = _accumulate(count1, beta1, 1.0)
-    count2 = _accumulate(count2, beta2, 1.0)
+    count1 = accumulate(count1, beta1, 1.0)
+    count2 = accumulate(count2, beta2, 1.0)
     # With r = √n₂, (m/n₁) / (√(v/n₂) + ε) = (r/n₁) m / (√v + r ε).
     r = xp.sqrt(count2)
     epsilon = r * epsilon
     rate = r * eta / count1
 
     def rule(w: Array, g: Array, m: Array, v: Array, u: Array | None) -> tuple[Any, ...]:
-        m = _accumulate(m, beta1, g)
+        m = accumulate(m, beta1, g)
         g *= g
-        v = _accumulate(v, beta2, g)
+        v = accumulate(v, beta2, g)
         if u is not None:
             u = xp.maximum(u, v)
         return _descend_along(w, m / _root(v if u is None else u, epsilon, xp), rate), m, v, u
@@ -586,7 +587,8 @@ def _constant(value: float, layers: Sequence[Layer]) -> list[Layer]:
     return [Layer(0.0 * W + value, 0.0 * b + value) for W, b in layers]
 
 
-def _accumulate(total: Array, kept: Array, term: Array | float) -> Array:
+def accumulate(total: Array, kept: Array, term: Array | float) -> Array:
+    """Return kept · total + term, in the memory of the total where a library allows it."""
     total *= kept
     total += term
     return total

@@ -193,7 +193,9 @@ print(json.dumps({
     "kinds": [str(a.dtype).split(".")[-1] for a in (binary.predict(there[0]), mlp.coefs_[0])],
     "refused": refused,
     "copied": bool(is_there(copied.coefs_[0])),
-    "copied_same": bool((to_numpy(copied.predict_proba(there[0])) == to_numpy(mlp.predict_proba(there[0]))).all()),
+    "copied_same": np.array_equal(
+        *(to_numpy(one.predict_proba(there[0])) for one in (copied, mlp))
+    ),
 }))
 """
 

@@ -13,7 +13,16 @@ from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.arrays import Placement, require, to_numpy
 from bp_xp.backprop import Model, backpropagate, cost_of_samples
 from bp_xp.engines import engine_for
-from bp_xp.optimizers import SGD, Adam, AdamState, Optimizer, SGDState, Update, each_parameter
+from bp_xp.optimizers import (
+    SGD,
+    Adam,
+    AdamState,
+    Optimizer,
+    SGDState,
+    Update,
+    accumulate,
+    each_parameter,
+)
 from bp_xp.regularization import add_l2_gradient
 from bp_xp.schedules import LearningRate, initial_rate
 from bp_xp.training import Position
@@ -111,7 +120,8 @@ def _momentum_update(
     del xp
 
     def rule(w: Array, g: Array, v: Array) -> tuple[Array, Array]:
-        v = _accelerated(v, g, state)
+        g *= state.learning_rate
+        v = accumulate(v, state.momentum, g)
         w -= v
         return w, v
 
@@ -125,21 +135,14 @@ def _nesterov_update(
     del xp
 
     def rule(w: Array, g: Array, v: Array) -> tuple[Array, Array]:
-        v = _accelerated(v, g, state)
+        g *= state.learning_rate
+        v = accumulate(v, state.momentum, g)
         g += state.momentum * v
         w -= g
         return w, v
 
     layers, velocity = each_parameter(rule, layers, gradients, state.velocity)
     return layers, state._replace(velocity=velocity)
-
-
-def _accelerated(v: Array, g: Array, state: SGDState) -> Array:
-    """Return the new velocity; the gradient becomes the step along it, η g."""
-    g *= state.learning_rate
-    v *= state.momentum
-    v += g
-    return v
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,9 @@ def misclassified(
         title = f"none of {len(true):,} samples is misclassified"
         ax.set_title(title, loc="left", fontsize="medium")
         return ax
-    words = [f"{names[true[i]]}\n→ {names[told[i]]}  {_percent(p[i, told[i]])}" for i in shown]
+    words = [
+        f"{names[true[i]]}\n→ {names[told[i]]}  {_percent(float(p[i, told[i]]))}" for i in shown
+    ]
     letters = max(len(line) for text in words for line in text.split("\n"))
     grid = _Grid(len(shown), height, width, lines=2, letters=letters)
     ax = _style.new_axes(ax, grid.figure_size)
