@@ -51,13 +51,16 @@ def sklearn_fit(images: Images, solver: str, *, dtype: str = "float64") -> Fit:
     return _fit(MLPClassifier, images._replace(x=images.x.astype(dtype)), solver)
 
 
-def our_fit(images: Images, solver: str, *, backend: str, dtype: str) -> Fit:
-    """Return ours, by the same words."""
+def our_fit(
+    images: Images, solver: str, *, backend: str, dtype: str | None = None, samples: str = "float64"
+) -> Fit:
+    """Return ours, by the same words, on samples of a dtype."""
     from bp_xp.arrays import place
     from bp_xp.estimators import MLPClassifier
 
     place(backend=backend)  # ImportError where it is not installed
-    return _fit(functools.partial(MLPClassifier, backend=backend, dtype=dtype), images, solver)
+    estimator = functools.partial(MLPClassifier, backend=backend, dtype=dtype)
+    return _fit(estimator, images._replace(x=images.x.astype(samples)), solver)
 
 
 def _fit(estimator: Any, images: Images, solver: str) -> Fit:
@@ -79,9 +82,10 @@ def _fit(estimator: Any, images: Images, solver: str) -> Fit:
 
 FITS: dict[str, Callable[..., Fit]] = {
     "scikit-learn": sklearn_fit,
-    "... on float32 samples": functools.partial(sklearn_fit, dtype="float32"),
-    "bp_xp, NumPy, float64": functools.partial(our_fit, backend="numpy", dtype="float64"),
+    "bp_xp, NumPy": functools.partial(our_fit, backend="numpy"),
     "bp_xp, NumPy, float32": functools.partial(our_fit, backend="numpy", dtype="float32"),
     "bp_xp, PyTorch, float32": functools.partial(our_fit, backend="torch", dtype="float32"),
     "bp_xp, JAX, float32": functools.partial(our_fit, backend="jax", dtype="float32"),
+    "float32 samples: scikit-learn": functools.partial(sklearn_fit, dtype="float32"),
+    "float32 samples: bp_xp, NumPy": functools.partial(our_fit, backend="numpy", samples="float32"),
 }

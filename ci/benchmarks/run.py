@@ -200,8 +200,11 @@ def fits(args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
                 print(f"  left out: {name} ({error})")
         times: dict[str, list[float]] = {name: [] for name in runs}
         errors = {}
-        for _ in range(3):
-            for name, run in runs.items():
+        order, turns = list(runs), random.Random(0)
+        for _ in range(5):
+            turns.shuffle(order)
+            for name in order:
+                run = runs[name]
                 time.sleep(0.05)
                 start = time.perf_counter()
                 fitted = run()
@@ -213,7 +216,7 @@ def fits(args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
         )
         first = next(iter(medians.values()))
         for name, seconds in medians.items():
-            print(f"  {name:24} {seconds:8.2f} s {seconds / first:8.2f} {errors[name]:9.2%}")
+            print(f"  {name:30} {seconds:8.2f} s {seconds / first:8.2f} {errors[name]:9.2%}")
         table[solver] = {name: [medians[name], errors[name]] for name in runs}
     return table
 
