@@ -101,21 +101,37 @@ def measure(
     contestants: Contestants, work: Workload, *, seconds: float, rounds: int, only: list[str]
 ) -> dict[str, float]:
     """Return the median time of a step of each contestant, in microseconds."""
+    runs = prepare(contestants, work, only=only, warm_ups=2)
+    medians = race(runs, seconds=seconds, rounds=rounds, warm_ups=1)
+    return {name: 1e6 * median / work.steps for name, median in medians.items()}
+
+
+def prepare(
+    contestants: Mapping[str, Callable[..., Any]], *given: Any, only: list[str], warm_ups: int = 0
+) -> dict[str, Callable[[], Any]]:
+    """Return what each contestant runs, by its name; those that can't are left out by name."""
     runs = {}
     for name, make in contestants.items():
         if only and not any(part in name for part in only):
             continue
         try:
-            run = make(work)
+            run = make(*given)
             if run is None:
                 continue
-            for _ in range(2):  # compile, warm up
+            for _ in range(warm_ups):  # compile, warm up
                 run()
             runs[name] = run
         except ImportError as error:
             print(f"  left out: {name} ({error})")
         except Exception as error:  # a contestant that fails does not end the race
             print(f"  left out: {name} ({type(error).__name__}: {str(error).splitlines()[0]})")
+    return runs
+
+
+def race(
+    runs: Mapping[str, Callable[[], Any]], *, seconds: float, rounds: int, warm_ups: int = 0
+) -> dict[str, float]:
+    """Let all run in turns, for so long and so many rounds at least; return medians in seconds."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     order, turns = list(runs), random.Random(0)
     end = time.perf_counter() + seconds
@@ -124,11 +140,12 @@ def measure(
         for name in order:
             run = runs[name]
             time.sleep(0.05)  # the threads of the one before wait for more work by spinning
-            run()  # brings data and code back to the caches
+            for _ in range(warm_ups):
+                run()  # brings data and code back to the caches
             start = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - start)
-    return {name: 1e6 * statistics.median(each) / work.steps for name, each in times.items()}
+    return {name: statistics.median(each) for name, each in times.items()}
 
 
 def print_table(figures: dict[str, float], unit: str) -> None:
@@ -190,27 +207,11 @@ def fits(args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
     table: dict[str, dict[str, list[float]]] = {}
     images = load_images()
     for solver in SOLVERS:
-        runs = {}
-        for name, make in FITS.items():
-            if args.only and not any(part in name for part in args.only):
-                continue
-            try:
-                runs[name] = make(images, solver)
-            except ImportError as error:
-                print(f"  left out: {name} ({error})")
-        times: dict[str, list[float]] = {name: [] for name in runs}
-        errors = {}
-        order, turns = list(runs), random.Random(0)
-        for _ in range(5):
-            turns.shuffle(order)
-            for name in order:
-                run = runs[name]
-                time.sleep(0.05)
-                start = time.perf_counter()
-                fitted = run()
-                times[name].append(time.perf_counter() - start)
-                errors[name] = 1.0 - float(fitted.score(images.x_test, images.y_test))
-        medians = {name: statistics.median(each) for name, each in times.items()}
+        runs = prepare(FITS, images, solver, only=args.only)
+        medians = race(runs, seconds=0.0, rounds=5)
+        # The same random_state gives the same network each time.
+        scores = {name: run().score(images.x_test, images.y_test) for name, run in runs.items()}
+        errors = {name: 1.0 - float(score) for name, score in scores.items()}
         print(
             f"\nfits: [784, 100, 100, 10] relu, {solver}, MNIST, and the error on its test images"
         )
