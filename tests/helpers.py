@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from hypothesis import HealthCheck, settings
 
-from bp_xp import Layer, to_numpy
+from bp_xp import Layer, Network, to_numpy
 from bp_xp.arrays import Placement
 from bp_xp.testing import assert_close
 
@@ -86,6 +86,23 @@ def random_targets(cost: str, n: int, n_out: int, rng: np.random.Generator) -> n
         # Wide enough that residuals lie on both sides of the kinks at −1 and 1.
         return 2.0 * rng.normal(size=(n, n_out))
     return rng.random((n, n_out))
+
+
+def random_network(where: Placement, sizes, rng, dtype: str = "float64", **options) -> Network:
+    """Make a network of random layers on a library and device."""
+    return Network.from_layers(
+        random_layers(sizes, rng),
+        backend=where.backend,
+        device=where.device_name,
+        dtype=dtype,
+        **options,
+    )
+
+
+def random_samples(network: Network, rng: np.random.Generator, n: int = 8):
+    """Draw inputs of shape (n, I), and targets that the network's cost takes, shape (n, O)."""
+    x = rng.normal(size=(n, network.sizes[0]))
+    return x, random_targets(network.model.cost.name, n, network.sizes[-1], rng)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from helpers import (
     combine,
     on_host,
     random_layers,
+    random_network,
+    random_samples,
     random_targets,
     relative_distance,
 )
@@ -42,22 +44,6 @@ def sizes_of_depth(depth):
     return [4, *range(6, 6 - depth, -1), 3]
 
 
-def make_network(where, sizes, rng, dtype="float64", **options):
-    return Network.from_layers(
-        random_layers(sizes, rng),
-        backend=where.backend,
-        device=where.device_name,
-        dtype=dtype,
-        **options,
-    )
-
-
-def samples(network, rng, n=8):
-    """Draw inputs, and targets that the cost takes."""
-    x = rng.normal(size=(n, network.sizes[0]))
-    return x, random_targets(network.model.cost.name, n, network.sizes[-1], rng)
-
-
 # ---------------------------------------------------------------------------------------------
 # Against finite differences
 
@@ -74,7 +60,7 @@ def test_gradient_equals_central_differences(activation, cost, depth):
             cost=cost,
             dtype="float64",
         )
-        check_gradients(network, *samples(network, rng), directions=1, seed=seed)
+        check_gradients(network, *random_samples(network, rng), directions=1, seed=seed)
 
 
 @pytest.mark.parametrize("cost", CHAINED)
@@ -89,13 +75,13 @@ def test_gradient_through_every_output_activation_equals_central_differences(out
             cost=cost,
             dtype="float64",
         )
-        check_gradients(network, *samples(network, rng), directions=1, seed=seed)
+        check_gradients(network, *random_samples(network, rng), directions=1, seed=seed)
 
 
 @pytest.mark.parametrize("cost", COSTS)
 def test_empty_hidden_list_is_a_linear_model_with_the_right_gradient(where, rng, cost):  # S04
-    network = make_network(where, [4, 3], rng, activation=[], cost=cost)
-    x, y = samples(network, rng)
+    network = random_network(where, [4, 3], rng, activation=[], cost=cost)
+    x, y = random_samples(network, rng)
     (layer,) = on_host(network.layers)
     z = x @ layer.W.T + layer.b
     a = ACTIVATIONS[COSTS[cost].output].sigma(z, xp=np)
@@ -104,7 +90,7 @@ def test_empty_hidden_list_is_a_linear_model_with_the_right_gradient(where, rng,
 
 
 def test_gradient_of_linear_regression_is_that_of_least_squares(where, dtype, rng):  # S04
-    network = make_network(where, [4, 3], rng, dtype, output_activation="identity")
+    network = random_network(where, [4, 3], rng, dtype, output_activation="identity")
     x, y = rng.normal(size=(8, 4)).astype(dtype), rng.normal(size=(8, 3)).astype(dtype)
     (layer,) = on_host(network.layers)
     residual = x.astype(float) @ layer.W.T + layer.b - y
@@ -120,7 +106,7 @@ def test_gradient_of_linear_regression_is_that_of_least_squares(where, dtype, rn
 )
 def test_gradient_has_the_shapes_of_the_layers_and_is_right_for_every_shape(where, sizes, n, seed):
     rng = np.random.default_rng(seed)
-    network = make_network(where, sizes, rng, activation="tanh")
+    network = random_network(where, sizes, rng, activation="tanh")
     x, y = rng.normal(size=(n, sizes[0])), rng.random((n, sizes[-1]))
     wanted = book_backprop(on_host(network.layers), x, y, np.tanh, lambda z: 1 - np.tanh(z) ** 2)
     assert_layers_agree(network.backprop(x, y), wanted, where, "float64", eps=256)
@@ -154,7 +140,7 @@ def book_backprop(layers, x, y, sigma, sigma_prime):
 
 @pytest.mark.parametrize("n", [1, 8])  # S07: a batch of one sample
 def test_matrix_form_equals_the_books_loop_over_samples(where, dtype, rng, n):
-    network = make_network(where, SIZES, rng, dtype)
+    network = random_network(where, SIZES, rng, dtype)
     x, y = rng.normal(size=(n, 4)).astype(dtype), rng.random((n, 3)).astype(dtype)
     wanted = book_backprop(
         on_host(network.layers), x, y, sigmoid, lambda z: sigmoid(z) * (1.0 - sigmoid(z))
@@ -164,7 +150,7 @@ def test_matrix_form_equals_the_books_loop_over_samples(where, dtype, rng, n):
 
 
 def test_network_trains_on_a_single_sample(where, dtype, rng):  # S07
-    network = make_network(where, SIZES, rng, dtype)
+    network = random_network(where, SIZES, rng, dtype)
     x, y = rng.normal(size=(1, 4)), rng.random((1, 3))
     before, gradients = on_host(network.layers), on_host(network.backprop(x, y))
     network.fit(x, y, epochs=1, batch_size=1, optimizer=SGD(0.5), progress=False)
@@ -173,7 +159,7 @@ def test_network_trains_on_a_single_sample(where, dtype, rng):  # S07
 
 
 def test_stack_of_networks_backpropagates_as_each_of_them_does(where, dtype, rng):
-    networks = [make_network(where, [4, 6, 3], rng, dtype, activation="tanh") for _ in range(3)]
+    networks = [random_network(where, [4, 6, 3], rng, dtype, activation="tanh") for _ in range(3)]
     x, y = rng.normal(size=(3, 8, 4)), rng.random((3, 8, 3))
     stack = combine(
         lambda *parts: where.asarray(np.stack([to_numpy(part) for part in parts])),
@@ -228,7 +214,7 @@ def torch_gradients(layers, x, y, activations, cost):
 
 
 def autograd_error(network, rng):
-    x, y = samples(network, rng)
+    x, y = random_samples(network, rng)
     names = [activation.name for activation in network.model.activations]
     wanted = torch_gradients(on_host(network.layers), x, y, names, network.model.cost.name)
     return max(
@@ -258,7 +244,7 @@ def test_gradient_through_every_output_activation_equals_that_of_autograd(rng, o
 
 @pytest.mark.parametrize(("activation", "cost"), PAIRS)
 def test_gradient_equals_that_of_autograd_everywhere(where, rng, activation, cost):
-    network = make_network(where, SIZES, rng, activation=activation, cost=cost)
+    network = random_network(where, SIZES, rng, activation=activation, cost=cost)
     assert autograd_error(network, rng) < 1e-12
 
 
@@ -271,7 +257,7 @@ ROUNDING = {"float32": 1e-5, "float64": 1e-13}
 @pytest.fixture
 def gradient(where, dtype, rng):
     """The gradient of a network as a function of a batch, compiled where the library can."""
-    network = make_network(where, SIZES, rng, dtype, cost="categorical_cross_entropy")
+    network = random_network(where, SIZES, rng, dtype, cost="categorical_cross_entropy")
 
     @engine_for(where.backend).compile
     def function(layers, x, y):
@@ -313,7 +299,7 @@ def test_gradient_is_the_mean_of_the_gradients_of_the_samples(gradient, dtype, r
 
 
 def test_order_of_hidden_neurons_does_not_matter(where, dtype, rng):
-    network = make_network(where, SIZES, rng, dtype)
+    network = random_network(where, SIZES, rng, dtype)
     x = rng.normal(size=(8, 4))
     first, second, third = on_host(network.layers)
     outputs = to_numpy(network.feedforward(x))
@@ -327,7 +313,7 @@ def test_order_of_hidden_neurons_does_not_matter(where, dtype, rng):
 
 
 def test_backprop_leaves_parameters_and_data_alone(where, dtype, rng):
-    network = make_network(where, SIZES, rng, dtype)
+    network = random_network(where, SIZES, rng, dtype)
     layers = combine(lambda part: to_numpy(part).copy(), network.layers)
     placed = [where.asarray(v, dtype) for v in (rng.normal(size=(8, 4)), rng.random((8, 3)))]
     before = [to_numpy(values).copy() for values in placed]
@@ -339,7 +325,7 @@ def test_backprop_leaves_parameters_and_data_alone(where, dtype, rng):
 
 def test_trace_keeps_every_weighted_input_and_every_activation(where, dtype, rng):
     layers = random_layers([4, 6, 3], rng)
-    network = make_network(where, [4, 6, 3], rng, dtype, activation="relu")
+    network = random_network(where, [4, 6, 3], rng, dtype, activation="relu")
     network.layers = layers
     x = where.asarray(rng.normal(size=(5, 4)), dtype)
     zs, activations, _ = backprop.forward(network.model, network.layers, x, xp=where.xp)
@@ -369,8 +355,8 @@ def test_trace_keeps_every_weighted_input_and_every_activation(where, dtype, rng
     ids=["activations", "cost", "both"],
 )
 def test_users_own_functions_have_the_right_gradient_and_learn(where, rng, options):
-    network = make_network(where, SIZES, rng, **options)
-    x, y = samples(network, rng)
+    network = random_network(where, SIZES, rng, **options)
+    x, y = random_samples(network, rng)
     check_gradients(network, x, y)
     before = network.evaluate(x, y)["cost"]
     network.fit(x, y, epochs=20, batch_size=4, optimizer=SGD(0.05), progress=False)

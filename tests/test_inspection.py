@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from helpers import assert_agrees, on_host, random_layers, random_targets
+from helpers import assert_agrees, on_host, random_network, random_samples
 
 from bp_xp import (
     SGD,
@@ -46,18 +46,7 @@ OWN = {
 
 
 def make_network(where, rng, dtype="float64", sizes=SIZES, **options):
-    return Network.from_layers(
-        random_layers(sizes, rng),
-        backend=where.backend,
-        device=where.device_name,
-        dtype=dtype,
-        **options,
-    )
-
-
-def make_data(network, rng, n=7):
-    x = rng.normal(size=(n, network.sizes[0]))
-    return x, random_targets(network.model.cost.name, n, network.sizes[-1], rng)
+    return random_network(where, sizes, rng, dtype, **options)
 
 
 def assert_close(actual, desired, rtol=1e-12, atol=1e-15):
@@ -128,7 +117,7 @@ def cost_by_hand(a, y, activation, matched):
 @models(MODELS)
 def test_trace_holds_what_the_chapter_computes_by_hand(where, dtype, rng, options):
     network = make_network(where, rng, dtype, **options)
-    x, y = (values.astype(dtype).astype(np.float64) for values in make_data(network, rng))
+    x, y = (values.astype(dtype).astype(np.float64) for values in random_samples(network, rng))
     trace = network.trace(x, y)
     layers = on_host(network.layers)
     names = [activation.name for activation in network.model.activations]
@@ -147,7 +136,7 @@ def test_trace_holds_what_the_chapter_computes_by_hand(where, dtype, rng, option
 @models(MODELS | OWN)
 def test_derivatives_of_a_trace_are_those_of_backprop_to_the_bit(where, dtype, rng, options):
     network = make_network(where, rng, dtype, **options)
-    data = make_data(network, rng)
+    data = random_samples(network, rng)
     for layer, gradient in zip(network.trace(*data).layers, network.backprop(*data), strict=True):
         assert np.array_equal(to_numpy(layer.nabla_W), to_numpy(gradient.W))
         assert np.array_equal(to_numpy(layer.nabla_b), to_numpy(gradient.b))
@@ -156,7 +145,7 @@ def test_derivatives_of_a_trace_are_those_of_backprop_to_the_bit(where, dtype, r
 @models(MODELS | OWN)
 def test_four_equations_hold_between_the_arrays_of_a_trace(where, rng, options):
     network = make_network(where, rng, **options)
-    trace = network.trace(*make_data(network, rng))
+    trace = network.trace(*random_samples(network, rng))
     layers = [type(layer)(*map(to_numpy, layer)) for layer in trace.layers]
     output = layers[-1]
     if trace.nabla_a is None:
@@ -180,7 +169,7 @@ def test_four_equations_hold_between_the_arrays_of_a_trace(where, rng, options):
 @models(OWN)
 def test_cost_of_a_trace_is_that_of_evaluate(where, rng, options):
     network = make_network(where, rng, **options)
-    data = make_data(network, rng)
+    data = random_samples(network, rng)
     assert_agrees(network.trace(*data).cost, network.evaluate(*data)["cost"], where, "float64")
 
 
@@ -192,7 +181,7 @@ def test_trace_of_labels_holds_the_targets_they_stand_for(where, dtype, rng):
 
 def test_trace_works_without_a_hidden_layer_and_for_one_sample(where, dtype, rng):
     network = make_network(where, rng, dtype, sizes=[4, 3], activation=[])
-    trace = network.trace(*make_data(network, rng, n=1))
+    trace = network.trace(*random_samples(network, rng, n=1))
     (layer,) = trace.layers
     (gradient,) = network.backprop(trace.x, trace.y)
     assert_agrees(layer.nabla_W, to_numpy(gradient.W), where, dtype)
@@ -201,7 +190,7 @@ def test_trace_works_without_a_hidden_layer_and_for_one_sample(where, dtype, rng
 
 def test_trace_leaves_network_and_data_alone(where, rng):
     network = make_network(where, rng)
-    x, y = map(network.asarray, make_data(network, rng))
+    x, y = map(network.asarray, random_samples(network, rng))
     arrays = [x, y, *(part for layer in network.layers for part in layer)]
     before = [to_numpy(array).copy() for array in arrays]
     print(network.trace(x, y))
@@ -305,7 +294,7 @@ def test_each_symbol_stands_above_its_shape_and_its_norm(small):
 )
 def test_first_equation_is_written_as_the_cost_has_it(rng, options, title, terms):
     network = Network(SIZES, seed=0, **options)
-    text = network.trace(*make_data(network, rng)).equations()
+    text = network.trace(*random_samples(network, rng)).equations()
     first = text[text.index("BP1") : text.index("BP2")]
     assert title in first
     assert terms in " ".join(first.split())
@@ -314,14 +303,14 @@ def test_first_equation_is_written_as_the_cost_has_it(rng, options, title, terms
 def test_trace_of_any_network_prints(where, dtype, rng):
     for options in (MODELS | OWN).values():
         network = make_network(where, rng, dtype, **options)
-        trace = network.trace(*make_data(network, rng))
+        trace = network.trace(*random_samples(network, rng))
         assert len(str(trace).splitlines()) == 2 + len(SIZES)
         assert all(len(line) <= 120 for line in trace.equations().splitlines())
 
 
 def test_a_layer_beyond_the_ninth_is_written_with_two_digits(rng):
     network = Network([2] * 12, seed=0)
-    assert "∂C/∂W¹¹" in network.trace(*make_data(network, rng)).equations()
+    assert "∂C/∂W¹¹" in network.trace(*random_samples(network, rng)).equations()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -352,7 +341,7 @@ def fit(network, data, *callbacks, **options):
 @models(MODELS)
 def test_flow_records_what_can_be_computed_by_hand(where, rng, options):
     network = make_network(where, rng, **options)
-    data = make_data(network, rng, n=12)
+    data = random_samples(network, rng, n=12)
     some = data[0][:5], data[1][:5]
     flow, watch = GradientFlow(*some, every=2), Watch(every=2)
     fit(network, data, flow, watch)
@@ -506,7 +495,7 @@ def test_flow_is_fetched_once_and_when_it_is_read(where, rng, monkeypatch):
     fetched = []
     monkeypatch.setattr(inspection, "to_numpy", lambda a: (fetched.append(a), to_numpy(a))[1])
     network = make_network(where, rng)
-    data = make_data(network, rng, n=12)
+    data = random_samples(network, rng, n=12)
     flow = GradientFlow(*data, every=1)
     fit(network, data, flow, epochs=3)
     assert not fetched
@@ -526,7 +515,7 @@ def test_step_at_the_end_of_an_epoch_is_recorded_once(rng):
 
 def test_second_run_begins_the_records_anew(where, rng):
     network = make_network(where, rng)
-    data = make_data(network, rng, n=12)
+    data = random_samples(network, rng, n=12)
     flow, watch = GradientFlow(*data), Watch()
     fit(network, data, flow, epochs=3)
     first = flow.records
@@ -587,7 +576,7 @@ def test_flow_sees_what_early_layers_of_a_deep_net_learn_more_slowly(rng):
 
 def test_run_that_overflows_ends_as_it_would_without_a_flow(where, rng):
     network = make_network(where, rng, "float32", activation="relu", output_activation="identity")
-    data = make_data(network, rng, n=12)
+    data = random_samples(network, rng, n=12)
     flow = GradientFlow(*data, every=1)
     with pytest.raises(DivergenceError, match="diverged"):
         fit(network, data, flow, optimizer=SGD(1e12))
@@ -629,7 +618,7 @@ def cost_with_nudge(network, x, y, layer, unit, nudge):
 @pytest.mark.parametrize(("layer", "unit"), [(1, 0), (1, 5), (2, 3), (3, 2)])
 def test_sensitivity_is_what_the_nudge_does(where, rng, layer, unit, n):
     network = make_network(where, rng)
-    x, y = make_data(network, rng, n)
+    x, y = random_samples(network, rng, n)
     found = sensitivity(network, x, y, layer, unit, nudge=0.3)
     before, after = (cost_with_nudge(network, x, y, layer, unit, h) for h in (0.0, 0.3))
     assert found.cost_before == pytest.approx(before, rel=1e-12)
@@ -643,7 +632,7 @@ def test_sensitivity_is_what_the_nudge_does(where, rng, layer, unit, n):
 @models(MODELS | OWN)
 def test_prediction_is_off_by_the_square_of_the_nudge(where, rng, options):
     network = make_network(where, rng, **options)
-    data = make_data(network, rng)
+    data = random_samples(network, rng)
     for layer, units in enumerate(SIZES[1:], start=1):
         large, small = (
             sensitivity(network, *data, layer, units - 1, nudge=h).difference for h in (1e-3, 1e-4)
@@ -655,7 +644,7 @@ def test_prediction_is_off_by_the_square_of_the_nudge(where, rng, options):
 
 def test_sensitivity_in_float32_is_known_to_its_rounding(where, rng):
     network = make_network(where, rng, "float32")
-    data = make_data(network, rng)
+    data = random_samples(network, rng)
     found = sensitivity(network, *data, 2, 1)
     assert abs(found.difference) < 1e-4 * abs(found.cost_before)
     assert isinstance(found.real, float)

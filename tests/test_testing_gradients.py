@@ -3,7 +3,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers import random_layers, random_targets
+from helpers import random_layers, random_samples
 
 from bp_xp import ACTIVATIONS, COSTS, Activation, Cost, Layer, MatchedCost, Network, equations
 from bp_xp.arrays import to_numpy
@@ -28,11 +28,6 @@ def make_network(rng, sizes=SIZES, dtype="float64", where=None, **options):
     return Network.from_layers(random_layers(sizes, rng), dtype=dtype, **options)
 
 
-def draw(network, rng, n=8):
-    x = rng.normal(size=(n, network.sizes[0]))
-    return x, random_targets(network.model.cost.name, n, network.sizes[-1], rng)
-
-
 # ---------------------------------------------------------------------------------------------
 # What is right passes
 
@@ -40,7 +35,7 @@ def draw(network, rng, n=8):
 @pytest.mark.parametrize("options", COMBINATIONS)
 def test_every_activation_and_cost_pass_entry_by_entry(rng, options):
     network = make_network(rng, **options)
-    report = check_gradients(network, *draw(network, rng))
+    report = check_gradients(network, *random_samples(network, rng))
     assert report.passed
     assert report.checked + report.left_out == sum(
         p.size for layer in network.layers for p in layer
@@ -52,7 +47,7 @@ def test_every_activation_and_cost_pass_entry_by_entry(rng, options):
 @pytest.mark.parametrize("options", COMBINATIONS)
 def test_every_activation_and_cost_pass_everywhere(where, dtype, rng, options):
     network = make_network(rng, where=where, dtype=dtype, **options)
-    report = check_gradients(network, *draw(network, rng), directions=1)
+    report = check_gradients(network, *random_samples(network, rng), directions=1)
     assert report.checked == 6
     # Two products deep and a mean over 8 samples: some dozens of roundings.
     assert report.worst_error < {"float32": 1e-5, "float64": 1e-8}[dtype]
@@ -64,7 +59,7 @@ def test_large_tensors_are_checked_along_directions(rng, dtype, activation):
     network = make_network(
         rng, [200, 300, 10], dtype, activation=activation, cost="categorical_cross_entropy"
     )
-    report = check_gradients(network, *draw(network, rng, 50))
+    report = check_gradients(network, *random_samples(network, rng, 50))
     lines = [(one.checked, one.lines) for one in report.tensors]
     assert lines == [(8, "directions"), (8, "directions"), (8, "directions"), (10, "entries")]
     assert report.passed
@@ -72,7 +67,7 @@ def test_large_tensors_are_checked_along_directions(rng, dtype, activation):
 
 def test_number_of_directions_can_be_chosen(rng):
     network = make_network(rng, [12, 11, 3])
-    data = draw(network, rng)
+    data = random_samples(network, rng)
 
     def lines(directions):
         report = check_gradients(network, *data, directions=directions)
@@ -90,14 +85,14 @@ def test_labels_serve_as_targets(rng):
 
 def test_arrays_of_the_device_serve_as_data(where, dtype, rng):
     network = make_network(rng, where=where, dtype=dtype)
-    x, y = (network.asarray(values) for values in draw(network, rng))
+    x, y = (network.asarray(values) for values in random_samples(network, rng))
     assert check_gradients(network, x, y, directions=1).passed
 
 
 def test_inputs_of_any_size_pass(rng):
     # A step of 0.001 moves z by 0.25 where x is 255: finer steps are needed.
     network = make_network(rng, activation="tanh")
-    x, y = draw(network, rng)
+    x, y = random_samples(network, rng)
     assert check_gradients(network, 255.0 * np.abs(x[:2]), y[:2], directions=4).passed
 
 
@@ -105,7 +100,7 @@ def test_network_is_left_as_it_came(where, dtype, rng):
     network = make_network(rng, where=where, dtype=dtype, activation="relu")
     layers, state = network.layers, network._generator.bit_generator.state
     values = [to_numpy(part).copy() for layer in layers for part in layer]
-    x, y = draw(network, rng)
+    x, y = random_samples(network, rng)
     given = x.copy(), y.copy()
     check_gradients(network, x, y, directions=1)
     assert all(
@@ -123,7 +118,7 @@ def test_network_is_left_as_it_came(where, dtype, rng):
 
 def test_differences_are_taken_where_the_network_is(where, rng):
     network = make_network(rng, where=where, dtype="float32")
-    assert check_gradients(network, *draw(network, rng), directions=1).reference == (
+    assert check_gradients(network, *random_samples(network, rng), directions=1).reference == (
         f"on {where.backend} {where.device_name}"
     )
 
@@ -133,7 +128,7 @@ def test_without_float64_the_differences_are_taken_on_numpy(rng):
     jax.config.update("jax_enable_x64", False)
     try:
         network = Network(SIZES, backend="jax", seed=0)
-        report = check_gradients(network, *draw(network, rng), directions=2)
+        report = check_gradients(network, *random_samples(network, rng), directions=2)
     finally:
         jax.config.update("jax_enable_x64", True)
     assert report.passed
@@ -142,7 +137,7 @@ def test_without_float64_the_differences_are_taken_on_numpy(rng):
 
 def test_same_seed_takes_the_same_directions(rng):
     network = make_network(rng, dtype="float32")
-    data = draw(network, rng)
+    data = random_samples(network, rng)
     first, again = (check_gradients(network, *data, directions=2, seed=5) for _ in range(2))
     assert first == again
     assert first != check_gradients(network, *data, directions=2, seed=6)
@@ -150,7 +145,7 @@ def test_same_seed_takes_the_same_directions(rng):
 
 def test_report_prints_as_a_table(rng):
     network = make_network(rng, [2, 3, 1], activation="tanh")
-    text = str(check_gradients(network, *draw(network, rng)))
+    text = str(check_gradients(network, *random_samples(network, rng)))
     head, _, columns, *rows = text.splitlines()
     assert "Network([2, 3, 1]" in head
     assert columns.split() == [
@@ -193,7 +188,7 @@ def at_kinks(rng, units, slope=0.0):
     (W, b), output = network.layers
     b[:units] = 0.0
     network.layers = [Layer(W, b), output]
-    x, y = draw(network, rng)
+    x, y = random_samples(network, rng)
     x[0] = 0.0
     return network, x, y
 
@@ -237,12 +232,12 @@ def test_too_many_kinks_do_not_pass_silently(rng):
 def test_many_kinks_along_a_direction_pass(rng):
     # 300 units and 200 samples: along a random direction some z = 0 is always near.
     network = make_network(rng, [20, 300, 300, 5], activation="relu", cost="huber")
-    assert check_gradients(network, *draw(network, rng, 200)).left_out == 0
+    assert check_gradients(network, *random_samples(network, rng, 200)).left_out == 0
 
 
 def test_kinks_of_the_cost_are_no_defects(rng):
     network = make_network(rng, cost="huber", output_activation="identity")
-    x, _ = draw(network, rng)
+    x, _ = random_samples(network, rng)
     y = to_numpy(network.feedforward(x)) + 1.0  # |a − y| = 1, where Huber's halves meet
     assert check_gradients(network, x, y).left_out == 0
 
@@ -256,7 +251,7 @@ def test_a_small_kink_does_not_excuse_a_large_error(rng):
     network = make_network(rng, [4, 6, 3], activation=leaky)
     (W, b), output = network.layers
     network.layers = [Layer(W, 0.0 * b), output]
-    x, y = draw(network, rng)
+    x, y = random_samples(network, rng)
     x[:] = 0.0
     with pytest.raises(AssertionError, match="layer 1, b: look there"):
         check_gradients(network, x, y)
@@ -267,14 +262,14 @@ def test_derivatives_that_drown_in_rounding_do_not_pass_silently(rng):
     (W, b), output = network.layers
     network.layers = [Layer(W, b + 32.0), output]  # σ′ is about 1e-14
     with pytest.raises(AssertionError, match="could not be checked in layer 1 W, layer 1 b: "):
-        check_gradients(network, *draw(network, rng))
+        check_gradients(network, *random_samples(network, rng))
 
 
 def test_derivatives_that_are_zero_pass(rng):
     network = make_network(rng, [4, 6, 3], activation="relu")
     (W, b), output = network.layers
     network.layers = [Layer(W, b - 100.0), output]  # all hidden units are dead
-    report = check_gradients(network, *draw(network, rng))
+    report = check_gradients(network, *random_samples(network, rng))
     assert report.passed
     assert report.left_out == 0
 
@@ -466,7 +461,7 @@ def assert_caught(network, x, y, defect, **options):
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_defect_is_caught_and_its_layer_named(monkeypatch, rng, defect, dtype):
     right = make_network(rng, SQUARE, dtype)
-    data = draw(right, rng, N)
+    data = random_samples(right, rng, N)
     data = data[0], 3.0 * data[1] if "cost" in defect else data[1]  # beyond the kinks of Huber
     assert check_gradients(right, *data).passed
     network = make_network(rng, SQUARE, dtype, **DEFECTS[defect][0](monkeypatch))
@@ -478,14 +473,14 @@ def test_defect_is_caught_and_its_layer_named(monkeypatch, rng, defect, dtype):
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_defect_is_caught_along_two_directions(monkeypatch, rng, defect):
     network = make_network(rng, SQUARE, **DEFECTS[defect][0](monkeypatch))
-    x, y = draw(network, rng, N)
+    x, y = random_samples(network, rng, N)
     assert_caught(network, x, 3.0 * y if "cost" in defect else y, defect, directions=2)
 
 
 @pytest.mark.parametrize("defect", EVERYWHERE)
 def test_defect_is_caught_everywhere(monkeypatch, where, rng, defect):
     network = make_network(rng, SQUARE, where=where, **DEFECTS[defect][0](monkeypatch))
-    assert_caught(network, *draw(network, rng, N), defect, directions=1)
+    assert_caught(network, *random_samples(network, rng, N), defect, directions=1)
 
 
 class WrongEntry(Network):
@@ -502,7 +497,7 @@ class WrongEntry(Network):
 def test_wrong_entry_of_a_large_tensor_is_found_and_named(rng):
     network = WrongEntry.from_layers(random_layers([15, 17, 3], rng), dtype="float64")
     with pytest.raises(AssertionError, match=r"layer 1, W\[7, 11\]: .* by backprop and") as caught:
-        check_gradients(network, *draw(network, rng))
+        check_gradients(network, *random_samples(network, rng))
     claimed, measured = re.search(r"is (\S+) by backprop and (\S+) by", str(caught.value)).groups()
     assert float(claimed) == pytest.approx(1.5 * float(measured), rel=1e-5)
     assert re.search(r"1 +W +\(17, 15\) +\S+ +8 directions +0 +WRONG", str(caught.value))
@@ -512,7 +507,7 @@ def test_wrong_entry_that_is_hard_to_find_is_caught_along_a_direction(rng):
     network = WrongEntry.from_layers(random_layers([200, 300, 3], rng), dtype="float64")
     network.factor = 1e3
     with pytest.raises(AssertionError, match="layer 1, W along a random direction: "):
-        check_gradients(network, *draw(network, rng), directions=1)
+        check_gradients(network, *random_samples(network, rng), directions=1)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -522,7 +517,7 @@ def test_derivative_that_is_no_number_is_wrong(rng, value):
     with pytest.raises(
         AssertionError, match=r"layer 1, W\[7, 11\]: the derivative is (nan|-?inf) "
     ):
-        check_gradients(network, *draw(network, rng))
+        check_gradients(network, *random_samples(network, rng))
 
 
 def test_derivatives_of_another_shape_are_wrong(rng):
@@ -532,12 +527,12 @@ def test_derivatives_of_another_shape_are_wrong(rng):
 
     network = Transposed.from_layers(random_layers([4, 3], rng), dtype="float64")
     with pytest.raises(AssertionError, match=r"shapes \[\(\(4, 3\), \(3,\)\)\], not \[\(\(3, 4\)"):
-        check_gradients(network, *draw(network, rng))
+        check_gradients(network, *random_samples(network, rng))
 
 
 def test_tolerance_decides(rng):
     network = make_network(rng, **hidden("tanh", lambda f, z, a, xp: 1.001 * f(z, a, xp=xp))(None))
-    data = draw(network, rng)
+    data = random_samples(network, rng)
     assert check_gradients(network, *data, tolerance=1e-2).worst_error == pytest.approx(1e-3, rel=1)
     with pytest.raises(AssertionError, match=r"tolerance 0\.0001\)"):
         check_gradients(network, *data, tolerance=1e-4)
@@ -575,7 +570,7 @@ def test_cost_that_is_not_finite_is_refused(rng):
     )
     network = make_network(rng, cost=cost)
     with pytest.raises(ValueError, match="the mean cost is inf: there is no gradient to check"):
-        check_gradients(network, *draw(network, rng))
+        check_gradients(network, *random_samples(network, rng))
 
 
 def test_tensor_says_where_its_worst_error_is():
