@@ -9,7 +9,7 @@ from bp_xp import checks
 from bp_xp.errors import DivergenceError
 from bp_xp.history import History, improvements, improves_upwards
 
-__all__ = ["Callback", "CallbackLike", "EarlyStopping", "as_callback"]
+__all__ = ["Callback", "CallbackLike", "EarlyStopping", "as_callback", "due"]
 
 
 class Callback:
@@ -70,6 +70,11 @@ def as_callback(callback: Any) -> Callback:
         return _AfterEpochs(callback)
     checks.check_integer(callback.every, f"every of {type(callback).__name__}", least=0)
     return callback
+
+
+def due(callbacks: Sequence[Callback], step: int) -> list[Callback]:
+    """Return the callbacks whose ``on_steps`` is called after a step of the run."""
+    return [one for one in callbacks if one.every and step % one.every == 0]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ Layers are counted from 1, as in the chapter; the inputs are layer 0.
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ import numpy as np
 from bp_xp import backprop, checks
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.activations import Activation
-from bp_xp.arrays import Library, library_of, to_numpy
+from bp_xp.arrays import library_of, to_numpy
 from bp_xp.backprop import Model
 from bp_xp.callbacks import Callback
 from bp_xp.costs import COSTS, MatchedCost
@@ -283,8 +282,10 @@ class GradientFlow(Callback):
         """
         if self._waiting:
             steps, epochs, measured = zip(*self._waiting, strict=True)
-            with _active(measured[0]):
-                values = to_numpy(_library(measured[0]).namespace().stack(measured))
+            library = library_of(measured[0])
+            assert library is not None
+            with library.active(library.device_of(measured[0])):
+                values = to_numpy(library.namespace().stack(measured))
             self._records += map(_record, steps, epochs, values.astype(np.float64))
             self._waiting = []
         return tuple(self._records)
@@ -482,7 +483,7 @@ def sensitivity(
     found, model, xp = network.trace(x, y), network.model, network.xp
     at, row = found.layers[l - 1], [0.0] * network.sizes[l]
     row[j] = size
-    with _active(found.cost):
+    with network.placement.active():
         z = at.z + network.asarray(row)
         if l < depth:  # the layers above are a network of their own, whose inputs are aˡ
             above = Model(model.sizes[l:], model.activations[l:], model.cost)
@@ -499,18 +500,6 @@ def sensitivity(
         predicted = float(to_numpy(at.delta)[:, j].sum(dtype=np.float64)) * size
     real = after - before
     return Sensitivity(predicted, real, real - predicted, before, after)
-
-
-def _active(array: Array) -> AbstractContextManager[Any]:
-    """Return a context in which the library of an array computes on the array's device."""
-    library = _library(array)
-    return library.active(library.device_of(array))
-
-
-def _library(array: Array) -> Library:
-    library = library_of(array)
-    assert library is not None
-    return library
 
 
 # ---------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.activations import ACTIVATIONS, Activation
 from bp_xp.arrays import Placement, dtype_name, place, row_blocks, sum_rows, to_numpy
 from bp_xp.backprop import Model
-from bp_xp.callbacks import Callback, CallbackLike, EarlyStopping, as_callback
+from bp_xp.callbacks import Callback, CallbackLike, EarlyStopping, as_callback, due
 from bp_xp.costs import COSTS, Cost, MatchedCost
 from bp_xp.history import EpochRecord, History
 from bp_xp.initializers import (
@@ -652,7 +652,10 @@ class Network:
                         step, every = look.position.step, saving.every
                         if look.interrupted or (every and step % every == 0):
                             save(look.position)
-                        asked = _after_steps(self, history, callbacks, step)
+                        asked = [
+                            callback.on_steps(self, history, step)
+                            for callback in due(callbacks, step)
+                        ]
                     else:
                         history.records.append(look.record)
                         if stopping and stopping.best_epoch(history) == look.record.epoch:
@@ -901,17 +904,6 @@ class _Warm(NamedTuple):
                 f"warm_start goes on with the dropout {before} and batch_size "
                 f"{self.run.batch_size} of the last call, not {dropout} and {run.batch_size}."
             )
-
-
-def _after_steps(
-    network: Network, history: History, callbacks: Sequence[Callback], step: int
-) -> list[bool | None]:
-    """Tell the callbacks whose number of steps has been taken; return what they ask."""
-    return [
-        callback.on_steps(network, history, step)
-        for callback in callbacks
-        if callback.every and step % callback.every == 0
-    ]
 
 
 def _check_metrics(metrics: Sequence[Metric], data: Data) -> None:

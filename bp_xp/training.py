@@ -94,15 +94,13 @@ class Rule:
         update: the optimizer's step.
         regularization: what else shapes the gradients and the parameters.
         weighted: whether a mini-batch comes with weights of its samples.
-        scheduled: whether it comes with a learning rate.
-        given: what other fields of the optimizer's state it comes with.
+        given: what fields of the optimizer's state it comes with; a schedule's learning rate last.
     """
 
     model: Model
     update: Update
     regularization: Regularization
     weighted: bool = False
-    scheduled: bool = False
     given: tuple[str, ...] = ()
 
 
@@ -111,16 +109,15 @@ class Rule:
 
 
 def make_step(rule: Rule, xp: Namespace) -> Step:
-    """Return the training step (state, x, y, weights?, *given, learning rate?) -> (state, zᴸ)."""
+    """Return the training step (state, x, y, weights?, *given) -> (state, zᴸ)."""
     terms = rule.regularization
-    names = (*rule.given, "learning_rate") if rule.scheduled else rule.given
 
     def step(state: State, x: Array, y: Array, *given: Array) -> tuple[State, Array]:
         layers, optimizer, mask_state = state
         weights = given[0] if rule.weighted else None
-        if names:
+        if rule.given:
             values = given[1:] if rule.weighted else given
-            optimizer = optimizer._replace(**dict(zip(names, values, strict=True)))
+            optimizer = optimizer._replace(**dict(zip(rule.given, values, strict=True)))
         masks = None
         if terms.dropout:
             masks, mask_state = dropout.draw_masks(
@@ -132,8 +129,8 @@ def make_step(rule: Rule, xp: Namespace) -> Step:
         layers, optimizer = rule.update(layers, gradients, optimizer, xp=xp)
         _check_form(rule.update, layers, forms)
         layers = terms.bound_parameters(layers, xp=xp)
-        if names:
-            own = {name: getattr(state.optimizer, name) for name in names}
+        if rule.given:
+            own = {name: getattr(state.optimizer, name) for name in rule.given}
             optimizer = optimizer._replace(**own)
         return State(layers, optimizer, mask_state), z
 
@@ -365,17 +362,17 @@ def train(
     xp = place.xp
     engine = engine_for(place.backend)
     rate: Any = getattr(run.optimizer, "learning_rate", None)
+    scheduled, supplied = callable(rate), run.supply.given if run.supply else ()
     rule = Rule(
         _fused(model, engine),
         run.optimizer.update,
         run.regularization,
         weighted=data.weights is not None,
-        scheduled=callable(rate),
-        given=run.supply.given if run.supply else (),
+        given=(*supplied, "learning_rate") if scheduled else supplied,
     )
     chunk = engine.compile(_chunk, rule, data.classes, engine.new_loop(), xp, consumes=True)
     state, first, steps, step, totals, order = position
-    if rule.scheduled and not hasattr(state.optimizer, "learning_rate"):
+    if scheduled and not hasattr(state.optimizer, "learning_rate"):
         raise TypeError(
             "a schedule needs an optimizer whose state is a NamedTuple with a learning_rate, not "
             f"{type(state.optimizer).__name__}, that of {type(run.optimizer).__name__}."
@@ -392,7 +389,7 @@ def train(
             order = generator.bit_generator.state
             for batches in _chunks(data, run, generator, place, steps, step):
                 taken, size = batches[0].shape[:2]
-                if rule.scheduled:
+                if scheduled:
                     rates = schedules.rates(rate, step, taken, history)
                     batches.append(place.asarray(rates, dtype))
                 # A run that overflows ends in a DivergenceError, which says more than a warning.
@@ -408,7 +405,7 @@ def train(
                     if stop:
                         return
             cost, accuracy = _means(totals, data.classes, place)
-            last_rate = float(rates[-1]) if rule.scheduled else rate
+            last_rate = float(rates[-1]) if scheduled else rate
             _check_finite(cost, state.layers, epoch, run, last_rate, place)
             judged, metrics = (None, None), {}
             if validation is not None:

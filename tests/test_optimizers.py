@@ -322,7 +322,9 @@ def test_pytorch_records_every_rule_and_replays_it(rule):
 
 def step_at(optimizer, where):
     """Return a step that is given its rate with the mini-batch, as a schedule's run is."""
-    return make_step(Rule(MODEL, optimizer.update, Regularization(), scheduled=True), where.xp)
+    return make_step(
+        Rule(MODEL, optimizer.update, Regularization(), given=("learning_rate",)), where.xp
+    )
 
 
 @RULE

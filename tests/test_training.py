@@ -787,7 +787,7 @@ def test_a_step_runs_where_nothing_can_be_read_back(optimizer):
     terms = Regularization(
         l1=0.1, l2=0.1, dropout=(0.1, 0.5), clip_norm=1.0, clip_value=1.0, max_norm=1.0
     )
-    rule = Rule(model, optimizer.update, terms, weighted=True, scheduled=True)
+    rule = Rule(model, optimizer.update, terms, weighted=True, given=("learning_rate",))
     masks = dropout.init_masks(terms.dropout, model.sizes, 6, 0, place=where)
     state = State(layers, optimizer.init(layers, place=where, dtype="float32"), masks)
     shapes = ((5, 6, 3), (5, 6, 2), (5, 6), (5,))

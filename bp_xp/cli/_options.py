@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bp_xp import METRICS, config
+from bp_xp import ACTIVATIONS, COSTS, METRICS, config
 from bp_xp.arrays import LIBRARIES
 from bp_xp.cli._data import LOADERS
 from bp_xp.cli._program import logger
@@ -19,7 +19,9 @@ __all__ = [
     "FILE",
     "SIZES",
     "Sections",
+    "activation_option",
     "backend_option",
+    "cost_option",
     "data_option",
     "debug_option",
     "device_option",
@@ -30,6 +32,7 @@ __all__ = [
     "of_regularisation",
     "of_run",
     "of_validation",
+    "optimizer_option",
     "quiet_option",
     "shared_options",
     "target_option",
@@ -206,6 +209,30 @@ target_option = of_network(
     type=_TARGET,
     metavar="COLUMN",
     help="Column of the labels in a table, by name or number; -1 is the last.",
+)
+
+
+def activation_option(default: str) -> Callable[..., Any]:
+    """Return the option of σ, which each command takes a default of its own for."""
+    return of_network(
+        "--activation",
+        default=default,
+        metavar="NAME",
+        help="Of the hidden layers: "
+        f"{', '.join(name for name, sigma in ACTIVATIONS.items() if not sigma.coupled)}.",
+    )
+
+
+def cost_option(default: str | None = None) -> Callable[..., Any]:
+    """Return the option of C; without a default it follows from the data."""
+    return of_network("--cost", default=default, metavar="NAME", help=f"{', '.join(COSTS)}.")
+
+
+optimizer_option = of_optimizer(
+    "--optimizer",
+    default="sgd",
+    metavar="NAME",
+    help=f"{', '.join(config.OPTIMIZERS)}; further settings follow, as in adam:beta2=0.99.",
 )
 device_option = _of_place(
     "--device",

@@ -5,10 +5,17 @@ from typing import Any
 import click
 import numpy as np
 
-from bp_xp import ACTIVATIONS, COSTS, Network, checks, config
+from bp_xp import Network, checks, config
 from bp_xp.arrays import SUPPORTED_DTYPES
 from bp_xp.cli._networks import allow_float64
-from bp_xp.cli._options import DROPOUT, SIZES, debug_option
+from bp_xp.cli._options import (
+    DROPOUT,
+    SIZES,
+    activation_option,
+    cost_option,
+    debug_option,
+    optimizer_option,
+)
 from bp_xp.cli._program import main
 from bp_xp.testing.parity import RTOL, assert_parity
 from bp_xp.testing.targets import Target, parse_target
@@ -68,24 +75,9 @@ def _read_targets(ctx: click.Context, option: click.Parameter, text: str | None)
     metavar="NAME",
     help=f"{' or '.join(SUPPORTED_DTYPES)}, which tells less: training amplifies its rounding.",
 )
-@click.option(
-    "--activation",
-    default="sigmoid",
-    show_default=True,
-    metavar="NAME",
-    help="Of the hidden layers: "
-    f"{', '.join(name for name, sigma in ACTIVATIONS.items() if not sigma.coupled)}.",
-)
-@click.option(
-    "--cost", default="quadratic", show_default=True, metavar="NAME", help=f"{', '.join(COSTS)}."
-)
-@click.option(
-    "--optimizer",
-    default="sgd",
-    show_default=True,
-    metavar="NAME",
-    help=f"{', '.join(config.OPTIMIZERS)}; further settings follow, as in adam:beta2=0.99.",
-)
+@activation_option("sigmoid")
+@cost_option("quadratic")
+@optimizer_option
 @click.option(
     "--learning-rate", type=float, help="Without it: 0.1 for sgd, else that of the optimizer."
 )

@@ -14,8 +14,6 @@ import numpy as np
 from click.core import ParameterSource
 
 from bp_xp import (
-    ACTIVATIONS,
-    COSTS,
     METRICS,
     CheckpointError,
     EarlyStopping,
@@ -34,7 +32,9 @@ from bp_xp.cli._options import (
     FILE,
     SIZES,
     Sections,
+    activation_option,
     backend_option,
+    cost_option,
     data_option,
     debug_option,
     device_option,
@@ -45,6 +45,7 @@ from bp_xp.cli._options import (
     of_regularisation,
     of_run,
     of_validation,
+    optimizer_option,
     quiet_option,
     target_option,
     use_config,
@@ -83,25 +84,14 @@ _FILE_DEFAULTS = _Defaults((64,), 50, 32, 0.02)
     metavar="N,N,...",
     help="Neurons of every layer, inputs and outputs included, as in 64,30,10.",
 )
-@of_network(
-    "--activation",
-    default="relu",
-    metavar="NAME",
-    help="Of the hidden layers: "
-    f"{', '.join(name for name, sigma in ACTIVATIONS.items() if not sigma.coupled)}.",
-)
-@of_network("--cost", metavar="NAME", help=f"{', '.join(COSTS)}.")
+@activation_option("relu")
+@cost_option()
 @of_network("--dtype", default="float32", metavar="NAME", help=f"{' or '.join(SUPPORTED_DTYPES)}.")
 @of_network("--seed", type=int, default=0, help="Of initial weights and data order.")
 @of_run("--epochs", type=int, help="Passes over the data.")
 @of_run("--batch-size", type=int, help="Samples in a mini-batch.")
 @of_run("--shuffle/--no-shuffle", default=True, help="Whether each epoch has a new order.")
-@of_optimizer(
-    "--optimizer",
-    default="sgd",
-    metavar="NAME",
-    help=f"{', '.join(config.OPTIMIZERS)}; further settings follow, as in adam:beta2=0.99.",
-)
+@optimizer_option
 @of_optimizer(
     "--learning-rate",
     type=float,

@@ -15,7 +15,7 @@ from bp_xp._trees import leaves_of, map_leaves
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.arrays import Placement, to_numpy
 from bp_xp.backprop import Model
-from bp_xp.callbacks import as_callback
+from bp_xp.callbacks import as_callback, due
 from bp_xp.engines import engine_for
 from bp_xp.errors import DivergenceError
 from bp_xp.estimators._samples import Batches, Samples
@@ -327,8 +327,8 @@ class StepRun:
     def _end_steps(self, look: Look) -> bool:
         """Tell the callbacks whose number of steps has been taken; return whether one stops."""
         step = look.position.step
-        due = [one for one in self._callbacks if one.every and step % one.every == 0]
-        return self._asks_to_stop("on_steps", look.layers, step, callbacks=due)
+        asked = due(self._callbacks, step)
+        return self._asks_to_stop("on_steps", look.layers, step, callbacks=asked)
 
     def _asks_to_stop(
         self,

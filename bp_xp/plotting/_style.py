@@ -25,6 +25,7 @@ __all__ = [
     "new_axes",
     "number",
     "panels",
+    "share",
     "shortened",
     "style",
     "write",
@@ -194,6 +195,17 @@ def names_of_classes(class_names: Any, n: int) -> list[str]:
 def shortened(name: str) -> str:
     """Return a name with what is beyond 24 letters as an ellipsis."""
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+
+
+def share(value: float, digits: int = 0) -> str:
+    """Return a share in per cent; what is rounded to 0% or 100% shows that it is not."""
+    text = f"{value:.{digits}%}"
+    least, most = f"{0.0:.{digits}%}", f"{1.0:.{digits}%}"
+    if value > 0.0 and text == least:
+        return f"<{10.0 ** -(digits + 2):.{digits}%}"
+    if value < 1.0 and text == most:
+        return f">{1.0 - 10.0 ** -(digits + 2):.{digits}%}"
+    return text
 
 
 def number(value: float) -> str:

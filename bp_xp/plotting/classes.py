@@ -132,7 +132,7 @@ def _write_cells(ax: "Axes", counts: np.ndarray, shares: np.ndarray, image: Any)
             ax,
             column,
             row,
-            f"{counts[row, column]:,}\n{_share(float(shares[row, column]), digits)}",
+            f"{counts[row, column]:,}\n{_style.share(float(shares[row, column]), digits)}",
             height=height,
             largest=10.0,
             smallest=4.0,
@@ -140,17 +140,6 @@ def _write_cells(ax: "Axes", counts: np.ndarray, shares: np.ndarray, image: Any)
             horizontalalignment="center",
             verticalalignment="center",
         )
-
-
-def _share(share: float, digits: int) -> str:
-    """Return a share in per cent; what is rounded to 0% or 100% shows that it is not."""
-    text = f"{share:.{digits}%}"
-    least, most = f"{0.0:.{digits}%}", f"{1.0:.{digits}%}"
-    if share > 0.0 and text == least:
-        return f"<{10.0 ** -(digits + 2):.{digits}%}"
-    if share < 1.0 and text == most:
-        return f">{1.0 - 10.0 ** -(digits + 2):.{digits}%}"
-    return text
 
 
 # ---------------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def misclassified(
         ax.set_title(title, loc="left", fontsize="medium")
         return ax
     words = [
-        f"{names[true[i]]}\n→ {names[told[i]]}  {_percent(float(p[i, told[i]]))}" for i in shown
+        f"{names[true[i]]}\n→ {names[told[i]]}  {_style.share(float(p[i, told[i]]))}" for i in shown
     ]
     letters = max(len(line) for text in words for line in text.split("\n"))
     grid = _Grid(len(shown), height, width, lines=2, letters=letters)
@@ -121,11 +121,6 @@ def misclassified(
     ax.set_title(title, loc="left", fontsize="medium")
     grid.write(ax, words)
     return ax
-
-
-def _percent(p: float) -> str:
-    """Return a probability in whole percents; one below 1 is never 100 %."""
-    return ">99%" if 0.995 <= p < 1.0 else f"{p:.0%}"
 
 
 def _image_shape(shape: Any, n_inputs: int) -> tuple[int, int]:
