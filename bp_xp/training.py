@@ -108,11 +108,11 @@ class Rule:
 # Pure functions of arrays: one step, one chunk of steps, one evaluation
 
 
-def make_step(rule: Rule, xp: Namespace) -> Step:
-    """Return the training step (state, x, y, weights?, *given) -> (state, zᴸ)."""
+def make_step(rule: Rule) -> Step:
+    """Return the training step (state, x, y, weights?, *given, xp=xp) -> (state, zᴸ)."""
     terms = rule.regularization
 
-    def step(state: State, x: Array, y: Array, *given: Array) -> tuple[State, Array]:
+    def step(state: State, x: Array, y: Array, *given: Array, xp: Namespace) -> tuple[State, Array]:
         layers, optimizer, mask_state = state
         weights = given[0] if rule.weighted else None
         if rule.given:
@@ -152,7 +152,7 @@ def _chunk(
     rule: Rule, classes: bool, loop: Loop, xp: Namespace, state: State, batches: Sequence[Array]
 ) -> tuple[State, Array]:
     """Take a step for each mini-batch of a chunk; return the new state and the totals."""
-    state, zs = loop(make_step(rule, xp), state, batches, xp=xp)
+    state, zs = loop(make_step(rule), state, batches, xp=xp)
     z = xp.reshape(zs, (-1, zs.shape[-1]))
     y = xp.reshape(batches[1], z.shape)
     weights = xp.reshape(batches[2], (-1,)) if rule.weighted else None

@@ -143,9 +143,9 @@ def test_arguments_are_left_alone(where):
 
 
 def make_step(where):
-    xp, dtype = where.xp, where.dtype("float32")
+    dtype = where.dtype("float32")
 
-    def step(state, x, y):
+    def step(state, x, y, *, xp):
         masks, state = draw_masks(state, RATES, x.shape[-2], xp=xp, dtype=dtype)
         return state, xp.concat([x * masks[0], y * masks[1]], axis=-1)
 
@@ -181,7 +181,7 @@ def test_step_with_masks_can_be_recorded(engine):
 
     where = place("cpu", name)
     state = init_masks(RATES, SIZES, 6, SEED, place=where)
-    engine._record(make_step(where), state, [part[0] for part in batches(where, 1, 6)])
+    engine._record(make_step(where), state, [part[0] for part in batches(where, 1, 6)], xp=where.xp)
 
 
 def test_jax_compiles_a_step_once_for_all_steps():

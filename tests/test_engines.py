@@ -42,7 +42,7 @@ def run(engine, where, rule, l2):
     ys = where.asarray(rng.random((STEPS, BATCH, SIZES[-1])))
     optimizer = OPTIMIZERS[rule]
     state = State(layers, optimizer.init(layers, place=where, dtype="float64"), ())
-    step = make_step(Rule(MODEL, optimizer.update, Regularization(l2=l2)), where.xp)
+    step = make_step(Rule(MODEL, optimizer.update, Regularization(l2=l2)))
     loop = engine.new_loop()
 
     @engine.compile
@@ -145,9 +145,9 @@ def assert_replayed(model, optimizer, at, l2=0.0):
 
     NumPy's to the last bit; PyTorch's to rounding, since it puts some operations together.
     """
-    step = make_step(Rule(model, optimizer.update, Regularization(l2=l2)), at.xp)
+    step = make_step(Rule(model, optimizer.update, Regularization(l2=l2)))
     state, batches = start(model, optimizer, at)
-    assert RECORDERS[at.backend](step, state, [part[0, ...] for part in batches])
+    assert RECORDERS[at.backend](step, state, [part[0, ...] for part in batches], xp=at.xp)
     ours = ENGINES[at.backend].new_loop()(step, state, batches, xp=at.xp)
     theirs = plain.loop(step, *start(model, optimizer, at), xp=at.xp)
     for one, other in zip(leaves_of(ours), leaves_of(theirs), strict=True):
@@ -236,10 +236,10 @@ def _changed_constant(w, g, m, xp):
 )
 def test_what_can_not_be_recorded_is_looped_over_plainly(at, rule):
     optimizer = Own(rule)
-    step = make_step(Rule(MODEL, optimizer.update, Regularization()), at.xp)
+    step = make_step(Rule(MODEL, optimizer.update, Regularization()))
     state, batches = start(MODEL, optimizer, at)
     with pytest.raises((CannotRecordError, TypeError, AttributeError)):
-        RECORDERS[at.backend](step, state, [part[0, ...] for part in batches])
+        RECORDERS[at.backend](step, state, [part[0, ...] for part in batches], xp=at.xp)
     ours = ENGINES[at.backend].new_loop()(step, state, batches, xp=at.xp)
     theirs = plain.loop(step, *start(MODEL, optimizer, at), xp=at.xp)
     for one, other in zip(leaves_of(ours), leaves_of(theirs), strict=True):
@@ -257,10 +257,10 @@ def test_what_can_not_be_recorded_is_looped_over_plainly(at, rule):
 )
 def test_numpy_does_not_record_what_is_no_list_of_operations(rule):
     here = place("cpu")
-    step = make_step(Rule(MODEL, Own(rule).update, Regularization()), np)
+    step = make_step(Rule(MODEL, Own(rule).update, Regularization()))
     state, batches = start(MODEL, Own(rule), here)
     with pytest.raises((CannotRecordError, TypeError, AttributeError)):
-        numpy._record(step, state, [part[0, ...] for part in batches])
+        numpy._record(step, state, [part[0, ...] for part in batches], xp=np)
 
 
 @pytest.mark.parametrize(
@@ -293,30 +293,29 @@ def test_torch_does_not_record_chance():
     torch_ = pytest.importorskip("torch")
     here = place(backend="torch")
     optimizer = Own(lambda w, g, m, xp: (w - 0.1 * torch_.rand_like(g), m))
-    step = make_step(Rule(MODEL, optimizer.update, Regularization()), here.xp)
+    step = make_step(Rule(MODEL, optimizer.update, Regularization()))
     state, batches = start(MODEL, optimizer, here)
     with pytest.raises(CannotRecordError, match="looks at values"):
-        torch._record(step, state, [part[0, ...] for part in batches])
+        torch._record(step, state, [part[0, ...] for part in batches], xp=here.xp)
 
 
 def test_a_step_that_is_wrong_is_reported_as_by_the_plain_loop(at):
     def rule(w, g, m, xp):
         raise TypeError("this rule is broken")
 
-    step = make_step(Rule(MODEL, Own(rule).update, Regularization()), at.xp)
+    step = make_step(Rule(MODEL, Own(rule).update, Regularization()))
     with pytest.raises(TypeError, match="this rule is broken"):
         ENGINES[at.backend].new_loop()(step, *start(MODEL, Own(rule), at), xp=at.xp)
 
 
 def test_steps_are_given_as_many_arrays_as_there_are(at):
-    def step(state, x, y, rate):
+    def step(state, x, y, rate, *, xp):
         return [state[0] + rate * xp.sum(x * y)], rate * x
 
-    xp = at.xp
     rng = np.random.default_rng(0)
     batches = [at.asarray(rng.normal(size=shape)) for shape in ((5, 3, 2), (5, 3, 2), (5,))]
     for loop in (ENGINES[at.backend].new_loop(), plain.loop):
-        (total,), zs = loop(step, [at.asarray(np.zeros(1))], batches, xp=xp)
+        (total,), zs = loop(step, [at.asarray(np.zeros(1))], batches, xp=at.xp)
         x, y, rate = map(to_numpy, batches)
         assert_agrees(
             total, np.sum(rate[:, None, None] * x * y, keepdims=True)[0, 0], at, "float64"
@@ -335,7 +334,9 @@ def operators(function, *tensors, results=None):
     """
     torch_ = pytest.importorskip("torch")
     copies = [one.clone() for one in tensors]
-    calls, result, _ = _aten.listen(lambda state: (function(*state), None), copies, [])
+    calls, result, _ = _aten.listen(
+        lambda state, *, xp: (function(*state), None), copies, [], xp=torch_
+    )
     calls = _aten.joined(calls, [result, *copies])
     again = [one.clone() for one in tensors]
     wanted = function(*again)

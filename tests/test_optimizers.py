@@ -299,9 +299,9 @@ def take(engine, step, optimizer, where, parts):
 @RULE
 def test_numpy_records_every_rule_and_replays_it_to_the_last_bit(rule):
     optimizer, where = RULES[rule], place("cpu")
-    step = make_step(Rule(MODEL, optimizer.update, Regularization()), where.xp)
+    step = make_step(Rule(MODEL, optimizer.update, Regularization()))
     state, xs, ys, _ = begin(optimizer, where)
-    assert engines.numpy._record(step, state, (xs[0], ys[0]))
+    assert engines.numpy._record(step, state, (xs[0], ys[0]), xp=where.xp)
     replayed = take(engines.ENGINES["numpy"], step, optimizer, where, 2)
     looped = take(plain.ENGINE, step, optimizer, where, 2)
     assert all(np.array_equal(a, b) for a, b in zip(replayed, looped, strict=True))
@@ -311,9 +311,9 @@ def test_numpy_records_every_rule_and_replays_it_to_the_last_bit(rule):
 def test_pytorch_records_every_rule_and_replays_it(rule):
     pytest.importorskip("torch")
     optimizer, where = RULES[rule], place("cpu", "torch")
-    step = make_step(Rule(MODEL, optimizer.update, Regularization(l2=0.01)), where.xp)
+    step = make_step(Rule(MODEL, optimizer.update, Regularization(l2=0.01)))
     state, xs, ys, _ = begin(optimizer, where)
-    assert engines.torch._record(step, state, (xs[0], ys[0]))
+    assert engines.torch._record(step, state, (xs[0], ys[0]), xp=where.xp)
     replayed = take(engines.ENGINES["torch"], step, optimizer, where, 2)
     looped = take(plain.ENGINE, step, optimizer, where, 2)
     for a, b in zip(replayed, looped, strict=True):
@@ -322,9 +322,7 @@ def test_pytorch_records_every_rule_and_replays_it(rule):
 
 def step_at(optimizer, where):
     """Return a step that is given its rate with the mini-batch, as a schedule's run is."""
-    return make_step(
-        Rule(MODEL, optimizer.update, Regularization(), given=("learning_rate",)), where.xp
-    )
+    return make_step(Rule(MODEL, optimizer.update, Regularization(), given=("learning_rate",)))
 
 
 @RULE
@@ -343,7 +341,7 @@ def test_a_rate_that_comes_with_each_mini_batch_is_recorded_and_left_as_it_is(ru
     optimizer, where = RULES[rule], place("cpu")
     state, xs, ys, rates = begin(optimizer, where)
     step = step_at(optimizer, where)
-    assert engines.numpy._record(step, state, (xs[0], ys[0], rates[0, ...]))
+    assert engines.numpy._record(step, state, (xs[0], ys[0], rates[0, ...]), xp=where.xp)
     engines.ENGINES["numpy"].new_loop()(step, state, (xs, ys, rates), xp=where.xp)
     assert np.array_equal(rates, np.linspace(0.1, 0.0, STEPS))
 

@@ -334,7 +334,7 @@ def test_engine_does_what_the_plain_loop_does(where, rng):
     xs, ys = where.asarray(rng.normal(size=(6, 8, 4))), where.asarray(rng.random((6, 8, 5)))
     xp = where.xp
 
-    def step(state, x, y):
+    def step(state, x, y, *, xp):
         [(W, b)] = state
         z = x @ W.mT + b
         gradients = [Layer((z - y).mT @ x, xp.sum(z - y, axis=0))]
@@ -357,9 +357,8 @@ def test_step_with_penalties_and_limits_can_be_recorded(engine, rng):
     name = engine.__name__.rpartition(".")[2]
     pytest.importorskip(name)
     where = place("cpu", name)
-    xp = where.xp
 
-    def step(state, x, y):
+    def step(state, x, y, *, xp):
         gradients = [Layer(y.mT @ x, xp.sum(y, axis=0))]
         gradients = add_l1_gradient(gradients, state, L1, xp=xp)
         gradients = clip_by_norm(clip_by_value(gradients, 5.0, xp=xp), 0.5, xp=xp)
@@ -368,4 +367,4 @@ def test_step_with_penalties_and_limits_can_be_recorded(engine, rng):
 
     layers = to_device(random_layers([4, 5], rng), where)
     batch = [where.asarray(rng.normal(size=(8, size))) for size in (4, 5)]
-    engine._record(step, layers, batch)
+    engine._record(step, layers, batch, xp=where.xp)

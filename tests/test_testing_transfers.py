@@ -264,7 +264,7 @@ def take_steps(placement, model, optimizer, terms, loop, rng):
     shapes = (STEPS, N, SIZES[0]), (STEPS, N, SIZES[-1]), (STEPS, N), (STEPS,)
     batches = [placement.asarray(rng.random(shape)) for shape in shapes]
     rule = Rule(model, optimizer.update, terms, weighted=True, given=("learning_rate",))
-    step = make_step(rule, placement.xp)
+    step = make_step(rule)
     run = LOOPS[loop](placement.backend)
     return lambda: run(step, state, batches, xp=placement.xp)
 

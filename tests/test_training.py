@@ -751,7 +751,7 @@ def test_a_step_is_a_function_of_arrays_alone(where, target, data, dtype):
     x, y = data
     net = Network([3, 2], backend=target.backend, device=target.device, dtype=dtype, seed=1)
     optimizer = SGD(0.1, momentum=0.5)
-    step = make_step(Rule(net.model, optimizer.update, Regularization()), where.xp)
+    step = make_step(Rule(net.model, optimizer.update, Regularization()))
     state = State(net.layers, optimizer.init(net.layers, place=where, dtype=dtype), ())
 
     state, z = step(state, where.asarray(x, dtype), where.asarray(np.eye(2)[y], dtype))
@@ -793,7 +793,7 @@ def test_a_step_runs_where_nothing_can_be_read_back(optimizer):
     shapes = ((5, 6, 3), (5, 6, 2), (5, 6), (5,))
     batches = [torch.empty(shape, device="meta") for shape in shapes]
 
-    state, zs = plain.loop(make_step(rule, xp), state, batches, xp=xp)
+    state, zs = plain.loop(make_step(rule), state, batches, xp=xp)
     flat = [part.reshape(-1, *part.shape[2:]) for part in (zs, *batches[1:3])]
     totals = training._totals(model, True, xp, *flat)
 

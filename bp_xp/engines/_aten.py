@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bp_xp._trees import leaves_of
-from bp_xp._typing import Array
+from bp_xp._typing import Array, Namespace
 from bp_xp.engines._base import Step
 from bp_xp.engines._replay import CannotRecordError
 
@@ -77,7 +77,9 @@ _UNHEARD = {
 }
 
 
-def listen(step: Step, state: Any, batch: Sequence[Array]) -> tuple[list[Call], Any, Array]:
+def listen(
+    step: Step, state: Any, batch: Sequence[Array], *, xp: Namespace
+) -> tuple[list[Call], Any, Array]:
     """Take a step; return the operators called, the new state and zᴸ.
 
     Raises:
@@ -112,7 +114,7 @@ def listen(step: Step, state: Any, batch: Sequence[Array]) -> tuple[list[Call], 
             return function(*inputs, **(options or {}))
 
     with Guard(), Listener():
-        return calls, *step(state, *batch)
+        return calls, *step(state, *batch, xp=xp)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from bp_xp._typing import Array, Namespace
 __all__ = ["Compile", "Elementwise", "Engine", "Loop", "Step"]
 
 Step = Callable[..., tuple[Any, Array]]
-"""A training step: a pure function (state, *batch) -> (state, zᴸ). It may overwrite its state."""
+"""A training step: a pure function (state, *batch, xp=xp) -> (state, zᴸ), where ``xp`` is the
+namespace of all these arrays. It may overwrite its state."""
 
 
 Elementwise = Callable[..., Array]

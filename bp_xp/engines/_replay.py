@@ -16,7 +16,7 @@ value, is taken by the plain loop.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from bp_xp._trees import leaves_of
 from bp_xp._typing import Array, Namespace
@@ -43,8 +43,12 @@ class Program(NamedTuple):
     z: Array
 
 
-Record = Callable[[Step, Any, Sequence[Array]], Program]
-"""Takes a step on copies of the state and of a mini-batch, and returns what was done."""
+class Record(Protocol):
+    """Takes a step on copies of the state and of a mini-batch, and returns what was done."""
+
+    def __call__(self, step: Step, state: Any, batch: Sequence[Array], *, xp: Namespace) -> Program:
+        """Raise CannotRecordError, TypeError or AttributeError where that can't be told."""
+        ...
 
 
 class Tape:
@@ -65,14 +69,14 @@ class Tape:
         self.objects[name] = value
         return name
 
-    def function(self, function: Any) -> str:
+    def function_name(self, function: Any) -> str:
         """Return the name of a function."""
         name = function.__name__.replace(".", "_")
         if self.objects.setdefault(name, function) is function:
             return name
         return self.name("f", function)
 
-    def view(self, expression: str, *, of_batch: bool) -> str:
+    def write_view(self, expression: str, *, of_batch: bool) -> str:
         """Write the line that takes a view and return its name."""
         name = f"v{len(self.before) + len(self.each)}"
         (self.each if of_batch else self.before).append(f"{name} = {expression}")
@@ -124,7 +128,7 @@ def new_loop(record: Record) -> Loop:
         shape = batches[0].shape[1:]
         if shape not in programs:
             try:
-                programs[shape] = record(step, state, [part[0, ...] for part in batches])
+                programs[shape] = record(step, state, [part[0, ...] for part in batches], xp=xp)
             except (CannotRecordError, TypeError, AttributeError):
                 programs[shape] = None  # the plain loop serves, or says what is wrong
         program = programs[shape]

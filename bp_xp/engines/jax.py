@@ -13,8 +13,7 @@ __all__ = ["ENGINE"]
 def _loop(step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace) -> tuple[Any, Array]:
     import jax
 
-    del xp
-    return jax.lax.scan(lambda carry, batch: step(carry, *batch), state, tuple(batches))
+    return jax.lax.scan(lambda carry, batch: step(carry, *batch, xp=xp), state, tuple(batches))
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,20 +1,18 @@
 """The NumPy engine: a step is recorded once, and replayed on the same memory.
 
-The recorder hands the step arrays that write down what is done to them (NumPy asks them, by
-``__array_ufunc__`` and ``__array_function__``). The lines are the operations of the step, in their
-order, so the results are those of the plain loop to the last bit. See
-:mod:`bp_xp.engines._replay`.
+The lines are the operations of the step, in their order (see :mod:`bp_xp.engines._recorded`), so
+the results are those of the plain loop to the last bit. See :mod:`bp_xp.engines._replay`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from bp_xp._trees import leaves_of, map_leaves
+from bp_xp._typing import Namespace
 from bp_xp.engines import _replay
 from bp_xp.engines._base import Engine, Step
+from bp_xp.engines._recorded import Recorded, all_recorded, record, value_of
 from bp_xp.engines._replay import CannotRecordError, Program, Tape
 
 __all__ = ["ENGINE"]
@@ -23,30 +21,78 @@ __all__ = ["ENGINE"]
 _REDUCTIONS: Mapping[Any, np.ufunc] = {np.sum: np.add, np.max: np.maximum, np.min: np.minimum}
 _PRODUCT = np.dot  # of two matrices
 
-# Indexing with these gives a view.
-_BASIC = (slice, int, type(None), type(...))
-
 
 class _Tape(Tape):
     """A tape of NumPy's operations."""
 
-    def result(self, value: Any, call: Callable[[str], str]) -> "_Recorded":
+    def __init__(self, n_parts: int) -> None:
+        super().__init__()
+        self.of_batch = {f"x{i}" for i in range(n_parts)}  # and views of them
+
+    def view(self, of: Recorded, part: np.ndarray, key: Any) -> Recorded:
+        """Take a part of an array."""
+        suffix = ".mT" if key == "mT" else f"[{self.name('c', key)}]"
+        return self.view_by(of, part, of.name + suffix)
+
+    def view_by(self, of: Recorded, value: np.ndarray, expression: str) -> Recorded:
+        """Take a view of an array, written as an expression."""
+        if of.name in self.objects:  # of a temporary, which stays where it is
+            return Recorded(value, self.name("t", value), self)
+        of_batch = of.name in self.of_batch
+        name = self.write_view(expression, of_batch=of_batch)
+        if of_batch:
+            self.of_batch.add(name)
+        return Recorded(value, name, self)
+
+    def ufunc(self, ufunc: np.ufunc, inputs: Sequence[Any], out: Recorded | None) -> Recorded:
+        """Write the line of an elementwise function or a product."""
+        values = value_of(inputs)
+        kinds = {one.dtype for one in inputs if isinstance(one, Recorded)}
+        like = kinds.pop() if len(kinds) == 1 else None
+        if like is not None and like.kind not in "fi":
+            like = None
+        flat_product = ufunc is np.matmul and all(np.ndim(one) == 2 for one in values)
+        function = self.function_name(_PRODUCT if flat_product and out is None else ufunc)
+        arguments = ", ".join(self.write(one, like) for one in inputs)
+        if out is None:
+            return self.result(ufunc(*values), lambda t: f"{function}({arguments}, out={t})")
+        ufunc(*values, out=out.value)
+        self.each.append(f"{function}({arguments}, out={self.write(out)})")
+        return out
+
+    def function(self, function: Any, inputs: Sequence[Any], options: Any) -> Recorded:
+        """Write the line of another function."""
+        result = function(*value_of(inputs), **options)
+        plain_reduction = len(inputs) == 1 and set(options) <= {"axis", "keepdims"}
+        if function in _REDUCTIONS and plain_reduction:
+            reduce, values = self.name("f", _REDUCTIONS[function].reduce), self.write(inputs[0])
+            axis, keep = options.get("axis"), options.get("keepdims", False)
+            return self.result(result, lambda t: f"{reduce}({values}, {axis}, None, {t}, {keep})")
+        if not isinstance(result, np.ndarray | np.generic):
+            raise CannotRecordError(f"{function} returns no array")
+        copy = self.function_name(np.copyto)
+        if function is np.astype:
+            return self.result(result, lambda t: f"{copy}({t}, {self.write(inputs[0])}, 'unsafe')")
+        arguments = [
+            *map(self.write, inputs),
+            *(f"{k}={self.write(v)}" for k, v in options.items()),
+        ]
+        call = f"{self.function_name(function)}({', '.join(arguments)})"
+        for one in all_recorded(inputs):
+            if isinstance(result, np.ndarray) and np.shares_memory(result, one.value):
+                return self.view_by(one, result, call)
+        return self.result(result, lambda t: f"{copy}({t}, {call})")
+
+    def result(self, value: Any, call: Callable[[str], str]) -> Recorded:
         """Write the line that puts a fresh result where it is now."""
         array = np.asarray(value)
         name = self.name("t", array)
         self.each.append(call(name))
-        return _Recorded(array, name, self)
-
-    def view_of(self, of: "_Recorded", value: np.ndarray, expression: str) -> "_Recorded":
-        """Take a view of an array."""
-        if of.name in self.objects:  # of a temporary, which stays where it is
-            return _Recorded(value, self.name("t", value), self)
-        name = self.view(expression, of_batch=of.of_batch)
-        return _Recorded(value, name, self, of_batch=of.of_batch)
+        return Recorded(array, name, self)
 
     def write(self, value: Any, like: np.dtype | None = None) -> str:
         """Return an argument as it is written in a line."""
-        if isinstance(value, _Recorded):
+        if isinstance(value, Recorded):
             return value.name
         if isinstance(value, list | tuple):
             items = ", ".join(self.write(item) for item in value)
@@ -57,107 +103,15 @@ class _Tape(Tape):
         return self.name("c", value)
 
 
-class _Recorded(NDArrayOperatorsMixin):
-    """An array that writes down what is done to it, and does it."""
-
-    def __init__(self, value: np.ndarray, name: str, tape: _Tape, *, of_batch: bool = False):
-        self.value, self.name, self.tape, self.of_batch = value, name, tape, of_batch
-        self.shape, self.dtype, self.ndim = value.shape, value.dtype, value.ndim
-
-    @property
-    def mT(self) -> "_Recorded":  # noqa: N802 - the standard's name
-        return self.tape.view_of(self, self.value.mT, f"{self.name}.mT")
-
-    def __getitem__(self, key: Any) -> "_Recorded":
-        part = self.value[key]
-        keys = key if isinstance(key, tuple) else (key,)
-        if not isinstance(part, np.ndarray) or not all(isinstance(k, _BASIC) for k in keys):
-            raise CannotRecordError("indexing that copies")
-        return self.tape.view_of(self, part, f"{self.name}[{self.tape.name('c', key)}]")
-
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
-        out = options.pop("out", (None,))[0]
-        if method != "__call__" or options or ufunc.nout != 1:
-            raise CannotRecordError(f"{ufunc.__name__}.{method} with {sorted(options)}")
-        if not isinstance(out, _Recorded | None):
-            raise CannotRecordError("what is no result of the step changes")
-        tape, values = self.tape, [_value(one) for one in inputs]
-        kinds = {one.dtype for one in inputs if isinstance(one, _Recorded)}
-        like = kinds.pop() if len(kinds) == 1 else None
-        if like is not None and like.kind not in "fi":
-            like = None
-        flat_product = ufunc is np.matmul and all(np.ndim(one) == 2 for one in values)
-        function = tape.function(_PRODUCT if flat_product and out is None else ufunc)
-        arguments = ", ".join(tape.write(one, like) for one in inputs)
-        if out is None:
-            return tape.result(ufunc(*values), lambda t: f"{function}({arguments}, out={t})")
-        ufunc(*values, out=_value(out))
-        tape.each.append(f"{function}({arguments}, out={tape.write(out)})")
-        return out
-
-    def __array_function__(self, function: Any, _: Any, inputs: Any, options: Any) -> Any:
-        tape = self.tape
-        result = function(*_values(inputs), **options)
-        plain_reduction = len(inputs) == 1 and set(options) <= {"axis", "keepdims"}
-        if function in _REDUCTIONS and plain_reduction:
-            reduce, values = tape.name("f", _REDUCTIONS[function].reduce), tape.write(inputs[0])
-            axis, keep = options.get("axis"), options.get("keepdims", False)
-            return tape.result(result, lambda t: f"{reduce}({values}, {axis}, None, {t}, {keep})")
-        if not isinstance(result, np.ndarray | np.generic):
-            raise CannotRecordError(f"{function} returns no array")
-        copy = tape.function(np.copyto)
-        if function is np.astype:
-            return tape.result(result, lambda t: f"{copy}({t}, {tape.write(inputs[0])}, 'unsafe')")
-        arguments = [
-            *map(tape.write, inputs),
-            *(f"{k}={tape.write(v)}" for k, v in options.items()),
-        ]
-        call = f"{tape.function(function)}({', '.join(arguments)})"
-        for one in _recorded(inputs):
-            if isinstance(result, np.ndarray) and np.shares_memory(result, one.value):
-                return tape.view_of(one, result, call)
-        return tape.result(result, lambda t: f"{copy}({t}, {call})")
-
-    def _looked_at(self, *_: Any, **__: Any) -> Any:
-        raise CannotRecordError("the step looks at a value")
-
-    __bool__ = __int__ = __float__ = __index__ = __iter__ = __len__ = __array__ = _looked_at
-    __setitem__ = __getattr__ = _looked_at
-
-
-def _value(one: Any) -> Any:
-    return one.value if isinstance(one, _Recorded) else one
-
-
-def _values(tree: Any) -> Any:
-    return map_leaves(_value, tree)
-
-
-def _recorded(tree: Any) -> Iterator[_Recorded]:
-    return (one for one in leaves_of(tree) if isinstance(one, _Recorded))
-
-
-def _record(step: Step, state: Any, batch: Sequence[np.ndarray]) -> Program:
+def _record(step: Step, state: Any, batch: Sequence[np.ndarray], *, xp: Namespace) -> Program:
     """Take a step on copies and return what was done."""
-    tape, n = _Tape(), 0
-
-    def recorded(leaf: Any) -> _Recorded:
-        nonlocal n
-        if not isinstance(leaf, np.ndarray):
-            raise CannotRecordError("the state holds more than arrays")
-        n += 1
-        return _Recorded(leaf.copy(), f"s{n - 1}", tape)
-
-    state = map_leaves(recorded, state)
-    parts = [_Recorded(p.copy(), f"x{i}", tape, of_batch=True) for i, p in enumerate(batch)]
-    new_state, z = step(state, *parts)
-    new = list(leaves_of(new_state))
-    if len(new) != n or not all(isinstance(leaf, _Recorded) for leaf in new):
-        raise CannotRecordError("the state changes its form")
-    copy = tape.function(np.copyto)
+    del xp
+    tape = _Tape(len(batch))
+    new, z = record(step, state, batch, tape)
+    copy = tape.function_name(np.copyto)
     tape.write_back([leaf.name for leaf in new], lambda to, from_: f"{copy}({to}, {from_})")
     tape.each.append(f"{copy}(z, {z.name})")
-    return Program(tape.compile(n, len(parts)), z.value)
+    return Program(tape.compile(len(new), len(batch)), z.value)
 
 
 ENGINE = Engine(lambda: _replay.new_loop(_record))

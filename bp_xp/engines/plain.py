@@ -13,7 +13,7 @@ def loop(step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace) -> 
     """Take one step for each mini-batch of a chunk; see :class:`bp_xp.engines._base.Loop`."""
     outputs = []
     for k in range(batches[0].shape[0]):
-        state, z = step(state, *(part[k, ...] for part in batches))
+        state, z = step(state, *(part[k, ...] for part in batches), xp=xp)
         outputs.append(z)
     return state, xp.stack(outputs)
 

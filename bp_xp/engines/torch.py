@@ -59,7 +59,7 @@ class _Writer:
             self.names[id(call.result)] = self.tape.name("t", call.result)
             return
         of_state = name in self.state
-        view = self.tape.view(self.expression(call.operator, call), of_batch=not of_state)
+        view = self.tape.write_view(self.expression(call.operator, call), of_batch=not of_state)
         self.names[id(call.result)] = view
         if of_state:
             self.state.add(view)
@@ -82,7 +82,7 @@ class _Writer:
         ]
         arguments += [f"{name}={self.argument(v, '', call)}" for name, v in call.options.items()]
         arguments += [f"out={out}"] if out else []
-        return f"{self.tape.function(function)}({', '.join(arguments)})"
+        return f"{self.tape.function_name(function)}({', '.join(arguments)})"
 
     def argument(self, value: Any, type_: str, call: Call) -> str:
         """Return an argument as it is written in a line."""
@@ -114,7 +114,7 @@ def _with_out(call: Call) -> Callable[..., Any] | None:
     return function
 
 
-def _record(step: Step, state: Any, batch: Sequence[Array]) -> Program:
+def _record(step: Step, state: Any, batch: Sequence[Array], *, xp: Namespace) -> Program:
     """Take a step on copies and return what was done."""
     import torch
 
@@ -122,7 +122,7 @@ def _record(step: Step, state: Any, batch: Sequence[Array]) -> Program:
         raise CannotRecordError("the state holds more than tensors")
     with torch.inference_mode(False), torch.no_grad():  # inference would hide products in matmul
         state, batch = map_leaves(torch.clone, (state, batch))
-        calls, new_state, z = listen(step, state, batch)
+        calls, new_state, z = listen(step, state, batch, xp=xp)
     leaves, new = list(leaves_of(state)), list(leaves_of(new_state))
     if len(new) != len(leaves):
         raise CannotRecordError("the state changes its form")
@@ -131,7 +131,7 @@ def _record(step: Step, state: Any, batch: Sequence[Array]) -> Program:
     writer = _Writer(tape, leaves, batch)
     for call in joined(calls, [*new, z]):
         writer.write(call)
-    copy = tape.function(torch.Tensor.copy_)
+    copy = tape.function_name(torch.Tensor.copy_)
     names = [writer.names.get(id(leaf), "") for leaf in new]
     tape.write_back(names, lambda to, from_: f"{copy}({to}, {from_})")
     tape.each.append(f"{copy}(z, {writer.names[id(z)]})")
