@@ -1,0 +1,350 @@
+"""A step as one kernel of a GPU, which takes many steps without returning to the host.
+
+With small networks, a GPU waits: each operation of a step is a launch, and takes longer to ask for
+than to do. Here the operations of a step (:mod:`bp_xp.engines._operations`) become loops in one
+kernel. Its threads share the entries of each result among them, and wait for each other only where
+one entry is made of others' results; between two such barriers lies a *phase*. Whatever is done
+entry by entry to a result, bias, σ, the descent of a weight, follows in the loop that makes it.
+
+The phases of a step of plain gradient descent with two layers, for instance:
+
+    1. z¹ = x W¹ᵀ + b¹, a¹ = σ(z¹)
+    2. z² = a¹ W²ᵀ + b², a² = σ(z²), δ² = (a² − y) ⊙ σ′(z²)
+    3. δ¹ = (δ² W²) ⊙ σ′(z¹)
+    4. W¹ −= η δ¹ᵀ x, W² −= η δ²ᵀ a¹, b¹ −= η Σ δ¹, b² −= η Σ δ²
+
+The kernel is C++; what is CUDA's own in it, the barrier and the sum over neighbouring threads, is
+``PRELUDE``, for which the tests have another, that runs it on a CPU.
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bp_xp.engines._operations import C_TYPES, Operation, Operations, View
+
+__all__ = ["PRELUDE", "Kernel", "write_kernel"]
+
+PRELUDE = """
+#if CLUSTERED
+#define KERNEL extern "C" __global__ void __launch_bounds__(BLOCK) __cluster_dims__(BLOCKS, 1, 1)
+#else
+#define KERNEL extern "C" __global__ void __launch_bounds__(BLOCK)
+#endif
+
+__device__ inline int thread_number() { return blockIdx.x * BLOCK + threadIdx.x; }
+
+// Wait for all threads, and see what they have written.
+__device__ inline void barrier(unsigned* arrived) {
+#if CLUSTERED
+    asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");
+#else
+    __syncthreads();
+#if BLOCKS > 1
+    // One thread of each block counts it, and all of them together turn the first bit over. Where
+    // fewer blocks were launched nobody waits: results are wrong then, which is noticed.
+    if (threadIdx.x == 0 && gridDim.x == BLOCKS) {
+        __threadfence();
+        const unsigned mine = blockIdx.x ? 1u : 0x80000000u - (BLOCKS - 1);
+        const unsigned before = atomicAdd(arrived, mine);
+        while (((before ^ *(volatile unsigned*)arrived) & 0x80000000u) == 0) {}
+        __threadfence();
+    }
+    __syncthreads();
+#endif
+#endif
+}
+
+// The value of the neighbour whose number differs in one bit, among a team of some threads.
+template <int team, class Number>
+__device__ inline Number of_neighbour(Number value, int bit) {
+    const unsigned all = team == 32 ? 0xffffffffu : (1u << team % 32) - 1;
+    return __shfl_xor_sync(all << (threadIdx.x % 32 / team * team), value, bit);
+}
+"""
+"""What a kernel needs of CUDA, which needs definitions of ``BLOCK``, the threads of a block;
+``BLOCKS``; and ``CLUSTERED``, 1 if these are one cluster, and 0 if they are launched together."""
+
+_WARP = 32
+_ALIGNMENT = 16
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel that takes steps.
+
+    Attributes:
+        source: C++, without the prelude. The function is ``take_steps``.
+        arguments: the arguments before the number of steps: the name of each buffer, and its type
+            in C. The last is ``scratch``.
+        scratch: bytes that it needs for what lives within a step, and for its barriers; zeros.
+        phases: how often its threads wait for each other in a step.
+        constants: the values of buffers ``c0``, ``c1`` ...
+        z: the shape and the dtype of zᴸ.
+        operations: the number of times that an expression is computed in a step.
+    """
+
+    source: str
+    arguments: dict[str, str]
+    scratch: int
+    phases: int
+    constants: dict[str, np.ndarray]
+    z: tuple[tuple[int, ...], str]
+    operations: int
+
+
+# ---------------------------------------------------------------------------------------------
+# Phases
+
+
+def _is_entrywise(later: Operation, earlier: Operation) -> bool:
+    """Whether a thread that takes one entry after the other in one loop keeps them in order.
+
+    It does where both loop over the same entries, and every buffer that one writes and the other
+    uses is used entry for entry.
+    """
+    if later.out.shape != earlier.out.shape:
+        return False
+    for writer, other in ((earlier, later), (later, earlier)):
+        used = [view for view in other.views if view.buffer == writer.out.buffer]
+        if used and (other.combine or any(view != writer.out for view in used)):
+            return False
+    return later.out.buffer != earlier.out.buffer or later.out == earlier.out
+
+
+def _depends(later: Operation, earlier: Operation) -> bool:
+    """Whether two operations must stay in their order."""
+    writes = later.out.buffer, earlier.out.buffer
+    return (
+        writes[0] == writes[1]
+        or any(view.buffer == writes[1] for view in later.views)
+        or any(view.buffer == writes[0] for view in earlier.views)
+    )
+
+
+def _phases_of(operations: Sequence[Operation]) -> list[int]:
+    """Return the phase of each operation, from 0: as late as what follows allows.
+
+    A gradient is computed late, so that the descent, which must wait until its weights have
+    carried the error back, can follow in the same loop.
+    """
+    barriers: list[dict[int, int]] = [
+        {
+            i: 0 if _is_entrywise(later, operations[i]) else 1
+            for i in range(j)
+            if _depends(later, operations[i])
+        }
+        for j, later in enumerate(operations)
+    ]
+    earliest = [0] * len(operations)
+    for j, before in enumerate(barriers):
+        earliest[j] = max((earliest[i] + wait for i, wait in before.items()), default=0)
+    latest = [max(earliest, default=0)] * len(operations)
+    for j in range(len(operations) - 1, -1, -1):
+        for i, wait in barriers[j].items():
+            latest[i] = min(latest[i], latest[j] - wait)
+    return latest
+
+
+@dataclass
+class _Loop:
+    """Operations over the same entries, in one phase."""
+
+    phase: int
+    shape: tuple[int, ...]
+    operations: list[Operation]
+
+
+def _loops_of(operations: Sequence[Operation]) -> list[_Loop]:
+    """Return the loops of a step in their order."""
+    loops: dict[Any, _Loop] = {}
+    for phase, one in zip(_phases_of(operations), operations, strict=True):
+        key = phase, one.out.shape
+        loops.setdefault(key, _Loop(*key, [])).operations.append(one)
+    return sorted(loops.values(), key=lambda loop: loop.phase)
+
+
+# ---------------------------------------------------------------------------------------------
+# Source
+
+
+def write_kernel(step: Operations, *, threads: int) -> Kernel:
+    """Return the kernel of a step.
+
+    Args:
+        step: its operations.
+        threads: threads that share the work: ``BLOCK`` times ``BLOCKS``.
+    """
+    loops = _loops_of(step.steps)
+    stored = _stored(loops)
+    places, scratch = _places(step, stored)
+    types = {name: C_TYPES[dtype] for name, dtype in step.dtypes.items()}
+    used = {view.buffer for one in step.steps for view in (*one.views, one.out)}
+    outside = sorted((name for name in used if name[0] != "t"), key=lambda n: (n[0], len(n), n))
+    moving = [name for name in outside if name[0] in "xz"]  # from mini-batch to mini-batch
+    lines = [
+        f"KERNEL take_steps({', '.join(f'{types[name]}* {name}' for name in outside)},",
+        "                  char* scratch, int n_steps) {",
+        "    const int thread = thread_number();",
+        *(
+            f"    {types[name]}* const {name} = ({types[name]}*)(scratch + {place});"
+            for name, place in places.items()
+        ),
+        "    for (int step = 0; step < n_steps; ++step) {",
+    ]
+    began = 0
+    for i, loop in enumerate(loops):
+        team = _team_for(loop, threads)
+        lines += (f"        {line}" for line in _write_loop(loop, stored, threads, team, began))
+        began = (began + math.prod(loop.shape) * team) // _WARP * _WARP % threads
+        if i + 1 == len(loops) or loops[i + 1].phase != loop.phase:
+            lines.append("        barrier((unsigned*)scratch);")
+            began = 0
+    lines += [f"        {name} += {step.sizes[name]};" for name in moving]
+    lines += ["    }", "}", ""]
+    return Kernel(
+        "\n".join(lines),
+        {name: types[name] for name in outside} | {"scratch": "char"},
+        scratch,
+        loops[-1].phase + 1,
+        {name: values for name, values in step.constants.items() if name in outside},
+        (step.z_shape, step.dtypes["z"]),
+        sum(one.size for one in step.steps),
+    )
+
+
+def _stored(loops: Sequence[_Loop]) -> set[str]:
+    """Return the temporaries that another loop than the writer's reads; the rest never leave it."""
+    written, read = defaultdict(set), defaultdict(set)
+    for i, loop in enumerate(loops):
+        for one in loop.operations:
+            written[one.out.buffer].add(i)
+            for view in one.views:
+                read[view.buffer].add(i)
+    return {
+        name for name, there in written.items() if name[0] == "t" and len(there | read[name]) > 1
+    }
+
+
+def _places(step: Operations, stored: set[str]) -> tuple[dict[str, int], int]:
+    """Return where in the scratch memory each temporary lies, and how much that needs."""
+    places, end = {}, _ALIGNMENT  # the first entry counts at barriers
+    for name in sorted(stored, key=lambda name: int(name[1:])):
+        places[name] = end
+        size = step.sizes[name] * np.dtype(step.dtypes[name]).itemsize
+        end += -(-size // _ALIGNMENT) * _ALIGNMENT
+    return places, end
+
+
+def _write_loop(
+    loop: _Loop, stored: set[str], threads: int, team: int, began: int
+) -> Iterator[str]:
+    """Write a loop over entries, each of which one thread makes, or a team that shares its sum.
+
+    ``began`` threads have something to do already, and come last.
+    """
+    entries = math.prod(loop.shape)
+    number = f"(thread + {threads - began}) % {threads}" if began else "thread"
+    number = f"{number} / {team}" if team > 1 else number
+    body = list(_write_entry(loop, stored, team))
+    yield f"// {' × '.join(map(str, loop.shape)) or 'one entry'}"
+    yield f"for (int i = {number}; i < {entries}; i += {threads // team}) {{"
+    for axis, index in enumerate(_indices("i", loop.shape)):
+        if any(re.search(rf"\bi{axis}\b", line) for line in body):
+            yield f"    const int i{axis} = {index};"
+    yield from (f"    {line}" for line in body)
+    yield "}"
+
+
+def _write_entry(loop: _Loop, stored: set[str], team: int) -> Iterator[str]:
+    """Write what makes the entries of one index: first the sums, which are of memory alone."""
+    names: dict[View, str] = {}
+    for one in loop.operations:
+        if one.combine:
+            yield from _write_sum(one, names, team)
+    if team > 1:
+        yield f"if (thread % {team}) continue;"
+    changed: dict[View, str] = {}
+    for one in loop.operations:
+        if not one.combine:
+            for view in one.views:
+                if view not in names:
+                    names[view] = f"v{len(names)}"
+                    yield f"{C_TYPES[view.dtype]} {names[view]} = {_entry(view)};"
+            inputs = (names[v] if isinstance(v, View) else v for v in one.inputs)
+            kind = "" if one.out in names else f"{C_TYPES[one.out.dtype]} "
+            name = names.setdefault(one.out, f"v{len(names)}")
+            yield f"{kind}{name} = {one.expression.format(*inputs)};"
+        changed[one.out] = names[one.out]
+    for view, name in changed.items():
+        if view.buffer[0] != "t" or view.buffer in stored:
+            yield f"{_entry(view)} = {name};"
+
+
+def _team_for(loop: _Loop, threads: int) -> int:
+    """Return how many threads share the sums of an entry.
+
+    Neighbours that read neighbouring entries are served together, so it is a whole warp where the
+    terms of a sum lie in a row; elsewhere as many as would be idle.
+    """
+    sums = [one for one in loop.operations if one.combine]
+    shortest = min((math.prod(one.summed) for one in sums), default=1)
+    idle = threads // max(math.prod(loop.shape), 1)
+    if shortest >= _WARP and all(view.strides[-1] <= 1 for one in sums for view in one.views):
+        idle = _WARP
+    return 1 << (max(min(_WARP, idle, shortest), 1).bit_length() - 1)
+
+
+_COMBINED = {
+    "+": "{0} + {1}",
+    "max": "{0} >= {1} || {0} != {0} ? {0} : {1}",
+    "min": "{0} <= {1} || {0} != {0} ? {0} : {1}",
+}
+
+
+def _write_sum(one: Operation, names: dict[View, str], team: int) -> Iterator[str]:
+    """Write the loop over what is combined in an entry."""
+    names[one.out] = name = f"v{len(names)}"
+    kind, length = C_TYPES[one.out.dtype], math.prod(one.summed)
+    index = _indices("k", one.summed)
+    term = one.expression.format(*(_entry(view, index) for view in one.views))
+    combine = _COMBINED[one.combine].format(name, "term")
+    first = f"thread % {team}" if team > 1 else "0"
+    yield f"{kind} {name} = 0;" if one.combine == "+" else f"{kind} {name};"
+    yield "#pragma unroll 8"  # so many entries are asked for at once
+    yield f"for (int k = {first}; k < {length}; k += {team}) {{"
+    yield f"    const {kind} term = {term};"
+    yield f"    {name} = {combine if one.combine == '+' else f'k < {team} ? term : ({combine})'};"
+    yield "}"
+    if team > 1:
+        yield f"for (int bit = {team // 2}; bit; bit /= 2) {{"
+        yield f"    const {kind} term = of_neighbour<{team}>({name}, bit);"
+        yield f"    {name} = {combine};"
+        yield "}"
+
+
+def _indices(number: str, shape: Sequence[int]) -> list[str]:
+    """Return the texts of the indices of the entry of a number, row by row."""
+    indices = []
+    for axis, extent in enumerate(shape):
+        inner = math.prod(shape[axis + 1 :])
+        index = f"{number} / {inner}" if inner > 1 else number
+        indices.append(f"{index} % {extent}" if axis else index)
+    return indices
+
+
+def _entry(view: View, summed: Sequence[str] = ()) -> str:
+    """Return the text of an entry of a view."""
+    index = [f"i{axis}" for axis in range(len(view.shape) - len(summed))] + list(summed)
+    terms = [str(view.offset)] if view.offset else []
+    terms += [
+        name if stride == 1 else f"({name}) * {stride}" if " " in name else f"{name} * {stride}"
+        for name, stride in zip(index, view.strides, strict=True)
+        if stride
+    ]
+    return f"{view.buffer}[{' + '.join(terms) or '0'}]"

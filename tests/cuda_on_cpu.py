@@ -1,0 +1,71 @@
+"""Runs the kernels of the CuPy engine on a CPU, on NumPy's arrays: needs g++."""
+
+import ctypes
+import functools
+import hashlib
+import subprocess
+import tempfile
+from pathlib import Path
+
+from bp_xp.engines.cupy import Machine
+
+SOURCES = Path(__file__).parent
+FOLDER = Path(tempfile.mkdtemp(prefix="cuda_on_cpu"))
+
+
+def source_of(kernel):
+    """Return a kernel as C++, with a function that calls it: (arguments, number of steps)."""
+    arguments = ", ".join(
+        f"({c_type}*)a[{i}]" for i, c_type in enumerate(kernel.arguments.values())
+    )
+    call = f"void call(void** a, int n) {{ take_steps({arguments}, n); }}"
+    return f'#include "cuda_on_cpu.hpp"\n{kernel.source}\n{call}\n'
+
+
+def build(source, output, *flags):
+    command = [
+        "g++",
+        "-std=c++20",
+        "-pthread",
+        f"-I{SOURCES}",
+        *flags,
+        "-o",
+        output,
+        "-x",
+        "c++",
+        "-",
+    ]
+    subprocess.run(command, input=source, text=True, check=True, capture_output=True)
+    return output
+
+
+@functools.cache
+def _threads():
+    # The barriers are needed by every kernel, and take longest to compile.
+    source = (SOURCES / "cuda_on_cpu.cpp").read_text()
+    return build(source, FOLDER / "threads.o", "-fPIC", "-c")
+
+
+def compile_kernel(kernel, machine):
+    """Make a kernel ready to run: a :attr:`Machine.compile`."""
+    run = f"""
+        extern "C" void run(void** arguments, int n_steps) {{
+            on_every_thread({machine.threads}, call, arguments, n_steps);
+        }}
+    """
+    source = source_of(kernel) + run
+    name = FOLDER / f"{hashlib.sha256(source.encode()).hexdigest()}.so"
+    if not name.exists():
+        # The objects file goes before what is read from the standard input, as C++.
+        build(source, name, "-shared", "-fPIC", _threads())
+    library = ctypes.CDLL(str(name))
+
+    def launch(arguments, n_steps):
+        pointers = (ctypes.c_void_p * len(arguments))(*(one.ctypes.data for one in arguments))
+        library.run(pointers, n_steps)
+
+    return launch
+
+
+CPU = Machine(64, 2, False, 1e-6, 1e-12, compile_kernel)
+"""Two blocks of two warps each."""

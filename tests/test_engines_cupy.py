@@ -1,0 +1,471 @@
+"""The CuPy engine's kernels, run on a CPU: the same source, each thread of it a processor's thread.
+
+What a GPU alone can show (that CuPy launches them, how fast they are) is not tested here.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers import random_layers
+from test_optimizers import RULES
+
+from bp_xp import ACTIVATIONS, COSTS, SGD, Adam, Layer, Network, dropout, engines
+from bp_xp._trees import leaves_of, map_leaves
+from bp_xp.arrays import place
+from bp_xp.backprop import Model
+from bp_xp.engines import Engine, plain
+from bp_xp.engines._kernel import PRELUDE, write_kernel
+from bp_xp.engines._operations import list_operations
+from bp_xp.engines._replay import CannotRecordError
+from bp_xp.engines.cupy import new_loop
+from bp_xp.regularization import Regularization
+from bp_xp.training import Rule, State, make_step
+
+HERE = place("cpu")
+SIZES, STEPS, BATCH = (4, 5, 3), 12, 6
+MODEL = Model(SIZES, (ACTIVATIONS["tanh"], ACTIVATIONS["sigmoid"]), COSTS["quadratic"])
+TERMS = Regularization(
+    l1=0.1, l2=0.1, dropout=(0.1, 0.5), clip_norm=1.0, clip_value=1.0, max_norm=1.0
+)
+# Rounding grows along a trajectory, but a net that learns is no chaos.
+TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
+
+
+@pytest.fixture(scope="module")
+def cpu():
+    """What runs kernels on this processor."""
+    if not shutil.which("g++"):
+        pytest.skip("needs g++")
+    from cuda_on_cpu import CPU
+
+    return CPU
+
+
+def begin(model, optimizer, terms=None, dtype="float64", *, weighted=False, scheduled=False):
+    """Return a step, its state and mini-batches."""
+    terms = terms or Regularization()
+    rng = np.random.default_rng(5)
+    layers = [
+        Layer(*(part.astype(dtype) for part in layer)) for layer in random_layers(model.sizes, rng)
+    ]
+    masks = ()
+    if terms.dropout:
+        masks = dropout.init_masks(terms.dropout, model.sizes, BATCH, 0, place=HERE)
+    state = State(layers, optimizer.init(layers, place=HERE, dtype=dtype), masks)
+    batches = [
+        rng.normal(size=(STEPS, BATCH, model.sizes[0])),
+        rng.dirichlet(np.ones(model.sizes[-1]), size=(STEPS, BATCH)),
+    ]
+    batches += [rng.random((STEPS, BATCH))] if weighted else []
+    batches += [np.linspace(0.1, 0.0, STEPS)] if scheduled else []
+    given = ("learning_rate",) if scheduled else ()
+    step = make_step(Rule(model, optimizer.update, terms, weighted=weighted, given=given))
+    return step, state, [part.astype(dtype) for part in batches]
+
+
+def copied(tree):
+    return map_leaves(np.copy, tree)
+
+
+def assert_taken_by_a_kernel(cpu, step, state, batches, tolerance=TOLERANCE["float64"]):
+    """Check that a kernel takes the steps, and that it gives what the plain loop gives."""
+    compiled = []
+
+    def compile_kernel(kernel, machine):
+        compiled.append(kernel)
+        return cpu.compile(kernel, machine)
+
+    loop = new_loop(lambda: [replace(cpu, compile=compile_kernel)])
+    ours = loop(step, copied(state), batches, xp=np)
+    theirs = plain.loop(step, copied(state), batches, xp=np)
+    for one, other in zip(leaves_of(ours), leaves_of(theirs), strict=True):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * np.abs(other).max())
+    [kernel] = compiled
+    return kernel
+
+
+# ---------------------------------------------------------------------------------------------
+# The trajectory of the plain loop
+
+
+@pytest.mark.parametrize("activation", [one for one in ACTIVATIONS.values() if not one.coupled])
+def test_every_activation(cpu, activation):
+    model = Model(SIZES, (activation, ACTIVATIONS["sigmoid"]), COSTS["quadratic"])
+    assert_taken_by_a_kernel(cpu, *begin(model, SGD(0.1)))
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_every_cost(cpu, cost):
+    output = "softmax" if cost == "quadratic" else COSTS[cost].output
+    model = Model(SIZES, (ACTIVATIONS["tanh"], ACTIVATIONS[output]), COSTS[cost])
+    assert_taken_by_a_kernel(cpu, *begin(model, SGD(0.1)))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_optimizer(cpu, rule):
+    assert_taken_by_a_kernel(cpu, *begin(MODEL, RULES[rule]))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_dropout_penalties_limits_weights_and_a_schedule(cpu, dtype):
+    setting = begin(MODEL, Adam(0.01), TERMS, dtype, weighted=True, scheduled=True)
+    assert_taken_by_a_kernel(cpu, *setting, TOLERANCE[dtype])
+
+
+def test_sums_in_blocks_and_sums_by_a_warp(cpu, monkeypatch):
+    monkeypatch.setattr("bp_xp.arrays._ROWS_SUMMED_AT_ONCE", 2)
+    model = Model((70, 3, 2), MODEL.activations, COSTS["quadratic"])
+    assert_taken_by_a_kernel(cpu, *begin(model, SGD(0.1)))
+
+
+def test_fit_takes_its_steps_in_kernels(cpu, monkeypatch):
+    # 46 samples in batches of 5: nine steps an epoch, and a short mini-batch for the plain loop.
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(46, 4)), rng.integers(3, size=46)
+    runs = []
+    for engine in (engines.ENGINES["numpy"], Engine(lambda: new_loop(lambda: [cpu]))):
+        monkeypatch.setitem(engines.ENGINES, "numpy", engine)
+        network = Network([4, 6, 3], cost="categorical_cross_entropy", dtype="float64", seed=1)
+        history = network.fit(
+            x, y, epochs=3, batch_size=5, optimizer=Adam(0.05), dropout=0.2, progress=False
+        )
+        runs.append([*history["cost"], *(part.sum() for part in leaves_of(network.layers))])
+    np.testing.assert_allclose(*runs, rtol=1e-12)
+
+
+# ---------------------------------------------------------------------------------------------
+# Operations, each against NumPy
+
+
+def _functions(a, b, n, m, xp):
+    """Return what one step makes of two arrays of numbers and two of integers."""
+    on = b > 0.3
+    return [
+        *(f(a) for f in (xp.exp, xp.exp2, xp.expm1, xp.tanh, xp.sin, xp.cos, xp.sinh, xp.cosh)),
+        *(f(b) for f in (xp.log, xp.log2, xp.log1p, xp.sqrt, xp.cbrt, xp.reciprocal, xp.tan)),
+        *(f(a) for f in (xp.abs, xp.sign, xp.square, xp.negative, xp.positive, xp.arctan)),
+        *(f(a, b) for f in (xp.maximum, xp.minimum, xp.add, xp.subtract, xp.divide)),
+        *(b**2, b**1.5, 2.0**a, xp.maximum(a, 0.25), xp.minimum(-0.5, a), xp.clip(a, -0.5, 0.5)),
+        *(xp.astype(f, a.dtype) for f in (a > b, a >= b, a < b, a <= b, a == a, a != b)),
+        *(xp.astype(f, a.dtype) for f in (on & (a > 0), on | (a > 0), ~on, on ^ (a > 0))),
+        *(xp.astype(f, a.dtype) for f in (xp.logical_and(on, a), xp.logical_or(on, a))),
+        *(xp.where(a > b, a, 2.0), xp.where(on, -1.0, b), xp.tril(a), xp.triu(a, k=1)),
+        *(xp.stack([a[0, :], b[1, :]], axis=1), xp.concat([a[:, :2], b], axis=1)),
+        *(xp.zeros_like(a), xp.ones_like(a), xp.sum(a), xp.max(a, axis=0), xp.min(a, axis=-1)),
+        *(xp.sum(a, axis=(0, 1), keepdims=True), xp.sum(xp.stack([a, b]), axis=(0, 2))),
+        *(a @ b.mT, a.mT @ (b + 1.0), a[:2, :] @ a.mT, a[None, ...] @ xp.stack([b.mT, a.mT])),
+        *(a + xp.asarray([1.0, 2.0, 3.0, 4.0], dtype=a.dtype), xp.reshape(a, (2, -1)) * 1.0),
+        *(
+            n * m,
+            n + m,
+            n - m,
+            n ^ m,
+            n & m,
+            n | m,
+            n >> 3,
+            n * 0x7FEB352D,
+            -n,
+            n**2,
+            ~n,
+            xp.maximum(n, m),
+        ),
+        *(xp.astype(n >= 12, a.dtype), xp.astype(a, n.dtype), xp.astype(n, a.dtype)),
+    ]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_every_operation_is_that_of_numpy(cpu, dtype):
+    rng = np.random.default_rng(8)
+    a, b = rng.normal(size=(4, 4)).astype(dtype), (rng.random((4, 4)) + 0.1).astype(dtype)
+    a[0, 0], a[1, 1], a[2, 2], b[3, 3] = 0.0, b[1, 1], np.nan, a[3, 3]
+    n, m = rng.integers(-(2**31), 2**31, size=(2, 5)).astype(np.int32)
+    with np.errstate(all="ignore"):
+        wanted = _functions(a, b, n, m, np)
+
+    def step(state, _, *, xp):
+        inputs, _ = state
+        results = _functions(*(1 * part for part in inputs), xp)
+        return (inputs, results), inputs[0] * 1.0
+
+    state = [a, b, n, m], [np.empty_like(one) for one in wanted]
+    with np.errstate(all="ignore"):
+        kernel = write_kernel(list_operations(step, state, [a]), threads=cpu.threads)
+    z = np.empty((1, 4, 4), dtype)
+    memory = {f"s{i}": np.ascontiguousarray(leaf) for i, leaf in enumerate(leaves_of(state))}
+    memory |= {"z": z, "scratch": np.zeros(kernel.scratch, np.uint8)} | kernel.constants
+    cpu.compile(kernel, cpu)([memory[name] for name in kernel.arguments], 1)
+
+    eps = np.finfo(dtype).eps
+    for i, one in enumerate(wanted):
+        found = memory[f"s{i + 4}"].reshape(one.shape)
+        if one.dtype.kind == "f":
+            np.testing.assert_allclose(found, one, rtol=8 * eps, atol=8 * eps, err_msg=str(i))
+        else:
+            np.testing.assert_array_equal(found, one, err_msg=str(i))
+    np.testing.assert_array_equal(z[0], a)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda w, xp: xp.cumulative_sum(w, axis=0),
+        lambda w, xp: xp.arctan2(w, w),
+        lambda w, xp: xp.sum(w > 0),
+        lambda w, xp: xp.sum(w, dtype=xp.float64),
+        lambda w, xp: xp.reshape(w.mT, (-1,)),
+        lambda w, xp: w * xp.inf,
+        lambda w, xp: w * (1.0 if xp.max(w) > 0 else 2.0),
+        lambda w, xp: w + xp.asarray(1j),
+        lambda w, xp: xp.astype(xp.astype(w, xp.int32) ** 3, w.dtype),
+    ],
+    ids=["scan", "rare", "count", "wider", "copy", "infinite", "branch", "complex", "integers"],
+)
+def test_what_no_kernel_does_is_told(function):
+    def step(state, x, *, xp):
+        return state - 0.0 * xp.sum(function(state, xp)), x
+
+    with pytest.raises((CannotRecordError, TypeError, AttributeError)):
+        list_operations(step, np.ones((2, 3), np.float32), [np.ones((2, 3), np.float32)])
+
+
+# ---------------------------------------------------------------------------------------------
+# Phases and memory
+
+
+def kernel_of(sizes, optimizer, terms=None, threads=8192, batch=10, cost="quadratic"):
+    """Return the kernel of a network in float32."""
+    model = Model(sizes, (ACTIVATIONS["sigmoid"],) * (len(sizes) - 1), COSTS[cost])
+    step, state, batches = begin(model, optimizer, terms, "float32")
+    alike = [np.ones((batch, part.shape[-1]), part.dtype) for part in batches]
+    return write_kernel(list_operations(step, state, alike), threads=threads)
+
+
+def test_the_book_s_network_waits_four_times_a_step():
+    kernel = kernel_of((784, 30, 10), SGD(3.0))
+    assert kernel.phases == kernel.source.count("barrier(") == 4
+    # What lives from one phase to the next is a¹, z², δ² and δ¹; no gradient is ever stored.
+    entries = 10 * (30 + 10 + 10 + 30)
+    assert kernel.scratch == 16 + 4 * entries
+    products = 10 * (2 * 784 * 30 + 3 * 30 * 10)
+    assert products < kernel.operations < 1.2 * products
+
+
+def test_a_deeper_network_waits_twice_more_a_layer():
+    depths = [kernel_of((20,) + (8,) * n + (3,), SGD(1.0)).phases for n in (1, 2, 3)]
+    assert depths == [4, 6, 8]
+
+
+def test_a_sum_along_rows_is_shared_by_a_warp_and_others_by_who_is_idle():
+    source = kernel_of((784, 30, 10), SGD(3.0)).source
+    loops = re.findall(r"// (\d+ × \d+)\n.*?\n(?=\s+(?://|barrier))", source, re.DOTALL)
+    assert loops.count("30 × 784") == 1
+    forward = source[source.index("// 10 × 30") :]
+    assert forward.index("of_neighbour<32>") < forward.index("// 10 × 10")
+    descent = source[source.index("// 30 × 784") :]
+    assert "of_neighbour" not in descent[: descent.index("s0[i0 * 784 + i1] = ")]
+
+
+# ---------------------------------------------------------------------------------------------
+# What is wrong is noticed
+
+RACE = "data race"
+
+
+@pytest.fixture(scope="module")
+def racing():
+    """The source of a kernel, to be run by a program that checks each access to memory."""
+    model = Model((5, 40, 3), MODEL.activations, COSTS["quadratic"])
+    step, state, batches = begin(model, Adam(0.1), TERMS, "float32")
+    return write_kernel(list_operations(step, state, [part[0] for part in batches]), threads=128)
+
+
+def checked_run(kernel, folder, sanitizer, sizes):
+    """Compile a kernel to a program with a checker, run it, and return what the checker says."""
+    if not shutil.which("g++"):
+        pytest.skip("needs g++")
+    from cuda_on_cpu import SOURCES, build, source_of
+
+    memory = ", ".join(
+        f"calloc({sizes.get(name, kernel.scratch)}, sizeof({kind}))"
+        for name, kind in kernel.arguments.items()
+    )
+    main = f"""
+        #include <cstdlib>
+        int main() {{
+            void* arguments[] = {{ {memory} }};
+            on_every_thread(128, call, arguments, 2);
+        }}
+    """
+    threads = (SOURCES / "cuda_on_cpu.cpp").read_text()
+    program = folder / "checked"
+    try:
+        build(threads + source_of(kernel) + main, program, f"-fsanitize={sanitizer}", "-g")
+    except subprocess.CalledProcessError as error:
+        if "cannot find" in error.stderr:
+            pytest.skip(f"no sanitizer of {sanitizer} here")
+        raise AssertionError(error.stderr) from error
+    # The checkers know the addresses of a process whose memory is laid out as ever.
+    command = ["setarch", "-R", program] if shutil.which("setarch") else [program]
+    env = os.environ | {"ASAN_OPTIONS": "detect_leaks=0"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
+
+
+@pytest.fixture(scope="module")
+def sizes_of(racing):
+    """The number of entries of each buffer of that kernel, for two steps."""
+    model = Model((5, 40, 3), MODEL.activations, COSTS["quadratic"])
+    step, state, batches = begin(model, Adam(0.1), TERMS, "float32")
+    operations = list_operations(step, state, [part[0] for part in batches])
+    return {
+        name: size * (2 if name[0] in "xz" else 1)
+        for name, size in operations.sizes.items()
+        if name in racing.arguments
+    }
+
+
+def test_no_two_threads_use_memory_at_once(racing, sizes_of, tmp_path):
+    done = checked_run(racing, tmp_path, "thread", sizes_of)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("missing", [0, 4, 8, 9, 13])
+def test_a_barrier_less_is_a_race(racing, sizes_of, tmp_path, missing):
+    parts = racing.source.split("        barrier((unsigned*)scratch);\n")
+    assert len(parts) == racing.phases + 1
+    joined = [*parts[:missing], parts[missing] + parts[missing + 1], *parts[missing + 2 :]]
+    fewer = replace(racing, source="        barrier((unsigned*)scratch);\n".join(joined))
+    done = checked_run(fewer, tmp_path, "thread", sizes_of)
+    assert RACE in done.stderr
+
+
+def test_no_thread_leaves_its_memory(racing, sizes_of, tmp_path):
+    done = checked_run(racing, tmp_path, "address,undefined", sizes_of)
+    assert (done.returncode, done.stderr) == (0, "")
+    small = sizes_of | {"s0": sizes_of["s0"] - 1}
+    assert "heap-buffer-overflow" in checked_run(racing, tmp_path, "address", small).stderr
+
+
+def disturbed(compile_kernel, change):
+    """Return what compiles kernels whose source is changed."""
+    return lambda kernel, machine: compile_kernel(
+        replace(kernel, source=change(kernel.source)), machine
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda source: source.replace("tanh(", "sin("), "is off by"),
+        (lambda source: source.replace(" - v", " + v"), "is off by"),
+        (lambda source: source.replace("tanh(", "tanhh("), "CalledProcessError"),
+    ],
+    ids=["function", "sign", "does not compile"],
+)
+def test_a_kernel_that_is_wrong_is_left_to_the_plain_loop(cpu, change, why):
+    step, state, batches = begin(MODEL, SGD(0.5))
+    loop = new_loop(lambda: [replace(cpu, compile=disturbed(cpu.compile, change))])
+    with pytest.warns(RuntimeWarning, match=f"not to be trusted: .*{why}"):
+        ours = loop(step, copied(state), batches, xp=np)
+    again = loop(step, copied(state), batches, xp=np)  # it is said once
+    theirs = plain.loop(step, copied(state), batches, xp=np)
+    for one, two, other in zip(*map(leaves_of, (ours, again, theirs)), strict=True):
+        np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(two, other)
+
+
+def test_a_run_that_overflows_is_not_mistrusted(cpu):
+    step, state, batches = begin(MODEL, SGD(0.5))
+    batches[0][0, 0, 0] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        new_loop(lambda: [cpu])(step, state, batches, xp=np)
+
+
+@pytest.mark.parametrize("reason", ["few", "slow", "large", "not recorded", "transposed", "shared"])
+def test_where_a_kernel_does_not_serve_the_plain_loop_does(cpu, monkeypatch, reason):
+    step, state, batches = begin(MODEL, SGD(0.5))
+    machine = cpu
+    match reason:
+        case "few":
+            batches = [part[:7] for part in batches]
+        case "slow":
+            machine = replace(cpu, seconds_a_phase=1.0)
+        case "large":
+            monkeypatch.setattr("bp_xp.engines.cupy._MOST_PRODUCTS", 6 * 43)
+        case "not recorded":
+            plainly = step
+
+            def step(state, *batch, xp):
+                assert float(xp.sum(batch[0])) != 0.0
+                return plainly(state, *batch, xp=xp)
+
+        case "transposed":
+            (W, b), *rest = state.layers
+            state = state._replace(layers=[Layer(np.asfortranarray(W), b), *rest])
+        case "shared":
+            state = state._replace(masks=state.layers[0].b)
+
+    def refuse(kernel, machine):
+        raise AssertionError("a kernel was compiled")
+
+    loop = new_loop(lambda: [replace(machine, compile=refuse)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours = loop(step, map_leaves(lambda leaf: leaf, state), batches, xp=np)
+    assert ours[1].shape == (len(batches[0]), BATCH, SIZES[-1])
+
+
+def test_of_several_machines_the_one_that_takes_less_time_is_chosen(cpu):
+    chosen = []
+
+    def noting(kernel, machine):
+        chosen.append(machine.blocks)
+        return cpu.compile(kernel, cpu)
+
+    step, state, batches = begin(MODEL, SGD(0.5))
+    near = replace(cpu, compile=noting)
+    far = replace(near, blocks=4, seconds_a_phase=2e-6, seconds_an_operation=1e-13)
+    new_loop(lambda: [near, far])(step, copied(state), batches, xp=np)
+    slow = replace(near, seconds_an_operation=1e-7)
+    new_loop(lambda: [slow, far])(step, copied(state), batches, xp=np)
+    assert chosen == [2, 4]
+
+
+# ---------------------------------------------------------------------------------------------
+# CUDA's compiler, which needs no GPU
+
+WAYS = {"one block": (1, 0), "cluster": (8, 1), "whole device": (132, 0)}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "way"),
+    [(75, "one block"), (80, "whole device"), (90, "cluster"), (90, "whole device")],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_nvrtc_compiles_a_kernel_without_a_warning(architecture, way, dtype):
+    nvrtc = pytest.importorskip("cupy.cuda").nvrtc
+    try:
+        nvrtc.getVersion()
+    except (ImportError, RuntimeError, OSError) as error:
+        pytest.skip(f"NVRTC is not installed: {type(error).__name__}")
+    blocks, clustered = WAYS[way]
+    step, state, batches = begin(MODEL, Adam(0.1), TERMS, dtype, weighted=True, scheduled=True)
+    operations = list_operations(step, state, [part[0] for part in batches])
+    kernel = write_kernel(operations, threads=1024 * blocks)
+    defined = f"#define BLOCK 1024\n#define BLOCKS {blocks}\n#define CLUSTERED {clustered}\n"
+    program = nvrtc.createProgram(defined + PRELUDE + kernel.source, "kernel.cu", (), ())
+    options = ("--std=c++17", f"-arch=compute_{architecture}", "-Werror", "all-warnings")
+    nvrtc.compileProgram(program, options)
+    ptx = nvrtc.getPTX(program)
+    ptx = ptx.decode() if isinstance(ptx, bytes) else ptx
+    barriers = "barrier.cluster.wait" if clustered else "bar"
+    assert ptx.count(barriers) >= kernel.phases
+    assert (".f64" in ptx) == (dtype == "float64")  # no number of another width on the way
+    assert ("atom" in ptx) == (way == "whole device")
