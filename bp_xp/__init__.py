@@ -20,6 +20,7 @@ from bp_xp.errors import (
     DeviceError,
     DivergenceError,
     DownloadError,
+    OutOfMemoryError,
 )
 from bp_xp.history import EpochRecord, History
 from bp_xp.initializers import INITIALIZERS
@@ -67,6 +68,7 @@ __all__ = [
     "MatchedCost",
     "Metric",
     "Network",
+    "OutOfMemoryError",
     "RMSprop",
     "ReduceOnPlateau",
     "StepDecay",

@@ -8,6 +8,7 @@ follows the array API standard is served by :class:`Library` as it stands.
 import contextlib
 import ctypes
 import importlib
+import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -17,7 +18,7 @@ import array_api_compat
 import numpy as np
 
 from bp_xp._typing import Array, Namespace
-from bp_xp.errors import DeviceError
+from bp_xp.errors import DeviceError, OutOfMemoryError
 
 __all__ = [
     "LIBRARIES",
@@ -163,6 +164,10 @@ class Library:
         """A context in which the library's kernels run on ``device``."""
         del device
         return contextlib.nullcontext()
+
+    def ran_out_of_memory(self, error: Exception) -> bool:
+        """Whether ``error`` is how the library says that a device has too little memory."""
+        return isinstance(error, MemoryError)
 
 
 class _NumPy(Library):
@@ -315,6 +320,11 @@ class _Torch(Library):
     def to_numpy(self, array: Array) -> np.ndarray:
         return array.detach().cpu().numpy()
 
+    def ran_out_of_memory(self, error: Exception) -> bool:
+        torch = require("torch", self.extra)
+        on_gpu = isinstance(error, torch.OutOfMemoryError)
+        return on_gpu or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
 
 class _JAX(Library):
     name = "jax"
@@ -366,6 +376,18 @@ class _JAX(Library):
                 "use dtype='float32'."
             )
         return super().dtype(name)
+
+    def active(self, device: Any) -> contextlib.AbstractContextManager[Any]:
+        # JAX multiplies float32 numbers with fewer digits where a device is faster so (TF32 on a
+        # GPU), unless it is told otherwise. No other library does, and who wants it can say so.
+        jax = require("jax", self.extra)
+        if device.platform == "cpu" or jax.config.jax_default_matmul_precision is not None:
+            return contextlib.nullcontext()
+        return jax.default_matmul_precision("highest")
+
+    def ran_out_of_memory(self, error: Exception) -> bool:
+        jax = require("jax", self.extra)
+        return isinstance(error, jax.errors.JaxRuntimeError) and "Out of memory" in str(error)
 
 
 class _ArrayAPIStrict(Library):
@@ -482,9 +504,28 @@ class Placement:
         backend = self.backend if self.backend in LIBRARIES else self.xp
         return place, (self.device_name, backend)
 
-    def active(self) -> contextlib.AbstractContextManager[Any]:
-        """A context in which the library computes on this device."""
-        return self.library.active(self.device)
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """A context in which the library computes on this device.
+
+        Raises:
+            OutOfMemoryError: the device has too little memory, in whatever way the library says so.
+        """
+        with self.library.active(self.device):
+            try:
+                yield
+            except Exception as error:
+                if isinstance(error, OutOfMemoryError) or not self.library.ran_out_of_memory(error):
+                    raise
+                why = str(error)
+                # The frames that it came through hold arrays, which the next try may need.
+                traceback.clear_frames(error.__traceback__)
+            else:
+                return
+        raise OutOfMemoryError(
+            f"out of memory ({self}): {why.rstrip('.')}. Take fewer samples at once (batch_size), "
+            "or a smaller network; no step was left half done."
+        )
 
 
 def place(device: str | None = None, backend: str | Namespace | None = None) -> Placement:

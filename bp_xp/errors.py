@@ -10,11 +10,16 @@ __all__ = [
     "DeviceError",
     "DivergenceError",
     "DownloadError",
+    "OutOfMemoryError",
 ]
 
 
 class DeviceError(RuntimeError):
     """A device that was asked for does not work here; the message says why and what helps."""
+
+
+class OutOfMemoryError(MemoryError):
+    """A device has too little memory left; the message says how much was asked for."""
 
 
 class DataFormatError(ValueError):

@@ -272,6 +272,7 @@ class Network:
         Raises:
             ValueError: the shape is wrong, a value is not finite, or x is on another device.
             TypeError: x is an array of another library.
+            OutOfMemoryError: the device has too little memory for so many samples at once.
         """
         size = checks.check_integer(batch_size, "batch_size")
         with self._place.active():
@@ -507,6 +508,8 @@ class Network:
             DivergenceError: the cost, a parameter or what early stopping monitors is no longer
                 finite. The network keeps the parameters of the last epoch before, or the best ones
                 with early stopping.
+            OutOfMemoryError: a mini-batch needs more memory than the device has. The network keeps
+                the parameters of the last epoch before; a smaller ``batch_size`` can be tried.
 
         References:
             Nielsen, ch. 1, 'Learning with gradient descent'; ch. 3 on regularisation.

@@ -43,10 +43,6 @@ __all__ = [
     "train",
 ]
 
-# Mini-batches are gathered in chunks that stay in a processor's cache.
-_CHUNK_BYTES = 1 << 20
-_CHUNK_STEPS = 64
-
 _EVALUATION_ROWS = 4096
 
 
@@ -515,7 +511,8 @@ def _chunks(
     else:
         cut = make_cut(data.arrays, generator.permutation(n) if run.shuffle else None, place)
     batch_bytes = size * (data.x.shape[1] + data.y.shape[1]) * 8
-    at_once = max(1, min(_CHUNK_STEPS, _CHUNK_BYTES // batch_bytes))
+    engine = engine_for(place.backend)
+    at_once = max(1, min(engine.chunk_steps, engine.chunk_bytes // batch_bytes))
     full, k = n // size, steps
     while k < full:
         to_look = (every - (step - steps + k) % every for every in run.look_every)

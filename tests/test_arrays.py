@@ -3,6 +3,8 @@ import contextlib
 import subprocess
 import sys
 import types
+import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from bp_xp.arrays import (
     sum_rows,
     to_numpy,
 )
-from bp_xp.errors import DeviceError
+from bp_xp.errors import DeviceError, OutOfMemoryError
 
 
 def test_a_placement_makes_arrays_of_its_library_on_its_device(where, backend, device, dtype):
@@ -405,3 +407,74 @@ def test_importing_the_library_does_not_need_the_optional_ones(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", guarded)
 
     bp_xp.Network([2, 2, 1], device="cpu").feedforward([[1.0, 2.0]])
+
+
+# ---------------------------------------------------------------------------------------------
+# While a device computes
+
+
+def _on_a_gpu():
+    import torch
+
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has")
+
+
+ALLOCATE = {
+    "numpy": lambda library: library.empty(1 << 50),
+    "torch": lambda library: library.empty(1 << 50),
+    "torch on a GPU": lambda library: _on_a_gpu(),
+    "jax": lambda library: library.numpy.zeros(1 << 50, dtype="int8").block_until_ready(),
+}
+
+
+@pytest.mark.parametrize("case", ALLOCATE)
+def test_too_little_memory_is_one_error_on_every_library(case):
+    library = case.split()[0]
+    module = pytest.importorskip(library)
+    where = place(backend=library, device="cpu")
+
+    class Batch:
+        """What a function holds while it fails."""
+
+    held = []
+
+    def compute():
+        batch = Batch()
+        held.append(weakref.ref(batch))
+        ALLOCATE[case](module)
+
+    with (
+        pytest.raises(
+            OutOfMemoryError, match=rf"out of memory \({library} on .*\): .*\d"
+        ) as caught,
+        where.active(),
+        where.active(),
+    ):
+        compute()
+    assert str(caught.value).count("batch_size") == 1  # once, through two contexts
+    assert held[0]() is None  # what it held is free for the next try, while the error is at hand
+
+
+def test_other_errors_pass_unchanged(where):
+    error = RuntimeError("something else")
+    with pytest.raises(RuntimeError) as caught, where.active():
+        raise error
+    assert caught.value is error
+
+
+def test_jax_multiplies_with_all_digits_wherever_it_runs(monkeypatch):
+    jax = pytest.importorskip("jax")
+    where = place(backend="jax")
+    device = types.SimpleNamespace(platform="gpu", id=0)
+    there = replace(where, device=device)
+    x = where.asarray(np.ones((2, 2), np.float32))
+
+    def product():
+        return str(jax.make_jaxpr(lambda a: a @ a)(x))
+
+    with there.active():
+        assert "HIGHEST" in product()
+    with where.active():
+        assert "HIGHEST" not in product()  # a processor has no other digits
+    with jax.default_matmul_precision("tensorfloat32"), there.active():
+        assert "HIGHEST" not in product()  # who asks for fewer gets them

@@ -15,6 +15,7 @@ from bp_xp import (
     ExponentialDecay,
     Layer,
     Network,
+    OutOfMemoryError,
     to_numpy,
 )
 from bp_xp.persistence import read_tensors, write_tensors
@@ -578,3 +579,26 @@ def test_a_partial_fit_with_an_unknown_label_changes_nothing(rng):  # X07
     with pytest.raises(ValueError, match="2"):
         net.partial_fit(x, np.full(12, 2))
     assert np.array_equal(weights_of(net), before)
+
+
+# ---------------------------------------------------------------------------------------------
+# Too little memory
+
+
+@pytest.fixture
+def wide(where):
+    """A network whose activations of ten million samples fill more than any address space."""
+    if "meta" in where.device_name:
+        pytest.skip("nothing is allocated there")
+    return Network([1, 4_000_000, 1], backend=where.backend, device=where.device_name, seed=0)
+
+
+def test_too_many_samples_at_once_are_too_much_memory(wide, where):
+    x = np.zeros((10_000_000, 1), np.float32)
+    before = to_numpy(wide.layers[0].W)
+    message = rf"out of memory \({where.backend} on .*\): .*\d.*batch_size"
+    with pytest.raises(OutOfMemoryError, match=message) as caught:
+        wide.fit(x, x, epochs=1, batch_size=len(x), progress=False)
+    assert isinstance(caught.value, MemoryError)
+    assert np.array_equal(to_numpy(wide.layers[0].W), before)
+    assert wide.feedforward(x[:2]).shape == (2, 1)

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from bp_xp import (
     to_numpy,
     training,
 )
-from bp_xp.engines import plain
+from bp_xp.engines import engine_for, plain
 from bp_xp.regularization import Regularization
 from bp_xp.training import Rule, State, make_step
 
@@ -84,13 +85,20 @@ def test_an_epoch_is_a_step_for_each_mini_batch_the_short_one_included(make, dat
     assert np.allclose(parameters(net), expected, rtol=1e-12, atol=1e-14)
 
 
+def cut_chunks(monkeypatch, steps):
+    """Let no engine take more steps than these at a time."""
+    monkeypatch.setattr(
+        training, "engine_for", lambda backend: replace(engine_for(backend), chunk_steps=steps)
+    )
+
+
 def test_the_chunks_of_an_epoch_do_not_show(make, data, monkeypatch):
     x, y = data
     whole, cut = make([3, 4, 2], seed=1), make([3, 4, 2], seed=1)
     options = {"epochs": 2, "batch_size": 2, "progress": False}
 
     whole.fit(x, y, **options)
-    monkeypatch.setattr(training, "_CHUNK_STEPS", 3)
+    cut_chunks(monkeypatch, 3)
     cut.fit(x, y, **options)
 
     assert np.allclose(parameters(whole), parameters(cut), rtol=1e-13, atol=0)
@@ -259,7 +267,7 @@ def test_divergence_names_the_first_layer_that_is_not_finite():
 @pytest.fixture
 def interrupt_at(monkeypatch):
     """A function that has the process sent SIGINT in the middle of a chunk of one step."""
-    monkeypatch.setattr(training, "_CHUNK_STEPS", 1)
+    cut_chunks(monkeypatch, 1)
     chunk, steps = training._chunk, iter(range(1, 10**6))
 
     def install(step: int, times: int = 1) -> None:
@@ -754,7 +762,7 @@ def test_a_step_is_a_function_of_arrays_alone(where, target, data, dtype):
     step = make_step(Rule(net.model, optimizer.update, Regularization()))
     state = State(net.layers, optimizer.init(net.layers, place=where, dtype=dtype), ())
 
-    state, z = step(state, where.asarray(x, dtype), where.asarray(np.eye(2)[y], dtype))
+    state, z = step(state, where.asarray(x, dtype), where.asarray(np.eye(2)[y], dtype), xp=where.xp)
 
     assert tuple(z.shape) == (23, 2)
     assert z.dtype == where.dtype(dtype)

@@ -250,4 +250,5 @@ def _fuse(function: Elementwise) -> Elementwise:
     return fused
 
 
-ENGINE = Engine(new_loop, fuse=_fuse)
+# To gather a chunk and to sum its costs up takes some 20 launches, whatever its size.
+ENGINE = Engine(new_loop, fuse=_fuse, chunk_steps=512, chunk_bytes=64 << 20)
