@@ -263,7 +263,7 @@ def scikit_learn(work: Workload) -> Run:
 # PyTorch
 
 
-def torch_model(work: Workload):
+def torch_model(work: Workload, device: str = "cpu"):
     """Return a model, its optimizer, its cost of (x, target), and the targets of all steps."""
     import torch
     from torch import nn
@@ -275,7 +275,7 @@ def torch_model(work: Workload):
             linear.weight.copy_(torch.asarray(w))
             linear.bias.copy_(torch.asarray(b))
         modules += [linear, nn.ReLU() if work.relu else nn.Sigmoid()]
-    model = nn.Sequential(*(modules if work.quadratic else modules[:-1]))
+    model = nn.Sequential(*(modules if work.quadratic else modules[:-1])).to(device)
 
     def cost(x, target):
         if work.quadratic:
@@ -284,41 +284,70 @@ def torch_model(work: Workload):
             return nn.functional.cross_entropy(model(x), target)
         return nn.functional.binary_cross_entropy_with_logits(model(x), target)
 
-    targets = torch.asarray(work.ys)
+    targets = torch.asarray(work.ys, device=device)
     if work.softmax:
         targets = targets.argmax(dim=-1)
     return model, torch.optim.SGD(model.parameters(), lr=RATE), cost, targets
 
 
-def torch_eager(work: Workload, *, compiled: bool = False) -> Run:
+def torch_eager(
+    work: Workload, *, compiled: bool = False, graphed: bool = False, device: str = "cpu"
+) -> Run:
     """Return autograd with torch.optim.SGD, mini-batches by slicing."""
     import torch
 
-    _, optimizer, cost, targets = torch_model(work)
+    _, optimizer, cost, targets = torch_model(work, device)
     forward = torch.compile(cost) if compiled else cost
-    xs = torch.asarray(work.xs)
+    xs = torch.asarray(work.xs, device=device)
 
-    def run() -> None:
+    def steps() -> None:
         for k in range(work.steps):
             optimizer.zero_grad()
             forward(xs[k], targets[k]).backward()
             optimizer.step()
 
+    return torch_graphed(steps, device) if graphed else torch_waited(steps, device)
+
+
+def torch_waited(steps: Run, device: str) -> Run:
+    """Return what takes the steps and waits until the device has."""
+    import torch
+
+    def run() -> None:
+        steps()
+        if device != "cpu":
+            torch.cuda.synchronize()
+
     return run
 
 
-def torch_by_hand(work: Workload) -> Run:
+def torch_graphed(steps: Run, device: str) -> Run:
+    """Return the steps as one CUDA graph, on mini-batches that stay where they are."""
+    import torch
+
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        steps()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        steps()
+    return torch_waited(graph.replay, device)
+
+
+def torch_by_hand(work: Workload, *, graphed: bool = False, device: str = "cpu") -> Run:
     """Return the equations in PyTorch without autograd, in place where that is safe."""
     import torch
 
     parameters = work.parameters()
-    W = [torch.asarray(w) for w, _ in parameters]
-    b = [torch.asarray(c) for _, c in parameters]
-    xs, ys = torch.asarray(work.xs), torch.asarray(work.ys)
+    W = [torch.asarray(w, device=device) for w, _ in parameters]
+    b = [torch.asarray(c, device=device) for _, c in parameters]
+    xs, ys = (torch.asarray(values, device=device) for values in (work.xs, work.ys))
     last, share = len(W) - 1, 1.0 / work.batch
 
     @torch.inference_mode()
-    def run() -> None:
+    def steps() -> None:
         for x, y in zip(xs, ys, strict=True):
             A = [x]
             for l in range(last + 1):  # noqa: E741
@@ -340,20 +369,20 @@ def torch_by_hand(work: Workload) -> Run:
                 W[l].addmm_(error.T, a, alpha=-RATE)
                 b[l].sub_(error.sum(dim=0), alpha=RATE)
 
-    return run
+    return torch_graphed(steps, device) if graphed else torch_waited(steps, device)
 
 
 # ---------------------------------------------------------------------------------------------
 # JAX
 
 
-def jax_by_hand(work: Workload, *, scan: bool) -> Run:
+def jax_by_hand(work: Workload, *, scan: bool, device: str = "cpu") -> Run:
     """Return jax.grad of the cost under jit: one program a step, or one for all steps."""
     import jax
-    import jax.numpy as jnp
 
-    parameters = [(jnp.asarray(w), jnp.asarray(b)) for w, b in work.parameters()]
-    xs, ys = jnp.asarray(work.xs), jnp.asarray(work.ys)
+    place = functools.partial(jax.device_put, device=jax.devices(device)[0])
+    parameters = [(place(w), place(b)) for w, b in work.parameters()]
+    xs, ys = place(work.xs), place(work.ys)
 
     def cost(parameters, x, y):
         a = x
@@ -424,20 +453,24 @@ def keras_on_jax(work: Workload) -> Run:
 # bp_xp
 
 
-def ours(work: Workload, backend: str) -> Run:
+def ours(work: Workload, backend: str, *, device: str | None = None, engine: Any = None) -> Run:
     """Return the engine of a library, on mini-batches that are on the device; costs included."""
     from bp_xp import SGD, Layer, Network, to_numpy
     from bp_xp.arrays import place
     from bp_xp.engines import engine_for
     from bp_xp.regularization import Regularization
-    from bp_xp.training import Rule, State, _chunk
+    from bp_xp.training import Rule, State, _chunk, _fused
 
-    where = place(backend=backend)
+    where = place(device, backend)
     net = Network.from_layers(
-        work.parameters(), activation=work.activation, cost=work.cost, backend=backend
+        work.parameters(),
+        activation=work.activation,
+        cost=work.cost,
+        backend=backend,
+        device=device,
     )
-    engine, optimizer = engine_for(backend), SGD(RATE)
-    rule = Rule(net.model, optimizer.update, Regularization())
+    engine, optimizer = engine or engine_for(backend), SGD(RATE)
+    rule = Rule(_fused(net.model, engine), optimizer.update, Regularization())
     chunk = engine.compile(_chunk, rule, True, engine.new_loop(), where.xp, consumes=True)
     layers = [
         Layer(where.xp.asarray(W, copy=True), where.xp.asarray(b, copy=True)) for W, b in net.layers
@@ -446,7 +479,8 @@ def ours(work: Workload, backend: str) -> Run:
     batches = [where.asarray(work.xs), where.asarray(work.ys)]
 
     def run() -> None:
-        state, totals = chunk(states.pop(), batches)
+        with where.active():
+            state, totals = chunk(states.pop(), batches)
         states.append(state)
         to_numpy(totals)
 
