@@ -11,7 +11,7 @@ from bp_xp import ACTIVATIONS, COSTS, SGD, Activation, Layer, Network, arrays, t
 from bp_xp._trees import leaves_of
 from bp_xp.arrays import LIBRARIES, place
 from bp_xp.backprop import Model
-from bp_xp.engines import ENGINES, Engine, _aten, cupy, engine_for, numpy, plain, torch
+from bp_xp.engines import ENGINES, Engine, _aten, _replay, cupy, engine_for, numpy, plain, torch
 from bp_xp.engines._base import Loop
 from bp_xp.engines._replay import CannotRecordError
 from bp_xp.regularization import Regularization
@@ -306,6 +306,26 @@ def test_a_step_that_is_wrong_is_reported_as_by_the_plain_loop(at):
     step = make_step(Rule(MODEL, Own(rule).update, Regularization()))
     with pytest.raises(TypeError, match="this rule is broken"):
         ENGINES[at.backend].new_loop()(step, *start(MODEL, Own(rule), at), xp=at.xp)
+
+
+def test_a_step_is_recorded_once_there_are_enough_of_them(at, monkeypatch):
+    monkeypatch.setattr(_replay, "_STEPS_BEFORE", 10)
+    calls = []
+
+    def step(state, x, *, xp):
+        calls.append(len(calls))
+        return [state[0] + xp.sum(x)], 1.0 * x
+
+    loop = ENGINES[at.backend].new_loop()
+    state, total = [at.asarray(np.zeros(()))], 0.0
+    for steps, called in ((4, 4), (5, 9), (1, 10), (7, 10)):  # the tenth is recorded
+        x = at.asarray(np.full((steps, 2), 3.0))
+        state, zs = loop(step, state, [x], xp=at.xp)
+        total += 6.0 * steps
+        assert len(calls) == called
+        assert (to_numpy(state[0]).item(), zs.shape) == (total, (steps, 2))
+    loop(step, state, [at.asarray(np.ones((6, 3)))], xp=at.xp)  # of another shape
+    assert len(calls) == 16
 
 
 def test_steps_are_given_as_many_arrays_as_there_are(at):

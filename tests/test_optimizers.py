@@ -320,6 +320,23 @@ def test_pytorch_records_every_rule_and_replays_it(rule):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
+@RULE
+def test_recorded_steps_and_others_take_turns(rule, monkeypatch):
+    # As they do in epochs with a short last mini-batch, which is recorded late.
+    monkeypatch.setattr("bp_xp.engines._replay._STEPS_BEFORE", STEPS)
+    optimizer, where = RULES[rule], place("cpu")
+    step = make_step(Rule(MODEL, optimizer.update, Regularization()))
+    ends = []
+    for loop in (engines.ENGINES["numpy"].new_loop(), plain.loop):
+        state, xs, ys, _ = begin(optimizer, where)
+        for _ in range(3):
+            state, _ = loop(step, state, (xs, ys), xp=np)
+            state, z = loop(step, state, (xs[:1, :2], ys[:1, :2]), xp=np)
+        ends.append([state, z])
+    for one, other in zip(*map(leaves_of, ends), strict=True):
+        assert np.array_equal(one, other)
+
+
 def step_at(optimizer, where):
     """Return a step that is given its rate with the mini-batch, as a schedule's run is."""
     return make_step(Rule(MODEL, optimizer.update, Regularization(), given=("learning_rate",)))

@@ -12,18 +12,22 @@ sigmoid, for instance::
 
 That function then runs the mini-batches. Since it is made from the step, nothing of the mathematics
 is written a second time. A step that does something that can't be recorded, such as looking at a
-value, is taken by the plain loop.
+value, is taken by the plain loop; so are a few steps, for which it is not worth while.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from bp_xp._trees import leaves_of
+from bp_xp._trees import leaves_of, map_leaves
 from bp_xp._typing import Array, Namespace
 from bp_xp.engines import plain
 from bp_xp.engines._base import Loop, Step
 
 __all__ = ["CannotRecordError", "Program", "Record", "Tape", "new_loop"]
+
+# To record a step takes as long as some tens of steps in the plain loop.
+_STEPS_BEFORE = 32
 
 
 class CannotRecordError(Exception):
@@ -121,11 +125,15 @@ def _items(array: Array) -> Any:
 def new_loop(record: Record) -> Loop:
     """Return the loop that replays what a recorder records, once for each shape of mini-batch."""
     programs: dict[Any, Program | None] = {}
+    taken: Counter[Any] = Counter()
 
     def loop(
         step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace
     ) -> tuple[Any, Array]:
         shape = batches[0].shape[1:]
+        taken[shape] += batches[0].shape[0]
+        if taken[shape] < _STEPS_BEFORE:
+            return _plainly(step, state, batches, xp)
         if shape not in programs:
             try:
                 programs[shape] = record(step, state, [part[0, ...] for part in batches], xp=xp)
@@ -133,10 +141,17 @@ def new_loop(record: Record) -> Loop:
                 programs[shape] = None  # the plain loop serves, or says what is wrong
         program = programs[shape]
         if program is None:
-            return plain.loop(step, state, batches, xp=xp)
+            return _plainly(step, state, batches, xp)
         z = program.z
         zs = xp.empty((batches[0].shape[0], *z.shape), dtype=z.dtype, device=z.device)
         program.run(list(leaves_of(state)), batches, zs)
         return state, zs
 
     return loop
+
+
+def _plainly(step: Step, state: Any, batches: Sequence[Array], xp: Namespace) -> tuple[Any, Array]:
+    """Take steps in the plain loop, and return what a recorded step can go on from."""
+    state, zs = plain.loop(step, state, batches, xp=xp)
+    # NumPy makes scalars of arrays without axes, which nothing can be written to.
+    return map_leaves(xp.asarray, state), zs

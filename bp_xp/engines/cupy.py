@@ -11,6 +11,7 @@ functions in :mod:`bp_xp.activations` themselves.
 
 import functools
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +30,8 @@ from bp_xp.engines._replay import CannotRecordError
 
 __all__ = ["ENGINE", "Machine", "new_loop"]
 
-# Fewer steps at a time, such as the short last mini-batch of an epoch, are not worth a kernel.
-_LEAST_STEPS = 8
+# To write and compile a kernel takes as long as some hundreds of steps in the plain loop.
+_STEPS_BEFORE = 256
 _STEPS_COMPARED = 2
 
 # How far a kernel may be from the plain loop after these steps, by the norm of each array: far more
@@ -141,13 +142,15 @@ class _Program:
 def new_loop(machines: Callable[[], Sequence[Machine]] = _machines) -> Loop:
     """Return the loop that takes steps in kernels, one for each shape of mini-batch."""
     programs: dict[Any, _Program | None] = {}
+    taken: Counter[Any] = Counter()
 
     def loop(
         step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace
     ) -> tuple[Any, Array]:
-        if batches[0].shape[0] < _LEAST_STEPS:
-            return plain.loop(step, state, batches, xp=xp)
         shape = batches[0].shape[1:]
+        taken[shape] += batches[0].shape[0]
+        if taken[shape] < _STEPS_BEFORE:
+            return plain.loop(step, state, batches, xp=xp)
         if shape not in programs:
             programs[shape] = _program_for(step, state, batches, machines(), xp)
         program = programs[shape]
