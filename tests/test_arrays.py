@@ -478,3 +478,11 @@ def test_jax_multiplies_with_all_digits_wherever_it_runs(monkeypatch):
         assert "HIGHEST" not in product()  # a processor has no other digits
     with jax.default_matmul_precision("tensorfloat32"), there.active():
         assert "HIGHEST" not in product()  # who asks for fewer gets them
+
+
+def test_float32_products_have_all_their_digits(where, rng):  # N19
+    a, b = rng.normal(size=(2, 300, 300))
+    with where.active():
+        product = to_numpy(where.asarray(a, "float32") @ where.asarray(b, "float32"))
+    # With the 10 bits of TF32 the error is some 3e-4.
+    assert np.linalg.norm(product - a @ b) <= 1e-5 * np.linalg.norm(a @ b)

@@ -1,6 +1,6 @@
 """The CuPy engine's kernels, run on a CPU: the same source, each thread of it a processor's thread.
 
-What a GPU alone can show (that CuPy launches them, how fast they are) is not tested here.
+The last part needs a GPU.
 """
 
 import os
@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -15,11 +16,23 @@ import pytest
 from helpers import random_layers
 from test_optimizers import RULES
 
-from bp_xp import ACTIVATIONS, COSTS, SGD, Adam, Layer, Network, dropout, engines
+from bp_xp import (
+    ACTIVATIONS,
+    COSTS,
+    SGD,
+    Adam,
+    DeviceError,
+    Layer,
+    Network,
+    OutOfMemoryError,
+    dropout,
+    engines,
+    to_numpy,
+)
 from bp_xp._trees import leaves_of, map_leaves
 from bp_xp.arrays import place
 from bp_xp.backprop import Model
-from bp_xp.engines import Engine, plain
+from bp_xp.engines import Engine, cupy, plain
 from bp_xp.engines._kernel import PRELUDE, write_kernel
 from bp_xp.engines._operations import list_operations
 from bp_xp.engines._replay import CannotRecordError
@@ -469,3 +482,61 @@ def test_nvrtc_compiles_a_kernel_without_a_warning(architecture, way, dtype):
     assert ptx.count(barriers) >= kernel.phases
     assert (".f64" in ptx) == (dtype == "float64")  # no number of another width on the way
     assert ("atom" in ptx) == (way == "whole device")
+
+
+# ---------------------------------------------------------------------------------------------
+# On a GPU, where there is one
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    pytest.importorskip("cupy")
+    try:
+        return place("cuda")
+    except DeviceError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("way", [0, 1], ids=["few processors", "all processors"])
+def test_kernels_on_a_gpu(gpu, way, rule):
+    step, state, batches = begin(MODEL, RULES[rule], TERMS)
+    machine = replace(cupy._machines()[way], seconds_a_phase=0.0, seconds_an_operation=0.0)
+    with gpu.active():
+        state_there = map_leaves(gpu.asarray, copied(state))
+        batches_there = [gpu.asarray(part) for part in batches]
+        ours = new_loop(lambda: [machine])(step, state_there, batches_there, xp=gpu.xp)
+    theirs = plain.loop(step, copied(state), batches, xp=np)
+    for one, other in zip(leaves_of(ours), leaves_of(theirs), strict=True):
+        np.testing.assert_allclose(to_numpy(one), other, rtol=0, atol=1e-9 * np.abs(other).max())
+
+
+def test_two_networks_train_on_a_gpu_at_once(gpu):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2000, 20)), rng.integers(3, size=2000)
+
+    def train(seed):
+        network = Network([20, 30, 3], device="cuda", seed=seed)
+        network.fit(x, y, epochs=5, batch_size=4, progress=False)
+        return to_numpy(network.layers[0].W)
+
+    alone = [train(seed) for seed in (0, 1)]
+    with ThreadPoolExecutor() as pool:
+        together = list(pool.map(train, (0, 1)))
+    np.testing.assert_array_equal(alone, together)
+
+
+def test_a_gpu_that_is_full_takes_a_smaller_mini_batch(gpu):  # D07, D08
+    pool = gpu.xp.get_default_memory_pool()
+    network = Network([784, 4096, 10], device="cuda", seed=0)
+    x, y = np.zeros((60_000, 784), np.float32), np.zeros(60_000, int)
+    network.fit(x[:10], y[:10], epochs=1, batch_size=10, progress=False)
+    before = to_numpy(network.layers[0].W)
+    pool.set_limit(size=pool.total_bytes() + (600 << 20))
+    try:
+        with pytest.raises(OutOfMemoryError, match="bytes"):
+            network.fit(x, y, epochs=1, batch_size=60_000, progress=False)
+        assert np.array_equal(to_numpy(network.layers[0].W), before)
+        assert len(network.fit(x, y, epochs=1, batch_size=100, progress=False)) == 1
+    finally:
+        pool.set_limit(size=0)

@@ -184,7 +184,8 @@ def _capture(
             run([leaf.clone() for leaf in leaves], batches, zs)
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Another thread may train another network meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             run(leaves, batches, zs)
     return graph.replay
 
