@@ -138,6 +138,16 @@ def test_sums_in_blocks_and_sums_by_a_warp(cpu, monkeypatch):
     assert_taken_by_a_kernel(cpu, *begin(model, SGD(0.1)))
 
 
+def test_blocks_of_entries_at_once(cpu, monkeypatch):
+    monkeypatch.setattr("test_engines_cupy.BATCH", 16)
+    model = Model((64, 48, 16), MODEL.activations, COSTS["quadratic"])
+    step, state, batches = begin(model, SGD(0.1, momentum=0.5), Regularization(l2=0.1))
+    kernel = assert_taken_by_a_kernel(cpu, step, state, [part[:8] for part in batches])
+    # z¹ is shared by warps, and the descent by threads; δ¹ has fewer entries.
+    assert {int(n) for n in re.findall(r"t < (\d+)", kernel.source)} == {4, 16}
+    assert "of_neighbour<32>(v0[t]" in kernel.source
+
+
 def test_fit_takes_its_steps_in_kernels(cpu, monkeypatch):
     # 46 samples in batches of 5: nine steps an epoch, and a short mini-batch for the plain loop.
     rng = np.random.default_rng(3)
@@ -459,7 +469,13 @@ WAYS = {"one block": (1, 0), "cluster": (8, 1), "whole device": (132, 0)}
 
 @pytest.mark.parametrize(
     ("architecture", "way"),
-    [(75, "one block"), (80, "whole device"), (90, "cluster"), (90, "whole device")],
+    [
+        (75, "one block"),
+        (80, "whole device"),
+        (90, "cluster"),
+        (90, "whole device"),
+        (120, "cluster"),
+    ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_nvrtc_compiles_a_kernel_without_a_warning(architecture, way, dtype):

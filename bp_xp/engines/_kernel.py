@@ -32,9 +32,9 @@ __all__ = ["PRELUDE", "Kernel", "write_kernel"]
 
 PRELUDE = """
 #if CLUSTERED
-#define KERNEL extern "C" __global__ void __launch_bounds__(BLOCK) __cluster_dims__(BLOCKS, 1, 1)
+#define KERNEL extern "C" __global__ void __launch_bounds__(BLOCK, 1) __cluster_dims__(BLOCKS, 1, 1)
 #else
-#define KERNEL extern "C" __global__ void __launch_bounds__(BLOCK)
+#define KERNEL extern "C" __global__ void __launch_bounds__(BLOCK, 1)
 #endif
 
 __device__ inline int thread_number() { return blockIdx.x * BLOCK + threadIdx.x; }
@@ -72,6 +72,9 @@ __device__ inline Number of_neighbour(Number value, int bit) {
 
 _WARP = 32
 _ALIGNMENT = 16
+_BLOCKS = (4, 4), (2, 4), (2, 2)  # of entries that a thread makes at once: rows, columns
+_BUSY = 7 / 8  # of the threads have to have a block
+_READS_AT_ONCE = 8  # so many terms of a sum are asked for before the first is needed
 
 
 @dataclass(frozen=True)
@@ -199,9 +202,10 @@ def write_kernel(step: Operations, *, threads: int) -> Kernel:
     ]
     began = 0
     for i, loop in enumerate(loops):
-        team = _team_for(loop, threads)
-        lines += (f"        {line}" for line in _write_loop(loop, stored, threads, team, began))
-        began = (began + math.prod(loop.shape) * team) // _WARP * _WARP % threads
+        share = _share_for(loop, threads)
+        lines += (f"        {line}" for line in _write_loop(loop, stored, threads, share, began))
+        busy = math.prod(loop.shape) // share.at_once * share.team
+        began = (began + busy) // _WARP * _WARP % threads
         if i + 1 == len(loops) or loops[i + 1].phase != loop.phase:
             lines.append("        barrier((unsigned*)scratch);")
             began = 0
@@ -241,34 +245,76 @@ def _places(step: Operations, stored: set[str]) -> tuple[dict[str, int], int]:
     return places, end
 
 
-def _write_loop(
-    loop: _Loop, stored: set[str], threads: int, team: int, began: int
-) -> Iterator[str]:
-    """Write a loop over entries, each of which one thread makes, or a team that shares its sum.
+@dataclass(frozen=True)
+class _Share:
+    """How the entries of a loop are shared out among threads.
 
-    ``began`` threads have something to do already, and come last.
+    Attributes:
+        team: threads that share the sums of an entry.
+        rows, columns: of entries that a team makes at once. What they have in common is read once.
     """
-    entries = math.prod(loop.shape)
+
+    team: int
+    rows: int = 1
+    columns: int = 1
+
+    @property
+    def at_once(self) -> int:
+        """Entries that a team makes at once."""
+        return self.rows * self.columns
+
+
+def _share_for(loop: _Loop, threads: int) -> _Share:
+    """Return how to share a loop out.
+
+    Neighbours that read neighbouring numbers are served together, so a team is a whole warp where
+    the terms of a sum lie in a row; elsewhere as many threads as would be idle. Where there are
+    more entries than threads, each makes a block of them.
+    """
+    sums = [one for one in loop.operations if one.combine]
+    shortest = min((math.prod(one.summed) for one in sums), default=1)
+    entries = max(math.prod(loop.shape), 1)
+    team = threads // entries
+    if shortest >= _WARP and all(view.strides[-1] <= 1 for one in sums for view in one.views):
+        team = _WARP
+    team = 1 << (max(min(_WARP, team, shortest), 1).bit_length() - 1)
+    if len(loop.shape) == 2 and sums and all(one.combine == "+" for one in sums):
+        for rows, columns in _BLOCKS:
+            whole = loop.shape[0] % rows == loop.shape[1] % columns == 0
+            if whole and entries // (rows * columns) * team >= _BUSY * threads:
+                return _Share(team, rows, columns)
+    return _Share(team)
+
+
+def _write_loop(
+    loop: _Loop, stored: set[str], threads: int, share: _Share, began: int
+) -> Iterator[str]:
+    """Write a loop over entries; ``began`` threads have something to do already, and come last."""
+    team, times = share.team, math.prod(loop.shape) // share.at_once
     number = f"(thread + {threads - began}) % {threads}" if began else "thread"
     number = f"{number} / {team}" if team > 1 else number
-    body = list(_write_entry(loop, stored, team))
     yield f"// {' × '.join(map(str, loop.shape)) or 'one entry'}"
-    yield f"for (int i = {number}; i < {entries}; i += {threads // team}) {{"
-    for axis, index in enumerate(_indices("i", loop.shape)):
-        if any(re.search(rf"\bi{axis}\b", line) for line in body):
-            yield f"    const int i{axis} = {index};"
+    yield f"for (int i = {number}; i < {times}; i += {threads // team}) {{"
+    body = list(_write_entries(loop, stored, share))
+    if share.at_once == 1:
+        yield from (f"    {line}" for line in _index_lines(loop.shape, share, body))
     yield from (f"    {line}" for line in body)
     yield "}"
 
 
-def _write_entry(loop: _Loop, stored: set[str], team: int) -> Iterator[str]:
-    """Write what makes the entries of one index: first the sums, which are of memory alone."""
+def _write_entries(loop: _Loop, stored: set[str], share: _Share) -> Iterator[str]:
+    """Write what makes an entry, or some at once: first the sums, which are of memory alone."""
     names: dict[View, str] = {}
     for one in loop.operations:
         if one.combine:
-            yield from _write_sum(one, names, team)
-    if team > 1:
-        yield f"if (thread % {team}) continue;"
+            yield from _write_sum(one, names, loop.shape, share)
+    if share.team > 1:
+        yield f"if (thread % {share.team}) continue;"
+    yield from _for_each(loop.shape, share, list(_write_elementwise(loop, names, stored)))
+
+
+def _write_elementwise(loop: _Loop, names: dict[View, str], stored: set[str]) -> Iterator[str]:
+    """Write what follows the sums of an entry, which have names."""
     changed: dict[View, str] = {}
     for one in loop.operations:
         if not one.combine:
@@ -286,20 +332,6 @@ def _write_entry(loop: _Loop, stored: set[str], team: int) -> Iterator[str]:
             yield f"{_entry(view)} = {name};"
 
 
-def _team_for(loop: _Loop, threads: int) -> int:
-    """Return how many threads share the sums of an entry.
-
-    Neighbours that read neighbouring entries are served together, so it is a whole warp where the
-    terms of a sum lie in a row; elsewhere as many as would be idle.
-    """
-    sums = [one for one in loop.operations if one.combine]
-    shortest = min((math.prod(one.summed) for one in sums), default=1)
-    idle = threads // max(math.prod(loop.shape), 1)
-    if shortest >= _WARP and all(view.strides[-1] <= 1 for one in sums for view in one.views):
-        idle = _WARP
-    return 1 << (max(min(_WARP, idle, shortest), 1).bit_length() - 1)
-
-
 _COMBINED = {
     "+": "{0} + {1}",
     "max": "{0} >= {1} || {0} != {0} ? {0} : {1}",
@@ -307,25 +339,61 @@ _COMBINED = {
 }
 
 
-def _write_sum(one: Operation, names: dict[View, str], team: int) -> Iterator[str]:
-    """Write the loop over what is combined in an entry."""
-    names[one.out] = name = f"v{len(names)}"
+def _write_sum(
+    one: Operation, names: dict[View, str], shape: tuple[int, ...], share: _Share
+) -> Iterator[str]:
+    """Write the loop over what is combined in an entry, or in some at once."""
+    team, declared = share.team, f"v{len(names)}"
+    names[one.out] = name = f"{declared}[t]" if share.at_once > 1 else declared
     kind, length = C_TYPES[one.out.dtype], math.prod(one.summed)
     index = _indices("k", one.summed)
     term = one.expression.format(*(_entry(view, index) for view in one.views))
     combine = _COMBINED[one.combine].format(name, "term")
     first = f"thread % {team}" if team > 1 else "0"
-    yield f"{kind} {name} = 0;" if one.combine == "+" else f"{kind} {name};"
-    yield "#pragma unroll 8"  # so many entries are asked for at once
+    if share.at_once > 1:
+        yield f"{kind} {declared}[{share.at_once}] = {{}};"
+    else:
+        yield f"{kind} {declared}{' = 0' if one.combine == '+' else ''};"
+    yield f"#pragma unroll {max(_READS_AT_ONCE // share.at_once, 1)}"
     yield f"for (int k = {first}; k < {length}; k += {team}) {{"
-    yield f"    const {kind} term = {term};"
-    yield f"    {name} = {combine if one.combine == '+' else f'k < {team} ? term : ({combine})'};"
+    taken = combine if one.combine == "+" else f"k < {team} ? term : ({combine})"
+    lines = [f"const {kind} term = {term};", f"{name} = {taken};"]
+    yield from (f"    {line}" for line in _for_each(shape, share, lines))
     yield "}"
     if team > 1:
-        yield f"for (int bit = {team // 2}; bit; bit /= 2) {{"
-        yield f"    const {kind} term = of_neighbour<{team}>({name}, bit);"
-        yield f"    {name} = {combine};"
-        yield "}"
+        lines = [
+            f"for (int bit = {team // 2}; bit; bit /= 2) {{",
+            f"    const {kind} term = of_neighbour<{team}>({name}, bit);",
+            f"    {name} = {combine};",
+            "}",
+        ]
+        yield from _for_each(shape, share, lines)
+
+
+def _for_each(shape: tuple[int, ...], share: _Share, lines: list[str]) -> Iterator[str]:
+    """Write lines for each of the entries that are made at once, number t of them."""
+    if share.at_once == 1:
+        yield from lines
+        return
+    yield "#pragma unroll"
+    yield f"for (int t = 0; t < {share.at_once}; ++t) {{"
+    yield from (f"    {line}" for line in (*_index_lines(shape, share, lines), *lines))
+    yield "}"
+
+
+def _index_lines(shape: tuple[int, ...], share: _Share, lines: list[str]) -> Iterator[str]:
+    """Write the indices i0, i1 ... of an entry, as far as lines use them."""
+    indices = _indices("i", shape)
+    if share.at_once > 1:
+        # The entries of a block lie apart, so that neighbouring threads make neighbouring ones.
+        height, width = shape[0] // share.rows, shape[1] // share.columns
+        indices = [
+            f"i / {width} + t / {share.columns} * {height}",
+            f"i % {width} + t % {share.columns} * {width}",
+        ]
+    for axis, index in enumerate(indices):
+        if any(re.search(rf"\bi{axis}\b", line) for line in lines):
+            yield f"const int i{axis} = {index};"
 
 
 def _indices(number: str, shape: Sequence[int]) -> list[str]:
