@@ -235,6 +235,21 @@ def test_every_operation_is_that_of_numpy(cpu, dtype):
     np.testing.assert_array_equal(z[0], a)
 
 
+def test_an_array_that_is_changed_by_its_own_entries(cpu):
+    def step(state, x, *, xp):
+        (w,) = state
+        rows, column = w[1:, :], w[:, 0]
+        rows += w[:-1, :]
+        w += w.mT
+        column *= w[0, :]
+        w *= 0.3
+        return [w], 1.0 * x
+
+    rng = np.random.default_rng(0)
+    state, batches = [rng.normal(size=(9, 9))], [rng.normal(size=(8, 2, 2))]
+    assert_taken_by_a_kernel(cpu, step, state, batches)
+
+
 @pytest.mark.parametrize(
     "function",
     [

@@ -212,6 +212,12 @@ class _Tape:
         """Write an elementwise operation, with its arguments taken in a dtype."""
         target = self.see(out)
         views = tuple(self.read(one, target.shape, dtype) for one in inputs)
+        if any(v != target and isinstance(v, View) and v.buffer == target.buffer for v in views):
+            # Other entries of what changes are read, as in a[1:] += a[:-1]: first all are made.
+            fresh = self.keep("t", out.value)
+            self.add(fresh, inputs, dtype, expression)
+            self.add(out, [fresh], out.dtype, "{0}")
+            return
         casts = [
             f"({C_TYPES[dtype.name]})" if isinstance(v, View) and v.dtype != dtype.name else ""
             for v in views
