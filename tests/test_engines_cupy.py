@@ -288,8 +288,8 @@ def kernel_of(sizes, optimizer, terms=None, threads=8192, batch=10, cost="quadra
 def test_the_book_s_network_waits_four_times_a_step():
     kernel = kernel_of((784, 30, 10), SGD(3.0))
     assert kernel.phases == kernel.source.count("barrier(") == 4
-    # What lives from one phase to the next is a¹, z², δ² and δ¹; no gradient is ever stored.
-    entries = 10 * (30 + 10 + 10 + 30)
+    # What lives from one phase to the next is a¹, δ² and δ¹; no gradient is ever stored.
+    entries = 10 * (30 + 10 + 30)
     assert kernel.scratch == 16 + 4 * entries
     products = 10 * (2 * 784 * 30 + 3 * 30 * 10)
     assert products < kernel.operations < 1.2 * products

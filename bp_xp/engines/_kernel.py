@@ -134,7 +134,8 @@ def _phases_of(operations: Sequence[Operation]) -> list[int]:
     """Return the phase of each operation, from 0: as late as what follows allows.
 
     A gradient is computed late, so that the descent, which must wait until its weights have
-    carried the error back, can follow in the same loop.
+    carried the error back, can follow in the same loop. What nothing follows, such as the writing
+    of zᴸ, stays with what it is made of.
     """
     barriers: list[dict[int, int]] = [
         {
@@ -151,6 +152,10 @@ def _phases_of(operations: Sequence[Operation]) -> list[int]:
     for j in range(len(operations) - 1, -1, -1):
         for i, wait in barriers[j].items():
             latest[i] = min(latest[i], latest[j] - wait)
+    followed = {i for before in barriers for i in before}
+    for j, before in enumerate(barriers):
+        if j not in followed:
+            latest[j] = max((latest[i] + wait for i, wait in before.items()), default=0)
     return latest
 
 
