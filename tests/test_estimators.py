@@ -28,10 +28,29 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import bp_xp
-from bp_xp import SGD, Activation, Adam, Callback, CosineDecay, Cost, ReduceOnPlateau, RMSprop
+from bp_xp import (
+    SGD,
+    Activation,
+    Adam,
+    Callback,
+    CosineDecay,
+    Cost,
+    Network,
+    ReduceOnPlateau,
+    RMSprop,
+    to_numpy,
+)
 from bp_xp.datasets import load_digits
 from bp_xp.errors import DeviceError
-from bp_xp.estimators import MLPClassifier, MLPRegressor, _solvers, from_sklearn, to_sklearn
+from bp_xp.estimators import (
+    MLPClassifier,
+    MLPRegressor,
+    _solvers,
+    from_sklearn,
+    to_network,
+    to_sklearn,
+)
+from bp_xp.plotting import first_layer_weights
 from bp_xp.training import train
 
 # Short runs need not converge.
@@ -800,7 +819,36 @@ def test_to_sklearn_leaves_out_what_scikit_learn_does_not_have():
         to_sklearn(mixed)
 
 
+@pytest.mark.parametrize("data", ["labels", "several labels", "numbers", "counts"])
+def test_to_network_computes_what_the_estimator_does(data, backend, device, dtype):
+    where = {"backend": backend, "device": device, "dtype": dtype}
+    mlp, x, y = {
+        "labels": (MLPClassifier(**SMALL | where), X, Y),
+        "several labels": (MLPClassifier(**SMALL | where), X_LABELS, Y_LABELS),
+        "numbers": (MLPRegressor(**SMALL | where), X_NUMBERS, Y_NUMBERS),
+        "counts": (MLPRegressor(**SMALL | where, loss="poisson"), X_LABELS, Y_LABELS),
+    }[data]
+    network = to_network(mlp.fit(x, y))
+    assert (network.backend, network.device, network.dtype) == (backend, device, dtype)
+    outputs = to_numpy(network.feedforward(x))
+    wanted = mlp.predict_proba(x) if hasattr(mlp, "classes_") else mlp.predict(x)
+    np.testing.assert_array_equal(outputs.reshape(wanted.shape), wanted)
+    if data == "labels":
+        labels = mlp.classes_[to_numpy(network.predict(x))]
+        assert np.array_equal(labels, mlp.predict(x))
+    network.layers = [(0.0 * W, b) for W, b in network.layers]
+    assert mlp.coefs_[0].any()  # a copy
+
+
 def test_only_fitted_estimators_change_sides():
+    with pytest.raises(ValueError, match="not fitted"):
+        to_network(MLPClassifier())
+    with pytest.raises(TypeError, match="not a Network"):
+        to_network(Network([2, 1]))
+    with pytest.raises(
+        TypeError, match=r"of type MLPClassifier \(see bp_xp.estimators.to_network\)"
+    ):
+        first_layer_weights(MLPClassifier(**SMALL | {"max_iter": 1}).fit(X, Y))
     with pytest.raises(ValueError, match="not fitted"):
         from_sklearn(neural_network.MLPClassifier())
     with pytest.raises(ValueError, match="not fitted"):

@@ -34,7 +34,7 @@ require("sklearn", "sklearn")
 
 # Only now: these modules import it.
 from bp_xp.estimators._classifier import MLPClassifier  # noqa: E402
-from bp_xp.estimators._conversion import from_sklearn, to_sklearn  # noqa: E402
+from bp_xp.estimators._conversion import from_sklearn, to_network, to_sklearn  # noqa: E402
 from bp_xp.estimators._regressor import MLPRegressor  # noqa: E402
 
-__all__ = ["MLPClassifier", "MLPRegressor", "from_sklearn", "to_sklearn"]
+__all__ = ["MLPClassifier", "MLPRegressor", "from_sklearn", "to_network", "to_sklearn"]

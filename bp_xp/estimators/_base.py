@@ -262,6 +262,11 @@ class MLP(BaseEstimator):
             seed=0,
         )
 
+    def _to_network(self) -> Network:
+        """Return a network of the parameters, where predictions are made."""
+        where = self._where or place(self.device, self.backend)
+        return self._network(where, dtype_name(self.coefs_[0].dtype))
+
     def _validation(self, given: Any, where: Placement, dtype: str) -> Samples:
         """Return the samples that the caller validates with."""
         if not isinstance(given, tuple | list) or len(given) not in (2, 3):

@@ -1,4 +1,4 @@
-"""From scikit-learn's own estimators, and back."""
+"""From scikit-learn's own estimators, back to them, and to a network."""
 
 import copy
 from typing import Any
@@ -10,8 +10,9 @@ from bp_xp.estimators._base import MLP
 from bp_xp.estimators._classifier import MLPClassifier
 from bp_xp.estimators._regressor import MLPRegressor
 from bp_xp.estimators._settings import as_list
+from bp_xp.network import Network
 
-__all__ = ["from_sklearn", "to_sklearn"]
+__all__ = ["from_sklearn", "to_network", "to_sklearn"]
 
 # scikit-learn's names, for what bp_xp may call otherwise.
 _ACTIVATIONS = {"sigmoid": "logistic"} | {
@@ -108,6 +109,28 @@ def to_sklearn(fitted: MLPClassifier | MLPRegressor) -> Any:
     if isinstance(fitted, MLPClassifier):
         made.classes_ = to_numpy(fitted.classes_)
     return made
+
+
+def to_network(fitted: MLPClassifier | MLPRegressor) -> Network:
+    """Return a network with the parameters of a fitted estimator, to trace, draw, save or export.
+
+    It computes what the estimator computes, where that does; its classes are the places of the
+    labels in ``classes_``.
+
+    Args:
+        fitted: a fitted :class:`MLPClassifier` or :class:`MLPRegressor`.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: it is not fitted.
+    """
+    if not isinstance(fitted, MLP):
+        raise TypeError(
+            "to_network takes an MLPClassifier or MLPRegressor of bp_xp.estimators, not a "
+            f"{type(fitted).__name__}."
+        )
+    _check_fitted(fitted)
+    return fitted._to_network()
 
 
 def _check_fitted(estimator: Any) -> None:

@@ -31,7 +31,8 @@ class Judged(NamedTuple):
 def check_network(network: Any) -> Network:
     """Return a network; TypeError says what came instead."""
     if not isinstance(network, Network):
-        raise TypeError(f"network must be a bp_xp.Network, not {kind_of(network)}.")
+        hint = " (see bp_xp.estimators.to_network)" if hasattr(network, "coefs_") else ""
+        raise TypeError(f"network must be a bp_xp.Network, not {kind_of(network)}{hint}.")
     return network
 
 
