@@ -153,15 +153,16 @@ def _in_graphs(run: _Run, capture: Callable[..., Callable[[], None]]) -> _Run:
         run: runs mini-batches.
         capture: takes ``run`` and its arguments, and returns what does it again on the same memory.
     """
-    graphs: dict[Any, tuple[Sequence[Array], Array, Callable[[], None]]] = {}
+    graphs: dict[Any, tuple[list[int], Sequence[Array], Array, Callable[[], None]]] = {}
 
     def launch(leaves: Sequence[Array], batches: Sequence[Array], zs: Array) -> None:
-        # A graph knows arrays by their addresses: batches are copied to where it looks for them.
-        key = (zs.shape, *(leaf.data_ptr() for leaf in leaves))
-        if key not in graphs:
+        # A graph knows arrays by their addresses: batches are copied to where it looks for them. If
+        # the state has moved, as by steps in the plain loop, the graph is of no use any more.
+        addresses = [leaf.data_ptr() for leaf in leaves]
+        if zs.shape not in graphs or graphs[zs.shape][0] != addresses:
             fixed, fixed_zs = [part.clone() for part in batches], zs.clone()
-            graphs[key] = fixed, fixed_zs, capture(run, leaves, fixed, fixed_zs)
-        fixed, fixed_zs, again = graphs[key]
+            graphs[zs.shape] = addresses, fixed, fixed_zs, capture(run, leaves, fixed, fixed_zs)
+        _, fixed, fixed_zs, again = graphs[zs.shape]
         for there, part in zip(fixed, batches, strict=True):
             there.copy_(part)
         again()
