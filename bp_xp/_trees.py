@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["leaves_of", "map_leaves"]
+__all__ = ["forms_of", "leaves_of", "map_leaves"]
 
 
 def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
@@ -22,3 +22,8 @@ def leaves_of(tree: Any) -> Iterator[Any]:
             yield from leaves_of(item)
     else:
         yield tree
+
+
+def forms_of(tree: Any) -> list[tuple[Any, Any]]:
+    """Return shape and dtype of each array in a nesting of tuples and lists."""
+    return [(tuple(leaf.shape), leaf.dtype) for leaf in leaves_of(tree)]

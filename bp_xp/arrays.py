@@ -322,8 +322,11 @@ class _Torch(Library):
 
     def ran_out_of_memory(self, error: Exception) -> bool:
         torch = require("torch", self.extra)
-        on_gpu = isinstance(error, torch.OutOfMemoryError)
-        return on_gpu or "DefaultCPUAllocator: can't allocate memory" in str(error)
+        return (
+            super().ran_out_of_memory(error)
+            or isinstance(error, torch.OutOfMemoryError)
+            or "DefaultCPUAllocator: can't allocate memory" in str(error)
+        )
 
 
 class _JAX(Library):
@@ -387,7 +390,8 @@ class _JAX(Library):
 
     def ran_out_of_memory(self, error: Exception) -> bool:
         jax = require("jax", self.extra)
-        return isinstance(error, jax.errors.JaxRuntimeError) and "Out of memory" in str(error)
+        on_device = isinstance(error, jax.errors.JaxRuntimeError) and "Out of memory" in str(error)
+        return on_device or super().ran_out_of_memory(error)
 
 
 class _ArrayAPIStrict(Library):
@@ -484,6 +488,11 @@ class Placement:
     def __str__(self) -> str:
         return f"{self.backend} on {self.device_name}"
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the device is a processor of this machine."""
+        return self.device_name.partition(":")[0] == "cpu"
+
     def dtype(self, name: str) -> Any:
         """The library's own dtype object for ``name``."""
         return self.library.dtype(name)
@@ -505,8 +514,11 @@ class Placement:
         return place, (self.device_name, backend)
 
     @contextlib.contextmanager
-    def active(self) -> Iterator[None]:
+    def active(self, advice: str = "") -> Iterator[None]:
         """A context in which the library computes on this device.
+
+        Args:
+            advice: what helps where there is too little memory: a sentence.
 
         Raises:
             OutOfMemoryError: the device has too little memory, in whatever way the library says so.
@@ -514,18 +526,17 @@ class Placement:
         with self.library.active(self.device):
             try:
                 yield
+            except OutOfMemoryError:
+                raise
             except Exception as error:
-                if isinstance(error, OutOfMemoryError) or not self.library.ran_out_of_memory(error):
+                if not self.library.ran_out_of_memory(error):
                     raise
-                why = str(error)
                 # The frames that it came through hold arrays, which the next try may need.
                 traceback.clear_frames(error.__traceback__)
-            else:
-                return
-        raise OutOfMemoryError(
-            f"out of memory ({self}): {why.rstrip('.')}. Take fewer samples at once (batch_size), "
-            "or a smaller network; no step was left half done."
-        )
+                why = str(error).rstrip(".") or "nothing is left"
+                raise OutOfMemoryError(
+                    f"out of memory ({self}): {why}. {advice}".rstrip()
+                ) from error
 
 
 def place(device: str | None = None, backend: str | Namespace | None = None) -> Placement:

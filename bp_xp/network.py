@@ -275,7 +275,7 @@ class Network:
             OutOfMemoryError: the device has too little memory for so many samples at once.
         """
         size = checks.check_integer(batch_size, "batch_size")
-        with self._place.active():
+        with self._place.active("Take a smaller batch_size."):
             x = self._check_samples(x)
             parts = [
                 backprop.feedforward(self.model, self._layers, x[rows, :], xp=self.xp)
@@ -541,7 +541,7 @@ class Network:
             raise ValueError("pass resume or warm_start, not both.")
         callbacks = [as_callback(one) for one in callbacks]
         measured = [metric_named(one) for one in metrics]
-        with self._place.active():
+        with self._place.active("Take a smaller batch_size; no step was left half done."):
             data = self._check_data(x, y, sample_weight)
             if class_weight is not None:
                 data = self._weigh_classes(data, class_weight)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from bp_xp import dropout, schedules
-from bp_xp._trees import map_leaves
+from bp_xp._trees import forms_of, map_leaves
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.arrays import Placement, are_finite, row_blocks, sum_rows, to_numpy
 from bp_xp.backprop import Model, backpropagate, cost_of_samples, feedforward, forward
@@ -40,8 +40,14 @@ __all__ = [
     "measure",
     "split_rows",
     "start",
+    "steps_at_once",
     "train",
 ]
+
+# Steps, and entries of their mini-batches: on a CPU, a chunk is gathered that stays in its cache.
+# Elsewhere, to gather a chunk and to sum its costs up takes some 20 launches, whatever its size.
+_CHUNK_ON_CPU = 64, 1 << 17
+_CHUNK_ELSEWHERE = 512, 1 << 23
 
 _EVALUATION_ROWS = 4096
 
@@ -105,14 +111,18 @@ class Rule:
 
 
 def make_step(rule: Rule) -> Step:
-    """Return the training step (state, x, y, weights?, *given, xp=xp) -> (state, zᴸ)."""
+    """Return the training step: (state, x, y, *extras, xp=xp) -> (state, zᴸ).
+
+    The extras are the weights of the samples, where there are any, and what ``rule.given`` names.
+    """
     terms = rule.regularization
 
-    def step(state: State, x: Array, y: Array, *given: Array, xp: Namespace) -> tuple[State, Array]:
+    def step(
+        state: State, x: Array, y: Array, *extras: Array, xp: Namespace
+    ) -> tuple[State, Array]:
         layers, optimizer, mask_state = state
-        weights = given[0] if rule.weighted else None
+        weights, values = (extras[0], extras[1:]) if rule.weighted else (None, extras)
         if rule.given:
-            values = given[1:] if rule.weighted else given
             optimizer = optimizer._replace(**dict(zip(rule.given, values, strict=True)))
         masks = None
         if terms.dropout:
@@ -121,9 +131,9 @@ def make_step(rule: Rule) -> Step:
             )
         gradients, z = backpropagate(rule.model, layers, x, y, weights=weights, masks=masks, xp=xp)
         gradients = terms.shape_gradients(gradients, layers, xp=xp)
-        forms = [(p.shape, p.dtype) for layer in layers for p in layer]
+        before = forms_of([layers, optimizer])
         layers, optimizer = rule.update(layers, gradients, optimizer, xp=xp)
-        _check_form(rule.update, layers, forms)
+        _check_form(rule.update, before, [layers, optimizer], n_parameters=2 * len(layers))
         layers = terms.bound_parameters(layers, xp=xp)
         if rule.given:
             own = {name: getattr(state.optimizer, name) for name in rule.given}
@@ -133,14 +143,20 @@ def make_step(rule: Rule) -> Step:
     return step
 
 
-def _check_form(update: Update, layers: Sequence[Layer], forms: Sequence[tuple[Any, Any]]) -> None:
-    """Refuse parameters of another shape or dtype than before: an optimizer's of a user's own."""
-    for came, form in zip((p for layer in layers for p in layer), forms, strict=True):
-        if (came.shape, came.dtype) != form:
+def _check_form(
+    update: Update, before: Sequence[tuple[Any, Any]], after: Any, *, n_parameters: int
+) -> None:
+    """Refuse parameters or a state of other shapes or dtypes: an optimizer's of a user's own."""
+    name, found = getattr(update, "__qualname__", update), forms_of(after)
+    if len(found) != len(before):
+        raise ValueError(f"{name} returns {len(found)} arrays, where it was given {len(before)}.")
+    for i, ((shape, dtype), form) in enumerate(zip(found, before, strict=True)):
+        if (shape, dtype) != form:
+            what = "a parameter" if i < n_parameters else "an array of its state"
+            hint = " Beware of numpy.float64 numbers: they make arrays float64."
             raise ValueError(
-                f"{getattr(update, '__qualname__', update)} returns a parameter of shape "
-                f"{tuple(came.shape)} and dtype {came.dtype}, where it was given {tuple(form[0])} "
-                f"and {form[1]}. Beware of numpy.float64 numbers: they make arrays float64."
+                f"{name} returns {what} of shape {shape} and dtype {dtype}, where it was given "
+                f"{form[0]} and {form[1]}.{hint if dtype != form[1] else ''}"
             )
 
 
@@ -510,9 +526,7 @@ def _chunks(
         cut = run.supply.start_epoch()
     else:
         cut = make_cut(data.arrays, generator.permutation(n) if run.shuffle else None, place)
-    batch_bytes = size * (data.x.shape[1] + data.y.shape[1]) * 8
-    engine = engine_for(place.backend)
-    at_once = max(1, min(engine.chunk_steps, engine.chunk_bytes // batch_bytes))
+    at_once = steps_at_once(place, size * (data.x.shape[1] + data.y.shape[1]))
     full, k = n // size, steps
     while k < full:
         to_look = (every - (step - steps + k) % every for every in run.look_every)
@@ -521,6 +535,12 @@ def _chunks(
         k += at_most
     if k == full and (rest := n % size):
         yield cut(full * size, 1, rest)
+
+
+def steps_at_once(place: Placement, entries: int) -> int:
+    """Return how many steps are taken in a chunk, where a mini-batch has so many entries."""
+    most_steps, most_entries = _CHUNK_ON_CPU if place.on_cpu else _CHUNK_ELSEWHERE
+    return max(1, min(most_steps, most_entries // entries))
 
 
 def make_cut(arrays: Sequence[Array], order: np.ndarray | None, place: Placement) -> Cut:

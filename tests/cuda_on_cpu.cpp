@@ -29,7 +29,7 @@ struct Meeting {
 thread_local int this_thread;
 std::unique_ptr<std::barrier<>> everyone;
 std::vector<Meeting> teams[6];  // teams[k] are those of 2^k neighbours
-std::vector<std::atomic<double>> said;
+std::vector<std::atomic<unsigned long long>> said;
 
 }  // namespace
 
@@ -37,11 +37,11 @@ int thread_number() { return this_thread; }
 
 void barrier(unsigned*) { everyone->arrive_and_wait(); }
 
-double exchange(double value, int bit, int team) {
+unsigned long long exchange(unsigned long long value, int bit, int team) {
     Meeting& mine = teams[__builtin_ctz(team)][this_thread / team];
     said[this_thread].store(value, UNORDERED);
     mine.meet(team);
-    const double heard = said[this_thread ^ bit].load(UNORDERED);
+    const auto heard = said[this_thread ^ bit].load(UNORDERED);
     mine.meet(team);
     return heard;
 }
@@ -49,7 +49,7 @@ double exchange(double value, int bit, int team) {
 void on_every_thread(int n, void (*body)(void**, int), void** arguments, int n_steps) {
     everyone = std::make_unique<std::barrier<>>(n);
     for (int k = 1; k < 6; ++k) teams[k] = std::vector<Meeting>(n >> k);
-    said = std::vector<std::atomic<double>>(n);
+    said = std::vector<std::atomic<unsigned long long>>(n);
     std::vector<std::thread> threads;
     for (int i = 0; i < n; ++i)
         threads.emplace_back([=] { this_thread = i; body(arguments, n_steps); });

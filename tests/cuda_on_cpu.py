@@ -7,10 +7,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from bp_xp.engines.cupy import Machine
+from bp_xp.engines.cupy import LaunchConfiguration
 
 SOURCES = Path(__file__).parent
-FOLDER = Path(tempfile.mkdtemp(prefix="cuda_on_cpu"))
+_TEMPORARY = tempfile.TemporaryDirectory(prefix="cuda_on_cpu")  # as long as the process lives
+FOLDER = Path(_TEMPORARY.name)
 
 
 def source_of(kernel):
@@ -46,11 +47,11 @@ def _threads():
     return build(source, FOLDER / "threads.o", "-fPIC", "-c")
 
 
-def compile_kernel(kernel, machine):
-    """Make a kernel ready to run: a :attr:`Machine.compile`."""
+def compile_kernel(kernel, configuration):
+    """Make a kernel ready to run: a :attr:`LaunchConfiguration.compile`."""
     run = f"""
         extern "C" void run(void** arguments, int n_steps) {{
-            on_every_thread({machine.threads}, call, arguments, n_steps);
+            on_every_thread({configuration.threads}, call, arguments, n_steps);
         }}
     """
     source = source_of(kernel) + run
@@ -67,5 +68,5 @@ def compile_kernel(kernel, machine):
     return launch
 
 
-CPU = Machine(64, 2, False, 1e-6, 1e-12, compile_kernel)
+CPU = LaunchConfiguration(64, 2, False, 1e-6, 1e-12, compile_kernel)
 """Two blocks of two warps each."""

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import threading
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,7 +26,7 @@ from bp_xp import (
     to_numpy,
     training,
 )
-from bp_xp.engines import engine_for, plain
+from bp_xp.engines import plain
 from bp_xp.regularization import Regularization
 from bp_xp.training import Rule, State, make_step
 
@@ -86,10 +85,9 @@ def test_an_epoch_is_a_step_for_each_mini_batch_the_short_one_included(make, dat
 
 
 def cut_chunks(monkeypatch, steps):
-    """Let no engine take more steps than these at a time."""
-    monkeypatch.setattr(
-        training, "engine_for", lambda backend: replace(engine_for(backend), chunk_steps=steps)
-    )
+    """Let no more steps than these be taken at a time."""
+    for limits in ("_CHUNK_ON_CPU", "_CHUNK_ELSEWHERE"):
+        monkeypatch.setattr(training, limits, (steps, 1 << 20))
 
 
 def test_the_chunks_of_an_epoch_do_not_show(make, data, monkeypatch):

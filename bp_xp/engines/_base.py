@@ -76,13 +76,8 @@ class Engine:
             the settings.
         fuse: makes one operation of an elementwise function ``f(*arrays, xp=xp)``, where the
             library can and ``compile`` does not do it anyway.
-        chunk_steps: how many steps are taken between two looks of the host, at most.
-        chunk_bytes: how large the mini-batches of these steps are together, at most.
     """
 
     new_loop: Callable[[], Loop]
     compile: Compile = _not_compiled
     fuse: Callable[[Elementwise], Elementwise] = _not_fused
-    # On a CPU, mini-batches are gathered in chunks that stay in its cache.
-    chunk_steps: int = 64
-    chunk_bytes: int = 1 << 20

@@ -1,10 +1,11 @@
-"""A step as one kernel of a GPU, which takes many steps without returning to the host.
+"""A training step as one CUDA kernel, which takes many steps for one launch.
 
-With small networks, a GPU waits: each operation of a step is a launch, and takes longer to ask for
-than to do. Here the operations of a step (:mod:`bp_xp.engines._operations`) become loops in one
-kernel. Its threads share the entries of each result among them, and wait for each other only where
-one entry is made of others' results; between two such barriers lies a *phase*. Whatever is done
-entry by entry to a result, bias, σ, the descent of a weight, follows in the loop that makes it.
+On a GPU, a small network waits for launches: each operation of a step takes longer to ask for than
+to do. Here the operations of a step (:mod:`bp_xp.engines._operations`) become loops of one kernel.
+Its threads divide the entries of each result among themselves, and meet at a barrier only before an
+entry that needs what other threads have computed; what lies between two barriers is a *phase*.
+Whatever is done entry by entry to a result, bias, σ, the descent of a weight, follows in the loop
+that computes it.
 
 The phases of a step of plain gradient descent with two layers, for instance:
 
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from bp_xp.engines._operations import C_TYPES, Operation, Operations, View
+from bp_xp.engines._operations import C_TYPES, SUM, Operation, OperationList, View
 
 __all__ = ["PRELUDE", "Kernel", "write_kernel"]
 
@@ -72,9 +73,9 @@ __device__ inline Number of_neighbour(Number value, int bit) {
 
 _WARP = 32
 _ALIGNMENT = 16
-_BLOCKS = (4, 4), (2, 4), (2, 2)  # of entries that a thread makes at once: rows, columns
-_BUSY = 7 / 8  # of the threads have to have a block
-_READS_AT_ONCE = 8  # so many terms of a sum are asked for before the first is needed
+_TILES = (4, 4), (2, 4), (2, 2)  # rows and columns
+_LEAST_BUSY = 7 / 8  # of the threads, so that a tile is worth while
+_UNROLLED = 8  # so many terms of a sum are asked for before the first is needed
 
 
 @dataclass(frozen=True)
@@ -86,19 +87,19 @@ class Kernel:
         arguments: the arguments before the number of steps: the name of each buffer, and its type
             in C. The last is ``scratch``.
         scratch: bytes that it needs for what lives within a step, and for its barriers; zeros.
-        phases: how often its threads wait for each other in a step.
+        n_phases: in a step; at the end of each, all threads wait for each other.
         constants: the values of buffers ``c0``, ``c1`` ...
         z: the shape and the dtype of zᴸ.
-        operations: the number of times that an expression is computed in a step.
+        n_operations: how many times an expression is computed in a step.
     """
 
     source: str
     arguments: dict[str, str]
     scratch: int
-    phases: int
+    n_phases: int
     constants: dict[str, np.ndarray]
     z: tuple[tuple[int, ...], str]
-    operations: int
+    n_operations: int
 
 
 # ---------------------------------------------------------------------------------------------
@@ -181,18 +182,18 @@ def _loops_of(operations: Sequence[Operation]) -> list[_Loop]:
 # Source
 
 
-def write_kernel(step: Operations, *, threads: int) -> Kernel:
+def write_kernel(step: OperationList, *, threads: int) -> Kernel:
     """Return the kernel of a step.
 
     Args:
         step: its operations.
         threads: threads that share the work: ``BLOCK`` times ``BLOCKS``.
     """
-    loops = _loops_of(step.steps)
+    loops = _loops_of(step.operations)
     stored = _stored(loops)
     places, scratch = _places(step, stored)
     types = {name: C_TYPES[dtype] for name, dtype in step.dtypes.items()}
-    used = {view.buffer for one in step.steps for view in (*one.views, one.out)}
+    used = {view.buffer for one in step.operations for view in (*one.views, one.out)}
     outside = sorted((name for name in used if name[0] != "t"), key=lambda n: (n[0], len(n), n))
     moving = [name for name in outside if name[0] in "xz"]  # from mini-batch to mini-batch
     lines = [
@@ -207,9 +208,9 @@ def write_kernel(step: Operations, *, threads: int) -> Kernel:
     ]
     began = 0
     for i, loop in enumerate(loops):
-        share = _share_for(loop, threads)
-        lines += (f"        {line}" for line in _write_loop(loop, stored, threads, share, began))
-        busy = math.prod(loop.shape) // share.at_once * share.team
+        tiling = _tiling_for(loop, threads)
+        lines += (f"        {line}" for line in _write_loop(loop, stored, threads, tiling, began))
+        busy = math.prod(loop.shape) // tiling.tile * tiling.team
         began = (began + busy) // _WARP * _WARP % threads
         if i + 1 == len(loops) or loops[i + 1].phase != loop.phase:
             lines.append("        barrier((unsigned*)scratch);")
@@ -223,7 +224,7 @@ def write_kernel(step: Operations, *, threads: int) -> Kernel:
         loops[-1].phase + 1,
         {name: values for name, values in step.constants.items() if name in outside},
         (step.z_shape, step.dtypes["z"]),
-        sum(one.size for one in step.steps),
+        sum(one.size for one in step.operations),
     )
 
 
@@ -240,7 +241,7 @@ def _stored(loops: Sequence[_Loop]) -> set[str]:
     }
 
 
-def _places(step: Operations, stored: set[str]) -> tuple[dict[str, int], int]:
+def _places(step: OperationList, stored: set[str]) -> tuple[dict[str, int], int]:
     """Return where in the scratch memory each temporary lies, and how much that needs."""
     places, end = {}, _ALIGNMENT  # the first entry counts at barriers
     for name in sorted(stored, key=lambda name: int(name[1:])):
@@ -251,12 +252,14 @@ def _places(step: Operations, stored: set[str]) -> tuple[dict[str, int], int]:
 
 
 @dataclass(frozen=True)
-class _Share:
+class _Tiling:
     """How the entries of a loop are shared out among threads.
 
     Attributes:
         team: threads that share the sums of an entry.
-        rows, columns: of entries that a team makes at once. What they have in common is read once.
+        rows: of the tile of entries that a team makes at once. What they have in common is read
+            once.
+        columns: of that tile.
     """
 
     team: int
@@ -264,58 +267,58 @@ class _Share:
     columns: int = 1
 
     @property
-    def at_once(self) -> int:
+    def tile(self) -> int:
         """Entries that a team makes at once."""
         return self.rows * self.columns
 
 
-def _share_for(loop: _Loop, threads: int) -> _Share:
+def _tiling_for(loop: _Loop, threads: int) -> _Tiling:
     """Return how to share a loop out.
 
     Neighbours that read neighbouring numbers are served together, so a team is a whole warp where
     the terms of a sum lie in a row; elsewhere as many threads as would be idle. Where there are
-    more entries than threads, each makes a block of them.
+    more entries than threads, each makes a tile of them.
     """
     sums = [one for one in loop.operations if one.combine]
-    shortest = min((math.prod(one.summed) for one in sums), default=1)
+    shortest = min((math.prod(one.reduced) for one in sums), default=1)
     entries = max(math.prod(loop.shape), 1)
     team = threads // entries
     if shortest >= _WARP and all(view.strides[-1] <= 1 for one in sums for view in one.views):
         team = _WARP
     team = 1 << (max(min(_WARP, team, shortest), 1).bit_length() - 1)
-    if len(loop.shape) == 2 and sums and all(one.combine == "+" for one in sums):
-        for rows, columns in _BLOCKS:
+    if len(loop.shape) == 2 and sums and all(one.combine == SUM for one in sums):
+        for rows, columns in _TILES:
             whole = loop.shape[0] % rows == loop.shape[1] % columns == 0
-            if whole and entries // (rows * columns) * team >= _BUSY * threads:
-                return _Share(team, rows, columns)
-    return _Share(team)
+            if whole and entries // (rows * columns) * team >= _LEAST_BUSY * threads:
+                return _Tiling(team, rows, columns)
+    return _Tiling(team)
 
 
 def _write_loop(
-    loop: _Loop, stored: set[str], threads: int, share: _Share, began: int
+    loop: _Loop, stored: set[str], threads: int, tiling: _Tiling, began: int
 ) -> Iterator[str]:
     """Write a loop over entries; ``began`` threads have something to do already, and come last."""
-    team, times = share.team, math.prod(loop.shape) // share.at_once
+    team, times = tiling.team, math.prod(loop.shape) // tiling.tile
     number = f"(thread + {threads - began}) % {threads}" if began else "thread"
     number = f"{number} / {team}" if team > 1 else number
     yield f"// {' × '.join(map(str, loop.shape)) or 'one entry'}"
     yield f"for (int i = {number}; i < {times}; i += {threads // team}) {{"
-    body = list(_write_entries(loop, stored, share))
-    if share.at_once == 1:
-        yield from (f"    {line}" for line in _index_lines(loop.shape, share, body))
+    body = list(_write_entries(loop, stored, tiling))
+    if tiling.tile == 1:
+        yield from (f"    {line}" for line in _index_lines(loop.shape, tiling, body))
     yield from (f"    {line}" for line in body)
     yield "}"
 
 
-def _write_entries(loop: _Loop, stored: set[str], share: _Share) -> Iterator[str]:
+def _write_entries(loop: _Loop, stored: set[str], tiling: _Tiling) -> Iterator[str]:
     """Write what makes an entry, or some at once: first the sums, which are of memory alone."""
     names: dict[View, str] = {}
     for one in loop.operations:
         if one.combine:
-            yield from _write_sum(one, names, loop.shape, share)
-    if share.team > 1:
-        yield f"if (thread % {share.team}) continue;"
-    yield from _for_each(loop.shape, share, list(_write_elementwise(loop, names, stored)))
+            yield from _write_sum(one, names, loop.shape, tiling)
+    if tiling.team > 1:
+        yield f"if (thread % {tiling.team}) continue;"
+    yield from _for_each(loop.shape, tiling, list(_write_elementwise(loop, names, stored)))
 
 
 def _write_elementwise(loop: _Loop, names: dict[View, str], stored: set[str]) -> Iterator[str]:
@@ -337,33 +340,26 @@ def _write_elementwise(loop: _Loop, names: dict[View, str], stored: set[str]) ->
             yield f"{_entry(view)} = {name};"
 
 
-_COMBINED = {
-    "+": "{0} + {1}",
-    "max": "{0} >= {1} || {0} != {0} ? {0} : {1}",
-    "min": "{0} <= {1} || {0} != {0} ? {0} : {1}",
-}
-
-
 def _write_sum(
-    one: Operation, names: dict[View, str], shape: tuple[int, ...], share: _Share
+    one: Operation, names: dict[View, str], shape: tuple[int, ...], tiling: _Tiling
 ) -> Iterator[str]:
     """Write the loop over what is combined in an entry, or in some at once."""
-    team, declared = share.team, f"v{len(names)}"
-    names[one.out] = name = f"{declared}[t]" if share.at_once > 1 else declared
-    kind, length = C_TYPES[one.out.dtype], math.prod(one.summed)
-    index = _indices("k", one.summed)
+    team, declared = tiling.team, f"v{len(names)}"
+    names[one.out] = name = f"{declared}[t]" if tiling.tile > 1 else declared
+    kind, length = C_TYPES[one.out.dtype], math.prod(one.reduced)
+    index = _indices("k", one.reduced)
     term = one.expression.format(*(_entry(view, index) for view in one.views))
-    combine = _COMBINED[one.combine].format(name, "term")
+    combine = one.combine.format(name, "term")
     first = f"thread % {team}" if team > 1 else "0"
-    if share.at_once > 1:
-        yield f"{kind} {declared}[{share.at_once}] = {{}};"
+    if tiling.tile > 1:
+        yield f"{kind} {declared}[{tiling.tile}] = {{}};"
     else:
-        yield f"{kind} {declared}{' = 0' if one.combine == '+' else ''};"
-    yield f"#pragma unroll {max(_READS_AT_ONCE // share.at_once, 1)}"
+        yield f"{kind} {declared}{' = 0' if one.combine == SUM else ''};"
+    yield f"#pragma unroll {max(_UNROLLED // tiling.tile, 1)}"
     yield f"for (int k = {first}; k < {length}; k += {team}) {{"
-    taken = combine if one.combine == "+" else f"k < {team} ? term : ({combine})"
+    taken = combine if one.combine == SUM else f"k < {team} ? term : ({combine})"
     lines = [f"const {kind} term = {term};", f"{name} = {taken};"]
-    yield from (f"    {line}" for line in _for_each(shape, share, lines))
+    yield from (f"    {line}" for line in _for_each(shape, tiling, lines))
     yield "}"
     if team > 1:
         lines = [
@@ -372,29 +368,29 @@ def _write_sum(
             f"    {name} = {combine};",
             "}",
         ]
-        yield from _for_each(shape, share, lines)
+        yield from _for_each(shape, tiling, lines)
 
 
-def _for_each(shape: tuple[int, ...], share: _Share, lines: list[str]) -> Iterator[str]:
+def _for_each(shape: tuple[int, ...], tiling: _Tiling, lines: list[str]) -> Iterator[str]:
     """Write lines for each of the entries that are made at once, number t of them."""
-    if share.at_once == 1:
+    if tiling.tile == 1:
         yield from lines
         return
     yield "#pragma unroll"
-    yield f"for (int t = 0; t < {share.at_once}; ++t) {{"
-    yield from (f"    {line}" for line in (*_index_lines(shape, share, lines), *lines))
+    yield f"for (int t = 0; t < {tiling.tile}; ++t) {{"
+    yield from (f"    {line}" for line in (*_index_lines(shape, tiling, lines), *lines))
     yield "}"
 
 
-def _index_lines(shape: tuple[int, ...], share: _Share, lines: list[str]) -> Iterator[str]:
+def _index_lines(shape: tuple[int, ...], tiling: _Tiling, lines: list[str]) -> Iterator[str]:
     """Write the indices i0, i1 ... of an entry, as far as lines use them."""
     indices = _indices("i", shape)
-    if share.at_once > 1:
-        # The entries of a block lie apart, so that neighbouring threads make neighbouring ones.
-        height, width = shape[0] // share.rows, shape[1] // share.columns
+    if tiling.tile > 1:
+        # The entries of a tile lie apart, so that neighbouring threads make neighbouring ones.
+        height, width = shape[0] // tiling.rows, shape[1] // tiling.columns
         indices = [
-            f"i / {width} + t / {share.columns} * {height}",
-            f"i % {width} + t % {share.columns} * {width}",
+            f"i / {width} + t / {tiling.columns} * {height}",
+            f"i % {width} + t % {tiling.columns} * {width}",
         ]
     for axis, index in enumerate(indices):
         if any(re.search(rf"\bi{axis}\b", line) for line in lines):
@@ -411,9 +407,9 @@ def _indices(number: str, shape: Sequence[int]) -> list[str]:
     return indices
 
 
-def _entry(view: View, summed: Sequence[str] = ()) -> str:
+def _entry(view: View, reduced: Sequence[str] = ()) -> str:
     """Return the text of an entry of a view."""
-    index = [f"i{axis}" for axis in range(len(view.shape) - len(summed))] + list(summed)
+    index = [f"i{axis}" for axis in range(len(view.shape) - len(reduced))] + list(reduced)
     terms = [str(view.offset)] if view.offset else []
     terms += [
         name if stride == 1 else f"({name}) * {stride}" if " " in name else f"{name} * {stride}"

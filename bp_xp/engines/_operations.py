@@ -18,7 +18,7 @@ from bp_xp.engines._base import Step
 from bp_xp.engines._recorded import Recorded, all_recorded, record, value_of
 from bp_xp.engines._replay import CannotRecordError
 
-__all__ = ["C_TYPES", "Operation", "Operations", "View", "list_operations"]
+__all__ = ["C_TYPES", "SUM", "Operation", "OperationList", "View", "list_operations"]
 
 C_TYPES: Mapping[str, str] = {
     "float32": "float",
@@ -55,17 +55,18 @@ class Operation:
 
     Attributes:
         out: where it goes, with an axis for each index that runs over entries.
-        inputs: what it is made of: views of shape (*out.shape, *summed), or numbers as text.
+        inputs: what it is made of: views of shape (*out.shape, *reduced), or numbers as text.
         expression: the entry in C, a format of the inputs.
-        combine: ``"+"``, ``"max"`` or ``"min"`` over the axes of ``summed``; empty without them.
-        summed: the extents of the axes that are combined.
+        combine: how two terms become one over the axes of ``reduced``, in C, a format of both;
+            empty where there are no such axes.
+        reduced: the extents of the axes that are reduced up, or whose largest or least is taken.
     """
 
     out: View
     inputs: tuple["View | str", ...]
     expression: str
     combine: str = ""
-    summed: tuple[int, ...] = ()
+    reduced: tuple[int, ...] = ()
 
     @property
     def views(self) -> list[View]:
@@ -75,23 +76,26 @@ class Operation:
     @property
     def size(self) -> int:
         """How many times the expression is computed."""
-        return math.prod(self.out.shape) * math.prod(self.summed)
+        return math.prod(self.out.shape) * math.prod(self.reduced)
 
 
 @dataclass(frozen=True)
-class Operations:
+class OperationList:
     """A step, as operations in their order.
 
+    The first letter of a buffer's name says what it is: ``s0``, ``s1`` ... are the leaves of the
+    state, ``x0``, ``x1`` ... the parts of a mini-batch, ``c0`` ... constants, ``t0`` ...
+    temporaries, and ``z`` is zᴸ.
+
     Attributes:
-        steps: the operations. They know the leaves of the state as buffers ``s0``, ``s1`` ...,
-            the parts of a mini-batch as ``x0``, ``x1`` ..., and zᴸ as ``z``.
-        constants: the values of buffers ``c0``, ``c1`` ...
+        operations: the operations.
+        constants: the values of each constant.
         sizes: the number of entries of each buffer.
         dtypes: the name of the dtype of each.
         z_shape: the shape of zᴸ.
     """
 
-    steps: list[Operation]
+    operations: list[Operation]
     constants: dict[str, np.ndarray]
     sizes: dict[str, int]
     dtypes: dict[str, str]
@@ -139,7 +143,12 @@ _SAME_IN_C = (
 # Integers without a sign wrap in C, as NumPy's do with one.
 _WRAPPING = (np.add, np.subtract, np.multiply, np.square, np.negative)
 
-_REDUCTIONS: Mapping[Any, str] = {np.sum: "+", np.max: "max", np.min: "min"}
+SUM = _EXPRESSIONS[np.add]
+_REDUCTIONS: Mapping[Any, str] = {
+    np.sum: SUM,
+    np.max: _EXPRESSIONS[np.maximum],
+    np.min: _EXPRESSIONS[np.minimum],
+}
 
 
 def _ufunc_in_c(ufunc: np.ufunc, dtype: str, inputs: Sequence[Any]) -> str:
@@ -171,11 +180,11 @@ class _Tape:
     """Writes operations down. A recorded array's name is that of its buffer."""
 
     def __init__(self) -> None:
-        self.steps: list[Operation] = []
+        self.operations: list[Operation] = []
         self.memory: dict[str, np.ndarray] = {}  # the array that a buffer is, in one piece
         self.constants: dict[str, np.ndarray] = {}
 
-    def keep(self, prefix: str, values: Any) -> Recorded:
+    def new_buffer(self, prefix: str, values: Any) -> Recorded:
         """Take an array in as a buffer of its own."""
         array = np.array(values, order="C")
         if array.dtype.name not in C_TYPES:
@@ -186,7 +195,7 @@ class _Tape:
             self.constants[name] = array
         return Recorded(array, name, self)
 
-    def see(self, one: Recorded, value: np.ndarray | None = None) -> View:
+    def view_of(self, one: Recorded, value: np.ndarray | None = None) -> View:
         """Return a recorded array, or an array that shares its memory, as a view of its buffer."""
         base = self.memory.setdefault(one.name, one.value)
         value = one.value if value is None else value
@@ -198,39 +207,41 @@ class _Tape:
         )
         return View(one.name, base.dtype.name, address // step, value.shape, strides)
 
-    def read(self, value: Any, shape: tuple[int, ...], dtype: np.dtype) -> "View | str":
+    def operand(self, value: Any, shape: tuple[int, ...], dtype: np.dtype) -> "View | str":
         """Return an argument, broadcast: a number as text, otherwise a view."""
         if isinstance(value, Recorded):
-            return self.see(value, np.broadcast_to(value.value, shape))
+            return self.view_of(value, np.broadcast_to(value.value, shape))
         array = np.asarray(value)
         if array.ndim == 0:
             return _number(array.astype(dtype))
-        kept = self.keep("c", array.astype(dtype))
-        return self.see(kept, np.broadcast_to(kept.value, shape))
+        kept = self.new_buffer("c", array.astype(dtype))
+        return self.view_of(kept, np.broadcast_to(kept.value, shape))
 
-    def add(self, out: Recorded, inputs: Sequence[Any], dtype: np.dtype, expression: str) -> None:
+    def write_elementwise(
+        self, out: Recorded, inputs: Sequence[Any], dtype: np.dtype, expression: str
+    ) -> None:
         """Write an elementwise operation, with its arguments taken in a dtype."""
-        target = self.see(out)
-        views = tuple(self.read(one, target.shape, dtype) for one in inputs)
+        target = self.view_of(out)
+        views = tuple(self.operand(one, target.shape, dtype) for one in inputs)
         if any(v != target and isinstance(v, View) and v.buffer == target.buffer for v in views):
             # Other entries of what changes are read, as in a[1:] += a[:-1]: first all are made.
-            fresh = self.keep("t", out.value)
-            self.add(fresh, inputs, dtype, expression)
-            self.add(out, [fresh], out.dtype, "{0}")
+            fresh = self.new_buffer("t", out.value)
+            self.write_elementwise(fresh, inputs, dtype, expression)
+            self.write_elementwise(out, [fresh], out.dtype, "{0}")
             return
         casts = [
             f"({C_TYPES[dtype.name]})" if isinstance(v, View) and v.dtype != dtype.name else ""
             for v in views
         ]
         fields = [f"({cast}{{{i}}})" if cast else f"{{{i}}}" for i, cast in enumerate(casts)]
-        self.steps.append(Operation(target, views, expression.format(*fields)))
+        self.operations.append(Operation(target, views, expression.format(*fields)))
 
     # What a listener does.
 
     def view(self, of: Recorded, part: np.ndarray, key: Any) -> Recorded:
         """Take a view."""
         del key
-        self.see(of)
+        self.view_of(of)
         return Recorded(part, of.name, self)
 
     def ufunc(self, ufunc: np.ufunc, inputs: Sequence[Any], out: Recorded | None) -> Recorded:
@@ -239,28 +250,29 @@ class _Tape:
         result = np.asarray(ufunc(*values))
         if ufunc is np.matmul:
             return self.product(inputs, result)
-        loop = ufunc.resolve_dtypes((*map(_kind_of, values), None))[0]
-        target = self.keep("t", result) if out is None else out
+        computed_in = ufunc.resolve_dtypes((*map(_kind_of, values), None))[0]
+        target = self.new_buffer("t", result) if out is None else out
         if out is not None:
             if out.name in self.constants or out.shape != result.shape:
                 raise CannotRecordError("a constant changes, or an array its shape")
             ufunc(*values, out=out.value)
-        self.add(target, inputs, loop, _ufunc_in_c(ufunc, loop.name, inputs))
+        expression = _ufunc_in_c(ufunc, computed_in.name, inputs)
+        self.write_elementwise(target, inputs, computed_in, expression)
         return target
 
     def product(self, inputs: Sequence[Any], result: np.ndarray) -> Recorded:
         """Write a product of matrices: entry (i, j) is Σₖ p[i, k] q[k, j]."""
-        p, q = (one if isinstance(one, Recorded) else self.keep("c", one) for one in inputs)
+        p, q = (one if isinstance(one, Recorded) else self.new_buffer("c", one) for one in inputs)
         if p.ndim < 2 or q.ndim < 2 or p.dtype != q.dtype:
             raise CannotRecordError("a product of other than matrices of one dtype")
-        out = self.keep("t", result)
+        out = self.new_buffer("t", result)
         shape = (*result.shape, p.shape[-1])
         rows, columns = p.value[..., :, None, :], q.value.mT[..., None, :, :]
         views = (
-            self.see(p, np.broadcast_to(rows, shape)),
-            self.see(q, np.broadcast_to(columns, shape)),
+            self.view_of(p, np.broadcast_to(rows, shape)),
+            self.view_of(q, np.broadcast_to(columns, shape)),
         )
-        self.steps.append(Operation(self.see(out), views, "{0} * {1}", "+", shape[-1:]))
+        self.operations.append(Operation(self.view_of(out), views, "{0} * {1}", SUM, shape[-1:]))
         return out
 
     def function(self, function: Any, inputs: Sequence[Any], options: Any) -> Recorded:
@@ -268,14 +280,14 @@ class _Tape:
         result = function(*value_of(inputs), **options)
         for one in all_recorded(inputs):
             if isinstance(result, np.ndarray) and np.shares_memory(result, one.value):
-                self.see(one)
+                self.view_of(one)
                 return Recorded(result, one.name, self)
         if function in _REDUCTIONS:
             return self.reduction(_REDUCTIONS[function], np.asarray(result), *inputs, **options)
         write = _FUNCTIONS.get(function)
         if write is None or not isinstance(result, np.ndarray | np.generic):
             raise CannotRecordError(f"{function.__name__} is not known in C")
-        out = self.keep("t", result)
+        out = self.new_buffer("t", result)
         write(self, out, *inputs, **options)
         return out
 
@@ -290,14 +302,14 @@ class _Tape:
         axes = range(ndim) if axis is None else np.atleast_1d(axis)
         gone = sorted(int(one) % ndim for one in axes)
         kept = [one for one in range(ndim) if one not in gone]
-        out = self.keep("t", result)
-        target = self.see(out, out.value.reshape([array.shape[one] for one in kept]))
-        view = self.see(array, array.value.transpose([*kept, *gone]))
-        summed = tuple(array.shape[one] for one in gone)
-        if not math.prod(summed):  # a sum: NumPy has no largest of nothing
-            self.add(out, [0], out.dtype, "{0}")
+        out = self.new_buffer("t", result)
+        target = self.view_of(out, out.value.reshape([array.shape[one] for one in kept]))
+        view = self.view_of(array, array.value.transpose([*kept, *gone]))
+        reduced = tuple(array.shape[one] for one in gone)
+        if not math.prod(reduced):  # a sum: NumPy has no largest of nothing
+            self.write_elementwise(out, [0], out.dtype, "{0}")
             return out
-        self.steps.append(Operation(target, (view,), "{0}", combine, summed))
+        self.operations.append(Operation(target, (view,), "{0}", combine, reduced))
         return out
 
 
@@ -317,19 +329,21 @@ def _number(value: np.ndarray) -> str:
 
 
 def _write_astype(tape: _Tape, out: Recorded, array: Any, dtype: Any, **_: Any) -> None:
-    tape.add(out, [array], array.dtype, f"({C_TYPES[out.dtype.name]}){{0}}")
+    tape.write_elementwise(out, [array], array.dtype, f"({C_TYPES[out.dtype.name]}){{0}}")
 
 
 def _write_where(tape: _Tape, out: Recorded, condition: Any, one: Any, other: Any) -> None:
     if condition.dtype != bool:
         raise CannotRecordError("a condition that is no bool")
     # Which of two entries: the condition is 0 or 1 in any dtype.
-    tape.add(out, [condition, one, other], out.dtype, "{0} != 0 ? {1} : {2}")
+    tape.write_elementwise(out, [condition, one, other], out.dtype, "{0} != 0 ? {1} : {2}")
 
 
 def _write_clip(tape: _Tape, out: Recorded, array: Any, least: Any, most: Any, **_: Any) -> None:
     low = "{0} < {1} ? {1} : {0}"
-    tape.add(out, [array, least, most], out.dtype, f"({low}) > {{2}} ? {{2}} : ({low})")
+    tape.write_elementwise(
+        out, [array, least, most], out.dtype, f"({low}) > {{2}} ? {{2}} : ({low})"
+    )
 
 
 def _write_joined(tape: _Tape, out: Recorded, arrays: Sequence[Any], axis: int = 0) -> None:
@@ -337,19 +351,19 @@ def _write_joined(tape: _Tape, out: Recorded, arrays: Sequence[Any], axis: int =
     for one in arrays:
         last = first + one.shape[axis]
         part = np.moveaxis(np.moveaxis(out.value, axis, 0)[first:last], 0, axis)
-        tape.add(Recorded(part, out.name, tape), [one], out.dtype, "{0}")
+        tape.write_elementwise(Recorded(part, out.name, tape), [one], out.dtype, "{0}")
         first = last
 
 
 def _write_stack(tape: _Tape, out: Recorded, arrays: Sequence[Any], axis: int = 0) -> None:
     for i, one in enumerate(arrays):
         part = np.moveaxis(out.value, axis, 0)[i, ...]
-        tape.add(Recorded(part, out.name, tape), [one], out.dtype, "{0}")
+        tape.write_elementwise(Recorded(part, out.name, tape), [one], out.dtype, "{0}")
 
 
 def _write_filled(value: int) -> Callable[..., None]:
     def write(tape: _Tape, out: Recorded, *_: Any, **__: Any) -> None:
-        tape.add(out, [value], out.dtype, "{0}")
+        tape.write_elementwise(out, [value], out.dtype, "{0}")
 
     return write
 
@@ -359,7 +373,7 @@ def _write_triangle(keep: np.ufunc) -> Callable[..., None]:
         rows, columns = out.shape[-2:]
         kept = keep(np.arange(columns), np.arange(rows)[:, None] + k)
         # The mask is a constant; an entry outside is 0, whatever it was.
-        tape.add(out, [array, kept], out.dtype, "{1} != 0 ? {0} : 0")
+        tape.write_elementwise(out, [array, kept], out.dtype, "{1} != 0 ? {0} : 0")
 
     return write
 
@@ -380,7 +394,7 @@ _FUNCTIONS: Mapping[Any, Callable[..., None]] = {
 # ---------------------------------------------------------------------------------------------
 
 
-def list_operations(step: Step, state: Any, batch: Sequence[np.ndarray]) -> Operations:
+def list_operations(step: Step, state: Any, batch: Sequence[np.ndarray]) -> OperationList:
     """Return what a step does.
 
     Args:
@@ -390,8 +404,7 @@ def list_operations(step: Step, state: Any, batch: Sequence[np.ndarray]) -> Oper
         batch: a mini-batch, likewise.
 
     Raises:
-        CannotRecordError: it does what is no operation in the sense of this module; as may a
-            TypeError or an AttributeError say.
+        CannotRecordError: it does what is no operation in the sense of this module.
     """
     tape = _Tape()
     with np.errstate(all="ignore"):
@@ -399,17 +412,17 @@ def list_operations(step: Step, state: Any, batch: Sequence[np.ndarray]) -> Oper
     for i, (leaf, before) in enumerate(zip(new, leaves_of(state), strict=True)):
         # What was never used has no memory yet, and is as it was.
         here = Recorded(tape.memory.get(f"s{i}", leaf.value), f"s{i}", tape)
-        if leaf.name == here.name and tape.see(leaf) == tape.see(here):
+        if leaf.name == here.name and tape.view_of(leaf) == tape.view_of(here):
             continue
         if leaf.name.startswith("s"):
             raise CannotRecordError("the state changes places")
         if f"s{i}" not in tape.memory:
             here = Recorded(before.copy(), here.name, tape)
-        tape.add(here, [leaf], here.dtype, "{0}")
+        tape.write_elementwise(here, [leaf], here.dtype, "{0}")
     zs = Recorded(np.empty(z.shape, z.dtype), "z", tape)
-    tape.add(zs, [z], z.dtype, "{0}")
-    return Operations(
-        tape.steps,
+    tape.write_elementwise(zs, [z], z.dtype, "{0}")
+    return OperationList(
+        tape.operations,
         tape.constants,
         {name: one.size for name, one in tape.memory.items()},
         {name: one.dtype.name for name, one in tape.memory.items()},

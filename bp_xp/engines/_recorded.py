@@ -12,18 +12,18 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from bp_xp._trees import leaves_of, map_leaves
+from bp_xp._trees import forms_of, leaves_of, map_leaves
 from bp_xp.engines._base import Step
 from bp_xp.engines._replay import CannotRecordError
 
-__all__ = ["Listener", "Recorded", "all_recorded", "record", "value_of"]
+__all__ = ["Recorded", "Tape", "all_recorded", "record", "value_of"]
 
 # Indexing with these gives a view.
 _BASIC = (slice, int, type(None), type(...))
 
 
-class Listener(Protocol):
-    """What writes operations down. Each method computes, and returns the result."""
+class Tape(Protocol):
+    """Writes operations down. Each method computes, and returns the result."""
 
     def ufunc(self, ufunc: np.ufunc, inputs: Sequence[Any], out: "Recorded | None") -> "Recorded":
         """Apply an elementwise function, or a matrix product, to arrays and numbers.
@@ -50,7 +50,7 @@ class Recorded(NDArrayOperatorsMixin):
         tape: what writes down.
     """
 
-    def __init__(self, value: np.ndarray, name: str, tape: Listener):
+    def __init__(self, value: np.ndarray, name: str, tape: Tape):
         self.value, self.name, self.tape = value, name, tape
         self.shape, self.dtype, self.ndim = value.shape, value.dtype, value.ndim
 
@@ -94,7 +94,7 @@ def all_recorded(tree: Any) -> list[Recorded]:
 
 
 def record(
-    step: Step, state: Any, batch: Sequence[np.ndarray], tape: Listener
+    step: Step, state: Any, batch: Sequence[np.ndarray], tape: Tape
 ) -> tuple[list[Recorded], Recorded]:
     """Take a step on copies, past a tape, which knows them as ``s0``, ``s1`` ... and ``x0`` ...
 
@@ -102,8 +102,8 @@ def record(
         The leaves of the new state, and zᴸ.
 
     Raises:
-        CannotRecordError: the step does what is no array operation, such as looking at a value.
-        TypeError: it does what these arrays can't, as may an AttributeError say.
+        CannotRecordError: the step does what is no array operation, such as looking at a value, or
+            fails; or its state changes its form.
     """
     names = (f"s{i}" for i, _ in enumerate(leaves_of(state)))
 
@@ -114,8 +114,12 @@ def record(
 
     leaves = map_leaves(recorded, state)
     parts = [Recorded(part.copy(), f"x{i}", tape) for i, part in enumerate(batch)]
-    new_state, z = step(leaves, *parts, xp=np)
-    new = all_recorded(new_state)
-    if not len(new) == len(list(leaves_of(new_state))) == len(list(leaves_of(state))):
+    try:
+        new_state, z = step(leaves, *parts, xp=np)
+    except (TypeError, AttributeError) as error:  # these arrays do not have all of NumPy's ways
+        raise CannotRecordError(str(error)) from error
+    new = list(leaves_of(new_state))
+    all_are_results = all(isinstance(one, Recorded) for one in [*new, z])
+    if not all_are_results or forms_of(new) != forms_of(state):
         raise CannotRecordError("the state changes its form")
     return new, z

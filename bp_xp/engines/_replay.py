@@ -24,7 +24,7 @@ from bp_xp._typing import Array, Namespace
 from bp_xp.engines import plain
 from bp_xp.engines._base import Loop, Step
 
-__all__ = ["CannotRecordError", "Program", "Record", "Tape", "new_loop"]
+__all__ = ["CannotRecordError", "Lines", "Program", "Record", "new_loop"]
 
 # To record a step takes as long as some tens of steps in the plain loop.
 _STEPS_BEFORE = 32
@@ -51,11 +51,11 @@ class Record(Protocol):
     """Takes a step on copies of the state and of a mini-batch, and returns what was done."""
 
     def __call__(self, step: Step, state: Any, batch: Sequence[Array], *, xp: Namespace) -> Program:
-        """Raise CannotRecordError, TypeError or AttributeError where that can't be told."""
+        """Raise CannotRecordError where the plain loop has to take the steps."""
         ...
 
 
-class Tape:
+class Lines:
     """The lines of a function under way, and the objects that they name.
 
     The lines know the leaves of the state as ``s0``, ``s1`` ..., the parts of a mini-batch as
@@ -122,8 +122,13 @@ def _items(array: Array) -> Any:
     return array if array.ndim > 1 else [array[k, ...] for k in range(array.shape[0])]
 
 
-def new_loop(record: Record) -> Loop:
-    """Return the loop that replays what a recorder records, once for each shape of mini-batch."""
+def new_loop(record: Record, *, effort: int = 1) -> Loop:
+    """Return the loop that replays what a recorder records, once for each shape of mini-batch.
+
+    Args:
+        record: the recorder.
+        effort: how long it takes, against that of NumPy.
+    """
     programs: dict[Any, Program | None] = {}
     taken: Counter[Any] = Counter()
 
@@ -132,12 +137,12 @@ def new_loop(record: Record) -> Loop:
     ) -> tuple[Any, Array]:
         shape = batches[0].shape[1:]
         taken[shape] += batches[0].shape[0]
-        if taken[shape] < _STEPS_BEFORE:
+        if taken[shape] < effort * _STEPS_BEFORE:
             return _plainly(step, state, batches, xp)
         if shape not in programs:
             try:
                 programs[shape] = record(step, state, [part[0, ...] for part in batches], xp=xp)
-            except (CannotRecordError, TypeError, AttributeError):
+            except CannotRecordError:
                 programs[shape] = None  # the plain loop serves, or says what is wrong
         program = programs[shape]
         if program is None:

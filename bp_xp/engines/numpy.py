@@ -13,7 +13,7 @@ from bp_xp._typing import Namespace
 from bp_xp.engines import _replay
 from bp_xp.engines._base import Engine, Step
 from bp_xp.engines._recorded import Recorded, all_recorded, record, value_of
-from bp_xp.engines._replay import CannotRecordError, Program, Tape
+from bp_xp.engines._replay import CannotRecordError, Lines, Program
 
 __all__ = ["ENGINE"]
 
@@ -22,8 +22,8 @@ _REDUCTIONS: Mapping[Any, np.ufunc] = {np.sum: np.add, np.max: np.maximum, np.mi
 _PRODUCT = np.dot  # of two matrices
 
 
-class _Tape(Tape):
-    """A tape of NumPy's operations."""
+class _Tape(Lines):
+    """Writes NumPy's operations down as lines."""
 
     def __init__(self, n_parts: int) -> None:
         super().__init__()

@@ -10,12 +10,12 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bp_xp._trees import leaves_of, map_leaves
+from bp_xp._trees import forms_of, leaves_of, map_leaves
 from bp_xp._typing import Array, Namespace
 from bp_xp.engines import _replay
 from bp_xp.engines._aten import Call, joined, listen, memory_of
 from bp_xp.engines._base import Engine, Loop, Step
-from bp_xp.engines._replay import CannotRecordError, Program, Tape
+from bp_xp.engines._replay import CannotRecordError, Lines, Program
 
 __all__ = ["ENGINE"]
 
@@ -25,10 +25,10 @@ __all__ = ["ENGINE"]
 
 
 class _Writer:
-    """Writes calls down, as lines of a tape."""
+    """Writes calls down, as lines."""
 
-    def __init__(self, tape: Tape, leaves: Sequence[Array], batch: Sequence[Array]) -> None:
-        self.tape = tape
+    def __init__(self, lines: Lines, leaves: Sequence[Array], batch: Sequence[Array]) -> None:
+        self.lines = lines
         self.names = {id(leaf): f"s{i}" for i, leaf in enumerate(leaves)}
         self.state = set(self.names.values())  # and views of it
         self.names |= {id(part): f"x{i}" for i, part in enumerate(batch)}
@@ -41,7 +41,7 @@ class _Writer:
             if id(call.result) not in self.names:
                 raise CannotRecordError("a constant changes")
             method = getattr(type(call.result), call.name)
-            self.tape.each.append(self.expression(method, call))
+            self.lines.each.append(self.expression(method, call))
         elif (base := self.base_of(call)) is not None:
             self.write_view(call, base)
         else:
@@ -55,11 +55,11 @@ class _Writer:
     def write_view(self, call: Call, base: Array) -> None:
         """Write a view, which is taken once where its base stays where it is."""
         name = self.names.get(id(base), "")
-        if name in self.tape.objects:
-            self.names[id(call.result)] = self.tape.name("t", call.result)
+        if name in self.lines.objects:
+            self.names[id(call.result)] = self.lines.name("t", call.result)
             return
         of_state = name in self.state
-        view = self.tape.write_view(self.expression(call.operator, call), of_batch=not of_state)
+        view = self.lines.write_view(self.expression(call.operator, call), of_batch=not of_state)
         self.names[id(call.result)] = view
         if of_state:
             self.state.add(view)
@@ -68,11 +68,11 @@ class _Writer:
         """Write a call that makes an array, in its memory if it takes any."""
         function = _with_out(call)
         if function is None:
-            self.names[id(call.result)] = name = f"r{len(self.tape.each)}"
-            self.tape.each.append(f"{name} = {self.expression(call.operator, call)}")
+            self.names[id(call.result)] = name = f"r{len(self.lines.each)}"
+            self.lines.each.append(f"{name} = {self.expression(call.operator, call)}")
         else:
-            self.names[id(call.result)] = name = self.tape.name("t", call.result)
-            self.tape.each.append(self.expression(function, call, out=name))
+            self.names[id(call.result)] = name = self.lines.name("t", call.result)
+            self.lines.each.append(self.expression(function, call, out=name))
 
     def expression(self, function: Any, call: Call, out: str = "") -> str:
         """Return the text of a call."""
@@ -82,7 +82,7 @@ class _Writer:
         ]
         arguments += [f"{name}={self.argument(v, '', call)}" for name, v in call.options.items()]
         arguments += [f"out={out}"] if out else []
-        return f"{self.tape.function_name(function)}({', '.join(arguments)})"
+        return f"{self.lines.function_name(function)}({', '.join(arguments)})"
 
     def argument(self, value: Any, type_: str, call: Call) -> str:
         """Return an argument as it is written in a line."""
@@ -96,7 +96,7 @@ class _Writer:
         if type_ == "Tensor" and isinstance(value, int | float) and dtypes == {call.result.dtype}:
             # PyTorch would make a tensor of a number at each call.
             value = torch.asarray(value, dtype=call.result.dtype)
-        return self.tape.name("c", value)
+        return self.lines.name("c", value)
 
 
 def _with_out(call: Call) -> Callable[..., Any] | None:
@@ -122,20 +122,23 @@ def _record(step: Step, state: Any, batch: Sequence[Array], *, xp: Namespace) ->
         raise CannotRecordError("the state holds more than tensors")
     with torch.inference_mode(False), torch.no_grad():  # inference would hide products in matmul
         state, batch = map_leaves(torch.clone, (state, batch))
-        calls, new_state, z = listen(step, state, batch, xp=xp)
+        try:
+            calls, new_state, z = listen(step, state, batch, xp=xp)
+        except (TypeError, AttributeError) as error:
+            raise CannotRecordError(str(error)) from error
     leaves, new = list(leaves_of(state)), list(leaves_of(new_state))
-    if len(new) != len(leaves):
+    if forms_of(new) != forms_of(leaves):
         raise CannotRecordError("the state changes its form")
 
-    tape = Tape()
-    writer = _Writer(tape, leaves, batch)
+    lines = Lines()
+    writer = _Writer(lines, leaves, batch)
     for call in joined(calls, [*new, z]):
         writer.write(call)
-    copy = tape.function_name(torch.Tensor.copy_)
+    copy = lines.function_name(torch.Tensor.copy_)
     names = [writer.names.get(id(leaf), "") for leaf in new]
-    tape.write_back(names, lambda to, from_: f"{copy}({to}, {from_})")
-    tape.each.append(f"{copy}(z, {writer.names[id(z)]})")
-    run = tape.compile(len(leaves), len(batch))
+    lines.write_back(names, lambda to, from_: f"{copy}({to}, {from_})")
+    lines.each.append(f"{copy}(z, {writer.names[id(z)]})")
+    run = lines.compile(len(leaves), len(batch))
     return Program(_in_graphs(run, _capture) if z.device.type == "cuda" else run, z)
 
 
