@@ -594,8 +594,8 @@ class Network:
             The record of the pass.
 
         Raises:
-            ValueError, TypeError, DivergenceError: as for :meth:`fit`; the parameters are then
-                those of before.
+            ValueError, TypeError, DivergenceError, OutOfMemoryError: as for :meth:`fit`; the
+                parameters are then those of before, and the optimizer starts at rest again.
 
         Examples:
             >>> net = Network([1, 1], cost="binary_cross_entropy", seed=0)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import assert_agrees, assert_layers_agree, combine, on_host, random_layers, to_device
 
-from bp_xp import ACTIVATIONS, COSTS, Layer, engines, to_numpy
+from bp_xp import ACTIVATIONS, COSTS, Layer, Network, engines, to_numpy
 from bp_xp._trees import leaves_of
 from bp_xp.arrays import place
 from bp_xp.backprop import Model
@@ -562,3 +562,44 @@ def test_a_schedule_that_was_not_made_is_refused(kind):
 def test_nesterov_needs_a_momentum():
     with pytest.raises(ValueError, match=r"nesterov=True needs a momentum above 0"):
         SGD(0.1, nesterov=True)
+
+
+# ---------------------------------------------------------------------------------------------
+# Optimizers of a user's own
+
+
+class Own:
+    """Gradient descent, with a state that changes its form as told."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def init(self, layers, *, place, dtype):
+        return [place.asarray(np.ones(3), dtype)]
+
+    def update(self, layers, gradients, state, *, xp):
+        moved = [
+            Layer(W - 0.1 * dW, b - 0.1 * db)
+            for (W, b), (dW, db) in zip(layers, gradients, strict=True)
+        ]
+        return moved, self.change(state[0], xp)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s, xp: [s[:1] * 1.0], r"an array of its state of shape \(1,\) .*given \(3,\)"),
+        (lambda s, xp: [xp.concat([s, s])], r"an array of its state of shape \(6,\)"),
+        (lambda s, xp: [xp.astype(s, xp.float64)], r"dtype .*float64.* numpy.float64"),
+        (lambda s, xp: [s, s], r"returns 6 arrays, where it was given 5"),
+    ],
+    ids=["shorter", "longer", "wider", "more"],
+)
+def test_a_state_keeps_its_form(where, change, message):
+    network = Network([4, 5, 3], backend=where.backend, device=where.device_name, seed=0)
+    before = on_host(network.layers)
+    x, y = np.zeros((40, 4)), np.zeros(40, int)
+    with pytest.raises(ValueError, match=message):
+        network.fit(x, y, batch_size=2, optimizer=Own(change), epochs=2, progress=False)
+    for one, other in zip(leaves_of(on_host(network.layers)), leaves_of(before), strict=True):
+        assert np.array_equal(one, other)

@@ -459,7 +459,7 @@ def ours(work: Workload, backend: str, *, device: str | None = None, engine: Any
     from bp_xp.arrays import place
     from bp_xp.engines import engine_for
     from bp_xp.regularization import Regularization
-    from bp_xp.training import Rule, State, _chunk, _fused
+    from bp_xp.training import Rule, State, _chunk, _fused, steps_at_once
 
     where = place(device, backend)
     net = Network.from_layers(
@@ -476,13 +476,20 @@ def ours(work: Workload, backend: str, *, device: str | None = None, engine: Any
         Layer(where.xp.asarray(W, copy=True), where.xp.asarray(b, copy=True)) for W, b in net.layers
     ]
     states = [State(layers, optimizer.init(layers, place=where, dtype="float32"), ())]
-    batches = [where.asarray(work.xs), where.asarray(work.ys)]
+    at_once = steps_at_once(where, work.batch * (work.sizes[0] + work.sizes[-1]))
+    chunks = [
+        [where.asarray(values[first : first + at_once]) for values in (work.xs, work.ys)]
+        for first in range(0, work.steps, at_once)
+    ]
 
     def run() -> None:
         with where.active():
-            state, totals = chunk(states.pop(), batches)
+            state, totals = states.pop(), []
+            for batches in chunks:
+                state, total = chunk(state, batches)
+                totals.append(total)
+            to_numpy(where.xp.stack(totals))
         states.append(state)
-        to_numpy(totals)
 
     return run
 
