@@ -328,6 +328,29 @@ def test_a_step_is_recorded_once_there_are_enough_of_them(at, monkeypatch):
     assert len(calls) == 16
 
 
+def test_what_a_step_returns_beside_a_new_state_may_be_of_the_old_one(at):
+    def step(state, x, *, xp):
+        (w,) = state
+        return [w - 0.1 * x], w
+
+    batches = [at.asarray(np.ones((3, 2, 2)))]
+    for loop in (ENGINES[at.backend].new_loop(), plain.loop):
+        _, zs = loop(step, [at.asarray(np.zeros((2, 2)))], batches, xp=at.xp)
+        np.testing.assert_allclose(to_numpy(zs)[:, 0, 0], [0.0, -0.1, -0.2], atol=1e-12)
+
+
+def test_what_fails_in_recording_alone_is_looped_over_plainly(at):
+    def step(state, x, *, xp):
+        if type(x).__name__ not in ("ndarray", "Tensor") or calls.append(None):
+            raise RecursionError("of the recorder")
+        return state, 2.0 * x
+
+    calls = []
+    loop = ENGINES[at.backend].new_loop()
+    _, zs = loop(step, [at.asarray(np.zeros(1))], [at.asarray(np.ones((3, 2, 2)))], xp=at.xp)
+    np.testing.assert_array_equal(to_numpy(zs), 2.0)
+
+
 def test_steps_are_given_as_many_arrays_as_there_are(at):
     def step(state, x, y, rate, *, xp):
         return [state[0] + rate * xp.sum(x * y)], rate * x

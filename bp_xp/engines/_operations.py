@@ -9,7 +9,7 @@ written down by NumPy on copies (:mod:`bp_xp.engines._recorded`), which also tel
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -143,6 +143,9 @@ _SAME_IN_C = (
 # Integers without a sign wrap in C, as NumPy's do with one.
 _WRAPPING = (np.add, np.subtract, np.multiply, np.square, np.negative)
 
+# Numbers in all arrays of a step, which is taken on the host to be written down.
+_MOST_ENTRIES = 1 << 26
+
 SUM = _EXPRESSIONS[np.add]
 _REDUCTIONS: Mapping[Any, str] = {
     np.sum: SUM,
@@ -164,8 +167,8 @@ def _ufunc_in_c(ufunc: np.ufunc, dtype: str, inputs: Sequence[Any]) -> str:
         kind = C_TYPES[dtype]
         fields = (f"(unsigned {kind}){{{i}}}" for i in range(ufunc.nin))
         return f"({kind})({expression.format(*fields)})"
-    if dtype == "bool" and ufunc is np.invert:
-        expression = _EXPRESSIONS[np.logical_not]
+    if dtype == "bool":  # to C, true and true are 2
+        return f"(bool)({_EXPRESSIONS[np.logical_not] if ufunc is np.invert else expression})"
     floating = ufunc in (np.divide, np.reciprocal, np.power, np.absolute)
     if floating and not dtype.startswith("float"):
         raise CannotRecordError(f"{ufunc.__name__} of {dtype}")
@@ -183,10 +186,14 @@ class _Tape:
         self.operations: list[Operation] = []
         self.memory: dict[str, np.ndarray] = {}  # the array that a buffer is, in one piece
         self.constants: dict[str, np.ndarray] = {}
+        self.entries = 0
 
-    def new_buffer(self, prefix: str, values: Any) -> Recorded:
-        """Take an array in as a buffer of its own."""
-        array = np.array(values, order="C")
+    def new_buffer(self, prefix: str, values: Any, *, order: Literal["C", "K"] = "C") -> Recorded:
+        """Take an array in as a buffer of its own; ``"K"`` keeps the order that NumPy gave it."""
+        array = np.array(values, order=order)
+        self.entries += array.size
+        if self.entries > _MOST_ENTRIES:
+            raise CannotRecordError("too large for a kernel")
         if array.dtype.name not in C_TYPES:
             raise CannotRecordError(f"no kernel computes in {array.dtype}")
         name = f"{prefix}{len(self.memory)}"
@@ -249,9 +256,11 @@ class _Tape:
         values = value_of(inputs)
         result = np.asarray(ufunc(*values))
         if ufunc is np.matmul:
+            if out is not None:
+                raise CannotRecordError("a product in given memory")
             return self.product(inputs, result)
         computed_in = ufunc.resolve_dtypes((*map(_kind_of, values), None))[0]
-        target = self.new_buffer("t", result) if out is None else out
+        target = self.new_buffer("t", result, order="K") if out is None else out
         if out is not None:
             if out.name in self.constants or out.shape != result.shape:
                 raise CannotRecordError("a constant changes, or an array its shape")
@@ -277,8 +286,8 @@ class _Tape:
 
     def function(self, function: Any, inputs: Sequence[Any], options: Any) -> Recorded:
         """Write another function."""
-        result = function(*value_of(inputs), **options)
-        for one in all_recorded(inputs):
+        result = function(*value_of(inputs), **value_of(options))
+        for one in all_recorded([*inputs, *options.values()]):
             if isinstance(result, np.ndarray) and np.shares_memory(result, one.value):
                 self.view_of(one)
                 return Recorded(result, one.name, self)
@@ -287,7 +296,7 @@ class _Tape:
         write = _FUNCTIONS.get(function)
         if write is None or not isinstance(result, np.ndarray | np.generic):
             raise CannotRecordError(f"{function.__name__} is not known in C")
-        out = self.new_buffer("t", result)
+        out = self.new_buffer("t", result, order="K")
         write(self, out, *inputs, **options)
         return out
 
@@ -339,7 +348,19 @@ def _write_where(tape: _Tape, out: Recorded, condition: Any, one: Any, other: An
     tape.write_elementwise(out, [condition, one, other], out.dtype, "{0} != 0 ? {1} : {2}")
 
 
-def _write_clip(tape: _Tape, out: Recorded, array: Any, least: Any, most: Any, **_: Any) -> None:
+def _write_clip(
+    tape: _Tape,
+    out: Recorded,
+    array: Any,
+    least: Any = None,
+    most: Any = None,
+    *,
+    min: Any = None,
+    max: Any = None,
+) -> None:
+    least, most = (min if least is None else least), (max if most is None else most)
+    if least is None or most is None:
+        raise CannotRecordError("a limit on one side")
     low = "{0} < {1} ? {1} : {0}"
     tape.write_elementwise(
         out, [array, least, most], out.dtype, f"({low}) > {{2}} ? {{2}} : ({low})"
@@ -409,6 +430,9 @@ def list_operations(step: Step, state: Any, batch: Sequence[np.ndarray]) -> Oper
     tape = _Tape()
     with np.errstate(all="ignore"):
         new, z = record(step, state, batch, tape)
+    # First zᴸ, which may be a part of the old state.
+    zs = Recorded(np.empty(z.shape, z.dtype), "z", tape)
+    tape.write_elementwise(zs, [z], z.dtype, "{0}")
     for i, (leaf, before) in enumerate(zip(new, leaves_of(state), strict=True)):
         # What was never used has no memory yet, and is as it was.
         here = Recorded(tape.memory.get(f"s{i}", leaf.value), f"s{i}", tape)
@@ -419,8 +443,6 @@ def list_operations(step: Step, state: Any, batch: Sequence[np.ndarray]) -> Oper
         if f"s{i}" not in tape.memory:
             here = Recorded(before.copy(), here.name, tape)
         tape.write_elementwise(here, [leaf], here.dtype, "{0}")
-    zs = Recorded(np.empty(z.shape, z.dtype), "z", tape)
-    tape.write_elementwise(zs, [z], z.dtype, "{0}")
     return OperationList(
         tape.operations,
         tape.constants,

@@ -61,7 +61,8 @@ class Recorded(NDArrayOperatorsMixin):
     def __getitem__(self, key: Any) -> "Recorded":
         part = self.value[key]
         keys = key if isinstance(key, tuple) else (key,)
-        if not isinstance(part, np.ndarray) or not all(isinstance(k, _BASIC) for k in keys):
+        basic = all(isinstance(k, _BASIC) and not isinstance(k, bool) for k in keys)
+        if not isinstance(part, np.ndarray) or not basic:
             raise CannotRecordError("indexing that copies")
         return self.tape.view(self, part, key)
 
@@ -84,7 +85,9 @@ class Recorded(NDArrayOperatorsMixin):
 
 
 def value_of(tree: Any) -> Any:
-    """Return a nesting of tuples and lists with the values of recorded arrays in it."""
+    """Return a nesting of tuples and lists, or arguments by name, with the values in it."""
+    if isinstance(tree, dict):
+        return {name: value_of(one) for name, one in tree.items()}
     return map_leaves(lambda one: one.value if isinstance(one, Recorded) else one, tree)
 
 
@@ -103,21 +106,18 @@ def record(
 
     Raises:
         CannotRecordError: the step does what is no array operation, such as looking at a value, or
-            fails; or its state changes its form.
+            its state changes its form. Other exceptions are those of the step.
     """
     names = (f"s{i}" for i, _ in enumerate(leaves_of(state)))
 
     def recorded(leaf: Any) -> Recorded:
         if not isinstance(leaf, np.ndarray):
             raise CannotRecordError("the state holds more than arrays")
-        return Recorded(leaf.copy(), next(names), tape)
+        return Recorded(np.array(leaf), next(names), tape)
 
     leaves = map_leaves(recorded, state)
-    parts = [Recorded(part.copy(), f"x{i}", tape) for i, part in enumerate(batch)]
-    try:
-        new_state, z = step(leaves, *parts, xp=np)
-    except (TypeError, AttributeError) as error:  # these arrays do not have all of NumPy's ways
-        raise CannotRecordError(str(error)) from error
+    parts = [Recorded(np.array(part), f"x{i}", tape) for i, part in enumerate(batch)]
+    new_state, z = step(leaves, *parts, xp=np)
     new = list(leaves_of(new_state))
     all_are_results = all(isinstance(one, Recorded) for one in [*new, z])
     if not all_are_results or forms_of(new) != forms_of(state):

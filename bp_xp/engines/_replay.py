@@ -51,7 +51,7 @@ class Record(Protocol):
     """Takes a step on copies of the state and of a mini-batch, and returns what was done."""
 
     def __call__(self, step: Step, state: Any, batch: Sequence[Array], *, xp: Namespace) -> Program:
-        """Raise CannotRecordError where the plain loop has to take the steps."""
+        """Raise CannotRecordError, or any other exception, where the plain loop has to serve."""
         ...
 
 
@@ -142,8 +142,8 @@ def new_loop(record: Record, *, effort: int = 1) -> Loop:
         if shape not in programs:
             try:
                 programs[shape] = record(step, state, [part[0, ...] for part in batches], xp=xp)
-            except CannotRecordError:
-                programs[shape] = None  # the plain loop serves, or says what is wrong
+            except Exception:  # whatever it is, the plain loop serves, or says what is wrong
+                programs[shape] = None
         program = programs[shape]
         if program is None:
             return _plainly(step, state, batches, xp)

@@ -77,9 +77,9 @@ _SECONDS_OF_A_PLAIN_STEP = 25 * 10e-6
 # its time for a network that is too large for a kernel anyway.
 _MOST_PRODUCTS = 1 << 30
 
-# How far a kernel may be from the plain loop after two steps, by the norm of each array: far more
-# than rounding, and far less than any mistake.
-_TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
+# How far a kernel may be from the plain loop, as a share of what two steps change in an array: more
+# than rounding (in TF32, if CuPy is told to use it), and less than any mistake.
+_TOLERANCE = {"float32": 1e-2, "float64": 1e-6}
 
 
 def _configurations() -> list[LaunchConfiguration]:
@@ -105,16 +105,18 @@ def _compile(kernel: Kernel, configuration: LaunchConfiguration) -> Launch:
         "CLUSTERED": int(configuration.clustered),
     }
     lines = "".join(f"#define {name} {value}\n" for name, value in defined.items())
-    module: Any = cupy.RawModule(
-        code=lines + PRELUDE + kernel.source,
-        options=("--std=c++17",),
-        enable_cooperative_groups=not configuration.clustered,
-    )
-    function = module.get_function("take_steps")
+    module: Any = cupy.RawModule(code=lines + PRELUDE + kernel.source, options=("--std=c++17",))
+    function = module.get_function("take_steps").kernel
+    # Blocks that wait for each other through memory must be at work all at once.
+    together = configuration.blocks > 1 and not configuration.clustered
 
     def launch(arguments: Sequence[Array], n_steps: int) -> None:
-        grid, block = (configuration.blocks,), (configuration.block,)
-        function(grid, block, (*arguments, np.int32(n_steps)))
+        function(
+            (configuration.blocks,),
+            (configuration.block,),
+            (*arguments, np.int32(n_steps)),
+            enable_cooperative_groups=together,
+        )
 
     return launch
 
@@ -197,18 +199,39 @@ def _difference(
 ) -> str:
     """Return in what a kernel differs from the plain loop after two steps; empty if in nothing."""
     twice = [xp.stack([part, part]) for part in batch]
-    ours, theirs = (map_leaves(lambda leaf: xp.asarray(leaf, copy=True), state) for _ in range(2))
+    start = map_leaves(_disturbed, state)
+    ours, theirs = (map_leaves(xp.asarray, map_leaves(np.copy, start)) for _ in range(2))
     our_zs = xp.stack([program.z, program.z])
     program.run(list(leaves_of(ours)), twice, our_zs)
     theirs, their_zs = plain.loop(step, theirs, twice, xp=xp)
-    pairs = zip([*leaves_of(ours), our_zs], [*leaves_of(theirs), their_zs], strict=True)
-    for i, (one, other) in enumerate(pairs):
-        # A run that overflows is no reason to mistrust: NaN is not above anything.
-        far = np.linalg.norm(to_numpy(one - other))
-        allowed = _TOLERANCE.get(str(one.dtype), 0.0) * np.linalg.norm(to_numpy(other))
-        if far > allowed:
+    begun = [*leaves_of(start), np.zeros(())]
+    pairs = zip([*leaves_of(ours), our_zs], [*leaves_of(theirs), their_zs], begun, strict=True)
+    for i, (one, other, before) in enumerate(pairs):
+        dtype = str(one.dtype)
+        share, eps = (_TOLERANCE[dtype], np.finfo(dtype).eps) if dtype in _TOLERANCE else (0.0, 0.0)
+        one, other = (to_numpy(array).astype(np.float64) for array in (one, other))
+        finite = np.isfinite(other)
+        if not np.array_equal(finite, np.isfinite(one)):
+            return f"array {i} of its state is not finite"
+        change, size = (np.linalg.norm(part[finite]) for part in (other - before, other))
+        allowed = share * change + 16 * eps * size
+        if (far := np.linalg.norm((one - other)[finite])) > allowed:
             return f"array {i} of its state is off by {far:.2g}, more than {allowed:.2g}"
     return ""
+
+
+def _disturbed(leaf: Array) -> np.ndarray:
+    """Return a part of a state on the host, a little off.
+
+    What is zero at the start of a run may make gradients of nothing but rounding, in which even
+    right results differ. No number becomes smaller: what is the root of it must not be negative.
+    """
+    values = to_numpy(leaf)
+    if values.ndim == 0 or values.dtype.kind != "f":
+        return values
+    return values + (0.01 * np.abs(np.sin(np.arange(values.size)))).reshape(values.shape).astype(
+        values.dtype
+    )
 
 
 # ---------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ class _Tape(Lines):
 
     def function(self, function: Any, inputs: Sequence[Any], options: Any) -> Recorded:
         """Write the line of another function."""
-        result = function(*value_of(inputs), **options)
+        result = function(*value_of(inputs), **value_of(options))
         plain_reduction = len(inputs) == 1 and set(options) <= {"axis", "keepdims"}
         if function in _REDUCTIONS and plain_reduction:
             reduce, values = self.name("f", _REDUCTIONS[function].reduce), self.write(inputs[0])
@@ -78,7 +78,7 @@ class _Tape(Lines):
             *(f"{k}={self.write(v)}" for k, v in options.items()),
         ]
         call = f"{self.function_name(function)}({', '.join(arguments)})"
-        for one in all_recorded(inputs):
+        for one in all_recorded([*inputs, *options.values()]):
             if isinstance(result, np.ndarray) and np.shares_memory(result, one.value):
                 return self.view_by(one, result, call)
         return self.result(result, lambda t: f"{copy}({t}, {call})")
@@ -95,8 +95,8 @@ class _Tape(Lines):
         if isinstance(value, Recorded):
             return value.name
         if isinstance(value, list | tuple):
-            items = ", ".join(self.write(item) for item in value)
-            return f"[{items}]" if isinstance(value, list) else f"({items},)"
+            items = "".join(f"{self.write(item)}, " for item in value)
+            return f"[{items}]" if isinstance(value, list) else f"({items})"
         if like is not None and isinstance(value, int if like.kind == "i" else int | float):
             # NumPy would make an array of a number at each call.
             value = np.asarray(value, dtype=like)
@@ -109,8 +109,8 @@ def _record(step: Step, state: Any, batch: Sequence[np.ndarray], *, xp: Namespac
     tape = _Tape(len(batch))
     new, z = record(step, state, batch, tape)
     copy = tape.function_name(np.copyto)
+    tape.each.append(f"{copy}(z, {z.name})")  # first: it may be a part of the old state
     tape.write_back([leaf.name for leaf in new], lambda to, from_: f"{copy}({to}, {from_})")
-    tape.each.append(f"{copy}(z, {z.name})")
     return Program(tape.compile(len(new), len(batch)), z.value)
 
 

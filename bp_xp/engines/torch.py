@@ -122,10 +122,7 @@ def _record(step: Step, state: Any, batch: Sequence[Array], *, xp: Namespace) ->
         raise CannotRecordError("the state holds more than tensors")
     with torch.inference_mode(False), torch.no_grad():  # inference would hide products in matmul
         state, batch = map_leaves(torch.clone, (state, batch))
-        try:
-            calls, new_state, z = listen(step, state, batch, xp=xp)
-        except (TypeError, AttributeError) as error:
-            raise CannotRecordError(str(error)) from error
+        calls, new_state, z = listen(step, state, batch, xp=xp)
     leaves, new = list(leaves_of(state)), list(leaves_of(new_state))
     if forms_of(new) != forms_of(leaves):
         raise CannotRecordError("the state changes its form")
@@ -136,8 +133,8 @@ def _record(step: Step, state: Any, batch: Sequence[Array], *, xp: Namespace) ->
         writer.write(call)
     copy = lines.function_name(torch.Tensor.copy_)
     names = [writer.names.get(id(leaf), "") for leaf in new]
+    lines.each.append(f"{copy}(z, {writer.names[id(z)]})")  # first: it may be of the old state
     lines.write_back(names, lambda to, from_: f"{copy}({to}, {from_})")
-    lines.each.append(f"{copy}(z, {writer.names[id(z)]})")
     run = lines.compile(len(leaves), len(batch))
     return Program(_in_graphs(run, _capture) if z.device.type == "cuda" else run, z)
 
