@@ -88,11 +88,12 @@ def copied(tree):
 
 def assert_taken_by_a_kernel(cpu, step, state, batches, tolerance=TOLERANCE["float64"]):
     """Check that a kernel takes the steps, and that it gives what the plain loop gives."""
-    compiled = []
+    compiled, taken = [], []
 
     def compile_kernel(kernel, configuration):
         compiled.append(kernel)
-        return cpu.compile(kernel, configuration)
+        launch = cpu.compile(kernel, configuration)
+        return lambda arguments, n_steps: (taken.append(n_steps), launch(arguments, n_steps))
 
     loop = new_loop(lambda: [replace(cpu, compile=compile_kernel)])
     ours = loop(step, copied(state), batches, xp=np)
@@ -100,6 +101,7 @@ def assert_taken_by_a_kernel(cpu, step, state, batches, tolerance=TOLERANCE["flo
     for one, other in zip(leaves_of(ours), leaves_of(theirs), strict=True):
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * np.abs(other).max())
+    assert taken == [2, len(batches[0])]  # beside the plain loop, and instead of it
     [kernel] = compiled
     return kernel
 

@@ -200,7 +200,7 @@ def _difference(
     """Return in what a kernel differs from the plain loop after two steps; empty if in nothing."""
     twice = [xp.stack([part, part]) for part in batch]
     start = map_leaves(_disturbed, state)
-    ours, theirs = (map_leaves(xp.asarray, map_leaves(np.copy, start)) for _ in range(2))
+    ours, theirs = (map_leaves(lambda leaf: xp.asarray(leaf, copy=True), start) for _ in range(2))
     our_zs = xp.stack([program.z, program.z])
     program.run(list(leaves_of(ours)), twice, our_zs)
     theirs, their_zs = plain.loop(step, theirs, twice, xp=xp)
@@ -229,9 +229,8 @@ def _disturbed(leaf: Array) -> np.ndarray:
     values = to_numpy(leaf)
     if values.ndim == 0 or values.dtype.kind != "f":
         return values
-    return values + (0.01 * np.abs(np.sin(np.arange(values.size)))).reshape(values.shape).astype(
-        values.dtype
-    )
+    off = 0.01 * np.abs(np.sin(np.arange(values.size))).reshape(values.shape)
+    return (values + off).astype(values.dtype)
 
 
 # ---------------------------------------------------------------------------------------------
