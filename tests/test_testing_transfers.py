@@ -369,6 +369,28 @@ PLANTED = {
 }
 
 
+@pytest.mark.parametrize(
+    "copy",
+    [
+        lambda a: a.cpu(),
+        lambda a: a.to("cpu"),
+        lambda a: a.to(device="cpu", dtype=a.dtype),
+        lambda a: a.to("cpu", a.dtype),
+        lambda a: a.to(a.new_empty(1, device="cpu")),
+        lambda a: a.new_empty(2, device="cpu").copy_(a),
+    ],
+    ids=["cpu", "word", "option", "dtype", "like another", "into another"],
+)
+@pytest.mark.parametrize("inference", [False, True])
+def test_pytorch_s_copies_to_the_host_are_caught_in_inference_mode_too(copy, inference):
+    torch = pytest.importorskip("torch")
+    a = torch.ones(2, device="meta")
+    with torch.inference_mode(inference), no_host_transfer():
+        a.to("meta", torch.float64).to(a)  # stays where it is
+        with pytest.raises(HostTransferError):
+            copy(a)
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("planted", PLANTED)
 def test_planted_transfer_is_caught(there, rng, planted, loop, capsys):

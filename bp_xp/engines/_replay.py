@@ -142,7 +142,7 @@ def new_loop(record: Record, *, effort: int = 1) -> Loop:
         if shape not in programs:
             try:
                 programs[shape] = record(step, state, [part[0, ...] for part in batches], xp=xp)
-            except Warning:  # somebody wants warnings to be errors
+            except (Warning, AssertionError):  # somebody wants them to be errors
                 raise
             except Exception:  # whatever it is, the plain loop serves, or says what is wrong
                 programs[shape] = None

@@ -326,8 +326,10 @@ def _torch_modes() -> list[contextlib.AbstractContextManager[Any]]:
         return bool(telling.intersection(getattr(operator, "tags", ())))
 
     def copied_to_cpu(operator: Any, args: Any, options: Any) -> bool:
-        if operator is aten._to_copy.default:
-            to, of = options.get("device") or args[0].device, args[0].device
+        if operator.overloadpacket in (aten.to, aten._to_copy):  # to: in inference mode
+            there = [one for one in (*args, *options.values()) if isinstance(one, torch.device)]
+            there += [one.device for one in args[::-1] if isinstance(one, torch.Tensor)]
+            to, of = there[0], args[0].device
         elif operator is aten.copy_.default:
             to, of = args[0].device, args[1].device
         else:
