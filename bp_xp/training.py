@@ -44,9 +44,9 @@ __all__ = [
     "train",
 ]
 
-# Steps, and entries of their mini-batches: on a CPU, a chunk is gathered that stays in its cache.
+# Steps, and numbers in their mini-batches: on a CPU, a chunk is gathered that stays in a cache.
 # Elsewhere, to gather a chunk and to sum its costs up takes some 20 launches, whatever its size.
-_CHUNK_ON_CPU = 64, 1 << 17
+_CHUNK_ON_CPU = 64, 1 << 20
 _CHUNK_ELSEWHERE = 512, 1 << 23
 
 _EVALUATION_ROWS = 4096
