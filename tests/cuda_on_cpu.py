@@ -24,18 +24,8 @@ def source_of(kernel):
 
 
 def build(source, output, *flags):
-    command = [
-        "g++",
-        "-std=c++20",
-        "-pthread",
-        f"-I{SOURCES}",
-        *flags,
-        "-o",
-        output,
-        "-x",
-        "c++",
-        "-",
-    ]
+    from_input = "-x", "c++", "-"
+    command = ["g++", "-std=c++20", "-pthread", f"-I{SOURCES}", *flags, "-o", output, *from_input]
     subprocess.run(command, input=source, text=True, check=True, capture_output=True)
     return output
 
