@@ -25,5 +25,8 @@ def leaves_of(tree: Any) -> Iterator[Any]:
 
 
 def forms_of(tree: Any) -> list[tuple[Any, Any]]:
-    """Return shape and dtype of each array in a nesting of tuples and lists."""
-    return [(tuple(leaf.shape), leaf.dtype) for leaf in leaves_of(tree)]
+    """Return shape and dtype of each array in a nesting of tuples and lists; of others the type."""
+    return [
+        (tuple(getattr(leaf, "shape", ())), getattr(leaf, "dtype", type(leaf)))
+        for leaf in leaves_of(tree)
+    ]

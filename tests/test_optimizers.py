@@ -585,6 +585,19 @@ class Own:
         return moved, self.change(state[0], xp)
 
 
+def test_a_state_may_hold_a_number_of_python(where):
+    class Counting(Own):
+        def init(self, layers, *, place, dtype):
+            return [0]
+
+    network = Network([4, 5, 3], backend=where.backend, device=where.device_name, seed=0)
+    counting = Counting(lambda steps, xp: [steps + 1])
+    history = network.fit(
+        np.ones((40, 4)), np.zeros(40, int), batch_size=2, optimizer=counting, progress=False
+    )
+    assert history["cost"][-1] < history["cost"][0]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
