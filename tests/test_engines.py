@@ -341,11 +341,10 @@ def test_what_a_step_returns_beside_a_new_state_may_be_of_the_old_one(at):
 
 def test_what_fails_in_recording_alone_is_looped_over_plainly(at):
     def step(state, x, *, xp):
-        if type(x).__name__ not in ("ndarray", "Tensor") or calls.append(None):
+        if type(x).__name__ not in ("ndarray", "Tensor"):
             raise RecursionError("of the recorder")
         return state, 2.0 * x
 
-    calls = []
     loop = ENGINES[at.backend].new_loop()
     _, zs = loop(step, [at.asarray(np.zeros(1))], [at.asarray(np.ones((3, 2, 2)))], xp=at.xp)
     np.testing.assert_array_equal(to_numpy(zs), 2.0)

@@ -243,7 +243,7 @@ class _Tape:
         fields = [f"({cast}{{{i}}})" if cast else f"{{{i}}}" for i, cast in enumerate(casts)]
         self.operations.append(Operation(target, views, expression.format(*fields)))
 
-    # What a listener does.
+    # What every tape does.
 
     def view(self, of: Recorded, part: np.ndarray, key: Any) -> Recorded:
         """Take a view."""

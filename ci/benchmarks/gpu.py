@@ -12,27 +12,31 @@ rounds them to TF32. ``--device cpu`` rehearses with what runs on a CPU, and tim
 
 import argparse
 import functools
-import json
 import subprocess
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from peers import Run, Workload, jax_by_hand, ours, torch_by_hand, torch_eager, torch_waited
-from run import machine, measure, print_table
+from run import WORKLOADS as ON_A_CPU
+from run import (
+    Contestants,
+    Sections,
+    machine,
+    measure,
+    print_table,
+    read_arguments,
+    run_sections,
+)
 
 WORKLOADS = {
-    "small": ([784, 30, 10], "sigmoid", "quadratic", 10, 512),
-    "medium": ([784, 512, 512, 10], "relu", "categorical_cross_entropy", 128, 64),
+    "small": (*ON_A_CPU["small"][:-1], 512),
+    "medium": (*ON_A_CPU["medium"][:-1], 64),
     "huge": ([4096, 4096, 4096, 4096], "relu", "categorical_cross_entropy", 4096, 4),
 }
 """Sizes, activation of the hidden layers, cost, batch size, steps in a round."""
 
 WIDTHS, BATCHES = (16, 64, 256, 1024, 4096), (1, 10, 100, 1000)
-
-Contestants = dict[str, Callable[[Workload], Run | None]]
 
 
 def products_alone(work: Workload, *, device: str) -> Run:
@@ -152,16 +156,22 @@ def plot_crossover(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def gpu_facts() -> str:
-    """Return name, driver and memory of the GPU, as its own tool tells."""
+def facts_on(device: str) -> dict[str, Any]:
+    """Return what the figures depend on, and name, driver and memory of the GPU."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
-        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+        gpu = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError) as error:
-        return f"none: {error}"
+        gpu = f"none: {error}"
+    facts = {"gpu": gpu, **machine()}
+    if device == "cuda":
+        import cupy
+
+        facts["cupy"] = cupy.__version__
+    return facts
 
 
-SECTIONS: dict[str, Callable[[argparse.Namespace], Any]] = {
+SECTIONS: Sections = {
     **{name: functools.partial(steps, name) for name in WORKLOADS},
     "crossover": crossover,
 }
@@ -169,16 +179,9 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Any]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each section")
-    parser.add_argument("--only", nargs="+", default=[], help="contestants with this in their name")
-    parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     parser.add_argument("--plot", type=Path, help="draw the crossover to this file")
-    args = parser.parse_args()
-    if unknown := set(args.sections) - set(SECTIONS):
-        parser.error(f"no section {', '.join(sorted(unknown))}: there are {', '.join(SECTIONS)}")
-    warnings.simplefilter("ignore")
+    args = read_arguments(parser, SECTIONS, seconds=10.0)
     try:
         import jax
 
@@ -186,15 +189,7 @@ def main() -> None:
     except ImportError:
         print("JAX is not installed")
 
-    results = {name: SECTIONS[name](args) for name in args.sections or SECTIONS}
-    facts = {"gpu": gpu_facts(), **machine()}
-    if args.device == "cuda":
-        import cupy
-
-        facts["cupy"] = cupy.__version__
-    print("\n" + "\n".join(f"{key}: {value}" for key, value in facts.items()))
-    if args.json:
-        args.json.write_text(json.dumps({"machine": facts, "results": results}, indent=2) + "\n")
+    run_sections(SECTIONS, args, functools.partial(facts_on, args.device))
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ SWEPT = (
 )
 
 Contestants = Mapping[str, Callable[[Workload], Run | None]]
+Sections = Mapping[str, Callable[[argparse.Namespace], Any]]
 
 
 def machine() -> dict[str, Any]:
@@ -222,7 +223,7 @@ def fits(args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
     return table
 
 
-SECTIONS: dict[str, Callable[[argparse.Namespace], Any]] = {
+SECTIONS: Sections = {
     **{name: functools.partial(steps, name) for name in WORKLOADS},
     "sweep": sweep,
     "epoch": epoch,
@@ -231,24 +232,38 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Any]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each section")
+def read_arguments(
+    parser: argparse.ArgumentParser, sections: Sections, *, seconds: float
+) -> argparse.Namespace:
+    """Return the arguments of a benchmark of some sections."""
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(sections)}")
+    parser.add_argument("--seconds", type=float, default=seconds, help="of each section")
     parser.add_argument("--only", nargs="+", default=[], help="contestants with this in their name")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     args = parser.parse_args()
-    if unknown := set(args.sections) - set(SECTIONS):
-        parser.error(f"no section {', '.join(sorted(unknown))}: there are {', '.join(SECTIONS)}")
-    warnings.simplefilter("ignore")
+    if unknown := set(args.sections) - set(sections):
+        parser.error(f"no section {', '.join(sorted(unknown))}: there are {', '.join(sections)}")
+    return args
 
-    if warning := machine().get("warning"):
-        print(f"warning: {warning}")
-    results = {name: SECTIONS[name](args) for name in args.sections or SECTIONS}
-    facts = machine()
+
+def run_sections(
+    sections: Sections, args: argparse.Namespace, facts_now: Callable[[], dict[str, Any]]
+) -> None:
+    """Run the sections that were asked for, or all; print and write what the figures depend on."""
+    warnings.simplefilter("ignore")
+    results = {name: sections[name](args) for name in args.sections or sections}
+    facts = facts_now()
     print("\n" + "\n".join(f"{key}: {value}" for key, value in facts.items()))
     if args.json:
         args.json.write_text(json.dumps({"machine": facts, "results": results}, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    args = read_arguments(parser, SECTIONS, seconds=20.0)
+    if warning := machine().get("warning"):
+        print(f"warning: {warning}")
+    run_sections(SECTIONS, args, machine)
 
 
 if __name__ == "__main__":
