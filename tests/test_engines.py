@@ -275,6 +275,7 @@ def test_numpy_does_not_record_what_is_no_list_of_operations(rule):
     ids=["numpy", "array", "dlpack", "tolist", "apply"],
 )
 def test_torch_does_not_record_what_goes_around_its_operators(tanh):
+    pytest.importorskip("torch")
     at = place(backend="torch")
     odd = Activation("tanh by NumPy", lambda z, *, xp: tanh(z, xp), ACTIVATIONS["tanh"].sigma_prime)
     network = {
