@@ -10,10 +10,7 @@ the network is constructed.
 """
 
 from bp_xp._typing import Layer
-from bp_xp.activations import ACTIVATIONS, Activation
-from bp_xp.arrays import devices, to_numpy
-from bp_xp.callbacks import Callback, EarlyStopping
-from bp_xp.costs import COSTS, Cost, MatchedCost
+from bp_xp.backends import devices, to_numpy
 from bp_xp.errors import (
     CheckpointError,
     DataFormatError,
@@ -22,13 +19,15 @@ from bp_xp.errors import (
     DownloadError,
     OutOfMemoryError,
 )
-from bp_xp.history import EpochRecord, History
-from bp_xp.initializers import INITIALIZERS
 from bp_xp.inspection import GradientFlow
-from bp_xp.metrics import METRICS, Metric, confusion_matrix, top_k
+from bp_xp.math.activations import ACTIVATIONS, Activation
+from bp_xp.math.costs import COSTS, Cost, MatchedCost
+from bp_xp.math.initializers import INITIALIZERS
+from bp_xp.math.metrics import METRICS, Metric, confusion_matrix, top_k
+from bp_xp.math.regularization import Regularization
 from bp_xp.network import Network
-from bp_xp.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
-from bp_xp.schedules import (
+from bp_xp.optim import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, RMSprop
+from bp_xp.optim.schedules import (
     CosineDecay,
     ExponentialDecay,
     InverseScaling,
@@ -36,6 +35,9 @@ from bp_xp.schedules import (
     ReduceOnPlateau,
     StepDecay,
 )
+from bp_xp.training.callbacks import Callback, EarlyStopping, StopWhen
+from bp_xp.training.checkpoint import Checkpoint
+from bp_xp.training.history import EpochRecord, History
 
 __version__ = "0.1.0"
 
@@ -44,12 +46,14 @@ __all__ = [
     "COSTS",
     "INITIALIZERS",
     "METRICS",
+    "OPTIMIZERS",
     "SGD",
     "Activation",
     "Adagrad",
     "Adam",
     "AdamW",
     "Callback",
+    "Checkpoint",
     "CheckpointError",
     "CosineDecay",
     "Cost",
@@ -71,7 +75,9 @@ __all__ = [
     "OutOfMemoryError",
     "RMSprop",
     "ReduceOnPlateau",
+    "Regularization",
     "StepDecay",
+    "StopWhen",
     "confusion_matrix",
     "devices",
     "to_numpy",

@@ -24,15 +24,19 @@ from typing import Any
 
 import numpy as np
 
-from bp_xp import backprop, checks
+from bp_xp import checks
 from bp_xp._typing import Array, Layer, Namespace
-from bp_xp.activations import ACTIVATIONS
-from bp_xp.arrays import are_finite, dtype_name, library_of, place, row_blocks, to_numpy
-from bp_xp.backprop import Model
-from bp_xp.costs import COSTS, Cost
+from bp_xp.backends import dtype_name, library_of, place, to_numpy
 from bp_xp.datasets import load_mnist
-from bp_xp.engines import engine_for, plain
+from bp_xp.engines import PLAIN
 from bp_xp.errors import DivergenceError
+from bp_xp.math import backprop
+from bp_xp.math.activations import ACTIVATIONS
+from bp_xp.math.costs import COSTS, Cost
+from bp_xp.math.model import Model
+from bp_xp.math.rows import row_blocks
+from bp_xp.sources import intake
+from bp_xp.training.finite import are_finite
 
 __all__ = ["Network", "load_data_wrapper", "sigmoid", "sigmoid_prime"]
 
@@ -96,9 +100,9 @@ class Network:
         self.sizes = list(checks.check_sizes(sizes))
         self.num_layers = len(self.sizes)
         checks.check_memory(self.sizes)
-        self._place = place(device, backend)
+        self._placement = place(device, backend)
         self._dtype = dtype_name(dtype)
-        self._place.dtype(self._dtype)
+        self._placement.dtype(self._dtype)
         self.biases = [np.random.randn(y, 1) for y in self.sizes[1:]]
         self.weights = [
             np.random.randn(y, x) for x, y in zip(self.sizes[:-1], self.sizes[1:], strict=True)
@@ -148,10 +152,10 @@ class Network:
                 f"{name} must hold {len(shapes)} arrays, one for each layer after the inputs, not "
                 f"{len(arrays)}."
             )
-        with self._place.active():
+        with self._placement.active():
             checked = [
-                checks.check_parameter(
-                    array, f"{name}[{l}]", place=self._place, dtype=self._dtype, ndim=2
+                intake.check_parameter(
+                    array, f"{name}[{l}]", placement=self._placement, dtype=self._dtype, ndim=2
                 )
                 for l, array in enumerate(arrays)  # noqa: E741 - the book's index of layers
             ]
@@ -196,9 +200,9 @@ class Network:
             ValueError: the shape is wrong, or a value is not finite.
             TypeError: an array of another library.
         """
-        with self._place.active():
+        with self._placement.active():
             x = self._rows(a, "a", self.sizes[0])
-            return backprop.feedforward(self._model(), self._layers(), x, xp=self._place.xp).mT
+            return backprop.feedforward(self._model(), self._layers(), x, xp=self._placement.xp).mT
 
     def SGD(  # noqa: N802 - the book's name
         self,
@@ -230,8 +234,8 @@ class Network:
         epochs = checks.check_integer(epochs, "epochs", least=0)
         mini_batch_size = checks.check_integer(mini_batch_size, "mini_batch_size")
         eta = checks.check_number(eta, "eta")
-        xp = self._place.xp
-        with self._place.active():
+        xp = self._placement.xp
+        with self._placement.active():
             data = self._training_samples(training_data, "training_data")
             test_pairs = list(test_data) if test_data is not None else []
             test = self._test_samples(test_pairs, "test_data") if test_pairs else None
@@ -239,7 +243,7 @@ class Network:
             for j in range(epochs):
                 before = self._biases, self._weights
                 random.shuffle(order)
-                index = self._place.asarray(order)
+                index = self._placement.asarray(order)
                 for rows in row_blocks(len(data), mini_batch_size * _BATCHES_AT_ONCE):
                     x = xp.take(data.x, index[rows], axis=0)
                     y = xp.take(data.y, index[rows], axis=0)
@@ -274,7 +278,7 @@ class Network:
             Nielsen, ch. 1, eq. (20), (21).
         """
         eta = checks.check_number(eta, "eta")
-        with self._place.active():
+        with self._placement.active():
             samples = self._training_samples(mini_batch, "mini_batch")
             biases, weights = list(self._biases), list(self._weights)
             if self._overrides("backprop"):
@@ -283,8 +287,8 @@ class Network:
             else:
                 # A compiler takes pure functions only, and a subclass's need not be one.
                 own = self._overrides("cost_derivative")
-                engine = plain.ENGINE if own else engine_for(self._place.backend)
-                step = engine.compile(_step, self._model(), self._place.xp)
+                engine = PLAIN if own else self._placement.engine
+                step = engine.compile(_step, self._model(), self._placement.xp)
                 moved = step(biases, weights, samples.x, samples.y, eta)
             self._biases = _Parameters(moved[0], self._check_biases)
             self._weights = _Parameters(moved[1], self._check_weights)
@@ -317,9 +321,9 @@ class Network:
         References:
             Nielsen, ch. 2, BP1 to BP4.
         """
-        with self._place.active():
+        with self._placement.active():
             sample = self._training_samples([(x, y)], "sample")
-            return _nabla(self._model(), self._layers(), sample.x, sample.y, xp=self._place.xp)
+            return _nabla(self._model(), self._layers(), sample.x, sample.y, xp=self._placement.xp)
 
     def evaluate(self, test_data: Iterable[tuple[Any, Any]]) -> int:
         """Return how many samples are told right, by the largest output.
@@ -331,10 +335,10 @@ class Network:
             ValueError: a shape is wrong, a y is not one of the outputs, a value is not finite.
             TypeError: an array of another library.
         """
-        with self._place.active():
+        with self._placement.active():
             test = self._test_samples(test_data, "test_data")
             told = [
-                self._place.xp.argmax(self.feedforward(test.x[rows, :].mT), axis=0)
+                self._placement.xp.argmax(self.feedforward(test.x[rows, :].mT), axis=0)
                 for rows in row_blocks(len(test), _EVALUATION_ROWS)
             ]
             return int((np.concatenate([to_numpy(part) for part in told]) == test.y).sum())
@@ -363,8 +367,8 @@ class Network:
         if len(shape) != 2 or shape[0] != size:
             hint = f": reshape it with {name}.reshape({size}, 1)" if shape == (size,) else ""
             raise ValueError(f"{name} must be a column of shape ({size}, 1), not {shape}{hint}.")
-        return checks.check_samples(
-            values.mT, name, place=self._place, dtype=self._dtype, columns=size
+        return intake.check_samples(
+            values.mT, name, placement=self._placement, dtype=self._dtype, columns=size
         )
 
     def _stacked(self, columns: Sequence[Any], name: str, size: int) -> Array:
@@ -379,12 +383,12 @@ class Network:
         if all(isinstance(array, np.ndarray) for array in arrays):
             values = np.stack(arrays)[:, :, 0]
         else:
-            owns = self._place.library.owns
+            owns = self._placement.library.owns
             # Host values among arrays of the device are moved; arrays of another library refused.
             rows = [a.mT if owns(a) else self._rows(a, name, size) for a in arrays]
-            values = self._place.xp.concat(rows, axis=0)
-        return checks.check_samples(
-            values, name, place=self._place, dtype=self._dtype, columns=size
+            values = self._placement.xp.concat(rows, axis=0)
+        return intake.check_samples(
+            values, name, placement=self._placement, dtype=self._dtype, columns=size
         )
 
     def _training_samples(self, pairs: Iterable[tuple[Any, Any]], name: str) -> "_Samples":

@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bp_xp import backprop, checks
+from bp_xp import checks
 from bp_xp._typing import Array, Layer, Namespace
-from bp_xp.activations import Activation
-from bp_xp.arrays import library_of, to_numpy
-from bp_xp.backprop import Model
-from bp_xp.callbacks import Callback
-from bp_xp.costs import COSTS, MatchedCost
-from bp_xp.engines import engine_for
-from bp_xp.history import History
+from bp_xp.backends import library_of, to_numpy
+from bp_xp.math import backprop
+from bp_xp.math.activations import Activation
+from bp_xp.math.costs import COSTS, MatchedCost
+from bp_xp.math.model import Model
+from bp_xp.training.callbacks import Callback
+from bp_xp.training.history import History
 
 __all__ = [
     "SATURATED_BELOW",
@@ -239,8 +239,7 @@ class GradientFlow(Callback):
     Args:
         x: inputs, shape (N, I); some hundreds of the training data will do.
         y: labels, shape (N,), or targets, shape (N, O).
-        every: a record also after each so many steps; 0 for none. (Whatever looks at steps lets
-            the cost in the history be summed in other blocks, which may change its last digit.)
+        every: a record also after each so many steps; 0 for none.
 
     Attributes:
         every: likewise.
@@ -316,7 +315,8 @@ class GradientFlow(Callback):
 
     def _take(self, network: Any, step: int, epoch: int) -> None:
         layers = network.layers
-        measure = engine_for(network.backend).compile(_measure, network.model, network.xp)
+        engine = network.placement.engine
+        measure = engine.compile(_measure, network.model, network.xp)
         # A run that overflows ends in a DivergenceError, which says more than a warning.
         with np.errstate(over="ignore", invalid="ignore"):
             values = measure(layers, self._before, self._greatest, *self._data)

@@ -18,9 +18,10 @@ import time
 import numpy as np
 
 from bp_xp import Network, to_numpy
-from bp_xp.arrays import place, require
-from bp_xp.backprop import cost_of_samples, forward
+from bp_xp._optional import require
+from bp_xp.backends import place
 from bp_xp.inspection import sensitivity
+from bp_xp.math.backprop import cost_of_samples, forward
 
 
 def cost_of(net, x, y, l, name):  # noqa: E741 - the book's index of layers

@@ -14,7 +14,7 @@ import sys
 import numpy as np
 
 from bp_xp import SGD, Network, to_numpy
-from bp_xp.arrays import require
+from bp_xp._optional import require
 from bp_xp.datasets import load_digits
 from bp_xp.inspection import GradientFlow, sensitivity
 

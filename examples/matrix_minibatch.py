@@ -17,8 +17,8 @@ import time
 import numpy as np
 
 from bp_xp import Layer, Network, to_numpy
-from bp_xp.arrays import place
-from bp_xp.backprop import backpropagate
+from bp_xp.backends import place
+from bp_xp.math.backprop import backpropagate
 
 
 def by_sample(net, x, y):

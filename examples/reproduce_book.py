@@ -30,7 +30,7 @@ import numpy as np
 
 from bp_xp import SGD, Layer, Network
 from bp_xp.datasets import Dataset, load_mnist
-from bp_xp.initializers import Initializer
+from bp_xp.math.initializers import Initializer
 
 
 class Row(NamedTuple):

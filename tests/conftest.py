@@ -9,8 +9,8 @@ import contextlib
 import numpy as np
 import pytest
 
-from bp_xp.arrays import Placement
-from bp_xp.engines import _replay
+from bp_xp.backends import Placement
+from bp_xp.engines import replay
 from bp_xp.testing.targets import Target
 
 with contextlib.suppress(ImportError):
@@ -20,7 +20,7 @@ with contextlib.suppress(ImportError):
     jax.config.update("jax_enable_x64", True)
 
 # Tests take few steps, and are of what is recorded: at the first step, and CuPy's at the eighth.
-_replay._STEPS_BEFORE = 1
+replay._STEPS_BEFORE = 1
 
 
 @pytest.fixture(scope="session")

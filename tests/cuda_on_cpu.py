@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from bp_xp.engines.cupy import LaunchConfiguration
+from bp_xp.backends.cupy.engine import LaunchConfiguration
 
 SOURCES = Path(__file__).parent
 _TEMPORARY = tempfile.TemporaryDirectory(prefix="cuda_on_cpu")  # as long as the process lives

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 
 from bp_xp import Layer, Network, to_numpy
-from bp_xp.arrays import Placement
+from bp_xp.backends import Placement
 from bp_xp.testing import assert_close
 
 # The fixtures that property tests take (where, dtype) hold nothing that an example could change.

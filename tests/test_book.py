@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bp_xp import book, to_numpy
-from bp_xp.arrays import LIBRARIES, place
+from bp_xp.backends import LIBRARIES, place
 from bp_xp.datasets import Dataset
 from bp_xp.errors import DivergenceError
 

@@ -353,7 +353,7 @@ def test_a_list_of_layers_taken_before_training_stays_what_it_was(target):
 def test_an_array_of_another_library_is_refused_with_both_names(target, call):
     other = "torch" if target.backend != "torch" else "array_api_strict"
     pytest.importorskip(other)
-    foreign = bp_xp.arrays.place(backend=other).asarray(X)
+    foreign = bp_xp.backends.place(backend=other).asarray(X)
     net = network(backend=target.backend, device=target.device)
 
     with pytest.raises(TypeError) as caught:

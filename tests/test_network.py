@@ -18,7 +18,7 @@ from bp_xp import (
     OutOfMemoryError,
     to_numpy,
 )
-from bp_xp.persistence import read_tensors, write_tensors
+from bp_xp.storage.files import read_tensors, write_tensors
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def quartic(name="quartic"):
 
 def assert_on(target, array, shape, dtype):
     """The array is of the library, device, shape and dtype that was asked for."""
-    where = bp_xp.arrays.place(target.device, target.backend)
+    where = bp_xp.backends.place(target.device, target.backend)
     assert where.library.owns(array)
     assert where.library.device_of(array) == where.device
     assert tuple(array.shape) == shape
@@ -246,7 +246,7 @@ def test_evaluate_is_the_mean_cost_and_the_share_told_right(make):
 
 
 def test_evaluate_weighs_a_short_last_block_by_its_samples(make, rng, monkeypatch):
-    monkeypatch.setattr(bp_xp.training, "_EVALUATION_ROWS", 4)
+    monkeypatch.setattr(bp_xp.training.trainer, "_EVALUATION_ROWS", 4)
     x, y = rng.standard_normal((7, 3)), rng.integers(0, 2, 7)
     net = make([3, 2], dtype="float64", seed=1)
     each = [net.evaluate(x[i : i + 1], y[i : i + 1]) for i in range(7)]

@@ -103,7 +103,7 @@ def test_module_that_stands_alone_imports_what_it_may(name):
         ("from bp_xp import training, checks", {"training", "checks"}),
         ("import bp_xp.network", {"network"}),
         ("import bp_xp", {"__init__"}),
-        ("def f():\n    from bp_xp.engines.jax import ENGINE", {"engines"}),
+        ("def f():\n    from bp_xp.backends.jax.engine import ENGINE", {"engines"}),
         ("from . import npy\nfrom ..errors import DeviceError", {"datasets", "errors"}),
         ("import numpy\nfrom os import path", set()),
     ],

@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from bp_xp import Network
-from bp_xp.datasets import Dataset, load_csv, load_digits, load_file, load_mnist, load_npy, load_npz
+from bp_xp.datasets import (
+    Dataset,
+    load_csv,
+    load_digits,
+    load_file,
+    load_mnist,
+    load_npy,
+    load_npz,
+)
 
 __all__ = [
     "LOADERS",

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from bp_xp import ACTIVATIONS, COSTS, METRICS, config
-from bp_xp.arrays import LIBRARIES
+from bp_xp import ACTIVATIONS, COSTS, METRICS
+from bp_xp.backends import LIBRARIES
+from bp_xp.cli import config
 from bp_xp.cli._data import LOADERS
 from bp_xp.cli._program import logger
 
@@ -29,7 +30,7 @@ __all__ = [
     "of_files",
     "of_network",
     "of_optimizer",
-    "of_regularisation",
+    "of_regularization",
     "of_run",
     "of_validation",
     "optimizer_option",
@@ -191,7 +192,7 @@ def _section(name: str) -> Callable[..., Any]:
 of_network = _section("Data and network")
 of_run = _section("Run")
 of_optimizer = _section("Optimizer")
-of_regularisation = _section("Regularisation")
+of_regularization = _section("Regularization")
 of_validation = _section("Validation")
 _of_place = _section("Device")
 of_files = _section("Files")

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bp_xp.arrays import require
+from bp_xp._optional import require
 from bp_xp.cli._data import check_output
-from bp_xp.persistence import check_replaceable, replace_file
+from bp_xp.storage.files import check_replaceable, replace_file
 
 __all__ = ["check_picture", "drawing"]
 

@@ -1,6 +1,6 @@
 """``bp-xp devices``: what there is to compute with."""
 
-from bp_xp.arrays import devices, place
+from bp_xp.backends import devices, place
 from bp_xp.cli._options import debug_option
 from bp_xp.cli._program import main
 

@@ -6,7 +6,7 @@ from bp_xp.cli._data import check_inputs, load_data
 from bp_xp.cli._networks import load_network, score
 from bp_xp.cli._options import metric_option, shared_options
 from bp_xp.cli._program import main
-from bp_xp.metrics import metric_named
+from bp_xp.training.arguments import metric_named
 
 __all__ = ["evaluate"]
 

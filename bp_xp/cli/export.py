@@ -13,7 +13,7 @@ from bp_xp.cli._data import check_output
 from bp_xp.cli._networks import counted
 from bp_xp.cli._options import FILE, debug_option
 from bp_xp.cli._program import main
-from bp_xp.persistence import check_replaceable, replace_file
+from bp_xp.storage.files import check_replaceable, replace_file
 
 __all__ = ["export", "export_npz"]
 

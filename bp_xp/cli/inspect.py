@@ -1,20 +1,17 @@
 """``bp-xp inspect``: what is in a file that train wrote."""
 
-import itertools
 import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from bp_xp import CheckpointError
-from bp_xp.checkpoints import record_of
 from bp_xp.cli._networks import counted
 from bp_xp.cli._options import debug_option
 from bp_xp.cli._program import main
-from bp_xp.persistence import read_tensors
+from bp_xp.storage import network_file
+from bp_xp.training.history import EpochRecord
 
 __all__ = ["inspect"]
 
@@ -42,41 +39,29 @@ def inspect(file: str, as_json: bool) -> None:
 
 def _facts(file: str) -> dict[str, Any]:
     """Return what there is to say of a file, as JSON can hold it."""
-    tensors, header = read_tensors(file)
-    try:
-        kind = header["kind"]
-        if kind not in ("network", "run"):
-            raise ValueError(f"it holds a {kind}")
-        names = ("sizes", "activations", "cost", "dtype", "seed")
-        sizes, activations, *rest = (header[name] for name in names)
-        shapes = {
-            f"layers.{l}.{name}": shape
-            for l, (n_in, n_out) in enumerate(itertools.pairwise(sizes))  # noqa: E741
-            for name, shape in (("W", (n_out, n_in)), ("b", (n_out,)))
+    content = network_file.read(file)
+    network, run = content.network, content.run
+    facts: dict[str, Any] = {
+        "file": file,
+        "kind": content.kind,
+        "sizes": network.sizes,
+        "activations": network.activations,
+        "cost": network.cost,
+        "dtype": network.dtype,
+        "seed": network.seed,
+        "parameters": sum(part.size for layer in network.layers for part in layer),
+    }
+    if run is not None:
+        facts |= {
+            "epoch": run.epoch if run.place else run.epoch - 1,
+            "steps_of_epoch": run.place,
+            "step": run.step,
+            "last_record": run.history[-1] if run.history else None,
+            "best_epoch": run.best_epoch,
+            "settings": run.settings,
         }
-        if {n: t.shape for n, t in tensors.items() if n.startswith("layers.")} != shapes:
-            raise ValueError(f"its parameters do not fit its sizes {sizes}")
-        facts = {
-            "file": file,
-            "kind": kind,
-            "sizes": sizes,
-            "activations": activations,
-            **dict(zip(names[2:], rest, strict=True)),
-            "parameters": sum(math.prod(shape) for shape in shapes.values()),
-        }
-        if kind == "run":
-            where, history = header["position"], header["history"]
-            facts |= {
-                "epoch": where["epoch"] if where["steps"] else where["epoch"] - 1,
-                "steps_of_epoch": where["steps"],
-                "step": where["step"],
-                "last_record": history[-1] if history else None,
-                "best_epoch": header["best_epoch"],
-                "settings": header["settings"],
-            }
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        what = f"{error} is missing" if type(error) is KeyError else error
-        raise CheckpointError(f"{file} can't be read as a network: {what}") from error
+    if content.others:
+        facts["sections"] = sorted(content.others)
     return facts
 
 
@@ -97,7 +82,7 @@ def _lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     record, best = facts["last_record"], facts["best_epoch"]
     lines += [
         ("position", f"epoch {facts['epoch']}, {within}; {counted(facts['step'], 'step')} in all"),
-        ("last record", "none yet" if record is None else str(record_of(record))),
+        ("last record", "none yet" if record is None else str(EpochRecord(**record))),
         ("best epoch", "not asked for" if best is None else str(best)),
     ]
     return lines + [(name, _shown(value)) for name, value in facts["settings"].items()]

@@ -5,8 +5,9 @@ from typing import Any
 import click
 import numpy as np
 
-from bp_xp import Network, checks, config
-from bp_xp.arrays import SUPPORTED_DTYPES
+from bp_xp import Network, checks
+from bp_xp.backends import SUPPORTED_DTYPES
+from bp_xp.cli import config
 from bp_xp.cli._networks import allow_float64
 from bp_xp.cli._options import (
     DROPOUT,

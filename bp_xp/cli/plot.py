@@ -7,13 +7,13 @@ import click
 from click.core import ParameterSource
 
 from bp_xp import History, Network, checks, plotting
-from bp_xp.checkpoints import history_of, unfit
 from bp_xp.cli._data import check_inputs, load_data
 from bp_xp.cli._networks import load_network
 from bp_xp.cli._options import FILE, SIZES, shared_options
 from bp_xp.cli._pictures import check_picture, drawing
 from bp_xp.cli._program import main
-from bp_xp.persistence import read_tensors
+from bp_xp.storage import network_file
+from bp_xp.training.checkpoint import history_of
 
 __all__ = ["plot"]
 
@@ -140,15 +140,22 @@ def _draw(
             plotting.network_graph(network, x[row : row + 1], y[row : row + 1], **size)
 
 
+_CURVES = "be drawn as curves"
+
+
 def _history(file: str) -> History:
     """Return the history of the run that a checkpoint holds."""
-    header = read_tensors(file)[1]
+    run = network_file.read(file, _CURVES).run
+    if run is None:
+        raise network_file.unfit(
+            file,
+            _CURVES,
+            ValueError(
+                "it holds a network without its history: draw the curves of a checkpoint (train "
+                "--checkpoint), or when training (train --plot)"
+            ),
+        )
     try:
-        if header["kind"] != "run":
-            raise ValueError(
-                f"it holds a {header['kind']} without its history: draw the curves of a checkpoint "
-                "(train --checkpoint), or when training (train --plot)"
-            )
-        return history_of(header)
+        return history_of(run)
     except (KeyError, TypeError, ValueError) as error:
-        raise unfit(file, "be drawn as curves", error) from error
+        raise network_file.unfit(file, _CURVES, error) from error

@@ -15,15 +15,18 @@ from click.core import ParameterSource
 
 from bp_xp import (
     METRICS,
+    Checkpoint,
     CheckpointError,
     EarlyStopping,
     History,
     Metric,
     Network,
+    Regularization,
+    StopWhen,
     checks,
-    config,
 )
-from bp_xp.arrays import SUPPORTED_DTYPES, place
+from bp_xp.backends import SUPPORTED_DTYPES, place
+from bp_xp.cli import config
 from bp_xp.cli._data import LOADERS, check_output, load_data
 from bp_xp.cli._networks import allow_float64, score, tell_device
 from bp_xp.cli._options import (
@@ -42,7 +45,7 @@ from bp_xp.cli._options import (
     of_files,
     of_network,
     of_optimizer,
-    of_regularisation,
+    of_regularization,
     of_run,
     of_validation,
     optimizer_option,
@@ -53,10 +56,11 @@ from bp_xp.cli._options import (
 from bp_xp.cli._pictures import check_picture, drawing
 from bp_xp.cli._program import Termination, logger, main, stop
 from bp_xp.datasets import Dataset
-from bp_xp.metrics import metric_named
-from bp_xp.optimizers import Optimizer
-from bp_xp.persistence import check_replaceable, previous_of, read_tensors
+from bp_xp.optim import Optimizer
 from bp_xp.plotting import training_curves
+from bp_xp.storage import network_file
+from bp_xp.storage.files import check_replaceable, previous_of
+from bp_xp.training.arguments import as_metrics
 
 __all__ = ["train"]
 
@@ -116,9 +120,9 @@ _FILE_DEFAULTS = _Defaults((64,), 50, 32, 0.02)
 @of_optimizer(
     "--warm-up", type=int, metavar="STEPS", help="Over how many steps the rate rises before."
 )
-@of_regularisation("--l1", type=float, default=0.0, help="Strength of the L1 term l1 Σ |w|.")
-@of_regularisation("--l2", type=float, default=0.0, help="Strength of the L2 term (l2/2) Σ w².")
-@of_regularisation(
+@of_regularization("--l1", type=float, default=0.0, help="Strength of the L1 term l1 Σ |w|.")
+@of_regularization("--l2", type=float, default=0.0, help="Strength of the L2 term (l2/2) Σ w².")
+@of_regularization(
     "--dropout",
     type=DROPOUT,
     default="0.0",
@@ -126,10 +130,10 @@ _FILE_DEFAULTS = _Defaults((64,), 50, 32, 0.02)
     help="Probability of leaving a hidden neuron out of a step: one for all hidden layers, or one "
     "for each; one more, in front, is that of the inputs.",
 )
-@of_regularisation("--clip-norm", type=float, help="Largest norm of the whole gradient.")
-@of_regularisation("--clip-value", type=float, help="Largest absolute value of a derivative.")
-@of_regularisation("--max-norm", type=float, help="Largest norm of the weights into a neuron.")
-@of_regularisation(
+@of_regularization("--clip-norm", type=float, help="Largest norm of the whole gradient.")
+@of_regularization("--clip-value", type=float, help="Largest absolute value of a derivative.")
+@of_regularization("--max-norm", type=float, help="Largest norm of the weights into a neuron.")
+@of_regularization(
     "--class-weight",
     type=CLASS_WEIGHT,
     metavar="WEIGHTS",
@@ -238,25 +242,13 @@ def train(ctx: click.Context, **options: Any) -> None:
     """  # noqa: D301
     given = SimpleNamespace(**options)
     _check_together(ctx, given)
-    path = given.output or Path(f"{Path(given.data).stem}.safetensors")
-    settings_path = _check_files(given, path)
-    # What can be said without the data is said before it is loaded.
+    given.path = given.output or Path(f"{Path(given.data).stem}.safetensors")
+    given.settings_path = _check_files(given, given.path)
     defaults = _DEFAULTS.get(given.data, _FILE_DEFAULTS)
-    for name in ("epochs", "batch_size"):
-        value = getattr(given, name)
-        value = getattr(defaults, name) if value is None else value
-        setattr(given, name, checks.check_integer(value, name))
-    metrics = [metric_named(name) for name in given.metric]
-    _check_monitor(given, metrics)
-    early_stopping = None
-    if given.early_stopping is not None:
-        patience = checks.check_integer(given.early_stopping, "early_stopping")
-        early_stopping = EarlyStopping(given.monitor, patience)
+    # What can be said without the data is said before it is loaded.
+    _check_numbers(given, defaults)
     optimizer = _optimizer(given, defaults)
     optimizer(1 + (given.warm_up or 0))
-    fraction = checks.check_number(
-        given.validation_fraction, "validation_fraction", least=0.0, below=1.0
-    )
     allow_float64(given.dtype)
     place(given.device, given.backend)
     with Termination() as termination:
@@ -274,58 +266,99 @@ def train(ctx: click.Context, **options: Any) -> None:
         )
         logger.info("%r\n%r", dataset, network)
         tell_device(network)
-        validated = _check_validation(given, dataset, network, metrics)
-        n = len(dataset.x_train) - round(fraction * len(dataset.x_train))
-        run_optimizer = optimizer(given.epochs * math.ceil(n / given.batch_size))
-        settings = config.settings_text(_used(given, network, run_optimizer, path))
-        _tell_checkpoint(given)
-        termination.training = True
-        history = network.fit(
-            dataset.x_train,
-            dataset.y_train,
-            epochs=given.epochs,
-            batch_size=given.batch_size,
-            optimizer=run_optimizer,
-            validation_data=None
-            if dataset.x_validation is None
-            else (dataset.x_validation, dataset.y_validation),
-            validation_fraction=fraction,
-            class_weight=given.class_weight,
+        history = _fit(given, network, dataset, optimizer, termination)
+    if history.stopped == "interrupt" or termination.asked():
+        epoch = history.best_epoch
+        which = "the last complete step" if epoch is None else f"epoch {epoch}, the best,"
+        go_on = "" if given.checkpoint is None else "; the same command with --resume goes on"
+        stop(f"interrupted: the network of {which} is in {given.path}{go_on}", termination.number)
+    _tell_result(given, network, dataset, history)
+
+
+def _check_numbers(given: SimpleNamespace, defaults: _Defaults) -> None:
+    """Check what needs no data, and put defaults where nothing was given."""
+    for name in ("epochs", "batch_size"):
+        value = getattr(given, name)
+        value = getattr(defaults, name) if value is None else value
+        setattr(given, name, checks.check_integer(value, name))
+    given.metrics = as_metrics(given.metric)
+    _check_monitor(given, given.metrics)
+    given.stopping = None
+    if given.early_stopping is not None:
+        patience = checks.check_integer(given.early_stopping, "early_stopping")
+        given.stopping = EarlyStopping(given.monitor, patience)
+    given.validation_fraction = checks.check_number(
+        given.validation_fraction, "validation_fraction", least=0.0, below=1.0
+    )
+
+
+def _fit(
+    given: SimpleNamespace,
+    network: Network,
+    dataset: Dataset,
+    optimizer: Callable[[int], Optimizer],
+    termination: Termination,
+) -> History:
+    """Train the network, and write it and its settings to files."""
+    validated = _check_validation(given, dataset, network, given.metrics)
+    fraction = given.validation_fraction
+    n = len(dataset.x_train) - round(fraction * len(dataset.x_train))
+    run_optimizer = optimizer(given.epochs * math.ceil(n / given.batch_size))
+    settings = config.settings_text(_used(given, network, run_optimizer, given.path))
+    _tell_checkpoint(given)
+    validation: Any = fraction or None
+    if dataset.x_validation is not None:
+        validation = (dataset.x_validation, dataset.y_validation)
+    checkpoint = None
+    if given.checkpoint is not None:
+        checkpoint = Checkpoint(given.checkpoint, given.checkpoint_every, given.resume)
+    termination.training = True
+    history = network.fit(
+        dataset.x_train,
+        dataset.y_train,
+        class_weight=given.class_weight,
+        epochs=given.epochs,
+        batch_size=given.batch_size,
+        shuffle=given.shuffle,
+        optimizer=run_optimizer,
+        regularization=Regularization(
             l1=given.l1,
             l2=given.l2,
             dropout=given.dropout,
             clip_norm=given.clip_norm,
             clip_value=given.clip_value,
             max_norm=given.max_norm,
-            metrics=metrics if validated else (),
-            early_stopping=early_stopping,
-            checkpoint=given.checkpoint,
-            checkpoint_every=given.checkpoint_every,
-            resume=given.resume,
-            shuffle=given.shuffle,
-            progress=logger.isEnabledFor(logging.INFO),
-            should_stop=termination.asked,
-        )
-        # Whatever comes later can't lose it any more.
-        if path.exists():
-            logger.info("%s is replaced", path)
-        network.save(path)
-        config.write_settings(settings_path, settings)
-        if given.plot is not None and history:
-            with drawing(given.plot):
-                training_curves(history)
-    if history.stopped == "interrupt" or termination.asked():
-        epoch = history.best_epoch
-        which = "the last complete step" if epoch is None else f"epoch {epoch}, the best,"
-        go_on = "" if given.checkpoint is None else "; the same command with --resume goes on"
-        stop(f"interrupted: the network of {which} is in {path}{go_on}", termination.number)
+        ),
+        validation_data=validation,
+        metrics=given.metrics if validated else (),
+        early_stopping=given.stopping,
+        callbacks=[StopWhen(termination.asked)],
+        checkpoint=checkpoint,
+        progress=logger.isEnabledFor(logging.INFO),
+    )
+    # Whatever comes later can't lose it any more.
+    if given.path.exists():
+        logger.info("%s is replaced", given.path)
+    network.save(given.path)
+    config.write_settings(given.settings_path, settings)
+    if given.plot is not None and history:
+        with drawing(given.plot):
+            training_curves(history)
+    return history
+
+
+def _tell_result(
+    given: SimpleNamespace, network: Network, dataset: Dataset, history: History
+) -> None:
+    """Say how good the network is, where it is, and what can be done with it next."""
     _tell_best(history)
+    metrics = given.metrics
     print(score(network, dataset.name, "train", dataset.x_train, dataset.y_train, metrics))
     print(score(network, dataset.name, "test", dataset.x_test, dataset.y_test, metrics))
-    print(f"network written to {path}, its settings to {settings_path}", flush=True)
+    print(f"network written to {given.path}, its settings to {given.settings_path}", flush=True)
     if given.plot is not None:
         print(f"curves drawn to {given.plot}", flush=True)
-    arguments = [str(path)]
+    arguments = [str(given.path)]
     arguments += [] if given.data == "digits" else ["--data", given.data]
     arguments += [] if given.target == -1 else ["--target", str(given.target)]
     logger.info("next: bp-xp evaluate %s", shlex.join(arguments))
@@ -518,7 +551,7 @@ def _tell_checkpoint(given: SimpleNamespace) -> None:
     if not given.resume:
         logger.info("%s is replaced: --resume would go on from it", path)
         return
-    seed = read_tensors(path)[1].get("seed", given.seed)
+    seed = network_file.read(path, "be resumed").network.seed
     if seed != given.seed:
         raise CheckpointError(f"{path} is of a run with --seed {seed}, and not {given.seed}.")
     logger.info("going on from %s", path)

@@ -1,23 +1,17 @@
-"""Engines: how many training steps are run, each in the way its library runs them best.
+"""Engines: how many training steps are taken, each the way its library takes them best.
 
-A library that has no engine of its own is served by the plain loop. To add one, write an
-:class:`Engine` and enter it in ``ENGINES``.
+Here is what engines share: what an engine is (``engine``), the plain loop (``plain``), what is
+told of a run (``report``), and for engines that record a step the recorder, the replayed program
+and the writer of CUDA kernels. The engines themselves are in the rooms of their libraries
+(:mod:`bp_xp.backends`): ``backends/NAME/engine.py``.
+
+    step ──► recorder ──► program ──► replay
+    pure     operations   lines, a     every mini-batch,
+    function go past it   kernel       on the same memory
 """
 
-from bp_xp.engines import cupy, jax, numpy, plain, torch
-from bp_xp.engines._base import Engine, Loop, Step
+from bp_xp.engines.engine import Engine, Loop, Step
+from bp_xp.engines.plain import PLAIN
+from bp_xp.engines.report import Report
 
-__all__ = ["ENGINES", "Engine", "Loop", "Step", "engine_for"]
-
-ENGINES: dict[str, Engine] = {
-    "numpy": numpy.ENGINE,
-    "cupy": cupy.ENGINE,
-    "torch": torch.ENGINE,
-    "jax": jax.ENGINE,
-}
-"""The engines that are not the plain loop, by the name of their library."""
-
-
-def engine_for(backend: str) -> Engine:
-    """Return the engine of a library."""
-    return ENGINES.get(backend, plain.ENGINE)
+__all__ = ["PLAIN", "Engine", "Loop", "Report", "Step"]

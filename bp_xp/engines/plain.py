@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from bp_xp._typing import Array, Namespace
-from bp_xp.engines._base import Engine, Step
+from bp_xp.engines.engine import Engine, Loop, Step
+from bp_xp.engines.report import Report
 
-__all__ = ["ENGINE", "loop"]
+__all__ = ["PLAIN", "loop"]
 
 
 def loop(step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace) -> tuple[Any, Array]:
-    """Take one step for each mini-batch of a chunk; see :class:`bp_xp.engines._base.Loop`."""
+    """Take one step for each mini-batch of a chunk; see :class:`bp_xp.engines.engine.Loop`."""
     outputs = []
     for k in range(batches[0].shape[0]):
         state, z = step(state, *(part[k, ...] for part in batches), xp=xp)
@@ -18,4 +19,15 @@ def loop(step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace) -> 
     return state, xp.stack(outputs)
 
 
-ENGINE = Engine(new_loop=lambda: loop)
+def _new_loop(report: Report) -> Loop:
+    def counted(
+        step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace
+    ) -> tuple[Any, Array]:
+        report.account(batches[0].shape[1:]).plain += batches[0].shape[0]
+        return loop(step, state, batches, xp=xp)
+
+    return counted
+
+
+PLAIN = Engine("plain", "one step after the other", _new_loop)
+"""The engine of every library that has none of its own, and of ``engine="plain"``."""

@@ -28,7 +28,7 @@ What differs, beyond rounding:
 Needs scikit-learn: the extra ``bp_xp[sklearn]``.
 """
 
-from bp_xp.arrays import require
+from bp_xp._optional import require
 
 require("sklearn", "sklearn")
 

@@ -14,16 +14,16 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d, compute_sample_weight
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from bp_xp import backprop
 from bp_xp._trees import map_leaves
 from bp_xp._typing import Array, Layer, Namespace
-from bp_xp.arrays import LIBRARIES, Placement, dtype_name, library_of, place, to_numpy
-from bp_xp.backprop import Model
+from bp_xp.backends import LIBRARIES, Placement, dtype_name, library_of, place, to_numpy
 from bp_xp.errors import DeviceError
 from bp_xp.estimators import _settings as settings
-from bp_xp.estimators._run import StepRun, forget_runs
+from bp_xp.estimators._run import forget_runs, take_steps
 from bp_xp.estimators._samples import Inputs, Samples, blocks_of
 from bp_xp.estimators._solvers import minimize
+from bp_xp.math import backprop
+from bp_xp.math.model import Model
 from bp_xp.network import Network
 
 __all__ = ["MLP"]
@@ -80,7 +80,7 @@ class MLP(BaseEstimator):
     # -----------------------------------------------------------------------------------------
     # What a subclass says
 
-    def _encode(self, y: Any, where: Placement, *, fresh: bool) -> tuple[np.ndarray, Any]:
+    def _encode(self, y: Any, placement: Placement, *, fresh: bool) -> tuple[np.ndarray, Any]:
         """Return targets (N, O) and what predictions are compared with, both on the host."""
         raise NotImplementedError
 
@@ -121,14 +121,14 @@ class MLP(BaseEstimator):
         fresh = not incremental and not self.warm_start
         first = fresh or not hasattr(self, "coefs_")
         X, y = self._validate(X, y, reset=first)
-        where = self._place_for(X)
+        placement = self._place_for(X)
         if not first and self._where is not None:
             self._check_same_kind(X, self._where, "partial_fit" if incremental else "fit")
         dtype = self._dtype_for(X) if first else dtype_name(self.coefs_[0].dtype)
         self._in_arrays = _array_library(X) is not None
         random = self._random_state = check_random_state(self.random_state)
-        with where.active():
-            samples = self._samples(X, y, sample_weight, where, dtype, fresh=fresh)
+        with placement.active():
+            samples = self._samples(X, y, sample_weight, placement, dtype, fresh=fresh)
             outputs = samples.y.shape[1]
             sizes = [samples.inputs.shape[1], *hidden, outputs]
             settings.check_loss(
@@ -137,7 +137,7 @@ class MLP(BaseEstimator):
             if first:
                 self._start(sizes, dtype, random)
             self.n_outputs_ = outputs
-            network = self._network(where, dtype)
+            network = self._network(placement, dtype)
             if network.sizes != tuple(sizes):
                 raise ValueError(
                     f"coefs_ are those of a network {list(network.sizes)}, but the samples and "
@@ -147,14 +147,16 @@ class MLP(BaseEstimator):
             if validation_data is not None:
                 if self.solver == "lbfgs":
                     raise ValueError("solver='lbfgs' has no epochs to look at validation_data in.")
-                validation = self._validation(validation_data, where, dtype)
+                validation = self._validation(validation_data, placement, dtype)
             if self.solver == "lbfgs":
-                self._fit_lbfgs(network, samples, where, dtype)
+                self._fit_lbfgs(network, samples, placement, dtype)
             else:
                 if self.early_stopping and validation is None:
-                    samples, validation = self._hold_out(samples, where, random)
-                run = StepRun(self, network, samples, validation, where, dtype)
-                self._keep(run.take(incremental=incremental), where)
+                    samples, validation = self._hold_out(samples, placement, random)
+                layers = take_steps(
+                    self, network, samples, validation, placement, dtype, incremental=incremental
+                )
+                self._keep(layers, placement)
         return self
 
     def _validate(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
@@ -184,7 +186,7 @@ class MLP(BaseEstimator):
         X: Any,
         y: Any,
         sample_weight: Any,
-        where: Placement,
+        placement: Placement,
         dtype: str,
         *,
         fresh: bool,
@@ -194,7 +196,7 @@ class MLP(BaseEstimator):
         if sample_weight is not None:
             weights = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
             weights = to_numpy(weights).astype(np.float64)
-        targets, truth = self._encode(y, where, fresh=fresh)
+        targets, truth = self._encode(y, placement, fresh=fresh)
         score_weights = weights
         class_weight = getattr(self, "class_weight", None)
         if class_weight is not None:
@@ -202,8 +204,8 @@ class MLP(BaseEstimator):
             weights = of_class if weights is None else weights * of_class
         if weights is not None and not weights.any():
             raise ValueError("the weights of all samples are zero: there is nothing to learn from.")
-        inputs = Inputs(X, where, dtype)
-        return Samples(inputs, where.asarray(targets, dtype), truth, weights, score_weights)
+        inputs = Inputs(X, placement, dtype)
+        return Samples(inputs, placement.asarray(targets, dtype), truth, weights, score_weights)
 
     def _class_weights(self, class_weight: Any, y: Any) -> np.ndarray:
         """Return the weight of each sample's class, shape (N,)."""
@@ -243,7 +245,7 @@ class MLP(BaseEstimator):
         if self.solver != "lbfgs":
             forget_runs(self)
 
-    def _network(self, where: Placement, dtype: str) -> Network:
+    def _network(self, placement: Placement, dtype: str) -> Network:
         """Return a network of the parameters, all of it checked."""
         # Copied in C order, which the squares of the weights are summed up in.
         layers = [
@@ -256,18 +258,18 @@ class MLP(BaseEstimator):
             activation=settings.activations_of(self.activation, len(layers) - 1),
             output_activation=output,
             cost=settings.cost_of(self.loss, self.out_activation_),
-            device=where.device_name,
-            backend=where.backend if where.backend in LIBRARIES else where.xp,
+            device=placement.device_name,
+            backend=placement.backend if placement.backend in LIBRARIES else placement.xp,
             dtype=dtype,
             seed=0,
         )
 
     def _to_network(self) -> Network:
         """Return a network of the parameters, where predictions are made."""
-        where = self._where or place(self.device, self.backend)
-        return self._network(where, dtype_name(self.coefs_[0].dtype))
+        placement = self._where or place(self.device, self.backend)
+        return self._network(placement, dtype_name(self.coefs_[0].dtype))
 
-    def _validation(self, given: Any, where: Placement, dtype: str) -> Samples:
+    def _validation(self, given: Any, placement: Placement, dtype: str) -> Samples:
         """Return the samples that the caller validates with."""
         if not isinstance(given, tuple | list) or len(given) not in (2, 3):
             size = f" of {len(given)}" if isinstance(given, tuple | list) else ""
@@ -280,12 +282,12 @@ class MLP(BaseEstimator):
         if weights is not None:
             weights = _check_sample_weight(weights, X, ensure_non_negative=True)
             weights = to_numpy(weights).astype(np.float64)
-        targets, truth = self._encode(y, where, fresh=False)
-        inputs = Inputs(X, where, dtype)
-        return Samples(inputs, where.asarray(targets, dtype), truth, weights, weights)
+        targets, truth = self._encode(y, placement, fresh=False)
+        inputs = Inputs(X, placement, dtype)
+        return Samples(inputs, placement.asarray(targets, dtype), truth, weights, weights)
 
     def _hold_out(
-        self, samples: Samples, where: Placement, random: np.random.RandomState
+        self, samples: Samples, placement: Placement, random: np.random.RandomState
     ) -> tuple[Samples, Samples]:
         """Return training and validation samples, parted as scikit-learn parts them."""
         one_class_each = is_classifier(self) and self.n_outputs_ == 1
@@ -301,17 +303,19 @@ class MLP(BaseEstimator):
                 "The validation set is too small. Increase 'validation_fraction' or the size of "
                 "your dataset."
             )
-        return samples.rows(rows, where), samples.rows(held, where)
+        return samples.rows(rows, placement), samples.rows(held, placement)
 
     def _loss_scale(self) -> float:
         """Return what makes scikit-learn's loss of the cost."""
         # Its squared error is a mean over outputs, though its gradient is that of the sum.
         return 1.0 / self.n_outputs_ if self.loss == "squared_error" else 1.0
 
-    def _fit_lbfgs(self, network: Network, samples: Samples, where: Placement, dtype: str) -> None:
+    def _fit_lbfgs(
+        self, network: Network, samples: Samples, placement: Placement, dtype: str
+    ) -> None:
         """Minimise the loss over all samples at once."""
         weights = samples.weights
-        there = None if weights is None else where.asarray(weights, dtype)
+        there = None if weights is None else placement.asarray(weights, dtype)
 
         def blocks() -> Iterator[tuple[Array, ...]]:
             for rows, x in samples.inputs.blocks():
@@ -323,7 +327,7 @@ class MLP(BaseEstimator):
             blocks,
             alpha=self.alpha,
             weight=float(samples.inputs.shape[0] if weights is None else weights.sum()),
-            place=where,
+            placement=placement,
             dtype=dtype,
             options={"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol},
         )
@@ -344,7 +348,7 @@ class MLP(BaseEstimator):
             )
         if self.verbose:
             print(f"lbfgs: {self.n_iter_} iterations, loss = {self.loss_:.8f}")
-        self._keep(map_leaves(lambda part: where.asarray(part, dtype), found.layers), where)
+        self._keep(map_leaves(lambda part: placement.asarray(part, dtype), found.layers), placement)
 
     # -----------------------------------------------------------------------------------------
     # Where it computes
@@ -369,11 +373,11 @@ class MLP(BaseEstimator):
         # SciPy's L-BFGS works in float64, and so scikit-learn's parameters end in it.
         return "float64" if self.solver == "lbfgs" else dtype_name(X.dtype)
 
-    def _keep(self, layers: Sequence[Layer], where: Placement) -> None:
+    def _keep(self, layers: Sequence[Layer], placement: Placement) -> None:
         """Keep parameters as attributes: of the samples' kind, and where they came from."""
-        self._where = where
+        self._where = placement
         home = (lambda array: array) if self._in_arrays else to_numpy
-        transpose = where.xp.matrix_transpose if self._in_arrays else np.transpose
+        transpose = placement.xp.matrix_transpose if self._in_arrays else np.transpose
         self.coefs_ = [transpose(home(W)) for W, _ in layers]
         self.intercepts_ = [home(b) for _, b in layers]
         self._on_device = (self._parameters(), list(layers))
@@ -381,14 +385,14 @@ class MLP(BaseEstimator):
     def _parameters(self) -> list[Array]:
         return [*self.coefs_, *self.intercepts_]
 
-    def _layers(self, where: Placement, dtype: str) -> Sequence[Layer]:
+    def _layers(self, placement: Placement, dtype: str) -> Sequence[Layer]:
         """Return the parameters on the device: those of the last call while they are unchanged."""
         known, layers = getattr(self, "_on_device", ([], []))
         now = self._parameters()
         if len(known) == len(now) and all(a is b for a, b in zip(known, now, strict=True)):
             return layers
         layers = [
-            Layer(where.asarray(to_numpy(W).T, dtype), where.asarray(to_numpy(b), dtype))
+            Layer(placement.asarray(to_numpy(W).T, dtype), placement.asarray(to_numpy(b), dtype))
             for W, b in zip(self.coefs_, self.intercepts_, strict=True)
         ]
         self._on_device = (now, layers)
@@ -398,25 +402,25 @@ class MLP(BaseEstimator):
         """Return the outputs for samples, shape (N, O), on the device."""
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        where = self._where or place(self.device, self.backend)
-        self._check_same_kind(X, where, method)
+        placement = self._where or place(self.device, self.backend)
+        self._check_same_kind(X, placement, method)
         dtype = dtype_name(self.coefs_[0].dtype)
-        with where.active():
-            layers = self._layers(where, dtype)
+        with placement.active():
+            layers = self._layers(placement, dtype)
             hidden = settings.activations_of(self.activation, len(layers) - 1)
             output = settings.output_named(self.out_activation_)
             cost = settings.cost_of(self.loss, self.out_activation_)
             model = Model((), (*hidden, output), cost)
             parts = [
-                backprop.feedforward(model, layers, x, xp=where.xp)
-                for x in blocks_of(X, where, dtype)
+                backprop.feedforward(model, layers, x, xp=placement.xp)
+                for x in blocks_of(X, placement, dtype)
             ]
-            return where.xp.concat(parts, axis=0) if len(parts) > 1 else parts[0]
+            return placement.xp.concat(parts, axis=0) if len(parts) > 1 else parts[0]
 
-    def _check_same_kind(self, X: Any, where: Placement, method: str) -> None:
+    def _check_same_kind(self, X: Any, placement: Placement, method: str) -> None:
         """Refuse samples of another library or device than those of fit."""
         here = "NumPy" if _array_library(X) is None else str(_place_of(X))
-        there = str(where) if self._in_arrays else "NumPy"
+        there = str(placement) if self._in_arrays else "NumPy"
         if here != there:
             raise ValueError(
                 f"Inputs passed to {type(self).__name__}.{method}() must use the same namespace "
@@ -436,10 +440,10 @@ class MLP(BaseEstimator):
         inherited: Any = super().__getstate__()
         state = dict(inherited)
         state.pop("_on_device", None)
-        where = state.pop("_where", None)
-        if where is None:
+        placement = state.pop("_where", None)
+        if placement is None:
             return state
-        state["_where"] = (where.device_name, where.backend)
+        state["_where"] = (placement.device_name, placement.backend)
         if "_optimizer" in state:
             state["_optimizer"] = state["_optimizer"].on_host()
         for name in ("coefs_", "intercepts_"):
@@ -454,16 +458,16 @@ class MLP(BaseEstimator):
         An estimator of arrays of another library comes back with such arrays.
         """
         state = dict(state)
-        where = state.pop("_where", None)
+        placement = state.pop("_where", None)
         super().__setstate__(state)
-        if where is None:
+        if placement is None:
             return
         try:
-            self._where = place(*where)
+            self._where = place(*placement)
         except (DeviceError, ImportError, ValueError) as error:
             self._where, self._in_arrays = place("cpu"), False
             warnings.warn(
-                f"this {type(self).__name__} was fitted with {where[1]} on {where[0]}, which is "
+                f"this {type(self).__name__} was fitted with {placement[1]} on {placement[0]}, which is "
                 f"not here ({error}) It predicts with NumPy on the CPU; to fit it here, set its "
                 "device and backend.",
                 UserWarning,
@@ -476,10 +480,10 @@ class MLP(BaseEstimator):
                 if hasattr(self, "classes_"):
                     self.classes_ = self._labels_at(self.classes_, self._where)
 
-    def _labels_at(self, labels: np.ndarray, where: Placement) -> Any:
+    def _labels_at(self, labels: np.ndarray, placement: Placement) -> Any:
         """Return labels as an array of the samples' kind; text can be of NumPy alone."""
         there = self._in_arrays and labels.dtype.kind in "iufb"
-        return where.asarray(labels) if there else labels
+        return placement.asarray(labels) if there else labels
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

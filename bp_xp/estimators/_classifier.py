@@ -9,7 +9,7 @@ from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
 
-from bp_xp.arrays import Placement, to_numpy
+from bp_xp.backends import Placement, to_numpy
 from bp_xp.estimators import _settings as settings
 from bp_xp.estimators._base import MLP
 
@@ -55,7 +55,7 @@ class MLPClassifier(ClassifierMixin, MLP):
         loss: ``"log_loss"``, the cross-entropy; or any of :data:`bp_xp.COSTS`, or a
             :class:`bp_xp.Cost`.
         device: where to compute: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"auto"``; see
-            :func:`bp_xp.arrays.place`. None is the CPU or, with ``array_api_dispatch``, the device
+            :func:`bp_xp.backends.place`. None is the CPU or, with ``array_api_dispatch``, the device
             of the samples.
         backend: the array library; None chooses by the device, or is that of the samples.
         dtype: ``"float32"`` or ``"float64"``; None is that of the samples, float64 where they are
@@ -263,14 +263,14 @@ class MLPClassifier(ClassifierMixin, MLP):
         xp = self._where.xp if self._in_arrays and self._where else np
         return xp.concat([1.0 - a, a], axis=1)
 
-    def _encode(self, y: Any, where: Placement, *, fresh: bool) -> tuple[np.ndarray, Any]:
+    def _encode(self, y: Any, placement: Placement, *, fresh: bool) -> tuple[np.ndarray, Any]:
         if fresh or not hasattr(self, "classes_"):
             self._label_binarizer = LabelBinarizer().fit(y)
             self.classes_ = self._label_binarizer.classes_
         else:
             self._check_labels(unique_labels(y))
         if self._in_arrays:
-            self.classes_ = self._labels_at(self._label_binarizer.classes_, where)
+            self.classes_ = self._labels_at(self._label_binarizer.classes_, placement)
         targets = self._label_binarizer.transform(y).astype(bool)
         return targets, self._label_binarizer.inverse_transform(targets.astype(np.int64))
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from sklearn import neural_network
 
-from bp_xp.arrays import place, to_numpy
+from bp_xp.backends import place, to_numpy
 from bp_xp.estimators._base import MLP
 from bp_xp.estimators._classifier import MLPClassifier
 from bp_xp.estimators._regressor import MLPRegressor

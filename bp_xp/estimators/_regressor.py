@@ -7,10 +7,10 @@ import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 
-from bp_xp.arrays import Placement
-from bp_xp.costs import MatchedCost
+from bp_xp.backends import Placement
 from bp_xp.estimators import _settings as settings
 from bp_xp.estimators._base import MLP
+from bp_xp.math.costs import MatchedCost
 
 __all__ = ["MLPRegressor"]
 
@@ -156,8 +156,8 @@ class MLPRegressor(RegressorMixin, MLP):
         a = self._home(self._outputs(X, "predict"))
         return a[:, 0] if a.shape[1] == 1 else a
 
-    def _encode(self, y: Any, where: Placement, *, fresh: bool) -> tuple[np.ndarray, Any]:
-        del where, fresh
+    def _encode(self, y: Any, placement: Placement, *, fresh: bool) -> tuple[np.ndarray, Any]:
+        del placement, fresh
         if hasattr(y, "tocsr"):
             raise TypeError("y is a sparse matrix: pass y.toarray().")
         targets = y if y.ndim == 2 else y[:, None]

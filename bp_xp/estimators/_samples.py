@@ -1,15 +1,16 @@
 """Samples as estimators meet them: dense or sparse, in scikit-learn's order."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bp_xp._typing import Array
-from bp_xp.arrays import Placement, library_of, row_blocks
-from bp_xp.training import Cut, make_cut
+from bp_xp.backends import Placement, library_of
+from bp_xp.math.rows import row_blocks
+from bp_xp.sources.memory import MemoryEpoch
 
-__all__ = ["Batches", "Inputs", "Samples", "blocks_of"]
+__all__ = ["Inputs", "Samples", "ScikitEpoch", "ScikitSource", "blocks_of"]
 
 # Samples that go through the network at once where no gradient step follows; sparse ones take
 # memory only while they do.
@@ -26,28 +27,28 @@ class Inputs:
         dtype: the network's dtype.
     """
 
-    def __init__(self, x: Any, place: Placement, dtype: str) -> None:
-        self._place, self._dtype = place, dtype
+    def __init__(self, x: Any, placement: Placement, dtype: str) -> None:
+        self._placement, self._dtype = placement, dtype
         self.sparse = hasattr(x, "tocsr")
         self.shape: tuple[int, int] = tuple(x.shape)
         if self.sparse:
             self.values = x.tocsr()
-        elif library_of(x) is place.library and not isinstance(x, np.ndarray):
-            self.values = place.xp.astype(x, place.dtype(dtype), copy=False)
+        elif library_of(x) is placement.library and not isinstance(x, np.ndarray):
+            self.values = placement.xp.astype(x, placement.dtype(dtype), copy=False)
         else:
-            self.values = place.asarray(x, dtype)
+            self.values = placement.asarray(x, dtype)
 
     def rows(self, index: np.ndarray) -> "Inputs":
         """Return the inputs of some rows, whose numbers are on the host."""
         if self.sparse:
-            return Inputs(self.values[index], self._place, self._dtype)
-        taken = self._place.xp.take(self.values, self._place.asarray(index), axis=0)
-        return Inputs(taken, self._place, self._dtype)
+            return Inputs(self.values[index], self._placement, self._dtype)
+        taken = self._placement.xp.take(self.values, self._placement.asarray(index), axis=0)
+        return Inputs(taken, self._placement, self._dtype)
 
     def dense(self, rows: slice | np.ndarray) -> Array:
         """Return some rows as an array on the device; of dense inputs a slice only."""
         if self.sparse:
-            return self._place.asarray(self.values[rows].toarray(), self._dtype)
+            return self._placement.asarray(self.values[rows].toarray(), self._dtype)
         return self.values[rows, :]
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
@@ -56,11 +57,11 @@ class Inputs:
             yield rows, self.dense(rows)
 
 
-def blocks_of(x: Any, place: Placement, dtype: str) -> Iterator[Array]:
+def blocks_of(x: Any, placement: Placement, dtype: str) -> Iterator[Array]:
     """Yield inputs that are needed once, dense on the device, some rows at a time."""
     x = x.tocsr() if hasattr(x, "tocsr") else x
     for rows in _row_blocks(x):
-        yield Inputs(x[rows, :], place, dtype).dense(slice(None))
+        yield Inputs(x[rows, :], placement, dtype).dense(slice(None))
 
 
 def _row_blocks(x: Any) -> Iterator[slice]:
@@ -87,102 +88,142 @@ class Samples(NamedTuple):
     weights: np.ndarray | None
     score_weights: np.ndarray | None
 
-    def rows(self, index: np.ndarray, where: Placement) -> "Samples":
+    def rows(self, index: np.ndarray, placement: Placement) -> "Samples":
         """Return some of the samples."""
         return Samples(
             self.inputs.rows(index),
-            where.xp.take(self.y, where.asarray(index), axis=0),
+            placement.xp.take(self.y, placement.asarray(index), axis=0),
             self.truth[index],
             *(None if w is None else w[index] for w in (self.weights, self.score_weights)),
         )
 
 
-class Batches:
+class ScikitSource:
     """Mini-batches in scikit-learn's order, each with its share of scikit-learn's L2 term.
 
-    A :class:`bp_xp.training.Supply`. The weights of a mini-batch are scaled to add to its samples:
+    A :class:`bp_xp.sources.Source`. The weights of a mini-batch are scaled to add to its samples:
     the gradient is the same, and the loss of an epoch becomes scikit-learn's, in which a
     mini-batch counts by its samples and not by their weight.
 
     Args:
-        inputs: the inputs, N of them.
-        y: targets on the device, shape (N, O).
-        weights: how much each sample counts, shape (N,), on the host, or None.
+        samples: the samples.
         alpha: strength of the L2 term; without one, nothing is given.
-        batch_size: samples in a mini-batch.
         random: draws the order, each from the one before; None takes the samples as they come.
-        place: library and device.
+        placement: library and device.
         dtype: the network's dtype.
     """
 
+    has_classes = False
+
     def __init__(
         self,
-        inputs: Inputs,
-        y: Array,
-        weights: np.ndarray | None,
+        samples: Samples,
         *,
         alpha: float,
-        batch_size: int,
         random: np.random.RandomState | None,
-        place: Placement,
+        placement: Placement,
         dtype: str,
     ) -> None:
-        n = inputs.shape[0]
+        self.n_rows: int | None = samples.inputs.shape[0]
+        self.row_entries = samples.inputs.shape[1] + samples.y.shape[1]
+        self.dtype, self.weighted = dtype, samples.weights is not None
         self.given: tuple[str, ...] = ("decay", "share", "kept") if alpha else ()
-        self._inputs, self._y, self._weights, self._alpha = inputs, y, weights, alpha
-        self._batch_size, self._random, self._place, self._dtype = batch_size, random, place, dtype
-        self._order = np.arange(n)
-        self._starts = np.arange(0, n, batch_size)
-        self._counts = np.diff(self._starts, append=n).astype(np.float64)
-        self._numbers = [] if weights is not None else self._numbers_of(self._counts)
+        self._samples, self._alpha, self._random = samples, alpha, random
+        self._placement = placement
+        self._order = np.arange(samples.inputs.shape[0])
 
-    def start_epoch(self) -> Cut:
-        """Return what cuts the mini-batches of the next epoch."""
+    def start_epoch(self, batch_size: int, generator: np.random.Generator) -> "ScikitEpoch":
+        """Return the next epoch; its order comes from scikit-learn's generator, not from ours."""
+        del generator
         if self._random is not None:
             draw = np.arange(len(self._order))
             self._random.shuffle(draw)
             self._order = self._order[draw]
-        cut_data, weights = self._cut_data(), None
-        if self._weights is not None:
-            ordered = self._weights[self._order]
-            sums = np.add.reduceat(ordered, self._starts)
-            self._numbers = self._numbers_of(sums)
-            scales = np.divide(self._counts, sums, out=np.zeros_like(sums), where=sums > 0.0)
-            scaled = ordered * np.repeat(scales, self._counts.astype(int))
-            weights = self._place.asarray(scaled, self._dtype)
+        starts = np.arange(0, len(self._order), batch_size)
+        counts = np.diff(starts, append=len(self._order)).astype(np.float64)
+        sums, weights = counts, None
+        if self._samples.weights is not None:
+            ordered = self._samples.weights[self._order]
+            sums = np.add.reduceat(ordered, starts)
+            scales = np.divide(counts, sums, out=np.zeros_like(sums), where=sums > 0.0)
+            scaled = ordered * np.repeat(scales, counts.astype(int))
+            weights = self._placement.asarray(scaled, self.dtype)
+        inputs, y = self._samples.inputs, self._samples.y
+        return ScikitEpoch(
+            inputs,
+            MemoryEpoch(
+                [y] if inputs.sparse else [inputs.values, y],
+                batch_size,
+                None if self._random is None else self._order,
+                self._placement,
+            ),
+            self._order,
+            batch_size,
+            weights,
+            self._numbers_of(counts, sums),
+            self._placement,
+        )
 
-        def cut(first: int, steps: int, size: int) -> list[Array]:
-            batches = cut_data(first, steps, size)
-            if weights is not None:
-                part = weights[first : first + steps * size]
-                batches.append(self._place.xp.reshape(part, (steps, size)))
-            k = first // self._batch_size
-            return [*batches, *(values[k : k + steps] for values in self._numbers)]
-
-        return cut
-
-    def _cut_data(self) -> Cut:
-        """Return what cuts inputs and targets."""
-        order = None if self._random is None else self._order
-        inputs = self._inputs
-        if not inputs.sparse:
-            return make_cut([inputs.values, self._y], order, self._place)
-        cut_targets = make_cut([self._y], order, self._place)
-
-        def cut(first: int, steps: int, size: int) -> list[Array]:
-            x = inputs.dense(self._order[first : first + steps * size])
-            x = self._place.xp.reshape(x, (steps, size, inputs.shape[1]))
-            return [x, *cut_targets(first, steps, size)]
-
-        return cut
-
-    def _numbers_of(self, weights: np.ndarray) -> list[Array]:
-        """Return what is given with each mini-batch of an epoch, from their weights."""
+    def _numbers_of(self, counts: np.ndarray, weights: np.ndarray) -> list[Array]:
+        """Return what is given with each mini-batch of an epoch, from their samples and weights."""
         if not self.given:
             return []
-        decay = np.divide(
-            self._alpha, weights, out=np.zeros_like(self._counts), where=weights > 0.0
-        )
-        share = decay * self._counts / self._counts.sum()
+        decay = np.divide(self._alpha, weights, out=np.zeros_like(counts), where=weights > 0.0)
+        share = decay * counts / counts.sum()
         kept = (np.arange(len(decay)) > 0).astype(np.float64)
-        return [self._place.asarray(values, self._dtype) for values in (decay, share, kept)]
+        return [self._placement.asarray(values, self.dtype) for values in (decay, share, kept)]
+
+    def blocks(self, rows: int) -> Iterator[list[Array]]:
+        """Yield all samples in the order in which they lie, without weights."""
+        del rows  # inputs know how many there is memory for
+        for block, x in self._samples.inputs.blocks():
+            yield [x, self._samples.y[block, :]]
+
+    def share(self, rank: int, ranks: int) -> "ScikitSource":
+        """Refuse: scikit-learn's runs are those of one process."""
+        raise NotImplementedError("an estimator trains on one process")
+
+    def fingerprint(self) -> None:
+        """Return nothing: an estimator keeps no checkpoint of a run."""
+        return
+
+
+class ScikitEpoch:
+    """The mini-batches of one epoch; see :class:`bp_xp.sources.Epoch`."""
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        cut: MemoryEpoch,
+        order: np.ndarray,
+        batch_size: int,
+        weights: Array | None,
+        numbers: Sequence[Array],
+        placement: Placement,
+    ) -> None:
+        self._inputs, self._cut, self._order, self._batch_size = inputs, cut, order, batch_size
+        self._weights, self._numbers, self._placement = weights, numbers, placement
+
+    @property
+    def place(self) -> int:
+        """How many mini-batches are taken."""
+        return self._cut.place
+
+    def seek(self, place: Any) -> None:
+        """Go on after so many mini-batches."""
+        self._cut.seek(place)
+
+    def take(self, at_most: int) -> list[Array] | None:
+        """Return the next mini-batches, or None where there are no more."""
+        k, xp = self.place, self._placement.xp
+        batches = self._cut.take(at_most)
+        if batches is None:
+            return None
+        steps, size = batches[0].shape[:2]
+        rows = slice(k * self._batch_size, k * self._batch_size + steps * size)
+        if self._inputs.sparse:
+            x = self._inputs.dense(self._order[rows])
+            batches = [xp.reshape(x, (steps, size, self._inputs.shape[1])), *batches]
+        if self._weights is not None:
+            batches.append(xp.reshape(self._weights[rows], (steps, size)))
+        return [*batches, *(values[k : k + steps] for values in self._numbers)]

@@ -11,8 +11,8 @@ from sklearn.utils import check_random_state
 
 from bp_xp import checks
 from bp_xp._typing import Array, Namespace
-from bp_xp.activations import ACTIVATIONS, Activation
-from bp_xp.costs import COSTS, Cost, MatchedCost
+from bp_xp.math.activations import ACTIVATIONS, Activation
+from bp_xp.math.costs import COSTS, Cost, MatchedCost
 
 __all__ = [
     "ACTIVATION_NAMES",

@@ -8,24 +8,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bp_xp._optional import require
 from bp_xp._trees import map_leaves
 from bp_xp._typing import Array, Layer, Namespace
-from bp_xp.arrays import Placement, require, to_numpy
-from bp_xp.backprop import Model, backpropagate, cost_of_samples
-from bp_xp.engines import engine_for
-from bp_xp.optimizers import (
-    SGD,
-    Adam,
-    AdamState,
-    Optimizer,
-    SGDState,
-    Update,
-    accumulate,
-    each_parameter,
-)
-from bp_xp.regularization import add_l2_gradient
-from bp_xp.schedules import LearningRate, initial_rate
-from bp_xp.training import Position
+from bp_xp.backends import Placement, to_numpy
+from bp_xp.math.backprop import backpropagate, cost_of_samples
+from bp_xp.math.model import Model
+from bp_xp.math.regularization import add_l2_gradient
+from bp_xp.optim import SGD, Adam, Optimizer, Update
+from bp_xp.optim.adaptive import AdamState
+from bp_xp.optim.descent import SGDState
+from bp_xp.optim.optimizer import accumulate, each_parameter, initial_rates
+from bp_xp.optim.schedules import LearningRate
+from bp_xp.training.looks import Position
 
 __all__ = ["Minimum", "Momentum", "Penalized", "PlainAdam", "Rate", "Solver", "minimize"]
 
@@ -97,11 +92,11 @@ class Momentum:
     momentum: float
     nesterov: bool
 
-    def init(self, layers: Sequence[Layer], *, place: Placement, dtype: str) -> SGDState:
+    def init(self, layers: Sequence[Layer], *, placement: Placement, dtype: str) -> SGDState:
         """Start with the velocity at rest."""
-        number = functools.partial(place.asarray, dtype=dtype)
-        rate, mu = number(initial_rate(self.learning_rate)), number(self.momentum)
-        return SGDState(rate, mu, map_leaves(place.xp.zeros_like, list(layers)))
+        number = functools.partial(placement.asarray, dtype=dtype)
+        rate, mu = initial_rates(self.learning_rate, layers, number), number(self.momentum)
+        return SGDState(rate, mu, map_leaves(placement.xp.zeros_like, list(layers)))
 
     @property
     def update(self) -> Update:
@@ -119,13 +114,15 @@ def _momentum_update(
 ) -> tuple[list[Layer], SGDState]:
     del xp
 
-    def rule(w: Array, g: Array, v: Array) -> tuple[Array, Array]:
-        g *= state.learning_rate
-        v = accumulate(v, state.momentum, g)
+    def rule(w: Array, g: Array, v: Array, eta: Array, mu: Array) -> tuple[Array, Array]:
+        g *= eta
+        v = accumulate(v, mu, g)
         w -= v
         return w, v
 
-    layers, velocity = each_parameter(rule, layers, gradients, state.velocity)
+    layers, velocity = each_parameter(
+        rule, layers, gradients, state.velocity, settings=[state.learning_rate, state.momentum]
+    )
     return layers, state._replace(velocity=velocity)
 
 
@@ -134,14 +131,16 @@ def _nesterov_update(
 ) -> tuple[list[Layer], SGDState]:
     del xp
 
-    def rule(w: Array, g: Array, v: Array) -> tuple[Array, Array]:
-        g *= state.learning_rate
-        v = accumulate(v, state.momentum, g)
-        g += state.momentum * v
+    def rule(w: Array, g: Array, v: Array, eta: Array, mu: Array) -> tuple[Array, Array]:
+        g *= eta
+        v = accumulate(v, mu, g)
+        g += mu * v
         w -= g
         return w, v
 
-    layers, velocity = each_parameter(rule, layers, gradients, state.velocity)
+    layers, velocity = each_parameter(
+        rule, layers, gradients, state.velocity, settings=[state.learning_rate, state.momentum]
+    )
     return layers, state._replace(velocity=velocity)
 
 
@@ -153,12 +152,12 @@ class PlainAdam(Adam):
     :class:`bp_xp.Adam` is the paper's algorithm 1, whose ε is √(1 − β₂ᵗ) times as large here.
     """
 
-    def init(self, layers: Sequence[Layer], *, place: Placement, dtype: str) -> AdamState:
+    def init(self, layers: Sequence[Layer], *, placement: Placement, dtype: str) -> AdamState:
         """Start without a past."""
-        state = super().init(layers, place=place, dtype=dtype)
+        state = super().init(layers, placement=placement, dtype=dtype)
         # The state's v is a sum, 1/(1 − β₂) times the paper's.
         return state._replace(
-            epsilon=place.asarray(self.epsilon / math.sqrt(1.0 - self.beta2), dtype)
+            epsilon=placement.asarray(self.epsilon / math.sqrt(1.0 - self.beta2), dtype)
         )
 
     @property
@@ -223,15 +222,17 @@ class Penalized:
         """The rule of the optimizer, after the term's gradient is added."""
         return _PenalizedUpdate(self.optimizer.update)
 
-    def init(self, layers: Sequence[Layer], *, place: Placement, dtype: str) -> PenalizedState:
+    def init(self, layers: Sequence[Layer], *, placement: Placement, dtype: str) -> PenalizedState:
         """Start with nothing summed up."""
-        return self.around(self.optimizer.init(layers, place=place, dtype=dtype), place, dtype)
+        return self.around(
+            self.optimizer.init(layers, placement=placement, dtype=dtype), placement, dtype
+        )
 
-    def around(self, inner: Any, place: Placement, dtype: str) -> PenalizedState:
+    def around(self, inner: Any, placement: Placement, dtype: str) -> PenalizedState:
         """Return the state around one of the optimizer's own."""
-        decay, share, kept, penalty = (place.asarray(0.0, dtype) for _ in range(4))
+        decay, share, kept, penalty = (placement.asarray(0.0, dtype) for _ in range(4))
         rate = map_leaves(
-            lambda eta: place.xp.asarray(eta, copy=True), getattr(inner, "learning_rate", ())
+            lambda eta: placement.xp.asarray(eta, copy=True), getattr(inner, "learning_rate", ())
         )
         return PenalizedState(rate, decay, share, kept, penalty, inner)
 
@@ -330,7 +331,7 @@ def minimize(
     *,
     alpha: float,
     weight: float,
-    place: Placement,
+    placement: Placement,
     dtype: str,
     options: dict[str, Any],
 ) -> Minimum:
@@ -347,7 +348,7 @@ def minimize(
         options: those of SciPy's ``L-BFGS-B``.
     """
     optimize = require("scipy.optimize", "sklearn")
-    judge = engine_for(place.backend).compile(_sums, model, place.xp)
+    judge = placement.engine.compile(_sums, model, placement.xp)
     shapes = [W.shape for W, _ in layers]
     ends = np.cumsum([*(n_out * n_in for n_out, n_in in shapes), *(n_out for n_out, _ in shapes)])
 
@@ -370,7 +371,7 @@ def minimize(
 
     def objective(packed: np.ndarray) -> tuple[float, np.ndarray]:
         host = unpack(packed)
-        there = map_leaves(lambda part: place.asarray(part, dtype), host)
+        there = map_leaves(lambda part: placement.asarray(part, dtype), host)
         cost, slope = 0.0, np.zeros_like(packed)
         with np.errstate(over="ignore", invalid="ignore"):
             for block in blocks():

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bp_xp.arrays import to_numpy
-from bp_xp.metrics import METRICS
+from bp_xp.backends import to_numpy
+from bp_xp.math.metrics import METRICS
 from bp_xp.network import Network
 from bp_xp.plotting._style import kind_of
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bp_xp.arrays import require
+from bp_xp._optional import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bp_xp.arrays import to_numpy
-from bp_xp.metrics import Metric
-from bp_xp.metrics import confusion_matrix as count_confusions
+from bp_xp.backends import to_numpy
+from bp_xp.math.metrics import Metric
+from bp_xp.math.metrics import confusion_matrix as count_confusions
 from bp_xp.network import Network
 from bp_xp.plotting import _style
 from bp_xp.plotting._inputs import Judged, check_network, judge

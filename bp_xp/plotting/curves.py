@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bp_xp.history import History
 from bp_xp.plotting import _style
+from bp_xp.training.history import History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

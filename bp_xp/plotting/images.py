@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bp_xp import checks
-from bp_xp.arrays import to_numpy
+from bp_xp.backends import to_numpy
 from bp_xp.network import Network
 from bp_xp.plotting import _style
 from bp_xp.plotting._inputs import check_network, judge

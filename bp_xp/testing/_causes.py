@@ -13,9 +13,9 @@ import numpy as np
 
 from bp_xp import checks
 from bp_xp._typing import Array
-from bp_xp.arrays import to_numpy
-from bp_xp.initializers import restore_generator
+from bp_xp.backends import to_numpy
 from bp_xp.inspection import BackpropTrace
+from bp_xp.math.initializers import restore_generator
 from bp_xp.testing._runs import Difference, Other, Quantity, Reference, Values, difference
 
 __all__ = ["explain"]
@@ -111,7 +111,7 @@ def _why_from_a_step(
 def _drawn_differently(run: Other, options: dict[str, Any]) -> list[str]:
     """Return what to say where the generators have come to draw different numbers."""
     ours, theirs = run.reference.orders[len(run.orders) - 1], run.orders[-1]
-    if ours == theirs or not (options.get("shuffle", True) or options.get("dropout")):
+    if ours == theirs or not (options.get("shuffle", True) or _term(options, "dropout")):
         return []
     seeds = run.reference.network.seed, run.network.seed
     why = "from one seed: look at what else draws from it, such as an initializer."
@@ -123,13 +123,18 @@ def _drawn_differently(run: Other, options: dict[str, Any]) -> list[str]:
     ]
 
 
+def _term(options: dict[str, Any], name: str) -> Any:
+    """Return what regularizes under a name, passed by itself or with others."""
+    return options.get(name) or getattr(options.get("regularization"), name, None)
+
+
 def _besides(options: dict[str, Any]) -> Iterator[str]:
     """Yield what has a part in a step besides backpropagation, of the options that were given."""
     yield f"the optimizer {options.get('optimizer') or 'SGD(0.1)'}"
     for name in ("dropout", "l1", "l2", "clip_norm", "clip_value", "max_norm"):
-        if options.get(name):
+        if _term(options, name):
             yield name
-    for name in ("sample_weight", "class_weight"):
+    for name in ("sample_weight", "class_weight", "trainable"):
         if options.get(name) is not None:
             yield name
     if options.get("shuffle", True):
@@ -139,7 +144,7 @@ def _besides(options: dict[str, Any]) -> Iterator[str]:
 
 def _rows_of(run: Reference, step: int, n: int, options: dict[str, Any]) -> np.ndarray | None:
     """Return which samples made the mini-batch of a step; None where some are held out."""
-    if options.get("validation_fraction"):
+    if isinstance(options.get("validation_data"), int | float):
         return None
     before, state = next(order for order in reversed(run.orders) if order[0] < step)
     shuffle = options.get("shuffle", True)
@@ -257,7 +262,7 @@ def _at_a_kink(
     activation = network.model.activations[l - 1]
     zs = [to_numpy(trace.layers[l - 1].z) for trace in traces]
     slopes = [to_numpy(trace.layers[l - 1].sigma_prime_z) for trace in traces]
-    with run.reference.place.active():
+    with run.reference.placement.active():
         z = network.asarray(zs[1])
         a = activation.sigma(z, xp=network.xp)
         expected = to_numpy(activation.sigma_prime(z, a, xp=network.xp))

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bp_xp._typing import Layer
-from bp_xp.arrays import Placement, to_numpy
-from bp_xp.callbacks import Callback
+from bp_xp.backends import Placement, to_numpy
 from bp_xp.errors import DivergenceError
-from bp_xp.history import EpochRecord, History
 from bp_xp.network import Network
+from bp_xp.training.callbacks import Callback
+from bp_xp.training.history import EpochRecord, History
 
 __all__ = ["Difference", "Other", "Quantity", "Reference", "Values", "difference"]
 
@@ -106,7 +106,7 @@ class _Run(Callback):
 
     Attributes:
         network: the network.
-        place: where it is.
+        placement: where it is.
         limit: the steps to take.
         every: the steps between two looks.
         step: those taken.
@@ -115,14 +115,14 @@ class _Run(Callback):
             order.
     """
 
-    def __init__(self, network: Network, place: Placement, limit: int, every: int) -> None:
-        self.network, self.place = network, place
+    def __init__(self, network: Network, placement: Placement, limit: int, every: int) -> None:
+        self.network, self.placement = network, placement
         self.limit, self.every = limit, every
         self.step, self.epochs = 0, 0
         self.orders: list[tuple[int, Any]] = []
 
     def __str__(self) -> str:
-        return f"{self.place.backend}-{self.place.device_name}"
+        return f"{self.placement.backend}-{self.placement.device_name}"
 
     def look(self, values: Values) -> bool:
         """Look at parameters or costs; return whether the run shall end."""
@@ -167,8 +167,8 @@ class Reference(_Run):
         parameters: those before the first step, and after each that is looked at.
     """
 
-    def __init__(self, network: Network, place: Placement, limit: int, every: int) -> None:
-        super().__init__(network, place, limit, every)
+    def __init__(self, network: Network, placement: Placement, limit: int, every: int) -> None:
+        super().__init__(network, placement, limit, every)
         self.looks: list[_Look] = []
         self.parameters: list[Values] = []
         self._largest: dict[Quantity, float] = {}
@@ -212,9 +212,9 @@ class Other(_Run):
     """
 
     def __init__(
-        self, network: Network, place: Placement, reference: Reference, rtol: float
+        self, network: Network, placement: Placement, reference: Reference, rtol: float
     ) -> None:
-        super().__init__(network, place, reference.limit, reference.every)
+        super().__init__(network, placement, reference.limit, reference.every)
         self.reference, self.rtol = reference, rtol
         self.fault = ""
         self.differing: list[Difference] = []

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bp_xp.arrays import library_of, to_numpy
+from bp_xp.backends import library_of, to_numpy
 from bp_xp.checks import check_number
 
 __all__ = ["assert_close"]

@@ -13,8 +13,9 @@ import numpy as np
 
 from bp_xp import checks
 from bp_xp._typing import Layer
-from bp_xp.arrays import to_numpy
-from bp_xp.backprop import Model, cost_of_samples, forward
+from bp_xp.backends import to_numpy
+from bp_xp.math.backprop import cost_of_samples, forward
+from bp_xp.math.model import Model
 from bp_xp.network import Network
 
 __all__ = ["GradientReport", "TensorCheck", "check_gradients"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from bp_xp import checks
-from bp_xp.arrays import Placement
+from bp_xp.backends import Placement
 from bp_xp.network import Network
 from bp_xp.testing._causes import explain
 from bp_xp.testing._runs import Other, Reference
@@ -36,10 +36,7 @@ _REFUSED = {
     "epochs": "steps= says how long the runs are",
     "callbacks": "one object would watch several runs, and none can change a step",
     "checkpoint": "each run would write over the file of the one before",
-    "checkpoint_every": "each run would write over the file of the one before",
-    "resume": "each run starts from the network that build returns",
     "warm_start": "each run starts from the network that build returns",
-    "should_stop": "the runs would end at different steps",
 }
 
 
@@ -171,7 +168,7 @@ def assert_parity(
             had so far, or to a thousandth of that of its layer if that is more. None is
             :data:`RTOL` for the network's dtype.
         fit_options: those of ``fit``, such as batch_size, optimizer, dropout, sample_weight; all
-            but epochs, callbacks, should_stop, warm_start and those of checkpoints. The runs share
+            but epochs, callbacks, checkpoint and warm_start. The runs share
             the objects: an optimizer keeps its state in what ``init`` and ``update`` return.
 
     Returns:
@@ -206,13 +203,13 @@ def assert_parity(
     if rtol is not None:
         rtol = checks.check_number(rtol, "rtol", least=0.0)
     places = _places(backends)
-    networks = [_build(build, place) for place in places]
+    networks = [_build(build, placement) for placement in places]
     _check_alike(networks)
     dtype = networks[0].dtype
     rtol = RTOL[dtype] if rtol is None else rtol
     reference = Reference(networks[0], places[0], steps, every)
     pairs = zip(networks[1:], places[1:], strict=True)
-    others = [Other(network, place, reference, rtol) for network, place in pairs]
+    others = [Other(network, placement, reference, rtol) for network, placement in pairs]
     for run in (reference, *others):
         run.train(x, y, fit_options)
     report = ParityReport((_row(reference), *map(_compared_row, others)), rtol)
@@ -226,9 +223,9 @@ def assert_parity(
 
 
 def _row(run: Reference | Other) -> ParityRow:
-    place, dtype = run.place, run.network.dtype
-    version = place.library.version()
-    return ParityRow(place.backend, place.device_name, version, dtype, run.step, run.epochs)
+    placement, dtype = run.placement, run.network.dtype
+    version = placement.library.version()
+    return ParityRow(placement.backend, placement.device_name, version, dtype, run.step, run.epochs)
 
 
 def _compared_row(run: Other) -> ParityRow:
@@ -273,11 +270,11 @@ def _check_build(build: Any) -> None:
     )
 
 
-def _build(build: Build, place: Placement) -> Network:
+def _build(build: Build, placement: Placement) -> Network:
     """Return the network on a target, which it must really be on."""
-    target = f"{place.backend}-{place.device_name}"
+    target = f"{placement.backend}-{placement.device_name}"
     try:
-        network = build(backend=place.backend, device=place.device_name)
+        network = build(backend=placement.backend, device=placement.device_name)
     except Exception as error:
         error.add_note(f"raised by build for {target}, in assert_parity")
         raise
@@ -286,7 +283,7 @@ def _build(build: Build, place: Placement) -> Network:
     came = f"{network.backend}-{network.device}"
     if came != target:
         raise ValueError(
-            f"build(backend={place.backend!r}, device={place.device_name!r}) returned a network on "
+            f"build(backend={placement.backend!r}, device={placement.device_name!r}) returned a network on "
             f"{came}: let build pass both on, as in lambda **where: Network(sizes, seed=0, "
             "**where)."
         )

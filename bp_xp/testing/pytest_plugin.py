@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from bp_xp.arrays import SUPPORTED_DTYPES, Placement
+from bp_xp.backends import SUPPORTED_DTYPES, Placement
 from bp_xp.testing.targets import (
     Target,
     default_targets,

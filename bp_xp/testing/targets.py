@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from bp_xp.arrays import LIBRARIES, Placement, place
+from bp_xp.backends import LIBRARIES, Placement, place
 from bp_xp.checks import check_choice
 from bp_xp.errors import DeviceError
 
@@ -26,7 +26,7 @@ class Target(NamedTuple):
         return self.backend if self.device is None else f"{self.backend}-{self.device}"
 
     def place(self) -> Placement:
-        """Return the library and the device; the errors are those of :func:`bp_xp.arrays.place`."""
+        """Return the library and the device; the errors are those of :func:`bp_xp.backends.place`."""
         return place(self.device, self.backend)
 
     def covers(self, other: "Target") -> bool:

@@ -36,7 +36,7 @@ _DLPACK_CPU = 1
 _NOT_USERS = (
     *("numpy", "cupy", "torch", "jax", "jaxlib", "array_api_strict"),
     *("array_api_compat", "array_api_extra", "contextlib"),
-    *("bp_xp.arrays", "bp_xp.engines", "bp_xp.testing.transfers"),
+    *("bp_xp.backends", "bp_xp.engines", "bp_xp.testing.transfers"),
 )
 
 

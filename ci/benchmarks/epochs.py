@@ -20,7 +20,7 @@ EVALUATED, WATCHED = 10_000, 256
 def fit(work: Workload, backend: str, *, progress: bool = False, flow: bool = False) -> Run:
     """Return an epoch of Network.fit, with a progress bar on a terminal, or a GradientFlow."""
     from bp_xp import SGD, Network
-    from bp_xp.arrays import place
+    from bp_xp.backends import place
     from bp_xp.inspection import GradientFlow
 
     where = place(backend=backend)

@@ -55,7 +55,7 @@ def our_fit(
     images: Images, solver: str, *, backend: str, dtype: str | None = None, samples: str = "float64"
 ) -> Fit:
     """Return ours, by the same words, on samples of a dtype."""
-    from bp_xp.arrays import place
+    from bp_xp.backends import place
     from bp_xp.estimators import MLPClassifier
 
     place(backend=backend)  # ImportError where it is not installed

@@ -456,10 +456,11 @@ def keras_on_jax(work: Workload) -> Run:
 def ours(work: Workload, backend: str, *, device: str | None = None, engine: Any = None) -> Run:
     """Return the engine of a library, on mini-batches that are on the device; costs included."""
     from bp_xp import SGD, Layer, Network, to_numpy
-    from bp_xp.arrays import place
-    from bp_xp.engines import engine_for
-    from bp_xp.regularization import Regularization
-    from bp_xp.training import Rule, State, _chunk, _fused, steps_at_once
+    from bp_xp.backends import place
+    from bp_xp.backends import LIBRARIES
+    from bp_xp.math.regularization import Regularization
+    from bp_xp.training.step import Rule, State
+from bp_xp.training.looks import _chunk, _fused, steps_at_once
 
     where = place(device, backend)
     net = Network.from_layers(
@@ -469,7 +470,7 @@ def ours(work: Workload, backend: str, *, device: str | None = None, engine: Any
         backend=backend,
         device=device,
     )
-    engine, optimizer = engine or engine_for(backend), SGD(RATE)
+    engine, optimizer = engine or LIBRARIES[backend].engine, SGD(RATE)
     rule = Rule(_fused(net.model, engine), optimizer.update, Regularization())
     chunk = engine.compile(_chunk, rule, True, engine.new_loop(), where.xp, consumes=True)
     layers = [

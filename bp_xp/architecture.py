@@ -1,0 +1,244 @@
+"""From the words that people use to what a network computes: activations, cost, initializers."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from bp_xp import checks
+from bp_xp._typing import Array
+from bp_xp.backends import Placement
+from bp_xp.math.activations import ACTIVATIONS, Activation
+from bp_xp.math.costs import COSTS, Cost, MatchedCost
+from bp_xp.math.initializers import INITIALIZERS, Initializer, suited_initializer
+from bp_xp.math.model import Model
+
+__all__ = [
+    "OwnFunction",
+    "check_own_functions",
+    "check_same_functions",
+    "classify_pairing",
+    "make_initializers",
+    "make_model",
+    "named_model",
+    "own_functions",
+]
+
+OwnFunction: TypeAlias = Activation | Cost | MatchedCost
+"""A function that a user may bring along."""
+
+
+def make_model(sizes: Any, activation: Any, output_activation: Any, cost: Any) -> Model:
+    """Return the model that the arguments of a network describe.
+
+    Raises:
+        ValueError: a size or a name that does not exist, or functions that do not go together.
+        TypeError: an argument of the wrong kind.
+    """
+    sizes = checks.check_sizes(sizes)
+    activation = checks.one_for_each(activation, len(sizes) - 2, "activation", "hidden layers")
+    hidden = [checks.check_choice(sigma, ACTIVATIONS, "activation") for sigma in activation]
+    for sigma in hidden:
+        if not isinstance(sigma, Activation):
+            raise TypeError(f"activation must be a name or an Activation, not {sigma!r}.")
+        if sigma.coupled:
+            raise ValueError(
+                f"{sigma.name} ties the neurons of a layer together: it serves as "
+                "output_activation, not as activation of a hidden layer."
+            )
+    cost = checks.check_choice(cost, COSTS, "cost")
+    if not isinstance(cost, Cost | MatchedCost):
+        raise TypeError(f"cost must be a name or a Cost, not {cost!r}.")
+    output = checks.check_choice(
+        cost.output if output_activation is None else output_activation,
+        ACTIVATIONS,
+        "output_activation",
+    )
+    if not isinstance(output, Activation):
+        raise TypeError(f"output_activation must be a name or an Activation, not {output!r}.")
+    model = Model(sizes, (*hidden, output), cost)
+    _check_names(model)
+    fault = classify_pairing(cost, output, sizes[-1])
+    if fault == "unmatched":
+        raise ValueError(
+            f"cost {cost.name!r} is computed together with output_activation={cost.output!r}; "
+            f"{output.name!r} needs another cost, such as 'quadratic'."
+        )
+    if fault == "one output":
+        raise ValueError(
+            f"{output.name} of one output is always 1: use two outputs, or one with "
+            "cost='binary_cross_entropy'."
+        )
+    return model
+
+
+def classify_pairing(cost: Cost | MatchedCost, output: Activation, n_outputs: int) -> str:
+    """Return what keeps a cost and an output activation apart; empty where they go together.
+
+    Returns:
+        ``"unmatched"``: the cost is computed together with another activation; ``"one output"``:
+        the activation shares 1 among outputs, and there is one.
+    """
+    if isinstance(cost, MatchedCost) and cost.output != output.name:
+        return "unmatched"
+    return "one output" if output.coupled and n_outputs == 1 else ""
+
+
+def _check_names(model: Model) -> None:
+    """Refuse functions that a name does not tell apart."""
+    by_name: dict[tuple[type, str], Any] = {}
+    for own in (model.cost, *model.activations):
+        known = ACTIVATIONS if isinstance(own, Activation) else COSTS
+        if known.get(own.name, own) is not own:
+            raise ValueError(
+                f"{own.name!r} is the name of a function of bp_xp, which a saved network would be "
+                "loaded with: give yours another."
+            )
+        kind = Activation if isinstance(own, Activation) else Cost
+        if by_name.setdefault((kind, own.name), own) != own:
+            raise ValueError(
+                f"two different activations are named {own.name!r}: a saved network could not tell "
+                "them apart, so give one of them another name."
+            )
+
+
+def make_initializers(model: Model, initializer: Any) -> list[Initializer]:
+    """Return an initializer for each layer; None takes the one that suits its activation.
+
+    Raises:
+        ValueError: a name that does not exist, or too many or too few.
+        TypeError: neither a name nor a function.
+    """
+    if initializer is None:
+        initializer = [suited_initializer(sigma.name) for sigma in model.activations]
+    initializer = checks.one_for_each(initializer, len(model.activations), "initializer", "layers")
+    chosen = [checks.check_choice(draw, INITIALIZERS, "initializer") for draw in initializer]
+    for draw in chosen:
+        if not callable(draw):
+            raise TypeError(f"initializer must be a name or a function, not {draw!r}.")
+    return chosen
+
+
+# ---------------------------------------------------------------------------------------------
+# Functions of a user's own
+
+
+def _own(model: Model) -> list[OwnFunction]:
+    """Return the functions of a model that are not bp_xp's, each once."""
+    found = {
+        (isinstance(one, Activation), one.name): one
+        for one in (*model.activations, model.cost)
+        if (ACTIVATIONS if isinstance(one, Activation) else COSTS).get(one.name) is not one
+    }
+    return list(found.values())
+
+
+def check_own_functions(model: Model, placement: Placement, dtype: str) -> None:
+    """Try activations and costs of a user's own on two samples of three neurons.
+
+    Raises:
+        ValueError: one returns another shape or dtype than it must.
+    """
+    if not (own := _own(model)):
+        return
+    xp = placement.xp
+    z, y = (placement.asarray([[value] * 3] * 2, dtype) for value in (0.5, 0.25))
+
+    def check(name: str, function: str, array: Array, *shape: int) -> None:
+        came = getattr(array, "shape", None)
+        given = "z and a" if function.startswith("sigma") else "outputs and targets"
+        if came is None or tuple(came) != shape:
+            hint = ": one cost for each sample, a sum over axis=-1" if function == "value" else ""
+            raise ValueError(
+                f"{function} of {name!r} must return an array of shape {shape} for {given} of "
+                f"shape (2, 3), not {'no array' if came is None else tuple(came)}{hint}."
+            )
+        if array.dtype != placement.dtype(dtype):
+            raise ValueError(
+                f"{function} of {name!r} must return an array of the dtype that it is given, "
+                f"{dtype}, not {array.dtype}."
+            )
+
+    for one in own:
+        if isinstance(one, Activation):
+            a = one.sigma(z, xp=xp)
+            check(one.name, "sigma", a, 2, 3)
+            slope = (2, 3, 3) if one.coupled else (2, 3)
+            check(one.name, "sigma_prime", one.sigma_prime(z, a, xp=xp), *slope)
+        else:
+            check(one.name, "value", one.value(z, y, xp=xp), 2)
+            name, slopes = _slopes_of(one)
+            check(one.name, name, slopes(z, y, xp=xp), 2, 3)
+
+
+def _slopes_of(cost: Cost | MatchedCost) -> tuple[str, Callable[..., Array]]:
+    """Return the name of the derivatives of a cost, and what computes them."""
+    if isinstance(cost, MatchedCost):
+        return "error", cost.error
+    return "gradient", cost.gradient
+
+
+# Where functions are looked at, to tell them from others of their name.
+_PROBES = np.array([[-2.5, -0.75, 0.4], [0.1, 1.2, 3.0]])
+_PROBED_TARGETS = np.array([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0]])
+
+
+def own_functions(model: Model, placement: Placement, dtype: str) -> dict[str, Any]:
+    """Return what tells a user's own functions from others of their names: some of their values.
+
+    Returns:
+        For each name, the kind and a list of values at fixed places, as JSON can hold them.
+    """
+    xp = placement.xp
+    described = {}
+    for one in _own(model):
+        z, y = (placement.asarray(values, dtype) for values in (_PROBES, _PROBED_TARGETS))
+        if isinstance(one, Activation):
+            values = one.sigma(z, xp=xp)
+        else:
+            values = one.value(z, y, xp=xp)
+        numbers = placement.library.to_numpy(values).astype(np.float64).ravel()
+        kind = "activation" if isinstance(one, Activation) else "cost"
+        described[f"{kind} {one.name}"] = [
+            float(f"{n:.6g}") if np.isfinite(n) else str(n) for n in numbers
+        ]
+    return described
+
+
+def check_same_functions(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse functions that have the names of those in a file, and other values.
+
+    Raises:
+        ValueError: one differs; the message names it.
+    """
+    for name, values in now.items():
+        if name not in saved:  # written before such a thing was kept
+            continue
+        before = np.array([float(value) for value in saved[name]])
+        after = np.array([float(value) for value in values])
+        if not np.allclose(before, after, rtol=1e-3, atol=1e-5, equal_nan=True):
+            raise ValueError(
+                f"the {name} is another function than the one that it was saved with: its values "
+                f"were {before.round(4).tolist()} and are now {after.round(4).tolist()}"
+            )
+
+
+def named_model(
+    sizes: Any, activations: Sequence[str], cost: str, own: Iterable[OwnFunction]
+) -> Model:
+    """Return the model that the names in a file describe.
+
+    Args:
+        sizes: neurons of each layer.
+        activations: a name for each layer after the inputs.
+        cost: its name.
+        own: functions of a user's own.
+
+    Raises:
+        ValueError: a name that neither bp_xp nor the user has.
+    """
+    own = list(own)
+    sigmas = ACTIVATIONS | {one.name: one for one in own if isinstance(one, Activation)}
+    costs = COSTS | {one.name: one for one in own if not isinstance(one, Activation)}
+    *hidden, output = (checks.check_choice(str(name), sigmas, "activation") for name in activations)
+    return make_model(sizes, hidden, output, checks.check_choice(str(cost), costs, "cost"))

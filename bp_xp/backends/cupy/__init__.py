@@ -1,0 +1,3 @@
+"""CuPy: CUDA GPUs."""
+
+__all__: list[str] = []

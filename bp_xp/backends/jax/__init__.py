@@ -1,0 +1,3 @@
+"""JAX: its CPU, GPU and TPU devices."""
+
+__all__: list[str] = []

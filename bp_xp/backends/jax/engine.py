@@ -1,0 +1,51 @@
+"""The JAX engine: the steps of a chunk compiled into one program, once for each shape."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bp_xp._trees import map_leaves
+from bp_xp._typing import Array, Namespace
+from bp_xp.engines.engine import Engine, Step
+
+__all__ = ["ENGINE"]
+
+
+def _loop(step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace) -> tuple[Any, Array]:
+    import jax
+
+    return jax.lax.scan(lambda carry, batch: step(carry, *batch, xp=xp), state, tuple(batches))
+
+
+@functools.lru_cache(maxsize=256)
+def _compile(
+    function: Callable[..., Any], *settings: Any, consumes: bool = False
+) -> Callable[..., Any]:
+    # The cache gives a later run with the same settings the program of an earlier one.
+    import jax
+
+    donated = (0,) if consumes else ()
+    return jax.jit(functools.partial(function, *settings), donate_argnums=donated)
+
+
+def _describe(step: Step, state: Any, batch: Sequence[Array], xp: Namespace) -> Callable[[], str]:
+    """Return what writes a step as JAX sees it; the arrays themselves are not kept."""
+    import jax
+
+    forms = map_leaves(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (state, list(batch))
+    )
+
+    def write() -> str:
+        return str(jax.make_jaxpr(lambda state, batch: step(state, *batch, xp=xp))(*forms))
+
+    return write
+
+
+ENGINE = Engine(
+    "jax",
+    "the steps of a chunk are compiled into one program, once for each shape",
+    new_loop=lambda report: _loop,
+    compile=_compile,
+    describe=_describe,
+)

@@ -1,0 +1,81 @@
+"""JAX: its CPU, GPU and TPU devices."""
+
+import contextlib
+import importlib
+from typing import Any
+
+import array_api_compat
+
+from bp_xp._optional import require
+from bp_xp._typing import Array, Namespace
+from bp_xp.backends.jax.engine import ENGINE
+from bp_xp.backends.library import Library
+from bp_xp.errors import DeviceError
+
+__all__ = ["JAX"]
+
+
+class JAX(Library):
+    name = "jax"
+    engine = ENGINE
+    extra = "jax"
+    device_words = "'cpu', 'cuda', 'gpu', 'tpu', each also as 'cuda:N'"
+    _platforms = ("cpu", "gpu", "cuda", "rocm", "tpu", "METAL")
+
+    def namespace(self) -> Namespace:
+        require("jax", self.extra)
+        return importlib.import_module("jax.numpy")
+
+    def owns(self, array: Array) -> bool:
+        return array_api_compat.is_jax_array(array)
+
+    def default_device(self) -> Any:
+        return require("jax", self.extra).devices()[0]
+
+    def devices(self) -> list[Any]:
+        jax = require("jax", self.extra)
+        others = [] if jax.default_backend() == "cpu" else jax.devices()
+        return [*jax.devices("cpu"), *others]
+
+    def device_name(self, device: Any) -> str:
+        return f"{device.platform}:{device.id}"
+
+    def find(self, word: str) -> Any:
+        jax = require("jax", self.extra)
+        platform, _, index = word.partition(":")
+        if platform not in self._platforms or (":" in word and not index.isdecimal()):
+            raise self._unknown(word)
+        try:
+            available = jax.devices(platform)
+        except RuntimeError as error:
+            raise DeviceError(
+                f"device {word!r} of backend 'jax' does not work here: {error}"
+            ) from error
+        if int(index or 0) >= len(available):
+            raise DeviceError(
+                f"device {word!r} does not exist: JAX has {len(available)} device(s) "
+                f"of platform {platform!r}."
+            )
+        return available[int(index or 0)]
+
+    def dtype(self, name: str) -> Any:
+        if name == "float64" and not require("jax", self.extra).config.jax_enable_x64:
+            raise ValueError(
+                "JAX computes in float32 until jax_enable_x64 is set: before the network is made, "
+                'call jax.config.update("jax_enable_x64", True) or set JAX_ENABLE_X64=1, or '
+                "use dtype='float32'."
+            )
+        return super().dtype(name)
+
+    def active(self, device: Any) -> contextlib.AbstractContextManager[Any]:
+        # JAX multiplies float32 numbers with fewer digits where a device is faster so (TF32 on a
+        # GPU), unless it is told otherwise. No other library does, and who wants it can say so.
+        jax = require("jax", self.extra)
+        if device.platform == "cpu" or jax.config.jax_default_matmul_precision is not None:
+            return contextlib.nullcontext()
+        return jax.default_matmul_precision("highest")
+
+    def ran_out_of_memory(self, error: Exception) -> bool:
+        jax = require("jax", self.extra)
+        on_device = isinstance(error, jax.errors.JaxRuntimeError) and "Out of memory" in str(error)
+        return on_device or super().ran_out_of_memory(error)

@@ -1,0 +1,139 @@
+"""What bp_xp asks of an array library, and of an engine for it.
+
+The rooms beside this file each hold one library: ``library.py`` with its devices, its dtypes and
+its way to NumPy, and ``engine.py`` where it has an engine of its own.
+"""
+
+import contextlib
+import importlib
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+from bp_xp._typing import Array, Namespace
+from bp_xp.engines import PLAIN, Engine
+
+__all__ = ["SUPPORTED_DTYPES", "Library", "dtype_name"]
+
+SUPPORTED_DTYPES = ("float32", "float64")
+
+
+class Library:
+    """What bp_xp asks of an array library beyond the standard's own functions.
+
+    The base class serves any namespace that follows the standard. A subclass overrides what its
+    library words differently.
+    """
+
+    name: str = ""
+    extra: str | None = None
+    engine: Engine = PLAIN
+    """How it takes many training steps."""
+    device_words: str = "one of its own devices"
+    """The forms of ``device=`` that the library takes, for messages."""
+
+    def __init__(self, xp: Namespace | None = None) -> None:
+        self._xp = xp
+        if xp is not None:
+            self.name = xp.__name__
+
+    def namespace(self) -> Namespace:
+        """The functions of the standard; ImportError where the library is not installed."""
+        return self._xp
+
+    def version(self) -> str:
+        """The version of the installed library."""
+        return str(getattr(importlib.import_module(self.name), "__version__", "unknown"))
+
+    def owns(self, array: Array) -> bool:
+        """Whether ``array`` is one of this library's."""
+        namespace = getattr(array, "__array_namespace__", None)
+        return namespace is not None and namespace() is self._xp
+
+    def default_device(self) -> Any:
+        """The device that the library uses when none is named."""
+        return self.namespace().__array_namespace_info__().default_device()
+
+    def best_device(self) -> Any:
+        """The fastest device that the library has here."""
+        return self.default_device()
+
+    def devices(self) -> list[Any]:
+        """Every device that works here, in the library's own objects."""
+        return [d for d in self.namespace().__array_namespace_info__().devices() if d is not None]
+
+    def device_name(self, device: Any) -> str:
+        """The word for ``device`` that ``device=`` takes."""
+        return str(device)
+
+    def find(self, word: str) -> Any:
+        """The device that ``word`` names.
+
+        Raises:
+            ValueError: the library has no device of that name.
+            DeviceError: it has, but not on this machine.
+        """
+        for device in self.devices():
+            if word == self.device_name(device):
+                return device
+        raise self._unknown(word)
+
+    def _unknown(self, word: str) -> ValueError:
+        found = ", ".join(repr(self.device_name(d)) for d in self.devices())
+        return ValueError(
+            f"backend {self.name!r} has no device {word!r}: it takes {self.device_words}, or "
+            f"'auto'; found here: {found}."
+        )
+
+    def device_of(self, array: Array) -> Any:
+        """The device that ``array`` lies on."""
+        return array_api_compat.device(array)
+
+    def dtype(self, name: str) -> Any:
+        """The library's dtype object; ValueError where it can't compute in it."""
+        return getattr(self.namespace(), name)
+
+    def from_numpy(self, array: np.ndarray, device: Any) -> Array:
+        """``array`` (C-contiguous, native byte order) as an array on ``device``."""
+        return self.namespace().asarray(array, device=device)
+
+    def to_numpy(self, array: Array) -> np.ndarray:
+        """``array`` as a NumPy array on the host."""
+        try:
+            return np.asarray(array)
+        except (TypeError, ValueError, RuntimeError):
+            return np.from_dlpack(array)
+
+    def active(self, device: Any) -> contextlib.AbstractContextManager[Any]:
+        """A context in which the library's kernels run on ``device``."""
+        del device
+        return contextlib.nullcontext()
+
+    def ran_out_of_memory(self, error: Exception) -> bool:
+        """Whether ``error`` is how the library says that a device has too little memory."""
+        return isinstance(error, MemoryError)
+
+
+def dtype_name(dtype: Any) -> str:
+    """The name of a dtype given as a name, or as any library's dtype object.
+
+    Raises:
+        ValueError: it is not one that bp_xp computes in.
+
+    Examples:
+        >>> dtype_name(np.float64)
+        'float64'
+    """
+    if dtype is None or isinstance(dtype, str):  # to NumPy, None is float64
+        name = str(dtype)
+    else:
+        try:
+            name = np.dtype(dtype).name
+        except TypeError:
+            name = str(dtype).rpartition(".")[2]
+    if name not in SUPPORTED_DTYPES:
+        raise ValueError(
+            f"dtype {name!r} is not supported: use one of {', '.join(map(repr, SUPPORTED_DTYPES))}."
+        )
+    return name

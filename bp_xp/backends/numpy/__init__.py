@@ -1,0 +1,3 @@
+"""NumPy: the CPU of this machine."""
+
+__all__: list[str] = []

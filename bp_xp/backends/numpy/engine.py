@@ -1,0 +1,127 @@
+"""The NumPy engine: a step is recorded once, and replayed on the same memory.
+
+The lines are the operations of the step, in their order (see :mod:`bp_xp.engines.recorder`), so
+the results are those of the plain loop to the last bit. See :mod:`bp_xp.engines.replay`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bp_xp._typing import Namespace
+from bp_xp.engines import replay
+from bp_xp.engines.engine import Engine, Step
+from bp_xp.engines.recorder import Recorded, all_recorded, record, value_of
+from bp_xp.engines.replay import CannotRecordError, Lines, Program
+
+__all__ = ["ENGINE"]
+
+# The same sums and products, by functions that take less time to get there.
+_REDUCTIONS: Mapping[Any, np.ufunc] = {np.sum: np.add, np.max: np.maximum, np.min: np.minimum}
+_PRODUCT = np.dot  # of two matrices
+
+
+class _Tape(Lines):
+    """Writes NumPy's operations down as lines."""
+
+    def __init__(self, n_parts: int) -> None:
+        super().__init__()
+        self.of_batch = {f"x{i}" for i in range(n_parts)}  # and views of them
+
+    def view(self, of: Recorded, part: np.ndarray, key: Any) -> Recorded:
+        """Take a part of an array."""
+        suffix = ".mT" if key == "mT" else f"[{self.name('c', key)}]"
+        return self.view_by(of, part, of.name + suffix)
+
+    def view_by(self, of: Recorded, value: np.ndarray, expression: str) -> Recorded:
+        """Take a view of an array, written as an expression."""
+        if of.name in self.objects:  # of a temporary, which stays where it is
+            return Recorded(value, self.name("t", value), self)
+        of_batch = of.name in self.of_batch
+        name = self.write_view(expression, of_batch=of_batch)
+        if of_batch:
+            self.of_batch.add(name)
+        return Recorded(value, name, self)
+
+    def ufunc(self, ufunc: np.ufunc, inputs: Sequence[Any], out: Recorded | None) -> Recorded:
+        """Write the line of an elementwise function or a product."""
+        values = value_of(inputs)
+        kinds = {one.dtype for one in inputs if isinstance(one, Recorded)}
+        like = kinds.pop() if len(kinds) == 1 else None
+        if like is not None and like.kind not in "fi":
+            like = None
+        flat_product = ufunc is np.matmul and all(np.ndim(one) == 2 for one in values)
+        function = self.function_name(_PRODUCT if flat_product and out is None else ufunc)
+        arguments = ", ".join(self.write(one, like) for one in inputs)
+        if out is None:
+            return self.result(ufunc(*values), lambda t: f"{function}({arguments}, out={t})")
+        ufunc(*values, out=out.value)
+        self.each.append(f"{function}({arguments}, out={self.write(out)})")
+        return out
+
+    def function(self, function: Any, inputs: Sequence[Any], options: Any) -> Recorded:
+        """Write the line of another function."""
+        result = function(*value_of(inputs), **value_of(options))
+        plain_reduction = len(inputs) == 1 and set(options) <= {"axis", "keepdims"}
+        if function in _REDUCTIONS and plain_reduction:
+            reduce, values = self.name("f", _REDUCTIONS[function].reduce), self.write(inputs[0])
+            axis, keep = options.get("axis"), options.get("keepdims", False)
+            return self.result(result, lambda t: f"{reduce}({values}, {axis}, None, {t}, {keep})")
+        if not isinstance(result, np.ndarray | np.generic):
+            raise CannotRecordError(f"{function} returns no array")
+        copy = self.function_name(np.copyto)
+        if function is np.astype:
+            return self.result(result, lambda t: f"{copy}({t}, {self.write(inputs[0])}, 'unsafe')")
+        arguments = [
+            *map(self.write, inputs),
+            *(f"{k}={self.write(v)}" for k, v in options.items()),
+        ]
+        call = f"{self.function_name(function)}({', '.join(arguments)})"
+        for one in all_recorded([*inputs, *options.values()]):
+            if isinstance(result, np.ndarray) and np.shares_memory(result, one.value):
+                return self.view_by(one, result, call)
+        return self.result(result, lambda t: f"{copy}({t}, {call})")
+
+    def call(self, function: Callable[[Any], Any], array: Recorded) -> Recorded:
+        """Write the line of a function from outside of NumPy."""
+        copy, outside = self.function_name(np.copyto), self.name("f", function)
+        return self.result(function(array.value), lambda t: f"{copy}({t}, {outside}({array.name}))")
+
+    def result(self, value: Any, call: Callable[[str], str]) -> Recorded:
+        """Write the line that puts a fresh result where it is now."""
+        array = np.asarray(value)
+        name = self.name("t", array)
+        self.each.append(call(name))
+        return Recorded(array, name, self)
+
+    def write(self, value: Any, like: np.dtype | None = None) -> str:
+        """Return an argument as it is written in a line."""
+        if isinstance(value, Recorded):
+            return value.name
+        if isinstance(value, list | tuple):
+            items = "".join(f"{self.write(item)}, " for item in value)
+            return f"[{items}]" if isinstance(value, list) else f"({items})"
+        if like is not None and isinstance(value, int if like.kind == "i" else int | float):
+            # NumPy would make an array of a number at each call.
+            value = np.asarray(value, dtype=like)
+        return self.name("c", value)
+
+
+def _record(step: Step, state: Any, batch: Sequence[np.ndarray], *, xp: Namespace) -> Program:
+    """Take a step on copies and return what was done."""
+    del xp
+    tape = _Tape(len(batch))
+    new, z = record(step, state, batch, tape)
+    copy = tape.function_name(np.copyto)
+    tape.each.append(f"{copy}(z, {z.name})")  # first: it may be a part of the old state
+    tape.write_back([leaf.name for leaf in new], lambda to, from_: f"{copy}({to}, {from_})")
+    run, text = tape.compile(len(new), len(batch))
+    return Program(run, z.value, text)
+
+
+ENGINE = Engine(
+    "numpy",
+    "a step is recorded once, and replayed on the same memory",
+    lambda report: replay.new_loop(_record, report),
+)

@@ -1,0 +1,290 @@
+"""A placement: an array library and one of its devices, where the arrays of a network live."""
+
+import contextlib
+import ctypes
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from bp_xp._typing import Array, Namespace
+from bp_xp.backends.library import Library
+from bp_xp.backends.registry import LIBRARIES, find_library
+from bp_xp.engines import PLAIN, Engine, Report
+from bp_xp.errors import DeviceError, OutOfMemoryError
+
+__all__ = ["DeviceTable", "LibraryReport", "Placement", "devices", "place"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """An array library and one of its devices: where the arrays of a network live.
+
+    Attributes:
+        library: the library.
+        xp: its functions.
+        device: the device, as the library's own object.
+        reason: why this one, for people; empty where it was asked for by name.
+        engine: how training steps are taken here.
+    """
+
+    library: Library
+    xp: Namespace
+    device: Any
+    reason: str = field(default="", compare=False)
+    engine: Engine = field(default=PLAIN, compare=False)
+
+    @property
+    def backend(self) -> str:
+        """The name of the library, as ``backend=`` takes it."""
+        return self.library.name
+
+    @property
+    def device_name(self) -> str:
+        """The name of the device, as ``device=`` takes it."""
+        return self.library.device_name(self.device)
+
+    def __str__(self) -> str:
+        return f"{self.backend} on {self.device_name}"
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the device is a processor of this machine."""
+        return self.device_name.partition(":")[0] == "cpu"
+
+    def new_report(self) -> Report:
+        """What the engine will say of a run."""
+        why = ""
+        if self.engine is not self.library.engine:
+            why = f"asked for by engine={self.engine.name!r}"
+        elif self.engine is PLAIN:
+            why = f"{self.backend} has no engine of its own"
+        return Report(self.engine.name, self.engine.way, why)
+
+    def dtype(self, name: str) -> Any:
+        """The library's own dtype object for ``name``."""
+        return self.library.dtype(name)
+
+    def asarray(self, values: Any, dtype: str | None = None) -> Array:
+        """Move host values to the device; on a CPU the memory may be shared.
+
+        Args:
+            values: a NumPy array of any layout and byte order, or what ``numpy.asarray`` takes.
+            dtype: name of a dtype, or None for that of the values.
+        """
+        host = np.asarray(values)
+        native = host.dtype.newbyteorder("=") if dtype is None else np.dtype(dtype)
+        return self.library.from_numpy(np.asarray(host, dtype=native, order="C"), self.device)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A namespace is a module, which can't be copied or pickled; names can.
+        return place, (self.device_name, self.backend_word, self.engine_word)
+
+    @property
+    def backend_word(self) -> str | Namespace:
+        """What ``backend=`` takes for this library: its name, or the module itself."""
+        return self.backend if self.backend in LIBRARIES else self.xp
+
+    @property
+    def engine_word(self) -> str:
+        """What ``engine=`` takes for this engine."""
+        return "auto" if self.engine is self.library.engine else self.engine.name
+
+    @contextlib.contextmanager
+    def active(self, advice: str = "") -> Iterator[None]:
+        """A context in which the library computes on this device.
+
+        Args:
+            advice: what helps where there is too little memory: a sentence.
+
+        Raises:
+            OutOfMemoryError: the device has too little memory, in whatever way the library says so.
+        """
+        with self.library.active(self.device):
+            try:
+                yield
+            except OutOfMemoryError:
+                raise
+            except Exception as error:
+                if not self.library.ran_out_of_memory(error):
+                    raise
+                # The frames that it came through hold arrays, which the next try may need.
+                traceback.clear_frames(error.__traceback__)
+                why = str(error).rstrip(".") or "nothing is left"
+                raise OutOfMemoryError(
+                    f"out of memory ({self}): {why}. {advice}".rstrip()
+                ) from error
+
+
+def place(
+    device: str | None = None, backend: str | Namespace | None = None, engine: str = "auto"
+) -> Placement:
+    """Choose an array library, a device and an engine.
+
+    Args:
+        device: without a backend: ``"cpu"`` is NumPy, ``"cuda"`` or ``"cuda:1"`` is CuPy,
+            ``"auto"`` is the best that works here. With one: a device in that library's words, or
+            ``"auto"``. None is the CPU, or the backend's default device.
+        backend: ``"numpy"``, ``"cupy"``, ``"torch"``, ``"jax"``, ``"array_api_strict"``, or any
+            module that follows the array API standard.
+        engine: how training steps are taken: ``"auto"`` is the library's own way, ``"plain"`` the
+            plain loop, one step after the other, and the name of an engine insists on it.
+
+    Raises:
+        ValueError: the backend or the device is not known, or the library has no such engine.
+        ImportError: the backend is not installed; the message names the extra that installs it.
+        DeviceError: the device does not work on this machine; the message says why.
+
+    Examples:
+        >>> print(place("cpu"))
+        numpy on cpu
+    """
+    if device is not None and not isinstance(device, str):
+        raise TypeError(f"device must be a string such as 'cpu' or 'cuda:0', not {device!r}.")
+    placement = _place(device, backend)
+    return replace(placement, engine=_engine_named(engine, placement.library))
+
+
+def _engine_named(word: str, library: Library) -> Engine:
+    own = library.engine
+    engines = {"auto": own, PLAIN.name: PLAIN, own.name: own}
+    if word not in engines:
+        raise ValueError(
+            f"backend {library.name!r} has no engine {word!r}: choose one of "
+            f"{', '.join(map(repr, engines))}."
+        )
+    return engines[word]
+
+
+def _place(device: str | None, backend: str | Namespace | None) -> Placement:
+    if backend is None:
+        return _place_by_device("cpu" if device is None else device)
+    library = find_library(backend)
+    xp = library.namespace()
+    if device is None:
+        return Placement(library, xp, library.default_device())
+    if device == "auto":
+        return Placement(library, xp, library.best_device(), f"the best device of {library.name}")
+    return Placement(library, xp, library.find(device))
+
+
+def _place_by_device(word: str) -> Placement:
+    numpy = LIBRARIES["numpy"]
+    if word == "cpu":
+        return Placement(numpy, numpy.namespace(), "cpu")
+    if word == "auto":
+        return _best_placement()
+    kind, colon, index = word.partition(":")
+    if kind == "cuda" and (not colon or index.isdecimal()):
+        cupy = LIBRARIES["cupy"]
+        try:
+            return Placement(cupy, cupy.namespace(), cupy.find(word))
+        except ImportError as error:
+            raise DeviceError(
+                f"device {word!r} needs CuPy: {error} An older driver needs cuda12 instead. "
+                "Another library's GPU is chosen by name, as in backend='torch', device='cuda'."
+            ) from error
+        except DeviceError as error:
+            raise DeviceError(f"device {word!r} can't be used: {error}") from error
+    raise ValueError(
+        f"unknown device {word!r}: use 'cpu' (NumPy), 'cuda' or 'cuda:N' (CuPy) or 'auto'; for "
+        "the devices of another library name its backend as well. Found here: "
+        f"{', '.join(_devices_found())}."
+    )
+
+
+def _devices_found() -> Iterator[str]:
+    for report in devices():
+        for name in report.devices:
+            yield (
+                repr(name)
+                if report.backend in ("numpy", "cupy")
+                else (f"{name!r} of backend {report.backend!r}")
+            )
+
+
+def _best_placement() -> Placement:
+    """A CUDA device through CuPy, PyTorch or JAX, whichever works first; otherwise NumPy."""
+    numpy = LIBRARIES["numpy"]
+    if not _has_nvidia_driver():
+        # No library is imported to look for a GPU that can't be there.
+        return Placement(numpy, numpy.namespace(), "cpu", "no NVIDIA driver on this machine")
+    reasons = []
+    for name in ("cupy", "torch", "jax"):
+        library = LIBRARIES[name]
+        try:
+            device = library.best_device()
+            if name == "cupy" or not library.device_name(device).startswith("cpu"):
+                reason = "; ".join(["a CUDA device answers", *reasons])
+                return Placement(library, library.namespace(), device, reason)
+            reasons.append(f"{name} has no CUDA device")
+        except (ImportError, DeviceError) as error:
+            reasons.append(str(error))
+    return Placement(numpy, numpy.namespace(), "cpu", "; ".join(reasons))
+
+
+def _has_nvidia_driver() -> bool:
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(name)
+            return True
+    return False
+
+
+# ---------------------------------------------------------------------------------------------
+# What works here
+
+
+@dataclass(frozen=True)
+class LibraryReport:
+    """What one array library offers on this machine.
+
+    Attributes:
+        backend: its name, as ``backend=`` takes it.
+        version: its version; None where it is not installed.
+        devices: the names of its devices, as ``device=`` takes them; empty where none works.
+        reason: why it can't be used; empty where it can.
+    """
+
+    backend: str
+    version: str | None
+    devices: tuple[str, ...]
+    reason: str
+
+
+class DeviceTable(tuple[LibraryReport, ...]):
+    """A report for each library; prints as a table."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{r.backend:17} {r.version or '-':14} {', '.join(r.devices) or r.reason}" for r in self
+        )
+
+    __repr__ = __str__
+
+
+def devices() -> DeviceTable:
+    """List each array library with its devices, or with the reason why it can't be used.
+
+    Imports every library that is installed, which can take seconds.
+
+    Examples:
+        >>> devices()[0].devices
+        ('cpu',)
+    """
+    return DeviceTable(_report(library) for library in LIBRARIES.values())
+
+
+def _report(library: Library) -> LibraryReport:
+    version = None
+    try:
+        library.namespace()
+        version = library.version()
+        names = tuple(library.device_name(d) for d in library.devices())
+    except Exception as error:  # a library may fail to load in any way
+        return LibraryReport(library.name, version, (), str(error))
+    return LibraryReport(library.name, version, names, "")

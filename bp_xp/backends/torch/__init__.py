@@ -1,0 +1,3 @@
+"""PyTorch: its CPU, CUDA, ROCm and Apple devices."""
+
+__all__: list[str] = []

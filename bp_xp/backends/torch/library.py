@@ -1,0 +1,76 @@
+"""PyTorch: its CPU, CUDA, ROCm and Apple devices."""
+
+import importlib
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+from bp_xp._optional import require
+from bp_xp._typing import Array, Namespace
+from bp_xp.backends.library import Library
+from bp_xp.backends.torch.engine import ENGINE
+from bp_xp.errors import DeviceError
+
+__all__ = ["Torch"]
+
+
+class Torch(Library):
+    name = "torch"
+    engine = ENGINE
+    extra = "torch"
+    device_words = "'cpu', 'cuda', 'cuda:N', 'mps', ..."
+
+    def namespace(self) -> Namespace:
+        require("torch", self.extra)
+        return importlib.import_module("array_api_compat.torch")
+
+    def owns(self, array: Array) -> bool:
+        return array_api_compat.is_torch_array(array)
+
+    def default_device(self) -> Any:
+        return require("torch", self.extra).device("cpu")
+
+    def best_device(self) -> Any:
+        torch = require("torch", self.extra)
+        return torch.device("cuda", 0) if torch.cuda.is_available() else self.default_device()
+
+    def devices(self) -> list[Any]:
+        torch = require("torch", self.extra)
+        found = [torch.device("cpu")]
+        if torch.cuda.is_available():
+            found += [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+        if torch.backends.mps.is_available():
+            found.append(torch.device("mps", 0))
+        return found
+
+    def find(self, word: str) -> Any:
+        torch = require("torch", self.extra)
+        try:
+            device = torch.device(word)
+        except RuntimeError as error:
+            raise self._unknown(word) from error
+        try:
+            # An empty array fills in the index of the device: 'cuda' becomes 'cuda:0'.
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise DeviceError(
+                f"device {word!r} of backend 'torch' does not work here: {error}"
+            ) from error
+
+    def from_numpy(self, array: np.ndarray, device: Any) -> Array:
+        torch = require("torch", self.extra)
+        # PyTorch would warn of memory that it could write to and must not, so that is copied.
+        make = torch.asarray if array.flags.writeable else torch.tensor
+        return make(array, device=device)
+
+    def to_numpy(self, array: Array) -> np.ndarray:
+        return array.detach().cpu().numpy()
+
+    def ran_out_of_memory(self, error: Exception) -> bool:
+        torch = require("torch", self.extra)
+        return (
+            super().ran_out_of_memory(error)
+            or isinstance(error, torch.OutOfMemoryError)
+            or "DefaultCPUAllocator: can't allocate memory" in str(error)
+        )

@@ -1,0 +1,92 @@
+"""What an engine is."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bp_xp._typing import Array, Namespace
+from bp_xp.engines.report import Report
+
+__all__ = ["Compile", "Elementwise", "Engine", "Loop", "Step"]
+
+Step = Callable[..., tuple[Any, Array]]
+"""A training step: a pure function (state, *batch, xp=xp) -> (state, zᴸ), where ``xp`` is the
+namespace of all these arrays. It may overwrite its state."""
+
+
+Elementwise = Callable[..., Array]
+"""A function of arrays and their namespace, such as σ(z, xp=xp)."""
+
+
+class Loop(Protocol):
+    """Runs the steps of a chunk, one after the other."""
+
+    def __call__(
+        self, step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace
+    ) -> tuple[Any, Array]:
+        """Take one step for each mini-batch of a chunk.
+
+        Args:
+            step: the step, the same at each call.
+            state: a nesting of tuples and lists of arrays; used up.
+            batches: what the steps are given, each with a first axis of that many steps: inputs of
+                shape (steps, batch, I), targets of shape (steps, batch, O).
+            xp: their namespace.
+
+        Returns:
+            The last state, and zᴸ of every step, shape (steps, batch, O).
+        """
+        ...
+
+
+class Compile(Protocol):
+    """Makes a fast function of a pure one."""
+
+    def __call__(
+        self, function: Callable[..., Any], *settings: Any, consumes: bool = False
+    ) -> Callable[..., Any]:
+        """Return the function with its first arguments given.
+
+        Args:
+            function: a pure function; it may call a loop.
+            settings: its first arguments, hashable.
+            consumes: whether the memory of its first argument after the settings may be reused.
+        """
+        ...
+
+
+def _not_compiled(
+    function: Callable[..., Any], *settings: Any, consumes: bool = False
+) -> Callable[..., Any]:
+    del consumes
+    return functools.partial(function, *settings)
+
+
+def _not_fused(function: Elementwise) -> Elementwise:
+    return function
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How one library runs many steps.
+
+    Attributes:
+        name: what ``engine=`` calls it: the name of its library, or ``"plain"``.
+        way: how it takes steps, in a few words.
+        new_loop: returns what takes the chunks of one training run, which keeps the accounts of a
+            report.
+        compile: makes a fast function of a pure one; where there is no compiler, it only gives it
+            the settings.
+        fuse: makes one operation of an elementwise function ``f(*arrays, xp=xp)``, where the
+            library can and ``compile`` does not do it anyway.
+        describe: returns what writes the program of a step as text, (step, state, batch, xp);
+            None where the loop itself tells the report.
+    """
+
+    name: str
+    way: str
+    new_loop: Callable[[Report], Loop]
+    compile: Compile = _not_compiled
+    fuse: Callable[[Elementwise], Elementwise] = _not_fused
+    describe: Callable[[Step, Any, Sequence[Array], Namespace], Callable[[], str]] | None = None

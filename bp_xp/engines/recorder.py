@@ -1,0 +1,129 @@
+"""Arrays that tell a tape what is done to them: how a step is written down with NumPy.
+
+NumPy asks the type of an array before it computes with it (``__array_ufunc__``,
+``__array_function__``). So a step that is given these arrays computes as ever, and each operation
+goes past a tape, which writes it down: as a line of Python (:mod:`bp_xp.backends.numpy.engine`) or of CUDA
+(:mod:`bp_xp.engines.kernel`).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from bp_xp._trees import forms_of, leaves_of, map_leaves
+from bp_xp.engines.engine import Step
+from bp_xp.engines.replay import CannotRecordError
+
+__all__ = ["Recorded", "Tape", "all_recorded", "record", "value_of"]
+
+# Indexing with these gives a view.
+_BASIC = (slice, int, type(None), type(...))
+
+
+class Tape(Protocol):
+    """Writes operations down. Each method computes, and returns the result."""
+
+    def ufunc(self, ufunc: np.ufunc, inputs: Sequence[Any], out: "Recorded | None") -> "Recorded":
+        """Apply an elementwise function, or a matrix product, to arrays and numbers.
+
+        ``out`` is the array that takes the result, or None for a fresh one.
+        """
+        ...
+
+    def function(self, function: Any, inputs: Sequence[Any], options: Any) -> "Recorded":
+        """Call another of NumPy's functions."""
+        ...
+
+    def call(self, function: Callable[[Any], Any], array: "Recorded") -> "Recorded":
+        """Call a function from outside of NumPy, which gives an array anew of the same form."""
+        ...
+
+    def view(self, of: "Recorded", part: np.ndarray, key: Any) -> "Recorded":
+        """Take the part ``of[key]``; ``"mT"`` stands for the transposed matrix."""
+        ...
+
+
+class Recorded(NDArrayOperatorsMixin):
+    """An array that has what is done to it written down, and does it.
+
+    Attributes:
+        value: the values, for the shapes and dtypes of what comes next.
+        name: what the tape calls it.
+        tape: what writes down.
+    """
+
+    def __init__(self, value: np.ndarray, name: str, tape: Tape):
+        self.value, self.name, self.tape = value, name, tape
+        self.shape, self.dtype, self.ndim = value.shape, value.dtype, value.ndim
+
+    @property
+    def mT(self) -> "Recorded":  # noqa: N802 - the standard's name
+        return self.tape.view(self, self.value.mT, "mT")
+
+    def __getitem__(self, key: Any) -> "Recorded":
+        part = self.value[key]
+        keys = key if isinstance(key, tuple) else (key,)
+        basic = all(isinstance(k, _BASIC) and not isinstance(k, bool) for k in keys)
+        if not isinstance(part, np.ndarray) or not basic:
+            raise CannotRecordError("indexing that copies")
+        return self.tape.view(self, part, key)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        out = options.pop("out", (None,))[0]
+        if method != "__call__" or options or ufunc.nout != 1:
+            raise CannotRecordError(f"{ufunc.__name__}.{method} with {sorted(options)}")
+        if not isinstance(out, Recorded | None):
+            raise CannotRecordError("what is no result of the step changes")
+        return self.tape.ufunc(ufunc, inputs, out)
+
+    def __array_function__(self, function: Any, _: Any, inputs: Any, options: Any) -> Any:
+        return self.tape.function(function, inputs, options)
+
+    def _looked_at(self, *_: Any, **__: Any) -> Any:
+        raise CannotRecordError("the step looks at a value")
+
+    __bool__ = __int__ = __float__ = __index__ = __iter__ = __len__ = __array__ = _looked_at
+    __setitem__ = __getattr__ = _looked_at
+
+
+def value_of(tree: Any) -> Any:
+    """Return a nesting of tuples and lists, or arguments by name, with the values in it."""
+    if isinstance(tree, dict):
+        return {name: value_of(one) for name, one in tree.items()}
+    return map_leaves(lambda one: one.value if isinstance(one, Recorded) else one, tree)
+
+
+def all_recorded(tree: Any) -> list[Recorded]:
+    """Return the recorded arrays in a nesting of tuples and lists."""
+    return [one for one in leaves_of(tree) if isinstance(one, Recorded)]
+
+
+def record(
+    step: Step, state: Any, batch: Sequence[np.ndarray], tape: Tape
+) -> tuple[list[Recorded], Recorded]:
+    """Take a step on copies, past a tape, which knows them as ``s0``, ``s1`` ... and ``x0`` ...
+
+    Returns:
+        The leaves of the new state, and zᴸ.
+
+    Raises:
+        CannotRecordError: the step does what is no array operation, such as looking at a value, or
+            its state changes its form. Other exceptions are those of the step.
+    """
+    names = (f"s{i}" for i, _ in enumerate(leaves_of(state)))
+
+    def recorded(leaf: Any) -> Recorded:
+        if not isinstance(leaf, np.ndarray):
+            raise CannotRecordError("the state holds more than arrays")
+        return Recorded(np.array(leaf), next(names), tape)
+
+    leaves = map_leaves(recorded, state)
+    parts = [Recorded(np.array(part), f"x{i}", tape) for i, part in enumerate(batch)]
+    new_state, z = step(leaves, *parts, xp=np)
+    new = list(leaves_of(new_state))
+    all_are_results = all(isinstance(one, Recorded) for one in [*new, z])
+    if not all_are_results or forms_of(new) != forms_of(state):
+        raise CannotRecordError("the state changes its form")
+    return new, z

@@ -1,0 +1,216 @@
+"""Record a step once, replay it on every mini-batch: what recording engines share.
+
+With small networks, most of the time of a step goes into calling functions and making arrays, not
+into arithmetic. So a library's recorder takes the step once, on copies, and writes each operation
+down as a line of a Python function, with the memory of its first result as ``out``. For the
+sigmoid, for instance::
+
+    matmul(x, v0, out=t0)
+    add(t0, v1, out=t0)
+    multiply(c0, t0, out=t1)
+    tanh(t1, out=t2)
+
+That function then runs the mini-batches. Since it is made from the step, nothing of the mathematics
+is written a second time. A step that does something that can't be recorded, such as looking at a
+value, is taken by the plain loop; so are a few steps, for which it is not worth while.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from bp_xp._trees import leaves_of, map_leaves
+from bp_xp._typing import Array, Namespace
+from bp_xp.engines import plain
+from bp_xp.engines.engine import Loop, Step
+from bp_xp.engines.report import Report
+
+__all__ = [
+    "CannotRecordError",
+    "GaveUpError",
+    "Lines",
+    "PlainIsBetterError",
+    "Program",
+    "Record",
+    "new_loop",
+]
+
+# To record a step takes as long as some tens of steps in the plain loop.
+_STEPS_BEFORE = 32
+
+
+class CannotRecordError(Exception):
+    """The step does something that a list of array operations can't express."""
+
+
+class PlainIsBetterError(CannotRecordError):
+    """The step could be recorded, and would gain nothing."""
+
+
+class GaveUpError(Exception):
+    """A program could not finish its steps; the state is as it was before them."""
+
+
+class Program(NamedTuple):
+    """A recorded step.
+
+    Attributes:
+        run: runs mini-batches, ``run(leaves of the state, batches, zs)``: moves the state where it
+            is, and writes zᴸ to zs.
+        z: an array of the shape and dtype of zᴸ.
+        text: what was written, for people.
+    """
+
+    run: Callable[[Sequence[Array], Sequence[Array], Array], None]
+    z: Array
+    text: str
+
+
+class Record(Protocol):
+    """Takes a step on copies of the state and of a mini-batch, and returns what was done."""
+
+    def __call__(self, step: Step, state: Any, batch: Sequence[Array], *, xp: Namespace) -> Program:
+        """Raise CannotRecordError, or any other exception, where the plain loop has to serve."""
+        ...
+
+
+class Lines:
+    """The lines of a function under way, and the objects that they name.
+
+    The lines know the leaves of the state as ``s0``, ``s1`` ..., the parts of a mini-batch as
+    ``x0``, ``x1`` ... and zᴸ as ``z``.
+    """
+
+    def __init__(self) -> None:
+        self.before: list[str] = []  # views of the state, taken once for all mini-batches
+        self.each: list[str] = []  # what is done for each mini-batch
+        self.objects: dict[str, Any] = {}
+
+    def name(self, prefix: str, value: Any) -> str:
+        """Return a new name for an object: a temporary array, a constant, a function."""
+        name = f"{prefix}{len(self.objects)}"
+        self.objects[name] = value
+        return name
+
+    def function_name(self, function: Any) -> str:
+        """Return the name of a function."""
+        name = function.__name__.replace(".", "_")
+        if self.objects.setdefault(name, function) is function:
+            return name
+        return self.name("f", function)
+
+    def write_view(self, expression: str, *, of_batch: bool) -> str:
+        """Write the line that takes a view and return its name."""
+        name = f"v{len(self.before) + len(self.each)}"
+        (self.each if of_batch else self.before).append(f"{name} = {expression}")
+        return name
+
+    def write_back(self, new_state: Sequence[str], copy: Callable[[str, str], str]) -> None:
+        """Put parts of the state that were returned as new arrays where the old ones are.
+
+        Args:
+            new_state: the names of the new leaves.
+            copy: writes the line that copies (to, from).
+        """
+        for i, name in enumerate(new_state):
+            if name != f"s{i}":
+                if name not in self.objects:  # another leaf, or a view of one
+                    raise CannotRecordError("the state changes places")
+                self.each.append(copy(f"s{i}", name))
+
+    def compile(self, n_leaves: int, n_parts: int) -> tuple[Callable[..., None], str]:
+        """Return the function whose lines are on the tape, and its text."""
+        state = "".join(f"s{i}, " for i in range(n_leaves))
+        parts = "".join(f"x{i}, " for i in range(n_parts))
+        text = "\n".join(
+            [
+                f"def make(items, {', '.join(self.objects)}):",
+                "    def run(leaves, batches, zs):",
+                f"        {state}= leaves",
+                *(f"        {line}" for line in self.before),
+                f"        for {parts}z in zip(*map(items, batches), zs):",
+                *(f"            {line}" for line in self.each),
+                "    return run",
+            ]
+        )
+        scope: dict[str, Any] = {}
+        exec(text, scope)
+        return scope["make"](_items, **self.objects), text
+
+
+def _items(array: Array) -> Any:
+    """Return what can be iterated over: the items of an array, each an array."""
+    return array if array.ndim > 1 else [array[k, ...] for k in range(array.shape[0])]
+
+
+def new_loop(record: Record, report: Report, *, effort: int = 1) -> Loop:
+    """Return the loop that replays what a recorder records, once for each shape of mini-batch.
+
+    Args:
+        record: the recorder.
+        report: what to keep the accounts in.
+        effort: how long it takes, against that of NumPy.
+    """
+    programs: dict[Any, Program | None] = {}
+
+    def loop(
+        step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace
+    ) -> tuple[Any, Array]:
+        n, shape = batches[0].shape[0], tuple(batches[0].shape[1:])
+        account = report.account(shape)
+        least = effort * _STEPS_BEFORE
+        if shape not in programs:
+            if account.plain + n < least:
+                account.plain += n
+                account.reason = f"recording takes as long as {least} steps"
+                return _plainly(step, state, batches, xp)
+            programs[shape] = _recorded(record, step, state, batches, report, xp)
+        if (program := programs[shape]) is not None:
+            z = program.z
+            zs = xp.empty((n, *z.shape), dtype=z.dtype, device=z.device)
+            try:
+                program.run(list(leaves_of(state)), batches, zs)
+            except GaveUpError as error:
+                programs[shape] = account.program = None
+                report.fall_back(shape, str(error))
+            else:
+                return state, zs
+        account.plain += n
+        return _plainly(step, state, batches, xp)
+
+    return loop
+
+
+def _recorded(
+    record: Record,
+    step: Step,
+    state: Any,
+    batches: Sequence[Array],
+    report: Report,
+    xp: Namespace,
+) -> Program | None:
+    """Return the program of a step, or None, with the reason in the report."""
+    shape = tuple(batches[0].shape[1:])
+    try:
+        program = record(step, state, [part[0, ...] for part in batches], xp=xp)
+    except (Warning, AssertionError):  # somebody wants them to be errors
+        raise
+    except PlainIsBetterError as error:
+        report.fall_back(shape, str(error), expected=True)
+    except CannotRecordError as error:
+        report.fall_back(shape, str(error))
+    except Exception as error:  # whatever it is, the plain loop serves, or says what is wrong
+        report.fall_back(shape, f"{type(error).__name__} while recording: {error}")
+    else:
+        account = report.account(shape)
+        account.program = lambda: program.text
+        if account.plain:
+            account.reason = "before there were enough to record a step"
+        return program
+    return None
+
+
+def _plainly(step: Step, state: Any, batches: Sequence[Array], xp: Namespace) -> tuple[Any, Array]:
+    """Take steps in the plain loop, and return what a recorded step can go on from."""
+    state, zs = plain.loop(step, state, batches, xp=xp)
+    # NumPy makes scalars of arrays without axes, which nothing can be written to.
+    return map_leaves(xp.asarray, state), zs

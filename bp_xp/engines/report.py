@@ -1,0 +1,97 @@
+"""What an engine says of a run: how mini-batches were taken, and why not in a faster way."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+__all__ = ["Account", "Report"]
+
+logger = logging.getLogger("bp_xp")
+
+
+@dataclass
+class Account:
+    """How the mini-batches of one shape were taken.
+
+    Attributes:
+        steps: steps taken.
+        plain: those of them that the plain loop took.
+        reason: why the plain loop took steps; empty where it took none.
+        program: returns the text of the program that took the others; None without one.
+    """
+
+    steps: int = 0
+    plain: int = 0
+    reason: str = ""
+    program: Callable[[], str] | None = None
+
+    @property
+    def fast(self) -> int:
+        """Steps taken in the engine's own way."""
+        return self.steps - self.plain
+
+
+@dataclass
+class Report:
+    """Which engine took the steps of a run, and how; prints as a few lines.
+
+    Attributes:
+        engine: the name of the engine.
+        way: how it takes steps, in a few words.
+        why: why this engine, where the library has no faster one or another was asked for.
+        accounts: what became of the mini-batches of each shape.
+    """
+
+    engine: str
+    way: str
+    why: str = ""
+    accounts: dict[tuple[int, ...], Account] = field(default_factory=dict)
+
+    def account(self, shape: tuple[int, ...]) -> Account:
+        """Return the account of the mini-batches of a shape."""
+        return self.accounts.setdefault(tuple(shape), Account())
+
+    def fall_back(self, shape: tuple[int, ...], reason: str, *, expected: bool = False) -> None:
+        """Note why the plain loop takes the mini-batches of a shape, and log it once.
+
+        Args:
+            shape: that of a mini-batch.
+            reason: why.
+            expected: whether that is as it should be, as for a network that gains nothing from the
+                engine; otherwise it is logged as a warning.
+        """
+        account = self.account(shape)
+        if account.reason != reason:
+            account.reason = reason
+            logger.log(
+                logging.INFO if expected else logging.WARNING,
+                "the plain loop takes mini-batches of shape %s in place of the %s engine: %s",
+                shape,
+                self.engine,
+                reason,
+            )
+
+    @property
+    def ran(self) -> str:
+        """The name of the engine that took steps; ``"plain"`` where the plain loop took all."""
+        taken = self.accounts.values()
+        only_plain = any(one.plain for one in taken) and not any(one.fast > 0 for one in taken)
+        return "plain" if only_plain else self.engine
+
+    @property
+    def program(self) -> str:
+        """The text of the programs that took steps; empty where there is none."""
+        programs = [one.program for one in self.accounts.values() if one.program is not None]
+        return "\n\n".join(write() for write in programs)
+
+    def __str__(self) -> str:
+        why = f" ({self.why})" if self.why else ""
+        lines = [f"engine {self.engine}: {self.way}{why}"]
+        for shape, one in self.accounts.items():
+            parts = [f"{one.fast} steps this way"] if one.fast > 0 else []
+            if one.plain:
+                why = f" ({one.reason})" if one.reason else ""
+                parts.append(f"{one.plain} steps in the plain loop{why}")
+            size = " × ".join(map(str, shape))
+            lines.append(f"  mini-batches of {size}: {', '.join(parts) or 'none yet'}")
+        return "\n".join(lines)

@@ -1,0 +1,190 @@
+"""Backpropagation: the trace forward, the loop backward.
+
+The functions here apply the equations to a :class:`~bp_xp.math.model.Model` layer by layer. They
+trust their arguments.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from bp_xp._typing import Array, Layer, Namespace
+from bp_xp.math import equations
+from bp_xp.math.costs import MatchedCost
+from bp_xp.math.model import Model
+
+__all__ = [
+    "Masks",
+    "Trace",
+    "backpropagate",
+    "cost_of_samples",
+    "errors",
+    "feedforward",
+    "forward",
+    "gradient",
+]
+
+
+class Trace(NamedTuple):
+    """What a pass forward leaves behind.
+
+    Attributes:
+        zs: z¹ ... zᴸ, the weighted inputs, shape (N, sizes[l]) each.
+        activations: a⁰ = x, a¹ ... aᴸ; one more than ``zs``.
+        passed: ã⁰ ... ãᴸ⁻¹, what each layer passes on to the next: its activations, times its mask
+            where it has dropout.
+    """
+
+    zs: list[Array]
+    activations: list[Array]
+    passed: list[Array]
+
+
+Masks = Sequence[Array | None]
+"""A mask for each layer from the inputs to the last hidden one, shape (N, sizes[l]), or None."""
+
+
+def feedforward(model: Model, layers: Sequence[Layer], x: Array, *, xp: Namespace) -> Array:
+    """Return the outputs aᴸ, shape (N, O), for inputs of shape (N, I), keeping nothing else."""
+    a = x
+    for (W, b), activation in zip(layers, model.activations, strict=True):
+        a = activation.sigma(equations.weighted_input(a, W, b), xp=xp)
+    return a
+
+
+def forward(
+    model: Model,
+    layers: Sequence[Layer],
+    x: Array,
+    *,
+    masks: Masks | None = None,
+    xp: Namespace,
+) -> Trace:
+    """Feed x forward and keep every z and a on the way.
+
+    zˡ = ãˡ⁻¹ (Wˡ)ᵀ + bˡ, aˡ = σ(zˡ), and ãˡ = aˡ ⊙ mˡ with a mask, otherwise aˡ
+    """
+    zs, activations, passed = [], [x], []
+    masks = masks or [None] * len(layers)
+    for (W, b), activation, mask in zip(layers, model.activations, masks, strict=True):
+        a = activations[-1]
+        passed.append(a if mask is None else a * mask)
+        z = equations.weighted_input(passed[-1], W, b)
+        zs.append(z)
+        activations.append(activation.sigma(z, xp=xp))
+    return Trace(zs, activations, passed)
+
+
+def cost_of_samples(model: Model, z: Array, y: Array, *, xp: Namespace) -> Array:
+    """Return the cost of each sample, shape (N,), from the weighted input of the output layer."""
+    if isinstance(model.cost, MatchedCost):
+        return model.cost.value(z, y, xp=xp)
+    return model.cost.value(model.activations[-1].sigma(z, xp=xp), y, xp=xp)
+
+
+def errors(
+    model: Model,
+    layers: Sequence[Layer],
+    run: Trace,
+    y: Array,
+    *,
+    weights: Array | None = None,
+    masks: Masks | None = None,
+    xp: Namespace,
+) -> Iterator[tuple[Array, Array | None]]:
+    """Carry the error back, from the output layer down (BP1, then BP2).
+
+    δᴸ = ∇ₐC ⊙ σ′(zᴸ), and δˡ = (δˡ⁺¹ Wˡ⁺¹) ⊙ σ′(zˡ) for l = L − 1, ..., 1
+
+    Args:
+        model: what the network computes.
+        layers: its parameters, inputs' side first.
+        run: what the pass forward left behind.
+        y: targets, shape (N, O).
+        weights: how much each sample counts, as for :func:`backpropagate`.
+        masks: those of the pass forward.
+        xp: their namespace.
+
+    Yields:
+        For l = L, ..., 1: δˡ = ∂C/∂zˡ of the mean cost, shape (N, sizes[l]), and the σ′(zˡ) in it:
+        times the mask where the layer has one, and None where the cost is matched to σ, so that
+        σ′(zᴸ) cancels.
+    """
+    zs, activations, _ = run
+    delta, sigma_prime_z = _output_error(model, zs[-1], activations[-1], y, xp=xp)
+    # δ is small and the gradients are large: the mean's 1/N is taken here, once.
+    delta *= 1.0 / delta.shape[-2] if weights is None else _shares(weights, xp=xp)
+    yield delta, sigma_prime_z
+    for l in range(len(layers) - 2, -1, -1):  # noqa: E741 - the book's index of layers
+        sigma_prime_z = model.activations[l].sigma_prime(zs[l], activations[l + 1], xp=xp)
+        if masks is not None and (mask := masks[l + 1]) is not None:
+            sigma_prime_z = sigma_prime_z * mask
+        delta = equations.hidden_error(delta, layers[l + 1].W, sigma_prime_z)
+        yield delta, sigma_prime_z
+
+
+def gradient(delta: Array, a_below: Array, *, xp: Namespace) -> Layer:
+    """Return a layer's ∂C/∂W, shape (O, I), and ∂C/∂b, shape (O,), from its error (BP4, BP3)."""
+    return Layer(equations.weight_gradient(delta, a_below), equations.bias_gradient(delta, xp=xp))
+
+
+def backpropagate(
+    model: Model,
+    layers: Sequence[Layer],
+    x: Array,
+    y: Array,
+    *,
+    weights: Array | None = None,
+    masks: Masks | None = None,
+    trainable: Sequence[bool] | None = None,
+    xp: Namespace,
+) -> tuple[list[Layer], Array]:
+    """Find the derivatives of the mean cost by every weight and bias.
+
+    Args:
+        model: what the network computes.
+        layers: its parameters, inputs' side first.
+        x: inputs, shape (N, I).
+        y: targets, shape (N, O).
+        weights: how much each sample counts, shape (N,), not negative; None is alike. Weight k is
+            k copies of the sample, and 0 its absence: the cost is Σ wₙ Cₙ / Σ wₙ.
+        masks: those of dropout, or None.
+        trainable: whether each layer's derivatives are wanted, at least one; None wants all. The
+            error is carried back no further than they need.
+        xp: their namespace.
+
+    Returns:
+        One Layer of derivatives for each layer that is wanted, and zᴸ of shape (N, O), from which
+        the cost follows (:func:`cost_of_samples`).
+
+    References:
+        Nielsen, ch. 2, 'The backpropagation algorithm', for a whole mini-batch at once.
+    """
+    run = forward(model, layers, x, masks=masks, xp=xp)
+    walk = errors(model, layers, run, y, weights=weights, masks=masks, xp=xp)
+    wanted = [True] * len(layers) if trainable is None else list(trainable)
+    down_to_lowest = range(len(layers) - 1, wanted.index(True) - 1, -1)
+    gradients = [
+        gradient(delta, run.passed[l], xp=xp)
+        for l, (delta, _) in zip(down_to_lowest, walk, strict=False)  # noqa: E741
+        if wanted[l]
+    ]
+    return gradients[::-1], run.zs[-1]
+
+
+def _output_error(
+    model: Model, z: Array, a: Array, y: Array, *, xp: Namespace
+) -> tuple[Array, Array | None]:
+    """Return δᴸ of each sample by itself, shape (N, O), and the σ′(zᴸ) in it, if any."""
+    if isinstance(model.cost, MatchedCost):
+        return model.cost.error(a, y, xp=xp), None
+    activation = model.activations[-1]
+    output_error = equations.coupled_error if activation.coupled else equations.output_error
+    nabla_a = model.cost.gradient(a, y, xp=xp)
+    sigma_prime_z = activation.sigma_prime(z, a, xp=xp)
+    return output_error(nabla_a, sigma_prime_z), sigma_prime_z
+
+
+def _shares(weights: Array, *, xp: Namespace) -> Array:
+    """Return wₙ / Σ wₙ, shape (..., N, 1); all 0 where no sample counts."""
+    total = xp.sum(weights, axis=-1, keepdims=True)
+    return (weights / xp.maximum(total, 1e-30))[..., None]

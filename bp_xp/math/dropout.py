@@ -1,0 +1,215 @@
+"""Dropout: neurons left out at random while training, with masks that are the same everywhere.
+
+Inverted dropout multiplies activations by a mask m whose entries are 1/(1 − rate) with probability
+1 − rate and 0 otherwise, so that their mean is 1 and nothing is scaled when the network is used:
+
+    forward:   ãˡ = aˡ ⊙ mˡ, and zˡ⁺¹ = ãˡ (Wˡ⁺¹)ᵀ + bˡ⁺¹
+    backward:  δˡ = (δˡ⁺¹ Wˡ⁺¹) ⊙ mˡ ⊙ σ′(zˡ), and ∂C/∂Wˡ⁺¹ = (δˡ⁺¹)ᵀ ãˡ
+
+σ′ is taken at the activation before the mask. The outputs have no mask.
+
+A mask is a pure function of the run's seed, the step's number, the layer and the place in the
+array; no generator has a state to keep. Each place has a *counter*, a hashed 32-bit integer that is
+made once on the host; each step has a *key*, which a bijection makes of its number. A place is kept
+if a hash of counter ⊕ key is high enough. All of it is arithmetic on int32, which wraps alike in
+every array library (JAX has no more than 32 bits by default, and PyTorch little arithmetic without
+a sign), so the masks are equal to the bit. Two steps of a run never have the same key before 2³²
+of them are taken.
+
+References:
+    Srivastava et al., *Dropout: a simple way to prevent neural networks from overfitting*, Journal
+    of Machine Learning Research 15, 2014.
+
+    Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC 2011: generators without a
+    state.
+
+    Jarzynski and Olano, *Hash functions for GPU rendering*, Journal of Computer Graphics Techniques
+    9, 2020: nested hashes of several coordinates.
+
+    Wellons, *Prospecting for hash functions*, 2018: the hash, lowbias32.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bp_xp._typing import Array, Namespace
+
+__all__ = [
+    "MaskState",
+    "counters",
+    "draw_masks",
+    "init_masks",
+    "keep_scale",
+    "seed_words",
+    "step_key",
+]
+
+# 2³² over the golden ratio: its multiples are spread evenly over all 32-bit numbers.
+_GOLDEN = 0x9E3779B9
+
+# lowbias32, a bijection of 32-bit numbers without a sign:
+#     x ^= x >> 16; x *= first; x ^= x >> 15; x *= second; x ^= x >> 16
+# On int32 a shift brings in copies of the sign, which are cut off.
+_FIRST = 0x7FEB352D
+_SECOND = 0x846CA68B - 2**32
+
+
+class MaskState(NamedTuple):
+    """What dropout carries from step to step: the only part that changes is ``step``.
+
+    Attributes:
+        seed: two words, int32, shape (2,).
+        step: number of the next step, int32, shape (1,). It wraps after 2³¹ steps.
+        counters: int32, shape (batch, sizes[l]), for each layer l that has dropout.
+    """
+
+    seed: Array
+    step: Array
+    counters: list[Array]
+
+
+# ---------------------------------------------------------------------------------------------
+# On the host, once
+
+
+def seed_words(seed: int) -> np.ndarray:
+    """Return two words, int32, shape (2,), for a seed of any size from 0.
+
+    Examples:
+        >>> seed_words(0)
+        array([-1326155586,  -617818137], dtype=int32)
+    """
+    return np.random.SeedSequence(seed).generate_state(2, np.uint32).view(np.int32)
+
+
+def counters(layer: int, shape: Sequence[int]) -> np.ndarray:
+    """Return a number for each place of a layer's mask, all different: int32, of that shape.
+
+    The numbers are those of the rows one after the other, so the mask of a shorter mini-batch is
+    the first rows of a longer one's. Different layers' numbers differ as well, as long as there
+    are fewer than 2³² / (3 × number of layers) places in each.
+
+    Args:
+        layer: l, 0 for the inputs.
+        shape: (N, sizes[l]).
+    """
+    with np.errstate(over="ignore"):
+        places = np.arange(np.prod(shape), dtype=np.uint32) + np.uint32(layer * _GOLDEN % 2**32)
+    places ^= places >> 16
+    places *= np.uint32(_FIRST)
+    places ^= places >> 15
+    places *= np.uint32(_SECOND % 2**32)
+    places ^= places >> 16
+    return np.reshape(places, tuple(shape)).view(np.int32)
+
+
+def init_masks(
+    rates: Sequence[float],
+    sizes: Sequence[int],
+    batch_size: int,
+    seed: int,
+    *,
+    asarray: Callable[[np.ndarray], Array],
+) -> MaskState:
+    """Make the state of a run.
+
+    Args:
+        rates: the probability with which a neuron of layer l is left out, from 0 to below 1; the
+            inputs' first, none for the outputs.
+        sizes: neurons of each layer, the inputs first.
+        batch_size: the most samples of a mini-batch.
+        seed: an integer from 0.
+        asarray: moves an array of the host to where the network's arrays live.
+    """
+    return MaskState(
+        asarray(seed_words(seed)),
+        asarray(np.zeros(1, dtype=np.int32)),
+        [
+            asarray(counters(layer, (batch_size, sizes[layer])))
+            for layer, rate in enumerate(rates)
+            if rate
+        ],
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# In every step: pure functions of arrays
+
+
+def step_key(seed: Array, step: Array) -> Array:
+    """Return the key of a step, a bijection of its number: int32, of the shape of ``step``.
+
+    key = P(step ⊕ seed₀) ⊕ seed₁, where P is lowbias32
+
+    Args:
+        seed: two words, int32, shape (2,).
+        step: numbers of steps, int32, shape (1,) or any other but ().
+
+    References:
+        Even and Mansour, *A construction of a cipher from a single pseudorandom permutation*,
+        Journal of Cryptology 10, 1997.
+    """
+    key = step ^ seed[0:1]
+    key ^= (key >> 16) & 0xFFFF
+    key *= _FIRST
+    key ^= (key >> 15) & 0x1FFFF
+    key *= _SECOND
+    key ^= (key >> 16) & 0xFFFF
+    key ^= seed[1:2]
+    return key
+
+
+def keep_scale(counters: Array, key: Array, rate: float, *, xp: Namespace, dtype: Any) -> Array:
+    """Return a mask: 1/(1 − rate) with probability 1 − rate, otherwise 0.
+
+    The middle of the hash that has mixed both words before: its first shift is not needed again,
+    and its last would move the upper bits, which the comparison looks at, to the lower ones. Since
+    nothing here has to be a bijection, the shift may copy the sign. Elementwise, so that a compiler
+    can make one kernel of it.
+
+    Args:
+        counters: int32, shape (N, O).
+        key: that of the step, int32, shape (1,).
+        rate: from 0 to below 1.
+        xp: their namespace.
+        dtype: the dtype of the mask.
+
+    Returns:
+        The mask, shape (N, O).
+    """
+    word = counters ^ key
+    word *= _FIRST
+    word ^= word >> 15
+    word *= _SECOND
+    # A share ``rate`` of all words lies below.
+    least = min(round(rate * 2**32), 2**32 - 1) - 2**31
+    mask = xp.astype(word >= least, dtype)
+    mask *= 1.0 / (1.0 - rate)
+    return mask
+
+
+def draw_masks(
+    state: MaskState, rates: Sequence[float], n: int, *, xp: Namespace, dtype: Any
+) -> tuple[list[Array | None], MaskState]:
+    """Return the masks of a step, and the state of the next one.
+
+    Args:
+        state: that of this step.
+        rates: as in :func:`init_masks`.
+        n: N, samples in the mini-batch, at most as many as were said at the start.
+        xp: the namespace of the state.
+        dtype: the dtype of the masks.
+
+    Returns:
+        For each layer from the inputs to the last hidden one a mask of shape (N, sizes[l]), or
+        None where its rate is 0.
+    """
+    key = step_key(state.seed, state.step)
+    places = iter(state.counters)
+    masks = [
+        keep_scale(next(places)[:n, :], key, rate, xp=xp, dtype=dtype) if rate else None
+        for rate in rates
+    ]
+    return masks, state._replace(step=state.step + 1)

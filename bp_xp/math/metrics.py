@@ -1,0 +1,251 @@
+"""Metrics: what to judge a network by, over a whole set of samples.
+
+A metric takes outputs a and targets y, both of shape (N, O), and returns one number, shape (), in
+the dtype of a. Nothing is fetched from the device.
+
+Where classes are told, row i of y is the class of sample i: 1 in one column, 0 in the others. The
+class that the network tells is the first of the largest outputs. A single column is the
+probability of class 1, told where it is above ½, and makes two classes. Averages over classes are
+plain means ('macro'), and what would be 0/0 is 0.
+
+Counts of samples are exact, as integers, and sums are taken block by block, so that float32 serves
+for millions of rows.
+"""
+
+import functools
+import operator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bp_xp._typing import Array, Namespace
+from bp_xp.math.rows import sum_rows
+
+__all__ = ["METRICS", "Metric", "MetricFunction", "confusion_matrix", "top_k"]
+
+
+class MetricFunction(Protocol):
+    """A number for the outputs of a network on a set of samples."""
+
+    def __call__(self, a: Array, y: Array, *, xp: Namespace) -> Array:
+        """Return the metric, shape (), for outputs and targets of (N, O), N at least 1.
+
+        It may be compiled, so it must do nothing but compute with arrays.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric under its name; to call it is to call its function.
+
+    Attributes:
+        name: what records and messages call it.
+        function: the metric, called as ``function(a, y, xp=xp)``.
+        needs_classes: whether each target must be one class.
+        higher_is_better: whether a better network has a higher value; otherwise a lower one.
+
+    Examples:
+        The largest error, which bp_xp does not have:
+
+        >>> worst = Metric(
+        ...     "worst",
+        ...     lambda a, y, *, xp: xp.max(xp.abs(a - y)),
+        ...     needs_classes=False,
+        ...     higher_is_better=False,
+        ... )
+    """
+
+    name: str
+    function: MetricFunction
+    needs_classes: bool
+    higher_is_better: bool
+
+    def __call__(self, a: Array, y: Array, *, xp: Namespace) -> Array:
+        """Return the metric, shape (), for outputs and targets of (N, O)."""
+        return self.function(a, y, xp=xp)
+
+
+# ---------------------------------------------------------------------------------------------
+# Classes
+
+
+def _columns(values: Array, *, xp: Namespace) -> Array:
+    """Return the numbers of the columns, 0 ... K − 1, on the device of values; shape (1, K)."""
+    ones = xp.ones_like(values[:1, :], dtype=xp.int32)
+    return xp.cumulative_sum(ones, axis=-1, dtype=xp.int32) - 1
+
+
+def _one_class(values: Array, *, xp: Namespace) -> Array:
+    """Return whether each class is the sample's, shape (N, K): one column has two classes."""
+    if values.shape[-1] == 1:
+        is_one = values > 0.5
+        return xp.concat([xp.logical_not(is_one), is_one], axis=-1)
+    largest = xp.argmax(values, axis=-1, keepdims=True)
+    return largest == _columns(values, xp=xp)
+
+
+def _count(truths: Array, dtype: Any, *, xp: Namespace) -> Array:
+    """Return how many rows are true, for each column; an integer until it is known."""
+    return xp.astype(xp.sum(xp.astype(truths, xp.int32), axis=0), dtype)
+
+
+class _Counts:
+    """For each class, shape (K,), samples that are of it, told to be of it, and both."""
+
+    def __init__(self, a: Array, y: Array, *, xp: Namespace) -> None:
+        told, true = (_one_class(values, xp=xp) for values in (a, y))
+        self.told, self.true, self.right = (
+            _count(truths, a.dtype, xp=xp) for truths in (told, true, told & true)
+        )
+
+
+def _ratio(numerator: Array, denominator: Array, *, xp: Namespace) -> Array:
+    """Return the ratio of two counts, 0 where the lower one is 0: then the upper one is as well."""
+    return numerator / xp.maximum(denominator, 1.0)
+
+
+def _mean_over(classes: Array, values: Array, *, xp: Namespace) -> Array:
+    """Return the mean of the values of some classes."""
+    weights = xp.astype(classes, values.dtype)
+    return xp.sum(weights * values) / xp.sum(weights)
+
+
+def _accuracy(a: Array, y: Array, *, xp: Namespace) -> Array:
+    # Share of samples told right.
+    return xp.sum(_Counts(a, y, xp=xp).right) / a.shape[0]
+
+
+def _precision(a: Array, y: Array, *, xp: Namespace) -> Array:
+    # Of the samples told to be of a class, the share that is: mean over the classes that occur.
+    n = _Counts(a, y, xp=xp)
+    return _mean_over(n.true + n.told > 0, _ratio(n.right, n.told, xp=xp), xp=xp)
+
+
+def _recall(a: Array, y: Array, *, xp: Namespace) -> Array:
+    # Of the samples of a class, the share that is told: mean over the classes that occur.
+    n = _Counts(a, y, xp=xp)
+    return _mean_over(n.true + n.told > 0, _ratio(n.right, n.true, xp=xp), xp=xp)
+
+
+def _f1(a: Array, y: Array, *, xp: Namespace) -> Array:
+    # The harmonic mean of precision and recall, 2 right / (told + true), over the same classes.
+    n = _Counts(a, y, xp=xp)
+    both = n.true + n.told
+    return _mean_over(both > 0, _ratio(2.0 * n.right, both, xp=xp), xp=xp)
+
+
+def _balanced_accuracy(a: Array, y: Array, *, xp: Namespace) -> Array:
+    # Recall, as a mean over the classes that samples are of; told ones do not count.
+    n = _Counts(a, y, xp=xp)
+    return _mean_over(n.true > 0, _ratio(n.right, n.true, xp=xp), xp=xp)
+
+
+def confusion_matrix(a: Array, y: Array, *, xp: Namespace) -> Array:
+    """Return how often each class was told for each class.
+
+    As a product of matrices with a 1 in each row: Trueᵀ Told
+
+    Args:
+        a: outputs, shape (N, O), N at most 2²⁴ in float32.
+        y: targets, shape (N, O).
+        xp: their namespace.
+
+    Returns:
+        Counts as int32, shape (K, K): row i, column j holds the samples of class i that were told
+        to be of class j. K is O, or 2 where O = 1.
+    """
+    true, told = (xp.astype(_one_class(values, xp=xp), a.dtype) for values in (y, a))
+    return xp.astype(true.mT @ told, xp.int32)
+
+
+@functools.cache
+def top_k(k: int) -> Metric:
+    """Return the metric ``"top_<k>"``: the share of samples whose class has one of k best outputs.
+
+    Of equal outputs the first is the better one, so that top_1 is the accuracy. (scikit-learn's
+    ``top_k_accuracy_score`` takes the last.) With k classes or fewer every sample counts, unless
+    its outputs are NaN.
+
+    Args:
+        k: at least 1.
+
+    Raises:
+        TypeError: k is no integer.
+        ValueError: k is below 1.
+    """
+    if operator.index(k) < 1:
+        raise ValueError(f"k must be at least 1, not {k!r}.")
+
+    def share(a: Array, y: Array, *, xp: Namespace) -> Array:
+        true = _one_class(y, xp=xp)
+        if a.shape[-1] == 1:
+            a = xp.concat([1.0 - a, a], axis=-1)
+        columns = _columns(a, xp=xp)
+        own = xp.sum(xp.where(true, a, xp.zeros_like(a)), axis=-1, keepdims=True)
+        place = xp.argmax(xp.astype(true, xp.int32), axis=-1, keepdims=True)
+        # Its own output included; a comparison with NaN is false.
+        no_better = (a < own) | ((a == own) & (columns >= place))
+        behind = xp.sum(xp.astype(no_better, xp.int32), axis=-1, keepdims=True)
+        hits = behind > a.shape[-1] - min(k, a.shape[-1])
+        return _count(hits, a.dtype, xp=xp)[0] / a.shape[0]
+
+    return Metric(f"top_{k}", share, needs_classes=True, higher_is_better=True)
+
+
+# ---------------------------------------------------------------------------------------------
+# Numbers
+
+
+def _mean_rows(values: Array, *, xp: Namespace) -> Array:
+    """Return the mean of each column, shape (O,)."""
+    return sum_rows(values, xp=xp) / values.shape[0]
+
+
+def _mae(a: Array, y: Array, *, xp: Namespace) -> Array:
+    # mean |a − y| over samples and outputs
+    return xp.mean(_mean_rows(xp.abs(a - y), xp=xp))
+
+
+def _mse(a: Array, y: Array, *, xp: Namespace) -> Array:
+    # mean (a − y)² over samples and outputs
+    residual = a - y
+    return xp.mean(_mean_rows(residual * residual, xp=xp))
+
+
+def _r2(a: Array, y: Array, *, xp: Namespace) -> Array:
+    # 1 − Σ(a − y)² / Σ(y − ȳ)² for each output, then the mean over outputs. An output whose
+    # targets are all the same scores 1 where each is met, otherwise 0.
+    residual = a - y
+    unexplained = sum_rows(residual * residual, xp=xp)
+    # Equal targets are exactly 0 from the first of them, but not always from their rounded mean.
+    deviation = y - y[:1, :]
+    deviation = deviation - _mean_rows(deviation, xp=xp)
+    total = sum_rows(deviation * deviation, xp=xp)
+    varies = total > 0.0
+    met = xp.astype(unexplained == 0.0, a.dtype)
+    scores = xp.where(varies, 1.0 - unexplained / xp.where(varies, total, met + 1.0), met)
+    score = xp.mean(scores)
+    return score if a.shape[0] > 1 else score * float("nan")  # there is no variance of one
+
+
+# ---------------------------------------------------------------------------------------------
+# Names
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", _accuracy, needs_classes=True, higher_is_better=True),
+        Metric("balanced_accuracy", _balanced_accuracy, needs_classes=True, higher_is_better=True),
+        Metric("precision", _precision, needs_classes=True, higher_is_better=True),
+        Metric("recall", _recall, needs_classes=True, higher_is_better=True),
+        Metric("f1", _f1, needs_classes=True, higher_is_better=True),
+        Metric("r2", _r2, needs_classes=False, higher_is_better=True),
+        Metric("mae", _mae, needs_classes=False, higher_is_better=False),
+        Metric("mse", _mse, needs_classes=False, higher_is_better=False),
+    )
+}
+"""The metrics that a name stands for, beside ``"top_<k>"`` for any k (:func:`top_k`).
+
+Precision, recall, f1, balanced accuracy and r2 are those of scikit-learn with ``average="macro"``
+and ``zero_division=0``, and r2 of one sample is NaN, as it is there.
+"""

@@ -1,0 +1,28 @@
+"""The model: what a network computes, without its parameters."""
+
+from dataclasses import dataclass
+
+from bp_xp.math.activations import Activation
+from bp_xp.math.costs import Cost, MatchedCost
+
+__all__ = ["Model"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a network computes.
+
+    Attributes:
+        sizes: neurons of each layer, the inputs first.
+        activations: σ of each layer after the inputs, ``len(sizes) - 1`` of them.
+        cost: C.
+    """
+
+    sizes: tuple[int, ...]
+    activations: tuple[Activation, ...]
+    cost: Cost | MatchedCost
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the outputs are probabilities, so that a class can be told."""
+        return self.activations[-1].probability

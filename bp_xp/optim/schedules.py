@@ -1,0 +1,437 @@
+"""Schedules: how the learning rate changes over a run.
+
+A learning rate is a number or a schedule, which is anything that returns the rate of a step when it
+is called with the step's number, counted from 0 over the whole run: one of the classes here, or a
+function such as ``lambda step: 0.5 / (1 + step)``.
+
+A schedule that looks at how the run goes has a second method, ``scale``, which takes the record of
+the epochs so far and returns what to multiply the rate by. It reads all of that record each time
+and keeps nothing, so that a run which is resumed goes on exactly as it would have.
+
+Whoever thinks in epochs multiplies by the steps of one: ⌈samples / batch size⌉.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from bp_xp import checks
+from bp_xp.training.history import improvements, improves_upwards
+
+__all__ = [
+    "CosineDecay",
+    "ExponentialDecay",
+    "InverseScaling",
+    "LearningRate",
+    "LearningRates",
+    "LinearWarmUp",
+    "Past",
+    "ReduceOnPlateau",
+    "Schedule",
+    "StepDecay",
+    "check_learning_rate",
+    "initial_rate",
+    "is_scheduled",
+    "rates",
+]
+
+
+class Schedule(Protocol):
+    """A schedule: anything that can be called like this."""
+
+    def __call__(self, step: int, /) -> float:
+        """Return the learning rate of a step, counted from 0: finite and not negative."""
+        ...
+
+
+class Past(Protocol):
+    """The record of a run so far: its history, or a dictionary of lists."""
+
+    def __len__(self) -> int:
+        """Return 0 if there is nothing yet."""
+        ...
+
+    def __getitem__(self, name: str, /) -> Sequence[Any]:
+        """Return one value for each complete epoch, such as the costs for ``"cost"``."""
+        ...
+
+
+LearningRate: TypeAlias = float | Schedule
+"""A number, or a schedule."""
+
+LearningRates: TypeAlias = LearningRate | Sequence[LearningRate]
+"""A learning rate, or a list with one for each layer."""
+
+
+# ---------------------------------------------------------------------------------------------
+# By the number of the step
+
+
+@dataclass(frozen=True)
+class StepDecay:
+    """A rate that falls at once, after every so many steps.
+
+    η(t) = initial · factor^⌊t / every⌋
+
+    Args:
+        initial: the first rate, above 0.
+        factor: what it is multiplied by, above 0.
+        every: for how many steps a rate stays.
+
+    Raises:
+        ValueError: a number is out of its range or not finite.
+        TypeError: it is not a number.
+
+    Examples:
+        >>> schedule = StepDecay(0.5, factor=0.1, every=1000)
+        >>> schedule(0), schedule(999), schedule(1000)
+        (0.5, 0.5, 0.05)
+    """
+
+    initial: float
+    factor: float
+    every: int
+
+    def __post_init__(self) -> None:
+        _check_decay(self.initial, self.factor, self.every)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of a step."""
+        return self.initial * self.factor ** (step // self.every)
+
+
+@dataclass(frozen=True)
+class ExponentialDecay:
+    """A rate that falls by the same share at each step.
+
+    η(t) = initial · factor^(t / every)
+
+    A factor above 1 lets it grow, as in a search for the largest rate that a network bears.
+
+    Args:
+        initial: the first rate, above 0.
+        factor: what it is multiplied by, above 0.
+        every: over how many steps.
+
+    Raises:
+        ValueError: a number is out of its range or not finite.
+        TypeError: it is not a number.
+
+    Examples:
+        >>> ExponentialDecay(0.5, factor=0.9)(2)
+        0.405
+    """
+
+    initial: float
+    factor: float
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        _check_decay(self.initial, self.factor, self.every)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of a step."""
+        return self.initial * self.factor ** (step / self.every)
+
+
+@dataclass(frozen=True)
+class CosineDecay:
+    """A rate that falls along half a cosine wave, and stays where it ends.
+
+    η(t) = final + ½ (initial − final) (1 + cos(π t / steps))  for t < steps, then final
+
+    Args:
+        initial: the first rate, above 0.
+        steps: how long it takes.
+        final: the last rate, at least 0.
+
+    Raises:
+        ValueError: a number is out of its range or not finite.
+        TypeError: it is not a number.
+
+    References:
+        Loshchilov & Hutter, *SGDR: stochastic gradient descent with warm restarts*, ICLR 2017,
+        without restarts.
+
+    Examples:
+        >>> schedule = CosineDecay(0.5, steps=100)
+        >>> schedule(0), schedule(50), schedule(100), schedule(101)
+        (0.5, 0.25, 0.0, 0.0)
+    """
+
+    initial: float
+    steps: int
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.check_number(self.initial, "initial", above=0.0)
+        checks.check_integer(self.steps, "steps")
+        checks.check_number(self.final, "final", least=0.0)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of a step."""
+        wave = math.cos(math.pi * min(step / self.steps, 1.0))
+        return self.final + 0.5 * (self.initial - self.final) * (1.0 + wave)
+
+
+@dataclass(frozen=True)
+class InverseScaling:
+    """A rate that falls with a power of the step: scikit-learn's ``"invscaling"``.
+
+    η(t) = initial / (t + 1)^power
+
+    Args:
+        initial: the first rate, above 0.
+        power: the exponent, at least 0.
+
+    Raises:
+        ValueError: a number is out of its range or not finite.
+        TypeError: it is not a number.
+
+    Examples:
+        >>> InverseScaling(0.5)(3)
+        0.25
+    """
+
+    initial: float
+    power: float = 0.5
+
+    def __post_init__(self) -> None:
+        checks.check_number(self.initial, "initial", above=0.0)
+        checks.check_number(self.power, "power", least=0.0)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of a step."""
+        return self.initial / (step + 1) ** self.power
+
+
+@dataclass(frozen=True)
+class LinearWarmUp:
+    """A rate that rises in equal steps, and then follows another schedule.
+
+    η(t) = then(0) · (t + 1) / (steps + 1)  for t < steps, afterwards then(t − steps)
+
+    Args:
+        steps: how long it rises.
+        then: the rate that it rises to, or a schedule, which begins when the rise ends.
+
+    Raises:
+        ValueError: a number is out of its range or not finite.
+        TypeError: it is not a number, or ``then`` no schedule either.
+
+    References:
+        Goyal et al., *Accurate, large minibatch SGD: training ImageNet in 1 hour*, 2017, sec. 2.2.
+
+    Examples:
+        >>> schedule = LinearWarmUp(4, CosineDecay(0.5, steps=100))
+        >>> [round(schedule(step), 3) for step in range(6)]
+        [0.1, 0.2, 0.3, 0.4, 0.5, 0.5]
+    """
+
+    steps: int
+    then: LearningRate
+
+    def __post_init__(self) -> None:
+        checks.check_integer(self.steps, "steps")
+        check_learning_rate(self.then, "then")
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of a step."""
+        if step < self.steps:
+            return _rate(self.then, 0) * (step + 1) / (self.steps + 1)
+        return _rate(self.then, step - self.steps)
+
+    def scale(self, history: Past) -> float:
+        """Return what ``then`` multiplies its rate by."""
+        return _scale(self.then, history)
+
+
+def _check_decay(initial: Any, factor: Any, every: Any) -> None:
+    checks.check_number(initial, "initial", above=0.0)
+    checks.check_number(factor, "factor", above=0.0)
+    checks.check_integer(every, "every")
+
+
+# ---------------------------------------------------------------------------------------------
+# By how the run goes
+
+
+@dataclass(frozen=True)
+class ReduceOnPlateau:
+    """A rate that is cut when a value has stopped improving: the book's way.
+
+    When the monitored value has not been better than its best for ``patience`` epochs, the rate is
+    multiplied by ``factor``, and the count begins again. NaN is never better.
+
+    Args:
+        initial: the rate before any cut, above 0, or a schedule of it.
+        factor: what it is multiplied by at each cut, above 0 and below 1.
+        patience: how many epochs in a row without an improvement bring a cut.
+        monitor: name of the value, as the run's history has it.
+        least: where the cuts end, as a share of the uncut rate, from 0 to below 1; the book takes
+            1/1024.
+        min_delta: how much better than the best a value must be to count, at least 0.
+        higher_is_better: the value's direction; None if its name tells
+            (:func:`bp_xp.training.history.improves_upwards`).
+
+    Raises:
+        ValueError: a number is out of its range or not finite, or the name does not tell.
+        TypeError: it is not a number, or ``initial`` no schedule either.
+
+    References:
+        Nielsen, ch. 3, on the learning rate schedule: hold the rate "until the validation accuracy
+        starts to get worse", then decrease it "by some amount, say a factor of two or ten".
+
+    Examples:
+        >>> schedule = ReduceOnPlateau(0.5, patience=2)
+        >>> schedule.scale({"validation_accuracy": [0.8, 0.9, 0.85, 0.9]})
+        0.5
+    """
+
+    initial: LearningRate
+    factor: float = 0.5
+    patience: int = 10
+    monitor: str = "validation_accuracy"
+    least: float = 0.0
+    min_delta: float = 0.0
+    higher_is_better: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_learning_rate(self.initial, "initial")
+        checks.check_number(self.factor, "factor", above=0.0, below=1.0)
+        checks.check_integer(self.patience, "patience")
+        if self.higher_is_better is None:
+            improves_upwards(self.monitor)
+        checks.check_number(self.least, "least", least=0.0, below=1.0)
+        checks.check_number(self.min_delta, "min_delta", least=0.0)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of a step before any cut."""
+        return _rate(self.initial, step)
+
+    def scale(self, history: Past) -> float:
+        """Return what the cuts so far come to.
+
+        Args:
+            history: the record of the run so far.
+
+        Raises:
+            KeyError: the record has epochs, but no such value.
+            ValueError: it has the name, but no values, for want of validation data or of classes.
+        """
+        values = history[self.monitor] if len(history) else []
+        if any(value is None for value in values):
+            raise ValueError(
+                f"ReduceOnPlateau monitors {self.monitor}, which this run does not record: "
+                "give it validation data (and classes, for an accuracy), or choose another "
+                "value, such as monitor='cost'."
+            )
+        upwards = self.higher_is_better
+        if upwards is None:
+            upwards = improves_upwards(self.monitor)
+        waited, cuts = 0, 0
+        for improved in improvements(values, upwards, self.min_delta):
+            waited = 0 if improved else waited + 1
+            if waited == self.patience:
+                waited, cuts = 0, cuts + 1
+        return max(self.factor**cuts, self.least) * _scale(self.initial, history)
+
+
+# ---------------------------------------------------------------------------------------------
+# What optimizers and training ask
+
+
+def check_learning_rate(learning_rate: Any, name: str = "learning_rate") -> None:
+    """Check that a learning rate is a number above 0, or can be called.
+
+    Raises:
+        ValueError: the number is not finite or not above 0.
+        TypeError: it is neither.
+    """
+    if isinstance(learning_rate, type):
+        raise TypeError(
+            f"{name} must be a number or a schedule such as CosineDecay(0.1, steps=1000), not the "
+            f"class {learning_rate.__name__} itself."
+        )
+    if isinstance(learning_rate, list | tuple):
+        if not learning_rate:
+            raise ValueError(f"{name} is an empty list: give one for each layer.")
+        for l, one in enumerate(learning_rate):  # noqa: E741
+            check_learning_rate(one, f"{name}[{l}]")
+    elif not callable(learning_rate):
+        checks.check_number(learning_rate, name, above=0.0)
+
+
+def is_scheduled(learning_rate: Any) -> bool:
+    """Return whether a learning rate, or that of a layer, changes from step to step."""
+    if isinstance(learning_rate, list | tuple):
+        return any(map(callable, learning_rate))
+    return callable(learning_rate)
+
+
+def rates(learning_rate: LearningRates, first: int, n: int, history: Past) -> np.ndarray:
+    """Return the learning rates of some steps.
+
+    Args:
+        learning_rate: a number or a schedule, or one for each layer.
+        first: the number of the first step, counted from 0 over the whole run.
+        n: how many steps.
+        history: the record of the epochs before these steps, for schedules that look at it.
+
+    Returns:
+        The rates, float64, shape (n,), or (n, L) for one of each layer.
+
+    Raises:
+        ValueError: a rate is negative or not finite; the message names the schedule and the step.
+        TypeError: it is not a number.
+
+    Examples:
+        >>> rates(StepDecay(0.5, factor=0.5, every=2), 1, 4, {})
+        array([0.5  , 0.25 , 0.25 , 0.125])
+    """
+    if isinstance(learning_rate, Sequence):
+        return np.stack([rates(one, first, n, history) for one in learning_rate], axis=-1)
+    if not callable(learning_rate):
+        return np.full(n, learning_rate, dtype=np.float64)
+    values = np.array([_checked(learning_rate, step) for step in range(first, first + n)])
+    return values * _scale(learning_rate, history)
+
+
+def initial_rate(learning_rate: LearningRates) -> float | list[float]:
+    """Return the learning rate of step 0, or a list of those of the layers; see :func:`rates`."""
+    if isinstance(learning_rate, Sequence):
+        return [_first_rate(one) for one in learning_rate]
+    return _first_rate(learning_rate)
+
+
+def _first_rate(learning_rate: LearningRate) -> float:
+    return _checked(learning_rate, 0) if callable(learning_rate) else float(learning_rate)
+
+
+def _rate(learning_rate: LearningRate, step: int) -> float:
+    return learning_rate(step) if callable(learning_rate) else learning_rate
+
+
+def _checked(schedule: Schedule, step: int) -> float:
+    """Return the rate of a step, which must be one."""
+    try:
+        rate: Any = schedule(step)
+    except OverflowError:  # what Python's powers of floats end in
+        rate = math.inf
+    # This is asked at each step: a message is only put together where there is reason to.
+    if isinstance(rate, float) and 0.0 <= rate < math.inf:
+        return rate
+    if getattr(rate, "shape", None) == ():  # an array, of a schedule written for another library
+        rate = float(rate)
+    return checks.check_number(rate, f"the learning rate of {schedule} at step {step}", least=0.0)
+
+
+def _scale(learning_rate: LearningRate, history: Past) -> float:
+    """Return what a schedule that looks at the run multiplies its rate by; 1 for any other."""
+    scale = getattr(learning_rate, "scale", None)
+    if not callable(learning_rate) or not callable(scale):
+        return 1.0
+    return checks.check_number(scale(history), f"the scale of {learning_rate}", least=0.0)

@@ -1,0 +1,337 @@
+"""Arrays that people pass: checked, and moved to the network's device.
+
+Each function returns its argument in the form that the inside trusts, or raises an error that says
+what was expected, what came, and what to do.
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bp_xp._typing import Array, Namespace
+from bp_xp.backends import Placement, library_of, to_numpy
+from bp_xp.checks import check_number
+
+__all__ = [
+    "check_array",
+    "check_class_weight",
+    "check_parameter",
+    "check_sample_weight",
+    "check_samples",
+    "check_target_range",
+    "check_targets",
+    "one_hot",
+    "warn_of_unreachable",
+]
+
+
+def check_samples(
+    x: Any, name: str, *, placement: Placement, dtype: str, columns: int | None = None
+) -> Array:
+    """Return inputs as a matrix on the network's device.
+
+    Args:
+        x: host values (lists, NumPy, data frames) or an array of the network's own library on its
+            own device, shape (N, columns).
+        name: what the caller calls it, for messages.
+        place: the network's library and device.
+        dtype: the network's dtype.
+        columns: how many columns there must be; None for any number.
+
+    Raises:
+        TypeError: an array of another library, a masked array, a matrix, or no numbers.
+        ValueError: the wrong device, shape, or values that are complex, NaN or infinite.
+    """
+    values = _check_kind(x, name, placement)
+    _check_matrix(values, name, columns)
+    return _place_finite(values, name, placement, dtype)
+
+
+def check_targets(y: Any, name: str, *, placement: Placement, dtype: str, rows: int) -> Array:
+    """Return targets or labels as they came, as a host array or an array on the network's device.
+
+    The checks are those of :func:`check_samples`; shape (rows,) or (rows, K).
+    """
+    values = _check_kind(y, name, placement)
+    if values.ndim not in (1, 2) or 0 in values.shape[1:]:
+        raise ValueError(
+            f"{name} must have shape (n_samples,) for labels or (n_samples, n_outputs) for "
+            f"targets, not {tuple(values.shape)}."
+        )
+    if values.shape[0] != rows:
+        raise ValueError(
+            f"{name} has {values.shape[0]} rows but the samples have {rows}: each sample needs one."
+        )
+    if values.ndim == 1:
+        return values
+    return _place_finite(values, name, placement, dtype)
+
+
+def check_sample_weight(
+    weights: Any, name: str, *, placement: Placement, dtype: str, rows: int
+) -> Array:
+    """Return how much each sample counts, shape (rows,), on the network's device: not negative."""
+    host = _check_kind(weights, name, placement)
+    if tuple(host.shape) != (rows,):
+        raise ValueError(
+            f"{name} must have shape ({rows},), one number for each sample, not "
+            f"{tuple(host.shape)}."
+        )
+    values = _place_finite(host, name, placement, dtype)
+    least, most = (float(to_numpy(f(values))) for f in (placement.xp.min, placement.xp.max))
+    if least < 0.0:
+        count = int(
+            to_numpy(placement.xp.sum(placement.xp.astype(values < 0.0, placement.xp.int32)))
+        )
+        raise ValueError(f"{name} has {count} negative number(s), the least {least:g}.")
+    if most == 0.0:
+        raise ValueError(f"{name} is zero for every sample: there is nothing to learn from.")
+    return values
+
+
+def check_class_weight(class_weight: Any, counts: np.ndarray) -> np.ndarray:
+    """Return a weight for each class, from a dictionary or ``"balanced"``.
+
+    Args:
+        class_weight: what the user gave.
+        counts: samples of each class, shape (K,).
+    """
+    n_classes = len(counts)
+    if isinstance(class_weight, str):
+        if class_weight != "balanced":
+            raise ValueError(
+                f"class_weight must be a dictionary {{label: weight}} or 'balanced', not "
+                f"{class_weight!r}."
+            )
+        return counts.sum() / (n_classes * np.maximum(counts, 1.0))
+    if not isinstance(class_weight, Mapping):
+        raise TypeError(
+            f"class_weight must be a dictionary {{label: weight}} or 'balanced', not "
+            f"{class_weight!r}."
+        )
+    weights = np.ones(n_classes)
+    for label, weight in class_weight.items():
+        if isinstance(label, bool) or label not in range(n_classes):
+            raise ValueError(
+                f"class_weight has the label {label!r}, but the classes are 0 to {n_classes - 1}."
+            )
+        weights[label] = check_number(weight, f"class_weight[{label}]", least=0.0)
+    if not (weights * counts).any():
+        raise ValueError("class_weight is zero for every class that the samples have.")
+    return weights
+
+
+def check_array(values: Any, name: str, *, placement: Placement, dtype: str) -> Array:
+    """Return numbers of any shape on the network's device, in its dtype; they must be finite."""
+    return _place_finite(_check_kind(values, name, placement), name, placement, dtype)
+
+
+def check_parameter(
+    values: Any, name: str, *, placement: Placement, dtype: str, ndim: int
+) -> Array:
+    """Return a copy of initial weights or biases on the network's device, in its dtype."""
+    host = _check_kind(values, name, placement)
+    if host.ndim != ndim or 0 in host.shape:
+        raise ValueError(
+            f"{name} must have {ndim} dimension(s), none of them empty, not {tuple(host.shape)}."
+        )
+    return placement.xp.asarray(_place_finite(host, name, placement, dtype), copy=True)
+
+
+def _check_kind(values: Any, name: str, placement: Placement) -> Any:
+    """Return ``values`` as an array of real numbers: the network's own kind, or a host array."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array, whose mask would be lost: fill it first, as in "
+            f"{name}.filled(0)."
+        )
+    if isinstance(values, np.matrix):
+        raise TypeError(
+            f"{name} is a numpy.matrix, where * means another product: pass numpy.asarray({name})."
+        )
+    if hasattr(values, "tocsr"):
+        raise TypeError(f"{name} is a sparse matrix: pass {name}.toarray().")
+    library = library_of(values)
+    if library is not None and library.name != "numpy":
+        _check_own(values, name, library, placement)
+        dtype = values.dtype
+        if not placement.xp.isdtype(dtype, ("real floating", "integral", "bool")):
+            raise ValueError(f"{name}: Complex data not supported, it has dtype {dtype}.")
+        return values
+    host = np.asarray(values)
+    if host.dtype.kind == "c":
+        raise ValueError(f"{name}: Complex data not supported, it has dtype {host.dtype}.")
+    if host.dtype.kind == "O":
+        try:
+            host = host.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"{name} must be an array of numbers; numpy.asarray makes dtype object of it "
+                f"({error})."
+            ) from error
+    if host.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be an array of numbers, not of dtype {host.dtype}.")
+    return host
+
+
+def _check_own(values: Array, name: str, library: Any, placement: Placement) -> None:
+    if library.name != placement.library.name:
+        raise TypeError(
+            f"{name} is an array of {library.name}, but the network computes with {placement}: pass "
+            f"bp_xp.to_numpy({name}), or make the network with backend={library.name!r}."
+        )
+    device = library.device_of(values)
+    if device != placement.device:
+        raise ValueError(
+            f"{name} is on device {library.device_name(device)!r}, but the network is on "
+            f"{placement.device_name!r}: move one of them."
+        )
+
+
+def _check_matrix(values: Any, name: str, columns: int | None) -> None:
+    shape = tuple(values.shape)
+    if values.ndim == 1:
+        raise ValueError(
+            f"{name} must have two dimensions, (n_samples, n_features), not shape {shape}. "
+            f"Reshape your data: {name}.reshape(1, -1) for one sample, {name}.reshape(-1, 1) for "
+            "one feature."
+        )
+    if values.ndim != 2:
+        raise ValueError(
+            f"{name} must have two dimensions, (n_samples, n_features), not shape {shape}: "
+            f"flatten images with {name}.reshape(len({name}), -1)."
+        )
+    if shape[1] == 0:
+        raise ValueError(
+            f"{name} has 0 feature(s) (shape={shape}) while a minimum of 1 is required."
+        )
+    if shape[0] == 0:
+        raise ValueError(
+            f"{name} has 0 sample(s) (shape={shape}) while a minimum of 1 is required."
+        )
+    if columns is not None and shape[1] != columns:
+        raise ValueError(
+            f"{name} has {shape[1]} features, but the network is expecting {columns} features as "
+            f"input: pass {name} of shape (n_samples, {columns})."
+        )
+
+
+def _place_finite(values: Any, name: str, placement: Placement, dtype: str) -> Array:
+    """Move to the device in the network's dtype, and refuse what is not finite there."""
+    if isinstance(values, np.ndarray):
+        with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused
+            host = values.astype(dtype, order="C", copy=False)
+        # The extremes are NaN or infinite where any value is, and need no memory.
+        finite = bool(np.isfinite(host.min()) and np.isfinite(host.max()))
+        if finite:
+            return placement.asarray(host)
+    else:
+        xp = placement.xp
+        host = xp.astype(values, placement.dtype(dtype), copy=False)
+        if bool(xp.isfinite(xp.max(host)) & xp.isfinite(xp.min(host))):
+            return host
+    raise _not_finite(to_numpy(values), name, dtype)
+
+
+def _not_finite(values: np.ndarray, name: str, dtype: str) -> ValueError:
+    nan = np.isnan(values)
+    with np.errstate(over="ignore"):
+        bad = nan if nan.any() else ~np.isfinite(values.astype(dtype))
+    what = "NaN" if nan.any() else f"infinity or a value too large for {dtype}"
+    first = tuple(int(i) for i in np.argwhere(bad)[0])
+    where = ", ".join(
+        f"{axis} {index}" for axis, index in zip(("row", "column"), first, strict=False)
+    )
+    return ValueError(
+        f"{name} contains {what}: {int(bad.sum())} value(s), the first at {where}. Remove or "
+        "replace them."
+    )
+
+
+def one_hot(labels: Any, name: str, *, classes: int, placement: Placement, dtype: str) -> Array:
+    """Return labels as targets: 1 for the class of each sample, 0 elsewhere.
+
+    Args:
+        labels: whole numbers from 0 to ``classes`` − 1, shape (N,).
+        name: what the caller calls them.
+        classes: how many classes there are; two of them make one output, the probability of 1.
+        place: the network's library and device.
+        dtype: the network's dtype.
+
+    Returns:
+        Targets on the device, shape (N, classes), or (N, 1) for two classes on one output.
+
+    Raises:
+        ValueError: a label is not whole, or not one of the classes.
+    """
+    host = to_numpy(labels)
+    outputs = classes
+    classes = max(classes, 2)
+    if host.dtype.kind == "f" and not np.all(host == np.floor(host)):
+        row = int(np.flatnonzero(~(host == np.floor(host)))[0])
+        raise ValueError(
+            f"Unknown label type: {name}[{row}] is {host[row]!s}, and labels are whole numbers "
+            f"from 0 to {classes - 1}. Numbers to be fitted need a network with "
+            "output_activation='identity'."
+        )
+    wrong = np.flatnonzero((host < 0) | (host >= classes))
+    if wrong.size:
+        row = int(wrong[0])
+        raise ValueError(
+            f"label {host[row]!s} at row {row} of {name} is not one of the {classes} classes, 0 "
+            f"to {classes - 1} ({wrong.size} such label(s))."
+        )
+    if outputs == 1:
+        return placement.asarray(host[:, None], dtype)
+    targets = np.zeros((host.size, outputs), dtype=dtype)
+    targets[np.arange(host.size), host.astype(np.intp)] = 1.0
+    return placement.asarray(targets)
+
+
+def check_target_range(
+    y: Array, name: str, *, bounded: bool, exclusive: bool, xp: Namespace
+) -> bool:
+    """Check targets against the cost; return whether each row is one class.
+
+    Args:
+        y: targets on the device, shape (N, O).
+        name: what the caller calls them.
+        bounded: the cost takes probabilities, from 0 to 1.
+        exclusive: the cost takes the probabilities of a row to add to 1.
+        xp: the namespace of y.
+
+    Raises:
+        ValueError: the cost takes probabilities, and these are none.
+    """
+    low, high = _extremes(y, xp)
+    if bounded and not (low >= 0.0 and high <= 1.0):
+        raise ValueError(
+            f"a cross-entropy takes targets from 0 to 1, but {name} goes from {low:g} to {high:g}: "
+            "scale it, or make the network with cost='huber', for numbers of any size."
+        )
+    off = float(xp.max(xp.abs(xp.sum(y, axis=-1) - 1.0)))
+    if exclusive and off > 1e-3:
+        raise ValueError(
+            f"the cost takes targets that add to 1 in each row, but a row of {name} is off by "
+            f"{off:g}: use 'binary_cross_entropy' for classes that do not exclude each other."
+        )
+    whole = bool(xp.all((y == 0.0) | (y == 1.0)))
+    return whole and (y.shape[1] == 1 or off == 0.0)
+
+
+def warn_of_unreachable(y: Array, name: str, output: str, *, xp: Namespace) -> None:
+    """Warn of targets that outputs from 0 to 1 can't reach."""
+    low, high = _extremes(y, xp)
+    if low < 0.0 or high > 1.0:
+        warnings.warn(
+            f"{name} goes from {low:g} to {high:g}, which {output} outputs, from 0 to 1, can't "
+            "reach: to fit numbers, make the network with output_activation='identity'.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _extremes(y: Array, xp: Namespace) -> tuple[float, float]:
+    return float(xp.min(y)), float(xp.max(y))

@@ -1,0 +1,166 @@
+"""A source whose samples lie on the device."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bp_xp._typing import Array, Namespace
+from bp_xp.backends import Placement, to_numpy
+from bp_xp.math.rows import row_blocks
+from bp_xp.sources.samples import Samples
+from bp_xp.sources.source import Source
+
+__all__ = ["MemoryEpoch", "MemorySource"]
+
+
+class MemoryEpoch:
+    """Mini-batches cut from arrays on the device, in a given order; see :class:`Epoch`.
+
+    Args:
+        arrays: arrays on the device, shape (N, ...) each; one order serves all.
+        batch_size: samples in a mini-batch; the last may be shorter.
+        order: the numbers of the rows in the order of the epoch, on the host; None takes them as
+            they come.
+        placement: library and device.
+        rank: which share of each mini-batch is taken: its rows ``rank::ranks``.
+        ranks: how many shares there are.
+    """
+
+    def __init__(
+        self,
+        arrays: Sequence[Array],
+        batch_size: int,
+        order: np.ndarray | None,
+        placement: Placement,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self._arrays, self._batch_size, self._placement = arrays, batch_size, placement
+        self._rank, self._ranks = rank, ranks
+        n = self._n_rows = arrays[0].shape[0]
+        if order is None and ranks > 1:
+            order = np.arange(n)
+        self._order = None if order is None else placement.asarray(order)
+        self._taken = 0
+
+    @property
+    def place(self) -> int:
+        """How many mini-batches are taken."""
+        return self._taken
+
+    def seek(self, place: Any) -> None:
+        """Go on after so many mini-batches."""
+        self._taken = int(place)
+
+    def take(self, at_most: int) -> list[Array] | None:
+        """Return the next mini-batches, or None; see :meth:`Epoch.take`."""
+        size, n = self._batch_size, self._n_rows
+        first, whole = self._taken, n // self._batch_size
+        if first * size >= n:
+            return None
+        steps = min(at_most, whole - first)
+        if steps < 1:  # the rest is one short mini-batch
+            steps, size = 1, n - first * size
+        self._taken += steps
+        return self._cut(
+            slice(first * self._batch_size, first * self._batch_size + steps * size), steps
+        )
+
+    def _cut(self, rows: slice, steps: int) -> list[Array]:
+        """Return some rows of the order as so many mini-batches."""
+        xp = self._placement.xp
+        if self._order is None:
+            return [xp.reshape(v[rows, ...], (steps, -1, *v.shape[1:])) for v in self._arrays]
+        numbers = self._order[rows]
+        if self._ranks > 1:
+            numbers = xp.reshape(
+                xp.reshape(numbers, (steps, -1))[:, self._rank :: self._ranks], (-1,)
+            )
+        return list(self._placement.engine.compile(_gather, xp, steps)(numbers, *self._arrays))
+
+
+def _gather(xp: Namespace, steps: int, rows: Array, *arrays: Array) -> list[Array]:
+    """Return the mini-batches of some rows of each array, shapes (steps, batch, ...)."""
+    return [
+        xp.reshape(xp.take(values, rows, axis=0), (steps, -1, *values.shape[1:]))
+        for values in arrays
+    ]
+
+
+@dataclass(frozen=True)
+class MemorySource:
+    """Samples on the device, shuffled there; see :class:`Source`.
+
+    Attributes:
+        samples: the samples.
+        placement: their library and device.
+        shuffle: whether each epoch has an order of its own.
+        rank: which share of each mini-batch is taken.
+        ranks: how many shares there are.
+    """
+
+    samples: Samples
+    placement: Placement
+    shuffle: bool = True
+    rank: int = 0
+    ranks: int = 1
+
+    given: tuple[str, ...] = ()
+
+    @property
+    def n_rows(self) -> int:
+        """N."""
+        return self.samples.x.shape[0]
+
+    @property
+    def row_entries(self) -> int:
+        """I + O."""
+        return self.samples.x.shape[1] + self.samples.y.shape[1]
+
+    @property
+    def dtype(self) -> str:
+        """The network's: the samples are floats already."""
+        return to_numpy(self.samples.x[:1, :]).dtype.name
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether each target is one class."""
+        return self.samples.has_classes
+
+    @property
+    def weighted(self) -> bool:
+        """Whether a mini-batch comes with weights."""
+        return self.samples.weights is not None
+
+    def start_epoch(self, batch_size: int, generator: np.random.Generator) -> MemoryEpoch:
+        """Return the next epoch, whose order the generator draws."""
+        order = generator.permutation(self.n_rows) if self.shuffle else None
+        return MemoryEpoch(
+            self.samples.arrays,
+            batch_size,
+            order,
+            self.placement,
+            rank=self.rank,
+            ranks=self.ranks,
+        )
+
+    def blocks(self, rows: int) -> Iterator[list[Array]]:
+        """Yield all samples in the order in which they lie."""
+        for block in row_blocks(self.n_rows, rows):
+            yield [values[block, ...] for values in self.samples.arrays]
+
+    def share(self, rank: int, ranks: int) -> Source:
+        """Return the share of one of several processes."""
+        return MemorySource(self.samples, self.placement, self.shuffle, rank, ranks)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the samples."""
+        digest = hashlib.sha256()
+        for values in self.samples.arrays:
+            digest.update(str(tuple(values.shape)).encode())
+            digest.update(np.ascontiguousarray(to_numpy(values)).data)
+        return digest.hexdigest()

@@ -1,0 +1,210 @@
+"""Samples: inputs, targets and weights on one device, made of what people pass."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bp_xp import checks
+from bp_xp._typing import Array, Namespace
+from bp_xp.backends import Placement, to_numpy
+from bp_xp.math.costs import MatchedCost
+from bp_xp.math.model import Model
+from bp_xp.math.rows import sum_rows
+from bp_xp.sources import intake
+
+__all__ = [
+    "Samples",
+    "hold_out",
+    "make_samples",
+    "parts_of_validation",
+    "split_rows",
+    "weigh_classes",
+]
+
+
+class Samples(NamedTuple):
+    """Samples with their targets, on one device.
+
+    Attributes:
+        x: inputs, shape (N, I).
+        y: targets, shape (N, O).
+        has_classes: whether each target is one class, so that an accuracy can be told.
+        weights: how much each sample counts, shape (N,), or None where all count alike.
+    """
+
+    x: Array
+    y: Array
+    has_classes: bool
+    weights: Array | None = None
+
+    @property
+    def arrays(self) -> list[Array]:
+        """What each mini-batch is cut from."""
+        return [self.x, self.y] if self.weights is None else [self.x, self.y, self.weights]
+
+
+def make_samples(
+    model: Model,
+    x: Any,
+    y: Any,
+    weights: Any = None,
+    *,
+    placement: Placement,
+    dtype: str,
+    prefix: str = "",
+) -> Samples:
+    """Return inputs and targets on the device, labels made targets.
+
+    Args:
+        model: what the network computes, which says what targets it takes.
+        x: inputs, shape (N, I).
+        y: labels, shape (N,), or targets, shape (N, O).
+        weights: how much each sample counts, shape (N,), or None.
+        placement: the network's library and device.
+        dtype: the network's dtype.
+        prefix: what messages put before ``x`` and ``y``.
+
+    Raises:
+        ValueError: shapes do not fit, a label is not a class, a value is not finite.
+        TypeError: an array of another library, or no numbers.
+    """
+    where: dict[str, Any] = {"placement": placement, "dtype": dtype}
+    x = intake.check_samples(x, f"{prefix}x", columns=model.sizes[0], **where)
+    rows = x.shape[0]
+    targets, has_classes = _make_targets(model, y, f"{prefix}y", rows, placement, dtype)
+    if weights is not None:
+        name = f"{prefix}sample_weight"
+        weights = intake.check_sample_weight(weights, name, rows=rows, **where)
+    return Samples(x, targets, has_classes, weights)
+
+
+def _make_targets(
+    model: Model, y: Any, name: str, rows: int, placement: Placement, dtype: str
+) -> tuple[Array, bool]:
+    """Return targets on the device, and whether each is one class."""
+    where: dict[str, Any] = {"placement": placement, "dtype": dtype}
+    outputs, classifies = model.sizes[-1], model.classifies
+    y = intake.check_targets(y, name, rows=rows, **where)
+    if y.ndim == 1 and (classifies or outputs > 1):  # labels
+        return intake.one_hot(y, name, classes=outputs, **where), classifies
+    if y.ndim == 1:  # one number a sample, for the one output of a regression
+        y = intake.check_samples(y[:, None], name, columns=1, **where)
+    if y.shape[1] != outputs:
+        raise ValueError(
+            f"{name} has {y.shape[1]} columns, but the network has {outputs} outputs: pass "
+            f"targets of shape (n_samples, {outputs}), or labels of shape (n_samples,)."
+        )
+    matched = isinstance(model.cost, MatchedCost)
+    one_class = intake.check_target_range(
+        y,
+        name,
+        bounded=matched and classifies,
+        exclusive=matched and model.activations[-1].coupled,
+        xp=placement.xp,
+    )
+    return y, one_class and classifies
+
+
+def parts_of_validation(validation_data: Any) -> Sequence[Any]:
+    """Return (x, y) or (x, y, sample weights).
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
+        came = type(validation_data).__name__
+        size = f" of {len(validation_data)}" if hasattr(validation_data, "__len__") else ""
+        raise TypeError(
+            "validation_data must be (x, y) or (x, y, sample weights), or the share of the samples "
+            f"to hold out, such as 0.2, not a {came}{size}."
+        )
+    return validation_data
+
+
+def weigh_classes(
+    samples: Samples, class_weight: Any, *, placement: Placement, dtype: str
+) -> Samples:
+    """Return the samples with each one's weight times that of its class.
+
+    Raises:
+        ValueError: the targets are no classes, or the weights are not for these.
+        TypeError: ``class_weight`` is neither a dictionary nor ``"balanced"``.
+    """
+    if not samples.has_classes:
+        raise ValueError("class_weight needs targets that are one class each.")
+    xp, y = placement.xp, samples.y
+    y = y if y.shape[1] > 1 else xp.concat([1.0 - y, y], axis=1)
+    counts = to_numpy(sum_rows(y, xp=xp))
+    per_class = intake.check_class_weight(class_weight, counts)
+    weights = y @ placement.asarray(per_class, dtype)
+    if samples.weights is not None:
+        weights = weights * samples.weights
+    return samples._replace(weights=weights)
+
+
+def hold_out(
+    samples: Samples, fraction: Any, generator: np.random.Generator, *, placement: Placement
+) -> tuple[Samples, Samples]:
+    """Return training and validation samples, parted at random, by class where there are any.
+
+    Args:
+        samples: all samples.
+        fraction: the share of the second part, above 0 and below 1.
+        generator: draws.
+        placement: their library and device.
+
+    Raises:
+        ValueError: the share is out of its range, or a part would be empty.
+        TypeError: it is no number.
+    """
+    xp = placement.xp
+    checks.check_number(
+        fraction, "validation_data, as the share to hold out,", above=0.0, below=1.0
+    )
+    labels = _labels(samples.y, xp) if samples.has_classes else None
+    first, second = (
+        [xp.take(values, placement.asarray(rows), axis=0) for values in samples.arrays]
+        for rows in split_rows(samples.x.shape[0], fraction, labels, generator)
+    )
+    return (
+        Samples(first[0], first[1], samples.has_classes, *first[2:]),
+        Samples(second[0], second[1], samples.has_classes, *second[2:]),
+    )
+
+
+def _labels(y: Array, xp: Namespace) -> np.ndarray:
+    return to_numpy(xp.argmax(y, axis=1) if y.shape[1] > 1 else y[:, 0])
+
+
+def split_rows(
+    n: int, fraction: float, labels: np.ndarray | None, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Part the rows 0 .. n − 1 in two at random.
+
+    Args:
+        n: number of rows.
+        fraction: the share of the second part.
+        labels: the class of each row, shape (n,), to take the share of each class; or None.
+        generator: draws.
+
+    Returns:
+        The numbers of the rows of both parts, in order.
+
+    Raises:
+        ValueError: a part would be empty.
+    """
+    order = generator.permutation(n)
+    groups = [order] if labels is None else [order[labels[order] == c] for c in np.unique(labels)]
+    # Rounding each class by itself could leave none: the shares are rounded as they add up.
+    ends = np.round(np.cumsum([fraction * len(group) for group in groups])).astype(int)
+    counts = np.diff(ends, prepend=0)
+    second = [group[:k] for group, k in zip(groups, counts, strict=True)]
+    first = [group[k:] for group, k in zip(groups, counts, strict=True)]
+    parts = np.sort(np.concatenate(first)), np.sort(np.concatenate(second))
+    if not all(map(len, parts)):
+        raise ValueError(
+            f"validation_data={fraction:g} leaves {len(parts[0])} of {n} samples to train on "
+            f"and {len(parts[1])} to validate on: both need some."
+        )
+    return parts

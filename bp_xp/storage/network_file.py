@@ -1,0 +1,274 @@
+"""What is in the file of a network, and of a run: the only place that knows.
+
+A file of :mod:`bp_xp.storage.tensors` has sections. The header is JSON with the kind of the file
+(``"network"`` or ``"run"``) and a part for each section; a section's arrays are named for it.
+
+    network       sizes, activations, cost, dtype, seed, generator, own functions; ``layers.0.W`` ...
+    run           place, history, settings; ``state.0`` ..., ``totals``, ``best.0.W`` ...
+    any other     what a caller keeps beside, such as the preparation of a table
+
+Version 1 of the format had the entries of both sections side by side; it is read as well.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bp_xp._typing import Layer
+from bp_xp.errors import CheckpointError
+from bp_xp.storage.tensors import read_tensors, write_tensors
+
+__all__ = ["NetworkFile", "NetworkSection", "RunSection", "Section", "read", "unfit", "write"]
+
+
+@dataclass(frozen=True)
+class NetworkSection:
+    """A network, on the host.
+
+    Attributes:
+        sizes: neurons of each layer, the inputs first.
+        activations: names, one for each layer after the inputs.
+        cost: its name.
+        dtype: the name of the parameters' dtype.
+        seed: the seed.
+        generator: the state of the generator.
+        own: what tells functions of a user's own from others of their names.
+        layers: the parameters.
+    """
+
+    sizes: Sequence[int]
+    activations: Sequence[str]
+    cost: str
+    dtype: str
+    seed: int
+    generator: Any
+    own: Mapping[str, Any]
+    layers: Sequence[Layer]
+
+
+@dataclass(frozen=True)
+class RunSection:
+    """A training run, on the host; its state does not depend on how many processes share it.
+
+    Attributes:
+        epoch: the epoch under way, from 1.
+        place: the source's place in that epoch; 0 at its start.
+        step: steps taken in the run.
+        order: the generator's state before the order of the epoch was drawn.
+        begun: the generator's state when the run began.
+        state: what the steps carry on besides the parameters, as a list of arrays.
+        totals: those of the epoch so far, shape (n, 3).
+        best: the best parameters so far, or None.
+        best_epoch: their epoch, or None.
+        history: the fields of each record.
+        settings: what must be the same for the run to go on.
+    """
+
+    epoch: int
+    place: Any
+    step: int
+    order: Any
+    begun: Any
+    state: Sequence[np.ndarray]
+    totals: np.ndarray
+    best: Sequence[Layer] | None
+    best_epoch: int | None
+    history: Sequence[Mapping[str, Any]]
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """What else may be kept in a file.
+
+    Attributes:
+        fields: what JSON can hold.
+        tensors: arrays by name.
+    """
+
+    fields: Mapping[str, Any]
+    tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NetworkFile:
+    """The content of a file.
+
+    Attributes:
+        network: the network.
+        run: the run whose checkpoint it is, or None.
+        others: further sections by name.
+    """
+
+    network: NetworkSection
+    run: RunSection | None = None
+    others: Mapping[str, Section] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """``"network"`` or ``"run"``."""
+        return "network" if self.run is None else "run"
+
+
+_NETWORK_FIELDS = ("sizes", "activations", "cost", "dtype", "seed", "generator", "own")
+_RUN_FIELDS = ("epoch", "place", "step", "order", "begun", "best_epoch", "settings")
+
+
+def write(path: str | os.PathLike[str], content: NetworkFile) -> Path:
+    """Write a file, whole or not at all.
+
+    Raises:
+        OSError: it could not be written; an older file is left as it was.
+    """
+    network, run = content.network, content.run
+    header: dict[str, Any] = {
+        "kind": content.kind,
+        "network": {name: getattr(network, name) for name in _NETWORK_FIELDS},
+    }
+    tensors = _layer_tensors(network.layers, "layers")
+    if run is not None:
+        header["run"] = {name: getattr(run, name) for name in _RUN_FIELDS}
+        header["run"]["history"] = [_map_values(_number_out, record) for record in run.history]
+        tensors |= {f"state.{i}": leaf for i, leaf in enumerate(run.state)}
+        tensors["totals"] = run.totals
+        if run.best is not None:
+            tensors |= _layer_tensors(run.best, "best")
+    for name, section in content.others.items():
+        header[name] = dict(section.fields)
+        tensors |= {f"{name}.{key}": array for key, array in section.tensors.items()}
+    return write_tensors(path, tensors, header)
+
+
+def read(path: str | os.PathLike[str], purpose: str = "be read as a network") -> NetworkFile:
+    """Read a file, after verifying all of it.
+
+    Args:
+        path: the file.
+        purpose: what the caller wants of it, for messages.
+
+    Raises:
+        CheckpointError: it is damaged, or holds no network; the message says what is wrong.
+        OSError: it can't be read.
+    """
+    tensors, header = read_tensors(path)
+    try:
+        kind = header["kind"]
+        if kind not in ("network", "run"):
+            raise ValueError(f"it holds a {kind}")
+        if "network" not in header:
+            header = _from_version_1(header)
+        return _content(kind, tensors, header)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise unfit(path, purpose, error) from error
+
+
+def unfit(path: str | os.PathLike[str], purpose: str, error: Exception) -> CheckpointError:
+    """Return the error of a whole file whose content does not serve."""
+    what = f"{error} is missing" if type(error) is KeyError else error
+    return CheckpointError(f"{path} can't {purpose}: {what}")
+
+
+def _content(kind: str, tensors: dict[str, np.ndarray], header: dict[str, Any]) -> NetworkFile:
+    """Return the sections of a file."""
+    left = dict(tensors)
+    described, names = header["network"], header["network"]["activations"]
+    if not isinstance(names, list) or not names:
+        raise ValueError("it names no activations")
+    layers = _take_layers(left, len(names), "layers", described["dtype"])
+    network = NetworkSection(**{name: described[name] for name in _NETWORK_FIELDS}, layers=layers)
+    _check_shapes(layers, network.sizes)
+    run = None
+    if kind == "run":
+        entries = header["run"]
+        totals, best = left.pop("totals"), None
+        if entries["best_epoch"] is not None:
+            best = _take_layers(left, len(names), "best", described["dtype"])
+            _check_shapes(best, network.sizes)
+        count = sum(name.startswith("state.") for name in left)
+        run = RunSection(
+            **{name: entries[name] for name in _RUN_FIELDS},
+            state=[left.pop(f"state.{i}") for i in range(count)],
+            totals=totals,
+            best=best,
+            history=[_map_values(_number_in, record) for record in entries["history"]],
+        )
+    others = {}
+    for name in header.keys() - {"kind", "network", "run"}:
+        own = {key: left.pop(key) for key in [*left] if key.startswith(f"{name}.")}
+        shorter = {key.removeprefix(f"{name}."): array for key, array in own.items()}
+        others[name] = Section(header[name], shorter)
+    if left:
+        raise ValueError(f"tensor {min(left)!r} is not part of this network")
+    return NetworkFile(network, run, others)
+
+
+def _from_version_1(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the header as version 2 has it."""
+    network = {name: header[name] for name in _NETWORK_FIELDS if name != "own"} | {"own": {}}
+    upgraded: dict[str, Any] = {"kind": header["kind"], "network": network}
+    if header["kind"] == "run":
+        position = header["position"]
+        upgraded["run"] = {
+            "epoch": position["epoch"],
+            "place": position["steps"],
+            "step": position["step"],
+            "order": position["order"],
+            "settings": header["settings"] | {"trainable": None},
+            **{name: header[name] for name in ("begun", "best_epoch", "history")},
+        }
+    return upgraded
+
+
+def _layer_tensors(layers: Sequence[Layer], prefix: str) -> dict[str, np.ndarray]:
+    """Return parameters by the names that they have in a file."""
+    return {
+        f"{prefix}.{l}.{name}": part
+        for l, layer in enumerate(layers)  # noqa: E741
+        for name, part in layer._asdict().items()
+    }
+
+
+def _take_layers(
+    tensors: dict[str, np.ndarray], n_layers: int, prefix: str, dtype: str
+) -> list[Layer]:
+    """Take parameters out of the tensors of a file, which must have one dtype."""
+    layers = []
+    for l in range(n_layers):  # noqa: E741
+        names = Layer(f"{prefix}.{l}.W", f"{prefix}.{l}.b")
+        for name in names:
+            if name not in tensors:
+                raise ValueError(f"tensor {name!r} is missing")
+            if tensors[name].dtype.name != dtype:
+                raise ValueError(f"tensor {name!r} is {tensors[name].dtype}, not {dtype}")
+        layers.append(Layer(*(tensors.pop(name) for name in names)))
+    return layers
+
+
+def _check_shapes(layers: Sequence[Layer], sizes: Any) -> None:
+    """Refuse parameters that do not fit the sizes."""
+    shapes = [(layer.W.shape, layer.b.shape) for layer in layers]
+    wanted = [((o, i), (o,)) for i, o in zip(sizes[:-1], sizes[1:], strict=True)]
+    if shapes != wanted:
+        raise ValueError(f"its parameters do not fit its sizes {list(sizes)}")
+
+
+def _map_values(function: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a dictionary, and those in it, with a function applied to the values."""
+    return {
+        name: _map_values(function, value) if isinstance(value, Mapping) else function(value)
+        for name, value in fields.items()
+    }
+
+
+# JSON knows no NaN and no infinity.
+def _number_out(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number_in(value: Any) -> Any:
+    return float(value) if isinstance(value, str) else value

@@ -1,0 +1,292 @@
+"""Checkpoints: all that a training run needs to go on exactly where it was.
+
+A run goes on with the same settings and samples, or not at all. What is in the file is known in
+:mod:`bp_xp.storage.network_file`.
+"""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bp_xp import checks
+from bp_xp._trees import leaves_of, map_leaves
+from bp_xp._typing import Layer
+from bp_xp.backends import Placement, to_numpy
+from bp_xp.errors import CheckpointError
+from bp_xp.math.initializers import restore_generator
+from bp_xp.sources import Source
+from bp_xp.storage import network_file
+from bp_xp.storage.files import check_replaceable, previous_of
+from bp_xp.storage.network_file import NetworkFile, RunSection
+from bp_xp.training.arguments import Settings
+from bp_xp.training.history import EpochRecord, History
+from bp_xp.training.looks import Position
+from bp_xp.training.step import State
+
+__all__ = [
+    "Checkpoint",
+    "SavedRun",
+    "as_checkpoint",
+    "describe_settings",
+    "history_of",
+    "pack",
+    "read_saved",
+    "unpack",
+]
+
+logger = logging.getLogger("bp_xp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """Where a run is kept, and whether it goes on from there.
+
+    Args:
+        path: the file; written after each epoch, and when the run is interrupted. It is whole at
+            any moment, the one before is kept beside it (``run.previous.safetensors``), and
+            :meth:`bp_xp.Network.load` reads it as a network.
+        every: a number of steps after which it is written as well, or None.
+        resume: True goes on from the file if there is one, or from the one before it where it is
+            damaged, and begins otherwise; or the path of a file that must be there. Settings and
+            samples must be those of the run that was saved, but for the number of epochs. The run
+            is then that which was never interrupted: to the last bit on the same backend, to
+            rounding on another.
+
+    Raises:
+        ValueError: ``every`` is out of its range.
+        TypeError: an argument of the wrong kind.
+        OSError: the file could not be written.
+
+    Examples:
+        >>> Checkpoint("run.safetensors", every=1000).resume
+        False
+    """
+
+    path: str | os.PathLike[str]
+    every: int | None = None
+    resume: bool | str | os.PathLike[str] = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str | os.PathLike):
+            raise TypeError(f"path must be that of a file, not {self.path!r}.")
+        if not isinstance(self.resume, bool | str | os.PathLike):
+            raise TypeError(f"resume must be True, False or a path, not {self.resume!r}.")
+        if self.every is not None:
+            checks.check_integer(self.every, "every")
+
+
+def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
+    """Return a checkpoint, a path as one, or None.
+
+    Raises:
+        OSError: the file could not be written.
+        TypeError: it is something else.
+    """
+    if checkpoint is None:
+        return None
+    if isinstance(checkpoint, str | os.PathLike):
+        checkpoint = Checkpoint(checkpoint)
+    if not isinstance(checkpoint, Checkpoint):
+        raise TypeError(f"checkpoint must be a path, or Checkpoint(path, ...), not {checkpoint!r}.")
+    check_replaceable(Path(checkpoint.path))  # now, and not after an epoch
+    return checkpoint
+
+
+# ---------------------------------------------------------------------------------------------
+# Settings
+
+
+def describe_settings(
+    settings: Settings, source: Source, validation: Source | None
+) -> dict[str, Any]:
+    """Return what must be the same for a run to go on: settings, and a digest of the samples."""
+    return {
+        "optimizer": _described(settings.optimizer),
+        "batch_size": settings.batch_size,
+        "shuffle": settings.shuffle,
+        "regularization": _described(settings.regularization),
+        "trainable": list(settings.trainable) or None,
+        "metrics": [metric.name for metric in settings.metrics],
+        "data": source.fingerprint(),
+        "validation data": None if validation is None else validation.fingerprint(),
+    }
+
+
+def _described(value: Any) -> Any:
+    """Return what JSON can hold of a setting: fields of dataclasses, names of functions."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: _described(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"kind": type(value).__name__, **fields}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_described(item) for item in value]
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def _differences(saved: Any, now: Any, name: str = "") -> list[str]:
+    """Return how settings differ, one line each."""
+    if isinstance(saved, Mapping) and isinstance(now, Mapping) and set(saved) == set(now):
+        return [
+            line
+            for key in saved
+            for line in _differences(saved[key], now[key], f"{name}.{key}" if name else key)
+        ]
+    if saved == now:
+        return []
+    if name.endswith("data"):
+        return [f"the {name} is not the same"]
+    return [f"{name} was {saved!r} and is now {now!r}"]
+
+
+# ---------------------------------------------------------------------------------------------
+# To a file, and back
+
+
+class SavedRun(NamedTuple):
+    """A run as it was read from a file."""
+
+    path: Path
+    content: NetworkFile
+    run: RunSection
+
+
+def read_saved(checkpoint: Checkpoint | None) -> SavedRun | None:
+    """Return the run that a checkpoint says to go on from, or None where there is none.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds no run.
+        OSError: it can't be read.
+    """
+    if checkpoint is None or checkpoint.resume is False:
+        return None
+    if checkpoint.resume is not True:
+        return _read_run(Path(checkpoint.resume))
+    path = Path(checkpoint.path)
+    there = [file for file in (path, previous_of(path)) if file.exists()]
+    for file in there:
+        try:
+            return _read_run(file)
+        except CheckpointError as error:
+            if file == there[-1]:
+                raise
+            logger.warning("%s; resuming from the one before.", error)
+    return None
+
+
+_RESUME = "be resumed"
+
+
+def _read_run(path: Path) -> SavedRun:
+    content = network_file.read(path, _RESUME)
+    try:
+        if content.run is None:
+            raise ValueError("it holds a network and no run")
+        restore_generator(content.run.begun)
+    except ValueError as error:
+        raise network_file.unfit(path, _RESUME, error) from error
+    return SavedRun(path, content, content.run)
+
+
+def pack(
+    position: Position,
+    history: History,
+    best: Sequence[Layer] | None,
+    settings: Mapping[str, Any],
+    begun: Any,
+) -> RunSection:
+    """Return a run as a file holds it."""
+    state = position.state
+    totals = [to_numpy(total) for total in position.totals]
+    dtype = to_numpy(state.layers[0].b).dtype
+    return RunSection(
+        epoch=position.epoch,
+        place=position.place,
+        step=position.step,
+        order=position.order,
+        begun=begun,
+        state=[to_numpy(leaf) for leaf in leaves_of([state.optimizer, state.masks])],
+        totals=np.concatenate(totals) if totals else np.zeros((0, 3), dtype),
+        best=None if best is None else map_leaves(to_numpy, list(best)),
+        best_epoch=history.best_epoch,
+        history=[record._asdict() | {"metrics": dict(record.metrics)} for record in history],
+        settings=settings,
+    )
+
+
+def unpack(
+    saved: SavedRun, settings: Mapping[str, Any], fresh: State, *, placement: Placement
+) -> tuple[Position, History, list[Layer] | None]:
+    """Return where a saved run is, its history, and its best parameters so far.
+
+    Args:
+        saved: the run.
+        settings: those of the run that shall go on.
+        fresh: the state that it would have at its start, whose form is taken.
+        placement: where the arrays shall be.
+
+    Raises:
+        CheckpointError: the settings differ, or an array does not have the form that it must have.
+    """
+    run, network = saved.run, saved.content.network
+    try:
+        if differences := _differences(run.settings, settings):
+            raise ValueError("it is of a run with other settings: " + "; ".join(differences))
+        leaves = iter(enumerate(run.state))
+
+        def restored(leaf: Any) -> Any:
+            i, came = next(leaves, (len(run.state), None))
+            return _placed(came, f"state.{i}", leaf, placement)
+
+        optimizer, masks = map_leaves(restored, (fresh.optimizer, fresh.masks))
+        layers = _placed_layers(network.layers, fresh.layers, placement)
+        best = None if run.best is None else _placed_layers(run.best, fresh.layers, placement)
+        restore_generator(run.order)
+        position = Position(
+            state=State(layers, optimizer, masks),
+            epoch=int(run.epoch),
+            place=run.place,
+            step=int(run.step),
+            totals=[placement.asarray(run.totals)] if len(run.totals) else [],
+            order=run.order,
+        )
+        return position, history_of(run), best
+    except (KeyError, TypeError, ValueError) as error:
+        raise network_file.unfit(saved.path, _RESUME, error) from error
+
+
+def _placed_layers(
+    layers: Sequence[Layer], like: Sequence[Layer], placement: Placement
+) -> list[Layer]:
+    """Return parameters of a file on the device."""
+    return [
+        Layer(
+            _placed(W, f"layers.{l}.W", form.W, placement),
+            _placed(b, f"layers.{l}.b", form.b, placement),
+        )
+        for l, ((W, b), form) in enumerate(zip(layers, like, strict=True))  # noqa: E741
+    ]
+
+
+def _placed(came: np.ndarray | None, name: str, like: Any, placement: Placement) -> Any:
+    """Return an array of a file on the device; it must have the form of another."""
+    wanted = to_numpy(like)
+    if came is None:
+        raise ValueError(f"tensor {name!r} is missing")
+    if (came.shape, came.dtype) != (wanted.shape, wanted.dtype):
+        raise ValueError(
+            f"tensor {name!r} has shape {came.shape} and dtype {came.dtype}, where this run has "
+            f"{wanted.shape} and {wanted.dtype}"
+        )
+    return placement.asarray(came)
+
+
+def history_of(run: RunSection) -> History:
+    """Return the history that a file holds."""
+    records = [EpochRecord(**record) for record in run.history]
+    return History(records, best_epoch=run.best_epoch, steps=run.step)

@@ -1,0 +1,115 @@
+"""Judging parameters: cost, accuracy and other metrics over samples, fetched at the end."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bp_xp._typing import Array, Layer, Namespace
+from bp_xp.backends import Placement, to_numpy
+from bp_xp.math.backprop import cost_of_samples, feedforward, forward
+from bp_xp.math.metrics import Metric
+from bp_xp.math.model import Model
+from bp_xp.math.rows import sum_rows
+from bp_xp.sources import Source
+
+__all__ = ["ROWS_AT_ONCE", "evaluate", "means_of", "measure", "totals_of"]
+
+ROWS_AT_ONCE = 4096
+"""Samples that go through a network at once where no step follows."""
+
+
+def totals_of(
+    model: Model,
+    has_classes: bool,
+    xp: Namespace,
+    z: Array,
+    y: Array,
+    weights: Array | None = None,
+) -> Array:
+    """Return the sums over samples of their cost, of how many are classified correctly, of weight.
+
+    Args:
+        model: what the network computes.
+        has_classes: whether each target is one class.
+        xp: the namespace of the arrays.
+        z: zᴸ, shape (..., N, O).
+        y: targets, shape (..., N, O).
+        weights: how much each sample counts, shape (..., N), or None.
+
+    Returns:
+        Shape (..., 3).
+    """
+    cost = cost_of_samples(model, z, y, xp=xp)
+    correct = xp.zeros_like(cost)
+    if has_classes:
+        correct = xp.astype(_are_correct(model, z, y, xp), z.dtype)
+    if weights is None:
+        weights = xp.ones_like(cost)
+    else:
+        cost, correct = cost * weights, correct * weights
+    return sum_rows(xp.stack([cost, correct, weights], axis=-1), xp=xp)
+
+
+def _are_correct(model: Model, z: Array, y: Array, xp: Namespace) -> Array:
+    """Return whether each sample's class is the one that the network tells, shape (..., N)."""
+    a = model.activations[-1].sigma(z, xp=xp)
+    if a.shape[-1] == 1:
+        return ((a > 0.5) == (y > 0.5))[..., 0]
+    return xp.argmax(a, axis=-1) == xp.argmax(y, axis=-1)
+
+
+def means_of(totals: Array, has_classes: bool) -> tuple[float, float | None]:
+    """Return mean cost and accuracy from totals on the host, shape (n, 3), added up in float64.
+
+    The accuracy is None where there are no classes.
+    """
+    cost, correct, weight = np.asarray(totals, np.float64).sum(axis=0)
+    return float(cost / weight), float(correct / weight) if has_classes else None
+
+
+def _evaluation(
+    model: Model,
+    has_classes: bool,
+    xp: Namespace,
+    layers: Sequence[Layer],
+    x: Array,
+    *given: Array,
+) -> Array:
+    """Return the totals of samples that are not trained on, given y and perhaps weights."""
+    return totals_of(model, has_classes, xp, forward(model, layers, x, xp=xp).zs[-1], *given)
+
+
+def evaluate(
+    model: Model, layers: Sequence[Layer], source: Source, *, placement: Placement
+) -> tuple[float, float | None]:
+    """Return mean cost and accuracy over samples; without classes, None for the accuracy."""
+    judge = placement.engine.compile(_evaluation, model, source.has_classes, placement.xp)
+    totals = [judge(layers, *block) for block in source.blocks(ROWS_AT_ONCE)]
+    return means_of(to_numpy(placement.xp.stack(totals)), source.has_classes)
+
+
+def measure(
+    model: Model,
+    layers: Sequence[Layer],
+    source: Source,
+    metrics: Sequence[Metric],
+    *,
+    placement: Placement,
+) -> dict[str, Any]:
+    """Return the value of each metric over samples: a number, or a NumPy array."""
+    if not metrics:
+        return {}
+    xp = placement.xp
+    predict = placement.engine.compile(_outputs, model, xp)
+    outputs, targets = [], []
+    for x, y, *_ in source.blocks(ROWS_AT_ONCE):
+        outputs.append(predict(layers, x))
+        targets.append(y)
+    a, y = xp.concat(outputs, axis=0), xp.concat(targets, axis=0)
+    values = {m.name: to_numpy(m.function(a, y, xp=xp)) for m in metrics}
+    return {name: value if value.ndim else float(value) for name, value in values.items()}
+
+
+def _outputs(model: Model, xp: Namespace, layers: Sequence[Layer], x: Array) -> Array:
+    return feedforward(model, layers, x, xp=xp)

@@ -1,0 +1,255 @@
+"""Fitting: from the arguments of ``fit`` to a run that the trainer drives."""
+
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bp_xp import checks
+from bp_xp._trees import map_leaves
+from bp_xp.architecture import check_same_functions
+from bp_xp.backends import to_numpy
+from bp_xp.math.initializers import restore_generator
+from bp_xp.math.metrics import Metric
+from bp_xp.sources import MemorySource, Samples, intake
+from bp_xp.sources.samples import hold_out, make_samples, parts_of_validation, weigh_classes
+from bp_xp.storage import network_file
+from bp_xp.storage.files import keep_previous
+from bp_xp.storage.network_file import NetworkFile
+from bp_xp.training import arguments, checkpoint
+from bp_xp.training.arguments import Settings
+from bp_xp.training.checkpoint import SavedRun
+from bp_xp.training.history import History
+from bp_xp.training.looks import Position, copied, start
+from bp_xp.training.trainer import EarlyStop, KeepCheckpoint, Recorder, Run, TellCallbacks, train
+
+__all__ = ["WarmStart", "check_metrics", "fit"]
+
+logger = logging.getLogger("bp_xp")
+
+
+class WarmStart(NamedTuple):
+    """What a call with ``warm_start`` leaves for the next.
+
+    Attributes:
+        settings: those of its run.
+        position: where it ended.
+    """
+
+    settings: Settings
+    position: Position
+
+    def check(self, settings: Settings) -> None:
+        """Refuse settings that the state does not fit."""
+        ours = self.settings
+        if settings.optimizer != ours.optimizer:
+            raise ValueError(
+                f"warm_start goes on with the optimizer of the last call, {ours.optimizer!r}, "
+                f"not {settings.optimizer!r}."
+            )
+        if settings.trainable != ours.trainable:
+            raise ValueError(
+                "warm_start goes on with the layers that learned in the last call, trainable="
+                f"{list(ours.trainable) or None}, not {list(settings.trainable) or None}."
+            )
+        dropout, before = settings.regularization.dropout, ours.regularization.dropout
+        if dropout != before or (dropout and settings.batch_size != ours.batch_size):
+            raise ValueError(
+                f"warm_start goes on with the dropout {before} and batch_size {ours.batch_size} of "
+                f"the last call, not {dropout} and {settings.batch_size}."
+            )
+
+
+def fit(
+    network: Any,
+    x: Any,
+    y: Any,
+    *,
+    sample_weight: Any,
+    class_weight: Any,
+    epochs: Any,
+    batch_size: Any,
+    shuffle: Any,
+    optimizer: Any,
+    regularization: Any,
+    trainable: Any,
+    validation_data: Any,
+    metrics: Any,
+    early_stopping: Any,
+    callbacks: Any,
+    checkpoint_argument: Any,
+    warm_start: Any,
+    progress: Any,
+    terms: dict[str, Any],
+) -> History:
+    """Train a network; the arguments are those of :meth:`bp_xp.Network.fit`."""
+    hidden = len(network.sizes) - 2
+    for name, switch in (("shuffle", shuffle), ("progress", progress), ("warm_start", warm_start)):
+        arguments.check_switch(switch, name)
+    told, stopping = arguments.as_callbacks(callbacks, early_stopping)
+    make_settings = functools.partial(
+        Settings,
+        optimizer=arguments.as_optimizer(optimizer),
+        epochs=checks.check_integer(epochs, "epochs"),
+        regularization=arguments.as_regularization(regularization, terms, hidden),
+        trainable=arguments.as_trainable(trainable, hidden + 1),
+        metrics=arguments.as_metrics(metrics),
+        shuffle=shuffle,
+        progress=progress,
+    )
+    kept = checkpoint.as_checkpoint(checkpoint_argument)
+    saved = checkpoint.read_saved(kept)
+    if saved and warm_start:
+        raise ValueError("pass Checkpoint(resume=...) or warm_start, not both.")
+    begun = saved.run.begun if saved else network._generator.bit_generator.state
+    with network.placement.active("Take a smaller batch_size; no step was left half done."):
+        samples, validation = _samples(
+            network,
+            x,
+            y,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
+            validation_data=validation_data,
+            # A run that is resumed holds out what it held out when it began.
+            generator=restore_generator(begun) if saved else network._generator,
+        )
+        settings = make_settings(batch_size=checks.check_batch_size(batch_size, samples.x.shape[0]))
+        _check_measured(network, settings.metrics, samples, validation)
+        warm, network._warm = (network._warm if warm_start else None), None
+        if warm:
+            warm.check(settings)
+        run = _make_run(network, settings, samples, validation)
+        if warm:
+            run.position = _go_on(run.position, warm.position)
+        observers = [Recorder(), *([EarlyStop(stopping)] if stopping else []), TellCallbacks(told)]
+        if kept:
+            described = checkpoint.describe_settings(settings, run.source, run.validation)
+            if saved:
+                _resume(network, run, saved, described)
+            write = functools.partial(_write, network, described, begun)
+            observers.append(KeepCheckpoint(Path(kept.path), kept.every, write))
+        network._report = run.report
+        history = train(run, observers)
+        if warm_start:
+            network._warm = WarmStart(settings, run.position)
+    return history
+
+
+def _samples(
+    network: Any,
+    x: Any,
+    y: Any,
+    *,
+    sample_weight: Any,
+    class_weight: Any,
+    validation_data: Any,
+    generator: np.random.Generator,
+) -> tuple[Samples, Samples | None]:
+    """Return training and validation samples; the generator draws what is held out."""
+    where = {"placement": network.placement, "dtype": network.dtype}
+    samples = make_samples(network.model, x, y, sample_weight, **where)
+    if class_weight is not None:
+        samples = weigh_classes(samples, class_weight, **where)
+    if validation_data is None:
+        return samples, None
+    if isinstance(validation_data, int | float):
+        return hold_out(samples, validation_data, generator, placement=network.placement)
+    parts = parts_of_validation(validation_data)
+    return samples, make_samples(network.model, *parts, **where, prefix="validation ")
+
+
+def _check_measured(network: Any, metrics: Any, samples: Samples, validation: Any) -> None:
+    """Refuse metrics that can't be measured; warn of targets that can't be reached."""
+    if metrics and validation is None:
+        raise ValueError(
+            "metrics are measured on validation data: pass validation_data, as (x, y) or as the "
+            "share of the samples to hold out."
+        )
+    check_metrics(metrics, validation or samples)
+    if network.classifies:
+        output = network.model.activations[-1].name
+        intake.warn_of_unreachable(samples.y, "y", output, xp=network.xp)
+
+
+def check_metrics(metrics: Sequence[Metric], samples: Samples) -> None:
+    """Refuse metrics of classes where the targets are none.
+
+    Raises:
+        ValueError: a metric needs classes.
+    """
+    for metric in metrics:
+        if metric.needs_classes and not samples.has_classes:
+            raise ValueError(
+                f"the metric {metric.name!r} needs targets that are one class each, and outputs "
+                "that are probabilities."
+            )
+
+
+def _make_run(
+    network: Any, settings: Settings, samples: Samples, validation: Samples | None
+) -> Run:
+    """Return a run before its first step."""
+    placement = network.placement
+    position = start(
+        network.model,
+        network._layers,
+        settings,
+        placement=placement,
+        dtype=network.dtype,
+        generator=network._generator,
+    )
+    return Run(
+        network=network,
+        model=network.model,
+        source=MemorySource(samples, placement, settings.shuffle),
+        validation=None if validation is None else MemorySource(validation, placement),
+        settings=settings,
+        position=position,
+        placement=placement,
+        dtype=network.dtype,
+        generator=network._generator,
+    )
+
+
+def _go_on(fresh: Position, ended: Position) -> Position:
+    """Return a position with the optimizer, the masks and the steps of where a run ended."""
+    state = ended.state._replace(layers=fresh.state.layers)
+    return fresh._replace(state=state, step=ended.step)
+
+
+def _resume(network: Any, run: Run, saved: SavedRun, described: Mapping[str, Any]) -> None:
+    """Let a run be where a saved one is, and the network have its parameters and seed."""
+    theirs, ours = saved.content.network, network.describe()
+    try:
+        for name in ("sizes", "activations", "cost", "dtype"):
+            before, now = (_plain(getattr(one, name)) for one in (theirs, ours))
+            if before != now:
+                raise ValueError(f"its network has {name} {before!r}, and this one {now!r}")
+        check_same_functions(theirs.own, ours.own)
+        seed = checks.check_seed(theirs.seed)
+    except (TypeError, ValueError) as error:
+        raise network_file.unfit(saved.path, "be resumed", error) from error
+    run.position, run.history, run.best = checkpoint.unpack(
+        saved, described, run.position.state, placement=network.placement
+    )
+    run.show(copied(run.position.state.layers, network.xp))
+    network.seed = seed
+    if run.is_over:
+        epochs = run.settings.epochs
+        logger.info("%s: all %d epochs are run already.", saved.path, epochs)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value
+
+
+def _write(network: Any, described: Mapping[str, Any], begun: Any, path: Path, run: Run) -> None:
+    """Write the checkpoint of a run, and keep the one before."""
+    section = checkpoint.pack(run.position, run.history, run.best, described, begun)
+    layers = map_leaves(to_numpy, run.position.state.layers)
+    keep_previous(path)
+    network_file.write(path, NetworkFile(replace(network.describe(), layers=layers), section))

@@ -1,0 +1,294 @@
+"""Steps, chunk by chunk, and the looks that are taken at a run between them.
+
+A *step* takes one mini-batch. A *chunk* is some steps that an engine takes at once. A *look* is a
+moment between two steps at which the run shows itself: after each epoch, after numbers of steps
+that an observer names, and where the run is interrupted.
+
+Samples are on the device before a chunk begins, and cost and accuracy are added up there; the host
+asks for them once an epoch.
+"""
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bp_xp._trees import map_leaves
+from bp_xp._typing import Array, Layer, Namespace
+from bp_xp.backends import Placement, to_numpy
+from bp_xp.engines import Engine, Loop, Report
+from bp_xp.math import dropout
+from bp_xp.math.model import Model
+from bp_xp.optim.schedules import is_scheduled, rates
+from bp_xp.sources import Source
+from bp_xp.training.arguments import Settings
+from bp_xp.training.divergence import check_finite
+from bp_xp.training.evaluation import evaluate, means_of, measure, totals_of
+from bp_xp.training.history import EpochRecord, History
+from bp_xp.training.progress import Interruption, Progress
+from bp_xp.training.reduction import Total
+from bp_xp.training.step import Rule, State, make_step
+
+__all__ = ["Look", "Position", "copied", "start", "steps_at_once", "take_looks"]
+
+# Steps, and numbers in their mini-batches: on a CPU, a chunk is gathered that stays in a cache.
+# Elsewhere, to gather a chunk and to sum its costs up takes some 20 launches, whatever its size.
+_CHUNK_ON_CPU = 64, 1 << 20
+_CHUNK_ELSEWHERE = 512, 1 << 23
+
+
+class Position(NamedTuple):
+    """Where a run is between two steps: what it needs to go on, besides its settings and samples.
+
+    Attributes:
+        state: what the steps carry on; the next step uses it up.
+        epoch: the epoch under way, from 1.
+        place: the source's place in that epoch; 0 at its start.
+        step: steps taken in the run.
+        totals: those of the chunks of the epoch so far, shape (steps, 3) each.
+        order: the generator's state before the epoch's order was drawn.
+    """
+
+    state: State
+    epoch: int
+    place: Any
+    step: int
+    totals: list[Array]
+    order: Any
+
+
+class Look(NamedTuple):
+    """What a run shows between two steps.
+
+    Attributes:
+        layers: a copy of the parameters.
+        position: where the run is.
+        record: that of the epoch just over, if one is.
+        interrupted: whether the run ends here, by Ctrl-C or because a callback asks for it.
+    """
+
+    layers: list[Layer]
+    position: Position
+    record: EpochRecord | None = None
+    interrupted: bool = False
+
+
+def start(
+    model: Model,
+    layers: Sequence[Layer],
+    settings: Settings,
+    *,
+    placement: Placement,
+    dtype: str,
+    generator: np.random.Generator,
+) -> Position:
+    """Return the position before the first step, whose arrays are copies.
+
+    The generator draws the seed of dropout, if there is any.
+    """
+    masks = ()
+    if dropout_rates := settings.regularization.dropout_rates:
+        seed = int(generator.integers(2**63))
+        masks = dropout.init_masks(
+            dropout_rates, model.sizes, settings.batch_size, seed, asarray=placement.asarray
+        )
+    trainable = settings.trainable or (True,) * len(layers)
+    learning = [layer for layer, learns in zip(layers, trainable, strict=True) if learns]
+    optimizer = settings.optimizer.init(learning, placement=placement, dtype=dtype)
+    return Position(
+        state=copied(State(list(layers), optimizer, masks), placement.xp),
+        epoch=1,
+        place=0,
+        step=0,
+        totals=[],
+        order=generator.bit_generator.state,
+    )
+
+
+def copied(tree: Any, xp: Namespace) -> Any:
+    """Return a nesting of tuples and lists with copies of the arrays in it."""
+    return map_leaves(lambda array: xp.asarray(array, copy=True), tree)
+
+
+def steps_at_once(placement: Placement, entries: int) -> int:
+    """Return how many steps are taken in a chunk, where a mini-batch has so many entries."""
+    most_steps, most_entries = _CHUNK_ON_CPU if placement.on_cpu else _CHUNK_ELSEWHERE
+    return max(1, min(most_steps, most_entries // entries))
+
+
+def take_looks(
+    model: Model,
+    source: Source,
+    validation: Source | None,
+    settings: Settings,
+    history: History,
+    position: Position,
+    *,
+    placement: Placement,
+    dtype: str,
+    generator: np.random.Generator,
+    report: Report,
+    look_every: Sequence[int] = (),
+    should_stop: Callable[[], bool] = lambda: False,
+    total: Total | None = None,
+) -> Generator[Look, State | None, None]:
+    """Take the steps of a run, showing it after each epoch and at the steps that are asked for.
+
+    Args:
+        model: what the network computes.
+        source: where mini-batches come from.
+        validation: what to evaluate after each epoch, or None.
+        settings: the settings.
+        history: the epochs so far, to which the caller adds each record as it comes; schedules
+            look at it.
+        position: where to begin; see :func:`start`.
+        placement: library and device of all arrays.
+        dtype: the network's dtype.
+        generator: draws the order of the samples, on the host.
+        report: what to keep accounts of the engine in.
+        look_every: numbers of steps after which the caller wants to look.
+        should_stop: asked between chunks whether the run shall end.
+        total: adds up over the processes that share the run; None on one.
+
+    Yields:
+        A look after each epoch and each ``look_every`` steps. After an interruption (Ctrl-C, or
+        ``should_stop``) the last one holds the parameters of the last complete step. What is sent
+        back, if anything, is the state to go on from.
+
+    Raises:
+        ValueError: the optimizer returns parameters of another shape or dtype, or the schedule
+            gives no learning rate.
+        TypeError: there is a schedule, and the optimizer's state has no learning rate.
+        DivergenceError: the cost or a parameter is no longer finite at the end of an epoch.
+    """
+    xp, engine = placement.xp, placement.engine
+    rate: Any = getattr(settings.optimizer, "learning_rate", None)
+    scheduled = is_scheduled(rate)
+    if scheduled and not hasattr(position.state.optimizer, "learning_rate"):
+        raise TypeError(
+            "a schedule needs an optimizer whose state is a NamedTuple with a learning_rate, not "
+            f"{type(position.state.optimizer).__name__}, that of "
+            f"{type(settings.optimizer).__name__}."
+        )
+    rule = Rule(
+        model=_fused(model, engine),
+        update=settings.optimizer.update,
+        regularization=settings.regularization,
+        trainable=settings.trainable,
+        weighted=source.weighted,
+        given=(*source.given, "learning_rate") if scheduled else source.given,
+        total=total,
+    )
+    loop = engine.new_loop(report)
+    chunk = engine.compile(_chunk, rule, source.has_classes, loop, xp, consumes=True)
+    at_once = steps_at_once(placement, settings.batch_size * source.row_entries)
+    state, first, place, step, totals, order = position
+    generator.bit_generator.state = order
+    last_rates = np.zeros(1)
+    with (
+        Interruption() as interruption,
+        Progress(settings.epochs, source.n_rows, show=settings.progress) as progress,
+    ):
+        for epoch in range(first, settings.epochs + 1):
+            begun = time.perf_counter()
+            progress.start(epoch)
+            order = generator.bit_generator.state
+            batches_of_epoch = source.start_epoch(settings.batch_size, generator)
+            batches_of_epoch.seek(place)
+            n_samples = 0
+            while batches := batches_of_epoch.take(_until_look(step, at_once, look_every)):
+                taken, size = batches[0].shape[:2]
+                if scheduled:
+                    last_rates = rates(rate, step, taken, history)
+                    batches.append(placement.asarray(last_rates, dtype))
+                _keep_account(report, engine, rule, state, batches, xp)
+                # A run that overflows ends in a DivergenceError, which says more than a warning.
+                with np.errstate(over="ignore", invalid="ignore"):
+                    state, chunk_totals = chunk(state, batches)
+                step, n_samples = step + taken, n_samples + taken * size
+                totals.append(chunk_totals)
+                progress.advance(taken * size, chunk_totals)
+                stop = interruption.asked or should_stop()
+                if stop or any(step % every == 0 for every in look_every):
+                    here = Position(state, epoch, batches_of_epoch.place, step, totals, order)
+                    sent = yield Look(copied(state.layers, xp), here, interrupted=stop)
+                    state = state if sent is None else sent
+                    if stop:
+                        return
+            cost, accuracy = means_of(to_numpy(xp.concat(totals, axis=0)), source.has_classes)
+            check_finite(cost, state.layers, epoch, settings, last_rates, placement)
+            judged, metrics = (None, None), {}
+            if validation is not None:
+                judged = evaluate(model, state.layers, validation, placement=placement)
+                metrics = measure(
+                    model, state.layers, validation, settings.metrics, placement=placement
+                )
+            seconds = time.perf_counter() - begun
+            record = EpochRecord(
+                epoch=epoch,
+                cost=cost,
+                accuracy=accuracy,
+                validation_cost=judged[0],
+                validation_accuracy=judged[1],
+                seconds=seconds,
+                samples_per_second=n_samples / seconds,
+                metrics={f"validation_{name}": value for name, value in metrics.items()},
+            )
+            progress.finish(record)
+            place, totals = 0, []
+            here = Position(state, epoch + 1, 0, step, [], generator.bit_generator.state)
+            sent = yield Look(copied(state.layers, xp), here, record)
+            state = state if sent is None else sent
+
+
+def _until_look(step: int, at_once: int, look_every: Sequence[int]) -> int:
+    """Return how many steps may be taken at once, after so many of the run, until the next look."""
+    return min([at_once, *(every - step % every for every in look_every)])
+
+
+def _keep_account(
+    report: Report,
+    engine: Engine,
+    rule: Rule,
+    state: State,
+    batches: Sequence[Array],
+    xp: Namespace,
+) -> None:
+    """Note how many steps are about to be taken, and how their program reads."""
+    taken, *shape = batches[0].shape
+    account = report.account(tuple(shape))
+    if not account.steps and engine.describe is not None:
+        batch = [part[0, ...] for part in batches]
+        account.program = engine.describe(make_step(rule), state, batch, xp)
+    account.steps += taken
+
+
+def _chunk(
+    rule: Rule,
+    has_classes: bool,
+    loop: Loop,
+    xp: Namespace,
+    state: State,
+    batches: Sequence[Array],
+) -> tuple[State, Array]:
+    """Take a step for each mini-batch of a chunk; return the new state and each one's totals."""
+    state, zs = loop(make_step(rule), state, batches, xp=xp)
+    weights = batches[2] if rule.weighted else None
+    return state, totals_of(rule.model, has_classes, xp, zs, batches[1], weights)
+
+
+def _fused(model: Model, engine: Engine) -> Model:
+    """Return the model with each σ and σ′ as one operation, where the engine can do that."""
+    fused = (
+        activation
+        if activation.coupled
+        else replace(
+            activation,
+            sigma=engine.fuse(activation.sigma),
+            sigma_prime=engine.fuse(activation.sigma_prime),
+        )
+        for activation in model.activations
+    )
+    return replace(model, activations=tuple(fused))

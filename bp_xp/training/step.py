@@ -1,0 +1,126 @@
+"""The training step: a pure function of arrays, and the rule that it is made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from bp_xp._trees import forms_of
+from bp_xp._typing import Array, Layer, Namespace
+from bp_xp.engines import Step
+from bp_xp.math import dropout
+from bp_xp.math.backprop import backpropagate
+from bp_xp.math.model import Model
+from bp_xp.math.regularization import Regularization
+from bp_xp.optim import Update
+from bp_xp.training.reduction import Total, reduce_gradients
+
+__all__ = ["Rule", "State", "make_step"]
+
+
+class State(NamedTuple):
+    """What changes from step to step.
+
+    Attributes:
+        layers: the parameters.
+        optimizer: the optimizer's state.
+        masks: dropout's state; empty without dropout.
+    """
+
+    layers: list[Layer]
+    optimizer: Any
+    masks: Any
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a step does: all of it that is no array. Equal rules are compiled once.
+
+    Attributes:
+        model: what the network computes.
+        update: the optimizer's step.
+        regularization: what else shapes the gradients and the parameters.
+        trainable: whether each layer learns; empty where all do.
+        weighted: whether a mini-batch comes with weights of its samples.
+        given: the fields of the optimizer's state that a mini-batch comes with; a schedule's
+            learning rate last.
+        total: adds up over processes what each finds for its share; None on one process.
+    """
+
+    model: Model
+    update: Update
+    regularization: Regularization
+    trainable: tuple[bool, ...] = ()
+    weighted: bool = False
+    given: tuple[str, ...] = ()
+    total: Total | None = None
+
+
+def make_step(rule: Rule) -> Step:
+    """Return the training step: (state, x, y, *extras, xp=xp) -> (state, zᴸ).
+
+    The extras are the weights of the samples, where there are any, and what ``rule.given`` names.
+    A layer that is not trainable keeps its bits: nothing of what follows sees it.
+    """
+    terms = rule.regularization
+    trainable = rule.trainable or (True,) * len(rule.model.activations)
+
+    def step(
+        state: State, x: Array, y: Array, *extras: Array, xp: Namespace
+    ) -> tuple[State, Array]:
+        layers, optimizer, mask_state = state
+        weights, values = (extras[0], extras[1:]) if rule.weighted else (None, extras)
+        if rule.given:
+            optimizer = _with_given(optimizer, dict(zip(rule.given, values, strict=True)))
+        masks = None
+        if rates := terms.dropout_rates:
+            masks, mask_state = dropout.draw_masks(
+                mask_state, rates, x.shape[-2], xp=xp, dtype=x.dtype
+            )
+        gradients, z = backpropagate(
+            rule.model, layers, x, y, weights=weights, masks=masks, trainable=trainable, xp=xp
+        )
+        if rule.total is not None:
+            ones = xp.ones_like(x[..., 0]) if weights is None else weights
+            weight = xp.sum(ones, axis=-1, keepdims=True)
+            gradients = reduce_gradients(gradients, weight, rule.total, xp=xp)
+        learning = [layer for layer, learns in zip(layers, trainable, strict=True) if learns]
+        gradients = terms.shape_gradients(gradients, learning, xp=xp)
+        before = forms_of([learning, optimizer])
+        learning, optimizer = rule.update(learning, gradients, optimizer, xp=xp)
+        _check_form(rule.update, before, [learning, optimizer], n_parameters=2 * len(learning))
+        learned = iter(terms.bound_parameters(learning, xp=xp))
+        layers = [
+            next(learned) if learns else layer
+            for layer, learns in zip(layers, trainable, strict=True)
+        ]
+        if rule.given:
+            own = {name: getattr(state.optimizer, name) for name in rule.given}
+            optimizer = optimizer._replace(**own)
+        return State(layers, optimizer, mask_state), z
+
+    return step
+
+
+def _with_given(optimizer: Any, values: dict[str, Array]) -> Any:
+    """Return an optimizer's state with fields as a mini-batch brings them."""
+    for name, value in values.items():
+        if isinstance(own := getattr(optimizer, name), list):  # one for each layer
+            values[name] = [value[l, ...] for l in range(len(own))]  # noqa: E741
+    return optimizer._replace(**values)
+
+
+def _check_form(
+    update: Update, before: Sequence[tuple[Any, Any]], after: Any, *, n_parameters: int
+) -> None:
+    """Refuse parameters or a state of other shapes or dtypes: an optimizer's of a user's own."""
+    name, found = getattr(update, "__qualname__", update), forms_of(after)
+    if len(found) != len(before):
+        raise ValueError(f"{name} returns {len(found)} arrays, where it was given {len(before)}.")
+    for i, ((shape, dtype), form) in enumerate(zip(found, before, strict=True)):
+        if (shape, dtype) != form:
+            what = "a parameter" if i < n_parameters else "an array of its state"
+            hint = " Beware of numpy.float64 numbers: they make arrays float64."
+            raise ValueError(
+                f"{name} returns {what} of shape {shape} and dtype {dtype}, where it was given "
+                f"{form[0]} and {form[1]}.{hint if dtype != form[1] else ''}"
+            )

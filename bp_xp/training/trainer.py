@@ -1,0 +1,353 @@
+"""The trainer: it drives every run, and lets observers react to it in one stated order.
+
+At each look (:mod:`bp_xp.training.looks`) the observers are told, one after the other, in the order
+in which they stand. For :meth:`bp_xp.Network.fit` that is:
+
+1. :class:`Recorder` adds the record of the epoch to the history;
+2. :class:`EarlyStop` remembers the best parameters, and ends a run that no longer improves;
+3. :class:`TellCallbacks` calls what a user brought along, which may assign parameters;
+4. :class:`KeepCheckpoint` writes the file, with what was assigned in it.
+
+All are told before the run ends, whoever asks for it; the first who asks gives the reason.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from bp_xp._typing import Layer
+from bp_xp.backends import Placement
+from bp_xp.engines import Report
+from bp_xp.math.model import Model
+from bp_xp.sources import Source
+from bp_xp.training.arguments import Settings
+from bp_xp.training.callbacks import Callback, EarlyStopping
+from bp_xp.training.history import EpochRecord, History
+from bp_xp.training.looks import Position, copied, take_looks
+from bp_xp.training.reduction import Total
+
+__all__ = [
+    "EarlyStop",
+    "KeepCheckpoint",
+    "Observer",
+    "Recorder",
+    "Run",
+    "TellCallbacks",
+    "Trainee",
+    "train",
+]
+
+logger = logging.getLogger("bp_xp")
+
+
+class Trainee(Protocol):
+    """What callbacks see of a run: a network whose parameters can be shown and assigned."""
+
+    _layers: list[Layer]
+
+
+@dataclass
+class Run:
+    """A training run under way.
+
+    Attributes:
+        network: what callbacks are given; it shows the parameters of the last look.
+        model: what it computes.
+        source: where mini-batches come from.
+        validation: what is evaluated after each epoch, or None.
+        settings: the settings.
+        position: where the run is.
+        placement: library and device.
+        dtype: the network's dtype.
+        generator: draws the order of the samples.
+        history: the record so far.
+        best: the best parameters so far, where somebody remembers them.
+        layers: the parameters of the last look, which are nobody else's.
+        interrupted: whether Ctrl-C or a callback ends the run at this look.
+        report: what the engine says of it.
+        total: adds up over the processes that share the run; None on one.
+    """
+
+    network: Trainee
+    model: Model
+    source: Source
+    validation: Source | None
+    settings: Settings
+    position: Position
+    placement: Placement
+    dtype: str
+    generator: np.random.Generator
+    history: History = field(default_factory=History)
+    best: Sequence[Layer] | None = None
+    layers: Sequence[Layer] = ()
+    interrupted: bool = False
+    report: Report = field(init=False)
+    total: Total | None = None
+    _assigned: bool = False
+
+    def __post_init__(self) -> None:
+        self.report = self.placement.new_report()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all epochs are run."""
+        return self.position.epoch > self.settings.epochs
+
+    def show(self, layers: Sequence[Layer]) -> None:
+        """Let the network have parameters."""
+        self.layers = self.network._layers = list(layers)
+
+    def assign(self, layers: Sequence[Layer]) -> None:
+        """Go on from other parameters than the steps have led to."""
+        self.show(layers)
+        state = self.position.state._replace(layers=copied(list(layers), self.placement.xp))
+        self.position = self.position._replace(state=state)
+        self._assigned = True
+
+    def take_assigned(self) -> Any:
+        """Return the state to go on from if parameters were assigned, otherwise None; once."""
+        assigned, self._assigned = self._assigned, False
+        return self.position.state if assigned else None
+
+
+class Observer:
+    """What reacts to a run; a subclass overrides what it needs.
+
+    ``before_first``, ``on_steps`` and ``on_epoch_end`` may return why the run shall end, as
+    ``history.stopped`` has it; nothing lets it go on.
+    """
+
+    def looks_at(self) -> Sequence[int]:
+        """Return after which numbers of steps it wants to look, each a divisor of the step."""
+        return ()
+
+    def should_stop(self) -> bool:
+        """Return whether the run shall end now; asked between chunks."""
+        return False
+
+    def on_train_start(self, run: Run) -> None:
+        """Act before anything else."""
+
+    def before_first(self, run: Run) -> str | None:
+        """Return why a run that is resumed is over already."""
+
+    def on_epoch_start(self, run: Run) -> None:
+        """Act before an epoch."""
+
+    def on_steps(self, run: Run) -> str | None:
+        """Act at a look between two steps of an epoch."""
+
+    def on_epoch_end(self, run: Run, record: EpochRecord) -> str | None:
+        """Act at the look after an epoch."""
+
+    def on_train_end(self, run: Run) -> None:
+        """Act once the run is over, whatever ended it."""
+
+
+def train(run: Run, observers: Sequence[Observer]) -> History:
+    """Train: take the steps of a run and tell its observers.
+
+    Returns:
+        The history of the run, which observers have written.
+
+    Raises:
+        DivergenceError: the cost or a parameter is no longer finite at the end of an epoch.
+        ValueError, TypeError: as for :func:`bp_xp.training.looks.take_looks`; or what an observer
+            raises. The observers are told that the run is over in any case.
+    """
+    history = run.history
+    looks = take_looks(
+        run.model,
+        run.source,
+        run.validation,
+        run.settings,
+        history,
+        run.position,
+        placement=run.placement,
+        dtype=run.dtype,
+        generator=run.generator,
+        report=run.report,
+        look_every=[every for one in observers for every in one.looks_at()],
+        should_stop=lambda: any(one.should_stop() for one in observers),
+        total=run.total,
+    )
+    for one in observers:
+        one.on_train_start(run)
+    try:
+        if reason := _first([one.before_first(run) for one in observers]):
+            history.stopped = reason
+            return history
+        if not run.is_over:
+            _tell_epoch_start(run, observers)
+        with contextlib.closing(looks):
+            look = next(looks, None)
+            while look is not None:
+                run.position, history.steps = look.position, look.position.step
+                run.interrupted = look.interrupted
+                run.show(look.layers)
+                if look.record is None:
+                    reason = _first([one.on_steps(run) for one in observers])
+                else:
+                    reason = _first([one.on_epoch_end(run, look.record) for one in observers])
+                sent = run.take_assigned()
+                if reason:
+                    history.stopped = reason
+                    break
+                if look.interrupted:
+                    history.stopped = "interrupt"
+                elif look.record is not None and not run.is_over:
+                    _tell_epoch_start(run, observers)
+                try:
+                    look = looks.send(sent)
+                except StopIteration:
+                    look = None
+    finally:
+        history.engine = run.report.ran
+        for one in observers:
+            one.on_train_end(run)
+    return history
+
+
+def _tell_epoch_start(run: Run, observers: Sequence[Observer]) -> None:
+    for one in observers:
+        one.on_epoch_start(run)
+
+
+def _first(reasons: Sequence[str | None]) -> str | None:
+    """Return the first reason there is."""
+    return next((reason for reason in reasons if reason), None)
+
+
+# ---------------------------------------------------------------------------------------------
+# The observers of a network's run, in their order
+
+
+class Recorder(Observer):
+    """Adds the record of each epoch to the history."""
+
+    def on_epoch_end(self, run: Run, record: EpochRecord) -> None:
+        """Add the record."""
+        run.history.records.append(record)
+
+
+class EarlyStop(Observer):
+    """Remembers the best parameters, and ends a run that no longer improves.
+
+    Args:
+        stopping: what is monitored, and for how long.
+    """
+
+    def __init__(self, stopping: EarlyStopping) -> None:
+        self._stopping = stopping
+
+    def before_first(self, run: Run) -> str | None:
+        """Say whether a run that is resumed had stopped improving."""
+        return "early" if self._stopping.is_over(run.history) else None
+
+    def on_epoch_end(self, run: Run, record: EpochRecord) -> str | None:
+        """Remember the parameters if the epoch is the best."""
+        if self._stopping.best_epoch(run.history) == record.epoch:
+            run.best, run.history.best_epoch = run.layers, record.epoch
+        return "early" if self._stopping.is_over(run.history) else None
+
+    def on_train_end(self, run: Run) -> None:
+        """Go back to the best parameters."""
+        if self._stopping.restore_best and run.best is not None:
+            run.show(run.best)
+
+
+class TellCallbacks(Observer):
+    """Calls what a user brought along; what it assigns to ``network.layers`` counts.
+
+    Args:
+        callbacks: the callbacks, told in their order.
+        hint: a sentence that is added to a TypeError or ValueError of theirs.
+    """
+
+    def __init__(self, callbacks: Sequence[Callback], hint: str = "") -> None:
+        self._callbacks, self._hint = callbacks, hint
+
+    def looks_at(self) -> Sequence[int]:
+        """Return the numbers of steps that callbacks ask for."""
+        return [one.every for one in self._callbacks if one.every]
+
+    def should_stop(self) -> bool:
+        """Return whether a callback ends the run."""
+        return any(one.should_stop() for one in self._callbacks)
+
+    def on_train_start(self, run: Run) -> None:
+        """Tell all."""
+        self._tell(run, "on_train_start")
+
+    def on_epoch_start(self, run: Run) -> None:
+        """Tell all."""
+        self._tell(run, "on_epoch_start")
+
+    def on_steps(self, run: Run) -> str | None:
+        """Tell those whose number of steps is taken."""
+        step = run.position.step
+        due = [one for one in self._callbacks if one.every and step % one.every == 0]
+        return self._ask(run, "on_steps", step, callbacks=due)
+
+    def on_epoch_end(self, run: Run, record: EpochRecord) -> str | None:
+        """Tell all."""
+        return self._ask(run, "on_epoch_end", callbacks=self._callbacks)
+
+    def on_train_end(self, run: Run) -> None:
+        """Tell all."""
+        self._tell(run, "on_train_end")
+
+    def _tell(self, run: Run, moment: str) -> None:
+        for callback in self._callbacks:
+            self._call(callback, moment, run)
+
+    def _ask(
+        self, run: Run, moment: str, *arguments: Any, callbacks: Sequence[Callback]
+    ) -> str | None:
+        """Call a method of each callback, and take up what it assigns."""
+        asked = False
+        for callback in callbacks:
+            asked = bool(self._call(callback, moment, run, *arguments)) or asked
+            if run.network._layers is not run.layers:
+                run.assign(run.network._layers)
+        return "callback" if asked else None
+
+    def _call(self, callback: Callback, moment: str, run: Run, *arguments: Any) -> Any:
+        try:
+            return getattr(callback, moment)(run.network, run.history, *arguments)
+        except (TypeError, ValueError) as error:
+            if self._hint:
+                error.add_note(f"raised by {type(callback).__name__}. {self._hint}")
+            raise
+
+
+class KeepCheckpoint(Observer):
+    """Writes the checkpoint of a run: after each epoch, some steps, an interruption.
+
+    Args:
+        path: the file.
+        every: a number of steps, or None.
+        write: writes a run to a file.
+    """
+
+    def __init__(self, path: Path, every: int | None, write: Callable[[Path, Run], None]) -> None:
+        self._path, self._every, self._write = path, every, write
+
+    def looks_at(self) -> Sequence[int]:
+        """Return the number of steps between two files."""
+        return [] if self._every is None else [self._every]
+
+    def on_steps(self, run: Run) -> None:
+        """Write if it is time."""
+        due = self._every is not None and run.position.step % self._every == 0
+        if run.interrupted or due:
+            self._write(self._path, run)
+
+    def on_epoch_end(self, run: Run, record: EpochRecord) -> None:
+        """Write."""
+        self._write(self._path, run)

@@ -1,0 +1,368 @@
+import warnings
+
+import numpy as np
+import pytest
+from helpers import assert_agrees
+
+from bp_xp import to_numpy
+from bp_xp.math.activations import ACTIVATIONS
+from bp_xp.math.costs import COSTS
+from bp_xp.math.metrics import METRICS, Metric, confusion_matrix, top_k
+from bp_xp.math.model import Model
+from bp_xp.training.arguments import metric_named
+from bp_xp.training.looks import _totals
+
+CLASS_METRICS = ["accuracy", "balanced_accuracy", "precision", "recall", "f1"]
+
+
+def one_hot(labels, classes):
+    if classes == 1:
+        return np.asarray(labels, np.float64)[:, None]
+    return np.eye(classes)[np.asarray(labels)]
+
+
+def value(name, a, y, where, dtype="float64"):
+    """Return a metric as a number, having checked what kind of array it is."""
+    metric = metric_named(name)
+    placed = [where.asarray(np.asarray(part, dtype)) for part in (a, y)]
+    before = [to_numpy(part).copy() for part in placed]
+    found = metric(*placed, xp=where.xp)
+    assert all(
+        np.array_equal(to_numpy(p), b, equal_nan=True) for p, b in zip(placed, before, strict=True)
+    )
+    number = float(to_numpy(found))
+    if np.isfinite(number):
+        assert_agrees(found, number, where, dtype)
+    return number
+
+
+def matrix(a, y, where, dtype="float64"):
+    placed = [where.asarray(np.asarray(part, dtype)) for part in (a, y)]
+    found = confusion_matrix(*placed, xp=where.xp)
+    assert found.dtype == where.xp.int32
+    return to_numpy(found)
+
+
+# ---------------------------------------------------------------------------------------------
+# By hand
+
+# Class 0 told as 0, 0, 1; class 1 told as 1, 2; class 2 as 2; class 3 never occurs.
+TRUE, TOLD = [0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 2]
+BY_HAND = {
+    "accuracy": 4 / 6,
+    "balanced_accuracy": (2 / 3 + 1 / 2 + 1) / 3,
+    "recall": (2 / 3 + 1 / 2 + 1) / 3,
+    "precision": (1 + 1 / 2 + 1 / 2) / 3,
+    "f1": (4 / 5 + 2 / 4 + 2 / 3) / 3,
+}
+
+
+@pytest.mark.parametrize("name", CLASS_METRICS)
+def test_classes_are_judged_as_by_hand(where, dtype, name):
+    found = value(name, 0.9 * one_hot(TOLD, 4), one_hot(TRUE, 4), where, dtype)
+    assert found == pytest.approx(BY_HAND[name], rel=4 * float(np.finfo(dtype).eps))
+
+
+def test_confusion_matrix_has_true_rows_and_told_columns(where, dtype):
+    found = matrix(one_hot(TOLD, 4), one_hot(TRUE, 4), where, dtype)
+    assert found.tolist() == [[2, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+
+
+def test_single_output_tells_class_1_above_a_half(where, dtype):
+    a = [[0.2], [0.5], [0.51], [0.9], [0.4]]
+    y = [[0.0], [0.0], [0.0], [1.0], [1.0]]
+    assert matrix(a, y, where, dtype).tolist() == [[2, 1], [1, 1]]
+    rel = 4 * float(np.finfo(dtype).eps)
+    assert value("accuracy", a, y, where, dtype) == pytest.approx(3 / 5, rel=rel)
+    assert value("precision", a, y, where, dtype) == pytest.approx((2 / 3 + 1 / 2) / 2, rel=rel)
+    assert value("top_1", a, y, where, dtype) == pytest.approx(3 / 5, rel=rel)
+    assert value("top_2", a, y, where, dtype) == 1.0
+
+
+def test_numbers_are_judged_as_by_hand(where, dtype):
+    a, y = [[1.0, 0.0], [2.0, 4.0], [6.0, 2.0]], [[1.0, 1.0], [3.0, 3.0], [5.0, 2.0]]
+    rel = 8 * float(np.finfo(dtype).eps)
+    assert value("mae", a, y, where, dtype) == pytest.approx(4 / 6, rel=rel)
+    assert value("mse", a, y, where, dtype) == pytest.approx(4 / 6, rel=rel)
+    # Outputs: 1 − 2/8 and 1 − 2/2.
+    assert value("r2", a, y, where, dtype) == pytest.approx((3 / 4 + 0) / 2, rel=rel)
+
+
+# ---------------------------------------------------------------------------------------------
+# As scikit-learn
+
+
+def sklearn_value(name, a, y):
+    metrics = pytest.importorskip("sklearn.metrics")
+    labels = [
+        (part[:, 0] > 0.5).astype(int) if part.shape[1] == 1 else part.argmax(axis=1)
+        for part in (y, a)
+    ]
+    average = {"average": "macro", "zero_division": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they warn of classes that do not occur
+        match name:
+            case "accuracy":
+                return metrics.accuracy_score(*labels)
+            case "balanced_accuracy":
+                return metrics.balanced_accuracy_score(*labels)
+            case "precision":
+                return metrics.precision_score(*labels, **average)
+            case "recall":
+                return metrics.recall_score(*labels, **average)
+            case "f1":
+                return metrics.f1_score(*labels, **average)
+            case "r2":
+                return metrics.r2_score(y, a)
+            case "mae":
+                return metrics.mean_absolute_error(y, a)
+            case "mse":
+                return metrics.mean_squared_error(y, a)
+            case _:
+                k = int(name.removeprefix("top_"))
+                return metrics.top_k_accuracy_score(labels[0], a, k=k, labels=range(a.shape[1]))
+
+
+def class_cases():
+    rng = np.random.default_rng(7)
+
+    def case(n, classes, true=None, told=None):
+        y = rng.integers(0, max(classes, 2), n) if true is None else np.full(n, true)
+        if told is None:
+            a = rng.random((n, classes))
+        else:
+            a = one_hot(np.full(n, told), classes) * 0.8 + 0.1
+        return a, one_hot(y, classes)
+
+    y = rng.integers(0, 4, 50)
+    return {
+        "many": case(500, 7),
+        "two": case(60, 2),
+        "one-output": case(60, 1),
+        "absent": case(5, 12),
+        "only-one-true": case(20, 4, true=2),
+        "only-one-told": case(20, 4, told=1),
+        "never-right": case(10, 3, true=0, told=2),
+        "one-output-all-0": case(10, 1, true=0),
+        "one-output-never-right": case(10, 1, true=1, told=0),
+        "perfect": (one_hot(y, 4), one_hot(y, 4)),
+        "one-sample": case(1, 3),
+        "one-sample-right": case(1, 3, true=1, told=1),
+        "one-sample-one-output": case(1, 1),
+        "ties": (rng.integers(0, 3, (200, 5)) / 2.0, one_hot(rng.integers(0, 5, 200), 5)),
+        "all-equal": (np.full((20, 3), 0.25), one_hot(rng.integers(0, 3, 20), 3)),
+    }
+
+
+CLASS_CASES = class_cases()
+
+
+@pytest.mark.parametrize("case", CLASS_CASES)
+@pytest.mark.parametrize("name", CLASS_METRICS)
+def test_class_metrics_are_those_of_scikit_learn(where, name, case):
+    a, y = CLASS_CASES[case]
+    found, wanted = value(name, a, y, where), sklearn_value(name, a, y)
+    assert found == pytest.approx(wanted, rel=1e-14, abs=0)
+
+
+@pytest.mark.parametrize("case", CLASS_CASES)
+def test_confusion_matrix_is_that_of_scikit_learn(where, case):
+    metrics = pytest.importorskip("sklearn.metrics")
+    a, y = CLASS_CASES[case]
+    labels = [part[:, 0] > 0.5 if part.shape[1] == 1 else part.argmax(axis=1) for part in (y, a)]
+    wanted = metrics.confusion_matrix(*labels, labels=range(max(a.shape[1], 2)))
+    assert np.array_equal(matrix(a, y, where), wanted)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 6])
+def test_top_k_is_that_of_scikit_learn(where, k):
+    a, y = CLASS_CASES["many"]
+    assert value(f"top_{k}", a, y, where) == pytest.approx(
+        sklearn_value(f"top_{k}", a, y), rel=1e-15
+    )
+
+
+def number_cases():
+    rng = np.random.default_rng(8)
+    y = rng.normal(size=(200, 3)) * [1.0, 10.0, 0.1] + [0.0, 5.0, -3.0]
+    constant = y.copy()
+    constant[:, 1] = 0.5
+    met = y + 0.1
+    met[:, 1] = 0.5
+    return {
+        "close": (y + 0.1 * rng.normal(size=y.shape), y),
+        "poor": (rng.normal(size=y.shape), y),
+        "one-output": (y[:, :1] + 0.3, y[:, :1]),
+        "perfect": (y, y),
+        "constant-targets": (y, constant),
+        "constant-targets-met": (met, constant),
+        "two-samples": (y[2:4], y[:2]),
+    }
+
+
+NUMBER_CASES = number_cases()
+
+
+@pytest.mark.parametrize("case", NUMBER_CASES)
+@pytest.mark.parametrize("name", ["r2", "mae", "mse"])
+def test_number_metrics_are_those_of_scikit_learn(where, name, case):
+    a, y = NUMBER_CASES[case]
+    assert value(name, a, y, where) == pytest.approx(sklearn_value(name, a, y), rel=1e-12)
+
+
+def test_rounding_is_no_variance_of_constant_targets(where, dtype):
+    # The mean of a thousand times 0.1 is not 0.1.
+    y = np.full((1000, 1), 0.1)
+    assert value("r2", y, y, where, dtype) == 1.0
+    assert value("r2", y + 0.1, y, where, dtype) == 0.0
+
+
+def test_r2_of_one_sample_is_nan(where):
+    assert np.isnan(value("r2", [[1.0]], [[1.0]], where))
+    assert value("mae", [[1.0]], [[3.0]], where) == 2.0
+
+
+# ---------------------------------------------------------------------------------------------
+# As in training
+
+
+@pytest.mark.parametrize("case", CLASS_CASES)
+def test_accuracy_is_that_of_training(where, case):
+    a, y = CLASS_CASES[case]
+    model = Model((1, a.shape[1]), (ACTIVATIONS["identity"],), COSTS["quadratic"])
+    placed = [where.asarray(part) for part in (a, y)]
+    right = to_numpy(_totals(model, True, where.xp, *placed))[1]
+    assert value("accuracy", a, y, where) == right / len(a)
+
+
+@pytest.mark.parametrize("case", CLASS_CASES)
+def test_top_1_is_the_accuracy_with_ties_as_well(where, case):
+    a, y = CLASS_CASES[case]
+    assert value("top_1", a, y, where) == value("accuracy", a, y, where)
+
+
+def test_top_k_prefers_the_first_of_equal_outputs(where, dtype):
+    a = np.full((4, 4), 0.25)
+    y = one_hot([0, 1, 2, 3], 4)
+    for k in (1, 2, 3, 4, 9):
+        assert value(f"top_{k}", a, y, where, dtype) == min(k, 4) / 4
+
+
+@pytest.mark.parametrize("k", [1, 3, 9])
+def test_outputs_that_are_no_numbers_are_not_right(where, k):
+    a = np.full((2, 3), np.nan)
+    assert value(f"top_{k}", a, one_hot([1, 2], 3), where) == 0.0
+
+
+@pytest.mark.parametrize("name", [*CLASS_METRICS, "top_2"])
+def test_class_metrics_agree_under_jit(name):
+    jax = pytest.importorskip("jax")
+    a, y = CLASS_CASES["many"]
+    metric = metric_named(name)
+    compiled = jax.jit(lambda a, y: metric(a, y, xp=jax.numpy))
+    assert float(compiled(a, y)) == pytest.approx(float(metric(a, y, xp=np)), rel=1e-15)
+
+
+@pytest.mark.parametrize("name", ["r2", "mae", "mse"])
+def test_number_metrics_agree_under_jit(name):
+    jax = pytest.importorskip("jax")
+    a, y = NUMBER_CASES["close"]
+    metric = metric_named(name)
+    compiled = jax.jit(lambda a, y: metric(a, y, xp=jax.numpy))
+    assert float(compiled(a, y)) == pytest.approx(float(metric(a, y, xp=np)), rel=1e-13)
+
+
+# ---------------------------------------------------------------------------------------------
+# Many rows
+
+ROWS = 100_003
+
+
+@pytest.mark.parametrize("name", ["r2", "mae", "mse"])
+def test_number_metrics_hold_in_float32_over_many_rows(where, rng, name):
+    y = (rng.normal(size=(ROWS, 2)) + 30.0).astype(np.float32)
+    a = (y + 0.3 * rng.normal(size=y.shape)).astype(np.float32)
+    wanted = sklearn_value(name, a.astype(np.float64), y.astype(np.float64))
+    assert value(name, a, y, where, "float32") == pytest.approx(wanted, rel=3e-6)
+
+
+@pytest.mark.parametrize("name", CLASS_METRICS)
+def test_class_metrics_hold_in_float32_over_many_rows(where, rng, name):
+    a = rng.random((ROWS, 3))
+    y = one_hot(rng.integers(0, 3, ROWS), 3)
+    assert value(name, a.astype(np.float32), y, where, "float32") == pytest.approx(
+        sklearn_value(name, a.astype(np.float32), y), rel=1e-6
+    )
+
+
+def test_confusion_matrix_counts_every_one_of_many_rows(where, rng):
+    a, y = rng.random((ROWS, 1)), np.ones((ROWS, 1))
+    found = matrix(a, y, where, "float32")
+    right = int((a.astype(np.float32) > 0.5).sum())
+    assert found.tolist() == [[0, 0], [ROWS - right, right]]
+
+
+# ---------------------------------------------------------------------------------------------
+# Names
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_table_names_each_metric_as_it_names_itself(name):
+    assert METRICS[name].name == name
+    assert metric_named(name) is METRICS[name]
+
+
+def test_long_names_mean_the_short_ones():
+    assert metric_named("mean_absolute_error") is METRICS["mae"]
+    assert metric_named("mean_squared_error") is METRICS["mse"]
+
+
+def test_top_k_is_known_by_name_for_any_k():
+    assert metric_named("top_12").name == "top_12"
+    assert metric_named("top_5") is top_k(5)  # so that a library compiles it once
+    assert top_k(5).needs_classes
+    assert top_k(5).higher_is_better
+
+
+def test_directions_are_those_of_the_metrics():
+    assert {name for name, m in METRICS.items() if not m.higher_is_better} == {"mae", "mse"}
+    assert {name for name, m in METRICS.items() if not m.needs_classes} == {"r2", "mae", "mse"}
+
+
+def test_metric_stands_for_itself_and_a_function_for_a_metric(where):
+    def worst(a, y, *, xp):
+        return xp.max(xp.abs(a - y))
+
+    metric = metric_named(worst)
+    assert metric == Metric("worst", worst, needs_classes=False, higher_is_better=True)
+    assert metric_named(metric) is metric
+    assert value(worst, [[1.0], [4.0]], [[1.0], [2.0]], where) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [("acuracy", "'accuracy'"), ("F1", "'f1'"), ("top5", "'top_5'"), ("top_0", "'top_5'")],
+)
+def test_unknown_name_is_told_what_there_is(wrong, hint):
+    with pytest.raises(ValueError, match=f"unknown metric '{wrong}'") as caught:
+        metric_named(wrong)
+    message = str(caught.value)
+    assert hint in message.partition("Did you mean")[2]
+    assert all(repr(name) in message for name in METRICS)
+
+
+def test_name_like_no_other_gets_no_suggestion():
+    with pytest.raises(ValueError, match=r"such as 'top_5'\.$"):
+        metric_named("zzz")
+
+
+@pytest.mark.parametrize("wrong", [3, None, ["accuracy"]])
+def test_what_is_no_metric_is_refused(wrong):
+    with pytest.raises(TypeError, match="a metric is one of"):
+        metric_named(wrong)
+
+
+@pytest.mark.parametrize(("k", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError)])
+def test_top_k_takes_whole_numbers_from_one(k, error):
+    with pytest.raises(error, match="k must be"):
+        top_k(k)

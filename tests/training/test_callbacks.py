@@ -1,0 +1,275 @@
+import numpy as np
+import pytest
+from helpers import on_host
+
+from bp_xp import SGD, Callback, DivergenceError, EarlyStopping, EpochRecord, History, Network
+from bp_xp.training.callbacks import as_callback
+
+
+def record(epoch, cost, **values):
+    fields = {"accuracy": None, "validation_cost": None, "validation_accuracy": None} | values
+    return EpochRecord(epoch, cost, **fields, seconds=1.0, samples_per_second=1.0)
+
+
+def history_of(*costs):
+    return History([record(i, cost) for i, cost in enumerate(costs, start=1)])
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 4))
+    return x, (x[:, 0] + x[:, 1] > 0).astype(int)
+
+
+@pytest.fixture
+def make(where, dtype):
+    def make(**options):
+        return Network(
+            [4, 6, 2], backend=where.backend, device=where.device_name, dtype=dtype, **options
+        )
+
+    return make
+
+
+# ---------------------------------------------------------------------------------------------
+# Early stopping: a function of the history
+
+
+@pytest.mark.parametrize(
+    ("costs", "best", "over"),
+    [
+        ([], None, False),
+        ([0.5], 1, False),
+        ([0.5, 0.4, 0.3], 3, False),
+        ([0.5, 0.4, 0.45], 2, False),
+        ([0.5, 0.4, 0.45, 0.41], 2, True),
+        ([0.5, 0.4, 0.4, 0.4], 2, True),  # as good is no better
+        ([0.5, 0.6, 0.4, 0.5], 3, False),
+        ([np.inf, np.inf], None, True),
+    ],
+)
+def test_a_run_is_over_when_nothing_improves(costs, best, over):
+    stopping = EarlyStopping("cost", patience=2)
+    assert stopping.best_epoch(history_of(*costs)) == best
+    assert stopping.is_over(history_of(*costs)) is over
+
+
+def test_a_small_improvement_does_not_count():
+    stopping = EarlyStopping("cost", patience=2, min_delta=0.1)
+    assert stopping.best_epoch(history_of(0.5, 0.45, 0.41)) == 1
+    assert stopping.best_epoch(history_of(0.5, 0.45, 0.39)) == 3
+
+
+def test_an_accuracy_improves_upwards_and_a_cost_downwards():
+    history = History([record(i, 1.0, accuracy=a) for i, a in enumerate([0.5, 0.9, 0.7], start=1)])
+    assert EarlyStopping("accuracy").best_epoch(history) == 2
+    assert EarlyStopping("accuracy", higher_is_better=False).best_epoch(history) == 1
+
+
+def test_not_a_number_ends_the_run_and_names_epoch_and_value():  # N10
+    with pytest.raises(DivergenceError, match="cost is NaN after epoch 2"):
+        EarlyStopping("cost").best_epoch(history_of(0.5, np.nan, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"patience": 0}, ValueError, "patience must be at least 1"),
+        ({"patience": 1.5}, TypeError, "patience must be an integer"),
+        ({"min_delta": -1.0}, ValueError, "min_delta"),
+        ({"monitor": "quality"}, ValueError, "does not tell"),
+    ],
+)
+def test_bad_settings_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        EarlyStopping(**options)
+
+
+# ---------------------------------------------------------------------------------------------
+# Early stopping in a run
+
+
+def test_the_best_parameters_are_restored(make, data):
+    best = {}
+
+    def remember(network, history):
+        if history[-1].validation_cost == min(history["validation_cost"]):
+            best["layers"] = on_host(network.layers)
+
+    net = make(seed=1)
+    history = net.fit(
+        *data,
+        epochs=200,
+        batch_size=5,
+        optimizer=SGD(3.0),
+        validation_data=0.5,
+        early_stopping=EarlyStopping(patience=4),
+        callbacks=[remember],
+        progress=False,
+    )
+    assert history.stopped == "early"
+    assert len(history) < 200
+    assert history.best_epoch == int(np.argmin(history["validation_cost"])) + 1
+    assert len(history) == history.best_epoch + 4
+    for ours, wanted in zip(on_host(net.layers), best["layers"], strict=True):
+        assert np.array_equal(ours.W, wanted.W)
+        assert np.array_equal(ours.b, wanted.b)
+
+
+def test_the_last_parameters_are_kept_on_request(data):
+    settings = {"epochs": 60, "batch_size": 5, "optimizer": SGD(3.0), "progress": False}
+    runs = []
+    for restore in (True, False):
+        net = Network([4, 6, 2], seed=1)
+        stopping = EarlyStopping(patience=4, restore_best=restore)
+        history = net.fit(*data, validation_data=0.5, early_stopping=stopping, **settings)
+        runs.append((net, history))
+    assert runs[0][1]["cost"] == runs[1][1]["cost"]
+    assert not np.array_equal(runs[0][0].layers[0].W, runs[1][0].layers[0].W)
+
+
+@pytest.mark.parametrize("ending", ["interrupt", "epochs", "divergence"])
+def test_the_best_parameters_are_restored_whatever_ends_the_run(data, ending):
+    net = Network([4, 6, 2], seed=1)
+    seen = []
+
+    def look(network, history):
+        seen.append([layer.W.copy() for layer in network.layers])
+
+    settings = {"epochs": 3, "batch_size": 5, "optimizer": SGD(3.0), "progress": False}
+    if ending == "interrupt":
+        settings["should_stop"] = lambda: len(seen) == 2
+    # A value that says the first epoch was the best.
+    rising = iter([1.0, 2.0, np.nan if ending == "divergence" else 3.0])
+
+    def loss(a, y, *, xp):
+        return xp.sum(a) * 0.0 + next(rising)
+
+    def run():
+        return net.fit(
+            *data,
+            validation_data=data,
+            metrics=[loss],
+            early_stopping=EarlyStopping("validation_loss", patience=10),
+            callbacks=[look],
+            **settings,
+        )
+
+    if ending == "divergence":
+        with pytest.raises(DivergenceError, match="validation_loss is NaN after epoch 3"):
+            run()
+    else:
+        assert run().stopped == ending
+    assert all(np.array_equal(W, layer.W) for W, layer in zip(seen[0], net.layers, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("monitor", "message"),
+    [
+        ("validation_cost", "give it validation data"),
+        ("validation_f1", "'validation_f1': a record has .*cost"),
+    ],
+)
+def test_what_is_not_recorded_can_not_be_monitored(data, monitor, message):
+    with pytest.raises(ValueError, match=message):
+        Network([4, 2], seed=1).fit(
+            *data, epochs=2, early_stopping=EarlyStopping(monitor), progress=False
+        )
+
+
+# ---------------------------------------------------------------------------------------------
+# Callbacks
+
+
+class Log(Callback):
+    def __init__(self, every=0, stop_at=None):
+        self.every, self.stop_at, self.log = every, stop_at, []
+
+    def note(self, moment):
+        self.log.append(moment)
+        return moment == self.stop_at
+
+    def on_train_start(self, network, history):
+        self.note("start")
+
+    def on_epoch_start(self, network, history):
+        self.note(f"epoch {len(history) + 1}")
+
+    def on_steps(self, network, history, step):
+        return self.note(f"step {step}")
+
+    def on_epoch_end(self, network, history):
+        return self.note(f"end of {len(history)}")
+
+    def on_train_end(self, network, history):
+        self.note(f"over: {history.stopped}")
+
+
+def fit(data, *callbacks, **options):
+    settings = {"epochs": 2, "batch_size": 10, "progress": False} | options
+    return Network([4, 2], seed=1).fit(*data, callbacks=callbacks, **settings)
+
+
+def test_callbacks_are_called_at_every_moment(data):
+    log = Log(every=4)
+    fit(data, log)
+    assert log.log == [
+        "start", "epoch 1", "step 4", "end of 1",
+        "epoch 2", "step 8", "step 12", "end of 2", "over: epochs",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("stop_at", ["end of 1", "step 4"])
+def test_a_callback_can_end_the_run(data, stop_at):
+    log = Log(every=4, stop_at=stop_at)
+    history = fit(data, log)
+    assert history.stopped == "callback"
+    assert log.log[-2:] == [stop_at, "over: callback"]
+
+
+def test_callbacks_of_different_steps_do_not_disturb_each_other(data):
+    logs = [Log(every=2), Log(every=3)]
+    fit(data, *logs)
+    assert [m for m in logs[0].log if "step" in m] == [f"step {k}" for k in (2, 4, 6, 8, 10, 12)]
+    assert [m for m in logs[1].log if "step" in m] == [f"step {k}" for k in (3, 6, 9, 12)]
+
+
+def test_looking_between_steps_does_not_change_the_run(data):
+    nets = [Network([4, 2], seed=1) for _ in range(2)]
+    for net, every in zip(nets, (0, 1), strict=True):
+        net.fit(*data, epochs=2, batch_size=10, callbacks=[Log(every)], progress=False)
+    assert np.array_equal(nets[0].layers[0].W, nets[1].layers[0].W)
+
+
+def test_a_callback_sees_the_parameters_of_its_moment(make, data):
+    costs = []
+
+    def judge(network, history):
+        costs.append((network.evaluate(*data)["cost"], history[-1].validation_cost))
+
+    make(seed=1).fit(*data, epochs=3, validation_data=data, callbacks=[judge], progress=False)
+    assert all(own == recorded for own, recorded in costs)
+    assert len(costs) == 3
+
+
+def test_the_end_is_told_even_after_an_error(data):
+    log = Log()
+
+    def fail(network, history):
+        raise RuntimeError("a callback's own error")
+
+    with pytest.raises(RuntimeError, match="own error"):
+        fit(data, log, fail)
+    assert log.log[-1].startswith("over")
+
+
+@pytest.mark.parametrize("callback", [Callback, 3, "log", None])
+def test_what_is_no_callback_is_refused(callback):
+    with pytest.raises(TypeError, match="callback must be"):
+        as_callback(callback)
+
+
+def test_a_callback_with_a_bad_number_of_steps_is_refused():
+    with pytest.raises(ValueError, match="every of Log"):
+        as_callback(Log(every=-1))

@@ -1,0 +1,463 @@
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from helpers import on_host
+
+from bp_xp import (
+    SGD,
+    Adam,
+    Callback,
+    CheckpointError,
+    CosineDecay,
+    DivergenceError,
+    EarlyStopping,
+    Network,
+    ReduceOnPlateau,
+    RMSprop,
+    to_numpy,
+)
+from bp_xp.storage import files as persistence
+
+STEPS = 60  # 10 epochs of 6 mini-batches, the last of them short
+
+OPTIMIZERS = {
+    "SGD": SGD(CosineDecay(0.5, steps=STEPS), momentum=0.9),
+    "Adam": Adam(ReduceOnPlateau(0.05, factor=0.5, patience=1, monitor="validation_cost")),
+    "RMSprop": RMSprop(0.01),
+}
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(23, 3))
+    return x, (x[:, 0] > 0).astype(int)
+
+
+@pytest.fixture
+def make(target):
+    def make(**options):
+        settings = {"backend": target.backend, "device": target.device, "seed": 1}
+        return Network([3, 5, 2], cost="categorical_cross_entropy", **(settings | options))
+
+    return make
+
+
+def run(net, data, **options):
+    settings = {
+        "epochs": 10,
+        "batch_size": 4,
+        "dropout": 0.3,
+        "validation_data": data,
+        "metrics": ["f1"],
+        "early_stopping": EarlyStopping(patience=9),
+        "progress": False,
+    }
+    return net.fit(*data, **(settings | options))
+
+
+def bits(net):
+    return b"".join(to_numpy(part).tobytes() for layer in net.layers for part in layer)
+
+
+def figures(history):
+    return [record._replace(seconds=0.0, samples_per_second=0.0) for record in history]
+
+
+# ---------------------------------------------------------------------------------------------
+# Going on
+
+
+@pytest.mark.parametrize("shuffle", [True, False], ids=["shuffled", "in order"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize(
+    "stops", [(1, 5, 6, 7, 31, 60), pytest.param(range(1, STEPS + 1), marks=pytest.mark.slow)],
+    ids=["some steps", "every step"],
+)  # fmt: skip
+def test_a_run_that_goes_on_is_the_run_that_was_never_interrupted(
+    make, data, target, tmp_path, optimizer, shuffle, stops
+):  # P14
+    if len(stops) == STEPS and target.backend == "array_api_strict":
+        pytest.skip("array_api_strict goes on from some steps, like the others; it takes long")
+    path, taken = tmp_path / "run.safetensors", []
+    settings = {"optimizer": optimizer, "shuffle": shuffle}
+
+    def keep():  # between any two steps, the file is that of the step before
+        if path.exists():
+            taken.append(path.read_bytes())
+        return False
+
+    whole = make()
+    wanted = run(whole, data, checkpoint=path, checkpoint_every=1, should_stop=keep, **settings)
+    taken.append(path.read_bytes())
+    assert len(taken) == STEPS
+    assert len(wanted) == 10
+
+    for stop in stops:
+        saved = tmp_path / "saved.safetensors"
+        saved.write_bytes(taken[stop - 1])
+        again = make()
+        history = run(again, data, resume=saved, callbacks=[EachStep()], **settings)
+        assert bits(again) == bits(whole)
+        assert figures(history) == figures(wanted)
+        assert history.best_epoch == wanted.best_epoch
+        # So does what comes after: the generator is where it would be.
+        assert again._generator.random() == copy_of(whole._generator).random()
+
+
+class EachStep(Callback):
+    """Looks where a checkpoint of each step would: chunks of steps are then the same."""
+
+    every = 1
+
+
+def copy_of(generator):
+    twin = np.random.default_rng(0)
+    twin.bit_generator.state = generator.bit_generator.state
+    return twin
+
+
+def test_an_interrupted_run_goes_on(make, data, tmp_path):
+    path = tmp_path / "run.safetensors"
+    whole, cut = make(), make()
+    wanted = run(whole, data)
+    asked = iter([False, True])
+    assert run(cut, data, checkpoint=path, should_stop=lambda: next(asked)).stopped == "interrupt"
+    history = run(make(seed=99), data, checkpoint=path, resume=path)
+    assert history["cost"] == pytest.approx(wanted["cost"], rel=1e-5)
+    assert len(history) == len(wanted)
+
+
+def test_a_run_goes_on_on_another_backend(make, data, tmp_path):  # P16
+    path = tmp_path / "run.safetensors"
+    here = Network([3, 5, 2], cost="categorical_cross_entropy", seed=1, dtype="float64")
+    whole = Network([3, 5, 2], cost="categorical_cross_entropy", seed=1, dtype="float64")
+    options = {"optimizer": OPTIMIZERS["Adam"]}
+    run(here, data, epochs=4, checkpoint=path, **options)
+    there = make(dtype="float64")
+    history = run(there, data, resume=path, **options)
+    wanted = run(whole, data, **options)
+    for ours, theirs in zip(on_host(there.layers), on_host(whole.layers), strict=True):
+        np.testing.assert_allclose(ours.W, theirs.W, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(ours.b, theirs.b, rtol=1e-10, atol=1e-12)
+    assert history["cost"] == pytest.approx(wanted["cost"], rel=1e-11)
+
+
+def test_a_fraction_held_out_is_the_same_when_a_run_goes_on(data, tmp_path):
+    path = tmp_path / "run.safetensors"
+    settings = {"validation_data": None, "validation_fraction": 0.3}
+    whole, cut = (Network([3, 5, 2], seed=1) for _ in range(2))
+    wanted = run(whole, data, **settings)
+    run(cut, data, epochs=4, checkpoint=path, **settings)
+    for net in (cut, Network([3, 5, 2], seed=5), Network.load(path)):
+        assert figures(run(net, data, resume=path, **settings)) == figures(wanted)
+        assert bits(net) == bits(whole)
+
+
+def test_more_epochs_go_on_from_a_complete_run(data, tmp_path):
+    path = tmp_path / "run.safetensors"
+    net = Network([3, 5, 2], seed=1)
+    first = run(net, data, epochs=3, checkpoint=path)
+    again = Network([3, 5, 2], seed=1)
+    assert figures(run(again, data, epochs=3, resume=path)) == figures(first)
+    assert bits(again) == bits(net)
+    assert len(run(again, data, epochs=5, resume=path)) == 5
+
+
+def test_a_run_that_is_complete_says_so(data, tmp_path, caplog):  # P17
+    path = tmp_path / "run.safetensors"
+    run(Network([3, 5, 2], seed=1), data, epochs=3, checkpoint=path)
+    with caplog.at_level("INFO", logger="bp_xp"):
+        history = run(Network([3, 5, 2], seed=1), data, epochs=3, resume=path)
+    assert "run.safetensors: all 3 epochs are run already" in caplog.text
+    assert len(history) == 3
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(data, tmp_path, caplog):  # P19
+    path = tmp_path / "run.safetensors"
+    nets = [Network([3, 5, 2], seed=1) for _ in range(3)]
+    wanted = run(nets[0], data)
+    run(nets[1], data, epochs=4, checkpoint=path)
+    previous = tmp_path / "run.previous.safetensors"
+    assert persistence.read_tensors(previous)[1]["position"]["epoch"] == 4
+    path.write_bytes(path.read_bytes()[:-1])
+    history = run(nets[2], data, checkpoint=path, resume=True)
+    assert "going on from the one before" in caplog.text
+    assert figures(history) == figures(wanted)
+    assert bits(nets[2]) == bits(nets[0])
+
+    for file in (path, previous):
+        file.write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match=r"run\.previous"):
+        run(nets[2], data, checkpoint=path, resume=True)
+
+
+def test_without_links_the_checkpoint_before_is_copied(data, tmp_path, monkeypatch):
+    def no_links(*_):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    path = tmp_path / "run.safetensors"
+    run(Network([3, 5, 2], seed=1), data, epochs=2, checkpoint=path)
+    assert persistence.read_tensors(tmp_path / "run.previous.safetensors")
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "run.previous.safetensors", path]
+
+
+def test_a_run_that_was_over_early_is_over(data, tmp_path):
+    path = tmp_path / "run.safetensors"
+    settings = {"epochs": 500, "optimizer": SGD(2.0), "early_stopping": EarlyStopping(patience=2)}
+    net, again = Network([3, 5, 2], seed=1), Network([3, 5, 2], seed=1)
+    wanted = run(net, data, checkpoint=path, **settings)
+    history = run(again, data, resume=path, **settings)
+    assert wanted.stopped == history.stopped == "early"
+    assert figures(history) == figures(wanted)
+    assert bits(again) == bits(net)
+
+
+def test_without_a_checkpoint_yet_a_run_begins(data, tmp_path):
+    nets = [Network([3, 5, 2], seed=1) for _ in range(2)]
+    run(nets[0], data, epochs=2)
+    run(nets[1], data, epochs=2, checkpoint=tmp_path / "run.safetensors", resume=True)
+    assert bits(nets[0]) == bits(nets[1])
+
+
+def test_a_metric_that_is_no_number_is_kept(data, tmp_path):
+    path = tmp_path / "run.safetensors"
+
+    def odd(a, y, *, xp):
+        return xp.sum(a) * xp.asarray(np.inf, dtype=a.dtype)
+
+    settings = {"metrics": [odd], "early_stopping": None, "epochs": 2}
+    run(Network([3, 5, 2], seed=1), data, checkpoint=path, **settings)
+    history = run(Network([3, 5, 2], seed=1), data, resume=path, **settings)
+    assert history["validation_odd"] == [np.inf, np.inf]
+
+
+# ---------------------------------------------------------------------------------------------
+# The file
+
+
+def test_a_checkpoint_is_a_network(make, data, target, tmp_path):
+    path = tmp_path / "run.safetensors"
+    net = make()
+    run(net, data, epochs=2, checkpoint=path, early_stopping=None)
+    loaded = Network.load(path, backend=target.backend, device=target.device)
+    assert bits(loaded) == bits(net)
+    assert loaded.sizes == net.sizes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 5}, "batch_size was 4 and is now 5"),
+        ({"shuffle": False}, "shuffle was True and is now False"),
+        ({"optimizer": SGD(0.3)}, r"optimizer.learning_rate was 0.1 and is now 0.3"),
+        ({"optimizer": Adam(0.1)}, r"optimizer was .*SGD.* and is now .*Adam"),
+        ({"dropout": 0.4}, r"regularization.dropout was \[0.0, 0.3\] and is now \[0.0, 0.4\]"),
+        ({"metrics": []}, "metrics was"),
+        ({"sample_weight": np.full(23, 2.0)}, "the data is not the same"),
+        ({"validation_data": None, "metrics": [], "early_stopping": None}, "validation data"),
+    ],
+)
+def test_other_settings_are_refused_by_name(data, tmp_path, options, message):
+    path = tmp_path / "run.safetensors"
+    run(Network([3, 5, 2], seed=1), data, epochs=1, checkpoint=path)
+    net = Network([3, 5, 2], seed=2)
+    before = bits(net)
+    with pytest.raises(CheckpointError, match=message):
+        run(net, data, resume=path, **options)
+    assert bits(net) == before
+
+
+def test_other_data_is_refused(data, tmp_path):
+    path = tmp_path / "run.safetensors"
+    run(Network([3, 5, 2], seed=1), data, epochs=1, checkpoint=path)
+    x, y = data
+    with pytest.raises(CheckpointError, match="the data is not the same"):
+        run(Network([3, 5, 2]), (x + 1e-3, y), validation_data=data, resume=path)
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (lambda: Network([3, 6, 2]), r"sizes \[3, 5, 2\], and this one \[3, 6, 2\]"),
+        (lambda: Network([3, 5, 2], activation="tanh"), "activations"),
+        (lambda: Network([3, 5, 2], dtype="float64"), "dtype 'float32', and this one 'float64'"),
+    ],
+)
+def test_another_network_is_refused(data, tmp_path, net, message):
+    path = tmp_path / "run.safetensors"
+    run(Network([3, 5, 2], seed=1), data, epochs=1, checkpoint=path)
+    with pytest.raises(CheckpointError, match=message):
+        run(net(), data, resume=path)
+
+
+def test_what_is_no_run_is_refused(data, tmp_path):
+    path = Network([3, 5, 2]).save(tmp_path / "net.safetensors")
+    with pytest.raises(CheckpointError, match="holds a network and no run"):
+        run(Network([3, 5, 2]), data, resume=path)
+    with pytest.raises(FileNotFoundError):
+        run(Network([3, 5, 2]), data, resume=tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"checkpoint_every": 5}, "checkpoint_every needs checkpoint="),
+        ({"resume": True}, "resume=True needs checkpoint="),
+        ({"checkpoint": "run.safetensors", "checkpoint_every": 0}, "checkpoint_every must be"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(data, options, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        run(Network([3, 5, 2]), data, **options)
+
+
+def test_a_folder_that_is_not_there_is_named_before_training(data, tmp_path):
+    net = Network([3, 5, 2], seed=1)
+    before = bits(net)
+    with pytest.raises(OSError, match="nowhere"):
+        run(net, data, checkpoint=tmp_path / "nowhere" / "run.safetensors")
+    assert bits(net) == before
+
+
+@pytest.fixture
+def small_run(data, tmp_path):
+    path = tmp_path / "run.safetensors"
+    net = Network([2, 1], seed=1)
+    x, y = data
+    net.fit(x[:4, :2], y[:4], epochs=1, checkpoint=path, progress=False)
+
+    def resume():
+        Network([2, 1], seed=1).fit(x[:4, :2], y[:4], epochs=2, resume=path, progress=False)
+
+    return path, resume
+
+
+def test_every_truncation_is_refused(small_run):
+    path, resume = small_run
+    content = path.read_bytes()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(CheckpointError):
+            resume()
+    path.write_bytes(content)
+    resume()
+
+
+@pytest.mark.slow
+def test_every_flipped_bit_is_refused(small_run):
+    path, resume = small_run
+    content = path.read_bytes()
+    for place in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(CheckpointError):
+            resume()
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("position", {}),
+        ("position", {"epoch": "one"}),
+        ("position", None),
+        ("history", [{"epoch": 1}]),
+        ("history", 3),
+        ("settings", {}),
+        ("best_epoch", 1),
+    ],
+)
+def test_a_header_that_lacks_something_is_refused(small_run, part, value):
+    path, resume = small_run
+    tensors, header = persistence.read_tensors(path)
+    if part == "position" and isinstance(value, dict) and value:
+        value = header["position"] | value
+    persistence.write_tensors(path, tensors, header | {part: value})
+    with pytest.raises(CheckpointError, match=r"run\.safetensors can't be gone on with"):
+        resume()
+
+
+def test_a_state_of_another_form_is_refused(small_run):  # P10
+    path, resume = small_run
+    tensors, header = persistence.read_tensors(path)
+    tensors["state.0"] = np.zeros(3, np.float32)
+    persistence.write_tensors(path, tensors, header)
+    with pytest.raises(CheckpointError, match=r"state\.0"):
+        resume()
+
+
+def test_a_failed_write_names_the_path_and_leaves_the_old_file(data, tmp_path, monkeypatch):
+    path = tmp_path / "run.safetensors"
+    run(Network([3, 5, 2], seed=1), data, epochs=1, checkpoint=path)
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"run\.safetensors"):
+        run(Network([3, 5, 2], seed=1), data, epochs=2, checkpoint=path)
+    assert path.read_bytes() == before
+
+
+def test_a_run_that_diverges_leaves_the_last_good_checkpoint(data, tmp_path):
+    path = tmp_path / "run.safetensors"
+    settings = {"early_stopping": None, "metrics": [], "dropout": 0.0}
+    net = Network([3, 5, 2], activation="relu", output_activation="identity", seed=1)
+    x, y = data
+
+    def rate(step):
+        return 0.01 if step < 12 else 1e30
+
+    with pytest.raises(DivergenceError, match="epoch 3"):
+        run(net, (x, np.eye(2)[y]), optimizer=SGD(rate), checkpoint=path, **settings)
+    assert bits(Network.load(path)) == bits(net)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_leaves_a_whole_file(tmp_path):
+    """SIGKILL at random moments while every step is saved: the file is whole and goes on."""
+    program = textwrap.dedent(
+        """
+        import os, random, signal, sys, time
+        import numpy as np
+        from bp_xp import Adam, Network, persistence
+
+        path, kills = sys.argv[1], random.Random(0)
+        rng = np.random.default_rng(0)
+        x, y = rng.normal(size=(64, 20)), rng.integers(0, 2, 64)
+        steps = [0]
+        for _ in range(200):
+            child = os.fork()
+            if child == 0:
+                net = Network([20, 200, 2], seed=1)
+                net.fit(x, y, epochs=10**6, batch_size=16, optimizer=Adam(1e-3), progress=False,
+                        checkpoint=path, checkpoint_every=1, resume=True)
+            time.sleep(0.02 + 0.1 * kills.random())
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            if os.path.exists(path):
+                steps.append(persistence.read_tensors(path)[1]["position"]["step"])
+        assert steps == sorted(steps), "a run went on from before where it was"
+        print(len(steps) - 1, steps[-1])
+        """
+    )
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "run.safetensors")],
+        env=os.environ | threads,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    files, steps = map(int, done.stdout.split())
+    assert files > 150
+    assert steps > 200
