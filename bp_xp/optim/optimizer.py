@@ -131,20 +131,28 @@ def accumulate(total: Array, kept: Array, term: Array | float) -> Array:
 
 
 def root(square: Array, epsilon: Array, xp: Namespace) -> Array:
+    """Return √s + ε."""
     root = xp.sqrt(square)
     root += epsilon
     return root
 
 
 def scale(array: Array, factor: Array) -> Array:
+    """Return the array times a factor, likewise."""
     array *= factor
     return array
 
 
 def descend(parameter: Array, step: Array) -> Array:
+    """Return the parameter less a step, in its memory where a library allows it."""
     parameter -= step
     return parameter
 
 
 def descend_along(parameter: Array, direction: Array, eta: Array) -> Array:
+    """Return w − η d, in the memory of both.
+
+    PyTorch's engine knows these lines, and never makes η d: backends/torch/operators.py. Who
+    changes one changes both.
+    """
     return descend(parameter, scale(direction, eta))

@@ -3,13 +3,16 @@
 Every PyTorch function ends in operators of ATen, and a dispatch mode hears them. Where some of
 them in a row are one operation of PyTorch, they are put together:
 
-- A product and the sum that takes it in are one ``addmm``: A Wᵀ + b, and also W − η Δᵀ A, where η
-  goes to the smaller factor Δ and the gradient itself is never made.
-- ½ tanh ½z + ½, the sigmoid in the standard's functions, is PyTorch's own.
+- A product and the sum that takes it in are one ``addmm``: A Wᵀ + b, and also W − η Δᵀ A (as
+  bp_xp/optim/optimizer.py descends along it), where η goes to the smaller factor Δ and the gradient
+  itself is never made.
+- 1 / (1 + exp(−max(z, limit))), the sigmoid in the standard's functions, is PyTorch's own. How it
+  is spelled is known from bp_xp/math/activations.py, and a test says that it still fits.
 - A comparison writes numbers, with no truth values between.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -156,21 +159,38 @@ def _may_wait(old: list[Call], calls: list[Call]) -> bool:
 
 
 def _sigmoid(last: Call, life: _Life) -> tuple[list[Call], list[Call]] | None:
-    """Find a sigmoid: t = ½ z; a = tanh t; a *= ½; a += ½."""
+    """Find a sigmoid as :mod:`bp_xp.math.activations` spells it: 1 / (1 + exp(−max(z, limit)))."""
     import torch
 
-    match life(last.result):
-        case [Call() as bent, Call() as shrunk, Call() as raised, *_] if raised is last:
-            old = [life(bent.inputs[0])[0], bent, shrunk, raised]
-        case _:
+    if not last.is_of("mul.Tensor") or not _is_number(last.inputs[1], 1.0):
+        return None
+    chain = [last]
+    for name in (
+        "reciprocal.default",
+        "add_.Tensor",
+        "exp.default",
+        "neg.default",
+        "maximum.default",
+    ):
+        # What adds in place is the last but one to touch its tensor, and has no other tensor.
+        made = [one for one in life(chain[0].inputs[0]) if one is not None and one.is_of(name)]
+        if len(made) != 1:
             return None
-    names = ("mul.Tensor", "tanh.default", "mul_.Tensor", "add_.Tensor")
-    if not all(c is not None and c.is_of(n) for c, n in zip(old, names, strict=True)):
+        chain.insert(0, made[0])
+    bounded, negated, bent, raised, inverted, _ = chain
+    lives = [life(one.result) for one in (bounded, negated, bent, inverted)]
+    if lives != [[bounded, negated], [negated, bent], [bent, raised, inverted], [inverted, last]]:
         return None
-    halved = old[0]
-    if life(halved.result) != [halved, bent] or any(c.inputs[1] != 0.5 for c in old if c != bent):
+    z, limit = bounded.inputs
+    constant = (maker := life(limit)[0]) is not None and maker.is_of("lift_fresh.default")
+    furthest = math.log(torch.finfo(z.dtype).tiny)
+    if not _is_number(raised.inputs[1], 1.0) or not constant or float(limit) > 0.999 * furthest:
         return None
-    return old, [Call(torch.ops.aten.sigmoid.default, halved.inputs[:1], {}, bent.result)]
+    return chain, [Call(torch.ops.aten.sigmoid.default, (z,), {}, last.result)]
+
+
+def _is_number(value: Any, number: float) -> bool:
+    return isinstance(value, int | float) and value == number
 
 
 def _product_and_term(last: Call, life: _Life) -> tuple[list[Call], list[Call]] | None:
