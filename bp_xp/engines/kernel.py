@@ -32,6 +32,8 @@ from bp_xp.engines.operations import C_TYPES, SUM, Operation, OperationList, Vie
 __all__ = ["PRELUDE", "Kernel", "write_kernel"]
 
 PRELUDE = """
+#define MOST_CYCLES 2000000000ll  // of waiting at a barrier: about a second
+
 #if CLUSTERED
 #define KERNEL extern "C" __global__ void __launch_bounds__(BLOCK, 1) __cluster_dims__(BLOCKS, 1, 1)
 #else
@@ -48,12 +50,18 @@ __device__ inline void barrier(unsigned* arrived) {
     __syncthreads();
 #if BLOCKS > 1
     // One thread of each block counts it, and all of them together turn the first bit over. Where
-    // fewer blocks were launched nobody waits: results are wrong then, which is noticed.
-    if (threadIdx.x == 0 && gridDim.x == BLOCKS) {
+    // fewer blocks were launched nobody waits: results are wrong then, which is noticed. Nobody
+    // waits for ever either: who has waited too long says so in the next word, and from then on all
+    // run on to the end, with wrong results, which the host throws away.
+    volatile unsigned* const gave_up = arrived + 1;
+    if (threadIdx.x == 0 && gridDim.x == BLOCKS && !*gave_up) {
         __threadfence();
         const unsigned mine = blockIdx.x ? 1u : 0x80000000u - (BLOCKS - 1);
         const unsigned before = atomicAdd(arrived, mine);
-        while (((before ^ *(volatile unsigned*)arrived) & 0x80000000u) == 0) {}
+        const long long begun = clock64();
+        while (((before ^ *(volatile unsigned*)arrived) & 0x80000000u) == 0 && !*gave_up) {
+            if (clock64() - begun > MOST_CYCLES) *gave_up = 1;
+        }
         __threadfence();
     }
     __syncthreads();
@@ -69,7 +77,8 @@ __device__ inline Number of_neighbour(Number value, int bit) {
 }
 """
 """What a kernel needs of CUDA, which needs definitions of ``BLOCK``, the threads of a block;
-``BLOCKS``; and ``CLUSTERED``, 1 if these are one cluster, and 0 if they are launched together."""
+``BLOCKS``; and ``CLUSTERED``, 1 if these are one cluster, and 0 if they are launched together. The
+second word of ``scratch`` is 1 after a launch whose threads have waited too long for each other."""
 
 _WARP = 32
 _ALIGNMENT = 16
@@ -243,7 +252,7 @@ def _stored(loops: Sequence[_Loop]) -> set[str]:
 
 def _places(step: OperationList, stored: set[str]) -> tuple[dict[str, int], int]:
     """Return where in the scratch memory each temporary lies, and how much that needs."""
-    places, end = {}, _ALIGNMENT  # the first entry counts at barriers
+    places, end = {}, _ALIGNMENT  # the first words are the barriers'
     for name in sorted(stored, key=lambda name: int(name[1:])):
         places[name] = end
         size = step.sizes[name] * np.dtype(step.dtypes[name]).itemsize

@@ -2,8 +2,8 @@
 
 NumPy asks the type of an array before it computes with it (``__array_ufunc__``,
 ``__array_function__``). So a step that is given these arrays computes as ever, and each operation
-goes past a tape, which writes it down: as a line of Python (:mod:`bp_xp.backends.numpy.engine`) or of CUDA
-(:mod:`bp_xp.engines.kernel`).
+goes past a tape, which writes it down: as a line of Python (:mod:`bp_xp.backends.numpy.engine`) or
+of CUDA (:mod:`bp_xp.engines.kernel`).
 """
 
 from collections.abc import Callable, Sequence
@@ -60,6 +60,7 @@ class Recorded(NDArrayOperatorsMixin):
 
     @property
     def mT(self) -> "Recorded":  # noqa: N802 - the standard's name
+        """The transposed matrix, a view."""
         return self.tape.view(self, self.value.mT, "mT")
 
     def __getitem__(self, key: Any) -> "Recorded":

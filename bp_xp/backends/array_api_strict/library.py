@@ -12,6 +12,8 @@ __all__ = ["ArrayAPIStrict"]
 
 
 class ArrayAPIStrict(Library):
+    """The standard's checker, with its two made-up devices."""
+
     name = "array_api_strict"
     extra = "test"
     device_words = "'cpu', 'device1' or 'device2'"

@@ -24,7 +24,7 @@ from bp_xp.engines.engine import Elementwise, Engine, Loop, Step
 from bp_xp.engines.kernel import PRELUDE, Kernel, write_kernel
 from bp_xp.engines.operations import list_operations
 from bp_xp.engines.recorder import all_recorded
-from bp_xp.engines.replay import CannotRecordError, PlainIsBetterError, Program
+from bp_xp.engines.replay import CannotRecordError, GaveUpError, PlainIsBetterError, Program
 from bp_xp.engines.report import Report
 
 __all__ = ["ENGINE", "LaunchConfiguration", "new_loop"]
@@ -55,6 +55,11 @@ class LaunchConfiguration:
     seconds_per_phase: float
     seconds_per_operation: float
     compile: "Callable[[Kernel, LaunchConfiguration], Launch]"
+
+    @property
+    def is_together(self) -> bool:
+        """Whether blocks wait for each other through memory: they must be at work all at once."""
+        return self.blocks > 1 and not self.clustered
 
     @property
     def threads(self) -> int:
@@ -107,15 +112,12 @@ def _compile(kernel: Kernel, configuration: LaunchConfiguration) -> Launch:
     lines = "".join(f"#define {name} {value}\n" for name, value in defined.items())
     module: Any = cupy.RawModule(code=lines + PRELUDE + kernel.source, options=("--std=c++17",))
     function = module.get_function("take_steps").kernel
-    # Blocks that wait for each other through memory must be at work all at once.
-    together = configuration.blocks > 1 and not configuration.clustered
-
     def launch(arguments: Sequence[Array], n_steps: int) -> None:
         function(
             (configuration.blocks,),
             (configuration.block,),
             (*arguments, np.int32(n_steps)),
-            enable_cooperative_groups=together,
+            enable_cooperative_groups=configuration.is_together,
         )
 
     return launch
@@ -157,7 +159,7 @@ def _record(
     if best.seconds(kernel) > _SECONDS_OF_A_PLAIN_STEP:
         raise PlainIsBetterError("it is faster than a kernel by estimate")
     try:
-        program = _program(kernel, best.compile(kernel, best), xp)
+        program = _program(kernel, best.compile(kernel, best), xp, may_give_up=best.is_together)
         why = _difference(program, step, state, batch, xp)
     except Exception as error:
         program, why = None, f"{type(error).__name__}: {error}"
@@ -172,8 +174,12 @@ def _record(
     return program
 
 
-def _program(kernel: Kernel, launch: Launch, xp: Namespace) -> Program:
-    """Return what runs a kernel, with its memory on the device."""
+def _program(kernel: Kernel, launch: Launch, xp: Namespace, *, may_give_up: bool) -> Program:
+    """Return what runs a kernel, with its memory on the device.
+
+    Where its threads may give up waiting for each other, the state before is kept meanwhile, and
+    the host asks after each chunk.
+    """
     own = {name: xp.asarray(values) for name, values in kernel.constants.items()}
     own["scratch"] = xp.zeros(kernel.scratch, dtype=xp.uint8)
 
@@ -187,9 +193,16 @@ def _program(kernel: Kernel, launch: Launch, xp: Namespace) -> Program:
         memory = own | {"z": zs}
         memory |= {f"s{i}": odd.get(i, leaf) for i, leaf in enumerate(leaves)}
         memory |= {f"x{i}": xp.asarray(part, order="C") for i, part in enumerate(batches)}
+        kept = [xp.asarray(memory[f"s{i}"], copy=True) for i in range(len(leaves) * may_give_up)]
         launch([memory[name] for name in kernel.arguments], batches[0].shape[0])
+        gave_up = may_give_up and bool(_home(own["scratch"][4:8]).any())
+        for i, before in enumerate(kept if gave_up else []):
+            memory[f"s{i}"][...] = before
         for i, moved in odd.items():
             leaves[i][...] = moved
+        if gave_up:
+            own["scratch"][...] = 0
+            raise GaveUpError("the threads of its kernel waited too long for each other")
 
     shape, dtype = kernel.z
     return Program(run, xp.empty(shape, dtype=getattr(xp, dtype)), kernel.source)

@@ -17,6 +17,8 @@ __all__ = ["CuPy"]
 
 
 class CuPy(Library):
+    """CuPy: CUDA devices, found by a small product that needs every part of the toolkit."""
+
     name = "cupy"
     engine = ENGINE
     extra = "cuda13"

@@ -16,6 +16,8 @@ __all__ = ["JAX"]
 
 
 class JAX(Library):
+    """JAX: one device of a platform."""
+
     name = "jax"
     engine = ENGINE
     extra = "jax"

@@ -12,6 +12,8 @@ __all__ = ["NumPy"]
 
 
 class NumPy(Library):
+    """NumPy, on the CPU alone."""
+
     name = "numpy"
     engine = ENGINE
     device_words = "'cpu'"

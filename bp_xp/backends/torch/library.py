@@ -16,6 +16,8 @@ __all__ = ["Torch"]
 
 
 class Torch(Library):
+    """PyTorch: whatever devices it names."""
+
     name = "torch"
     engine = ENGINE
     extra = "torch"
