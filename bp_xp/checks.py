@@ -9,6 +9,7 @@ import math
 import numbers
 import operator
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ __all__ = [
     "check_sizes",
     "did_you_mean",
     "one_for_each",
+    "warn",
 ]
 
 T = TypeVar("T")
@@ -128,11 +130,7 @@ def check_batch_size(batch_size: Any, n: int) -> int:
         return min(32, n)
     size = check_integer(batch_size, "batch_size")
     if size > n:
-        warnings.warn(
-            f"batch_size={size} is more than the {n} samples: each epoch is one batch of {n}.",
-            UserWarning,
-            stacklevel=3,
-        )
+        warn(f"batch_size={size} is more than the {n} samples: each epoch is one batch of {n}.")
     return min(size, n)
 
 
@@ -157,3 +155,11 @@ def check_memory(sizes: Sequence[int]) -> None:
             f"and this machine has {available:,}; the largest layer has weights of shape "
             f"({n_out}, {n_in}): make it smaller."
         )
+
+
+def warn(message: str) -> None:
+    """Warn, with the line outside of bp_xp that led here as the place."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "bp_xp":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)

@@ -4,7 +4,6 @@ Each function returns its argument in the form that the inside trusts, or raises
 what was expected, what came, and what to do.
 """
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends import Placement, library_of, to_numpy
-from bp_xp.checks import check_number
+from bp_xp.checks import check_number, warn
 
 __all__ = [
     "check_array",
@@ -36,7 +35,7 @@ def check_samples(
         x: host values (lists, NumPy, data frames) or an array of the network's own library on its
             own device, shape (N, columns).
         name: what the caller calls it, for messages.
-        place: the network's library and device.
+        placement: the network's library and device.
         dtype: the network's dtype.
         columns: how many columns there must be; None for any number.
 
@@ -179,8 +178,8 @@ def _check_kind(values: Any, name: str, placement: Placement) -> Any:
 def _check_own(values: Array, name: str, library: Any, placement: Placement) -> None:
     if library.name != placement.library.name:
         raise TypeError(
-            f"{name} is an array of {library.name}, but the network computes with {placement}: pass "
-            f"bp_xp.to_numpy({name}), or make the network with backend={library.name!r}."
+            f"{name} is an array of {library.name}, but the network computes with {placement}: "
+            f"pass bp_xp.to_numpy({name}), or make the network with backend={library.name!r}."
         )
     device = library.device_of(values)
     if device != placement.device:
@@ -257,7 +256,7 @@ def one_hot(labels: Any, name: str, *, classes: int, placement: Placement, dtype
         labels: whole numbers from 0 to ``classes`` − 1, shape (N,).
         name: what the caller calls them.
         classes: how many classes there are; two of them make one output, the probability of 1.
-        place: the network's library and device.
+        placement: the network's library and device.
         dtype: the network's dtype.
 
     Returns:
@@ -325,11 +324,9 @@ def warn_of_unreachable(y: Array, name: str, output: str, *, xp: Namespace) -> N
     """Warn of targets that outputs from 0 to 1 can't reach."""
     low, high = _extremes(y, xp)
     if low < 0.0 or high > 1.0:
-        warnings.warn(
+        warn(
             f"{name} goes from {low:g} to {high:g}, which {output} outputs, from 0 to 1, can't "
-            "reach: to fit numbers, make the network with output_activation='identity'.",
-            UserWarning,
-            stacklevel=3,
+            "reach: to fit numbers, make the network with output_activation='identity'."
         )
 
 
