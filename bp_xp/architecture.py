@@ -193,12 +193,10 @@ def own_functions(model: Model, placement: Placement, dtype: str) -> dict[str, A
     described = {}
     for one in _own(model):
         z, y = (placement.asarray(values, dtype) for values in (_PROBES, _PROBED_TARGETS))
-        if isinstance(one, Activation):
-            values = one.sigma(z, xp=xp)
-        else:
-            values = one.value(z, y, xp=xp)
+        is_sigma = isinstance(one, Activation)
+        values = one.sigma(z, xp=xp) if is_sigma else one.value(z, y, xp=xp)
         numbers = placement.library.to_numpy(values).astype(np.float64).ravel()
-        kind = "activation" if isinstance(one, Activation) else "cost"
+        kind = "activation" if is_sigma else "cost"
         described[f"{kind} {one.name}"] = [
             float(f"{n:.6g}") if np.isfinite(n) else str(n) for n in numbers
         ]

@@ -1,6 +1,5 @@
 """Networks: layers of parameters on a device, and what can be done with them."""
 
-import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,34 +10,31 @@ from bp_xp._trees import map_leaves
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.architecture import (
     OwnFunction,
-    check_own_functions,
     check_same_functions,
     make_initializers,
     make_model,
     named_model,
-    own_functions,
 )
-from bp_xp.backends import Placement, dtype_name, place, to_numpy
-from bp_xp.engines import Report
+from bp_xp.backends import dtype_name, place, to_numpy
 from bp_xp.inspection import BackpropTrace
 from bp_xp.math import backprop
 from bp_xp.math.activations import Activation
 from bp_xp.math.costs import Cost, MatchedCost
-from bp_xp.math.initializers import Initializer, make_generator, restore_generator
+from bp_xp.math.initializers import Initializer, restore_generator
 from bp_xp.math.metrics import Metric
-from bp_xp.math.model import Model
 from bp_xp.math.regularization import Regularization
 from bp_xp.math.rows import row_blocks
 from bp_xp.optim import Optimizer
+from bp_xp.parameters import Parameters
 from bp_xp.sources import MemorySource, Samples, intake
 from bp_xp.sources.samples import make_samples
 from bp_xp.storage import network_file
-from bp_xp.storage.network_file import NetworkFile, NetworkSection
+from bp_xp.storage.network_file import NetworkFile
 from bp_xp.training import evaluation, fitting
 from bp_xp.training.arguments import as_metrics
 from bp_xp.training.callbacks import CallbackLike, EarlyStopping
 from bp_xp.training.checkpoint import Checkpoint
-from bp_xp.training.fitting import WarmStart, check_metrics
+from bp_xp.training.fitting import check_metrics
 from bp_xp.training.history import EpochRecord, History
 
 __all__ = ["Network", "RegularizationTerms"]
@@ -58,20 +54,19 @@ class RegularizationTerms(TypedDict, total=False):
     max_norm: float | None
 
 
-class Network:
+class Network(Parameters):
     """A multi-layer perceptron, trained by backpropagation and gradient descent.
 
     Args:
         sizes: neurons of each layer, inputs first: ``[784, 30, 10]``.
-        activation: σ of the hidden layers, as a name or an :class:`~bp_xp.math.activations.Activation`;
-            or a list with one for each hidden layer.
+        activation: σ of the hidden layers, as a name or an :class:`~bp_xp.Activation`; or a list
+            with one for each hidden layer.
         output_activation: σ of the output layer; None takes the one that belongs to the cost
             (sigmoid for ``"quadratic"`` and ``"binary_cross_entropy"``, softmax for
             ``"categorical_cross_entropy"``, identity for ``"huber"``).
-        cost: C, as a name or a :class:`~bp_xp.math.costs.Cost`.
-        initializer: a name or a function (:class:`~bp_xp.math.initializers.Initializer`), or a list
-            with one for each layer; None takes He for the ReLU family and the book's scaled normal
-            weights elsewhere.
+        cost: C, as a name or a :class:`~bp_xp.Cost`.
+        initializer: a name or a function (:data:`bp_xp.INITIALIZERS`), or a list with one for each
+            layer; None takes He for the ReLU family and the book's scaled normal weights elsewhere.
         device: where the network lives: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``; with a
             backend, in that library's words. None is the CPU or the backend's default.
         backend: the array library: None chooses by the device (NumPy, or CuPy for CUDA); else a
@@ -97,6 +92,7 @@ class Network:
     Examples:
         Four samples of exclusive or:
 
+        >>> from bp_xp import SGD
         >>> net = Network([2, 4, 1], activation="tanh", cost="binary_cross_entropy", seed=1)
         >>> x = [[0, 0], [0, 1], [1, 0], [1, 1]]
         >>> history = net.fit(x, [0, 1, 1, 0], epochs=500, optimizer=SGD(1.0), progress=False)
@@ -176,171 +172,6 @@ class Network:
         network._settle(model, place(device, backend, engine), dtype, seed)
         network.layers = pairs
         return network
-
-    def _settle(self, model: Model, placement: Placement, dtype: Any, seed: int | None) -> None:
-        """Set everything but the parameters."""
-        self.model = model
-        self.seed = checks.check_seed(seed)
-        self._generator = make_generator(self.seed)
-        self._placement = placement
-        self._dtype = dtype_name(dtype)
-        self._warm: WarmStart | None = None
-        self._report: Report | None = None
-        placement.dtype(self._dtype)
-        with placement.active():
-            check_own_functions(model, placement, self._dtype)
-
-    # -----------------------------------------------------------------------------------------
-    # What it is
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Neurons of each layer, inputs first."""
-        return self.model.sizes
-
-    @property
-    def backend(self) -> str:
-        """Name of the array library."""
-        return self._placement.backend
-
-    @property
-    def device(self) -> str:
-        """Name of the device, as ``device=`` takes it."""
-        return self._placement.device_name
-
-    @property
-    def placement(self) -> Placement:
-        """Library and device together: ``placement.active()`` makes the device the current one."""
-        return self._placement
-
-    @property
-    def device_reason(self) -> str:
-        """Why ``device="auto"`` took this device; empty where it was asked for by name."""
-        return self._placement.reason
-
-    @property
-    def dtype(self) -> str:
-        """Name of the dtype of parameters and results."""
-        return self._dtype
-
-    @property
-    def xp(self) -> Namespace:
-        """The functions of the array library."""
-        return self._placement.xp
-
-    @property
-    def engine(self) -> str:
-        """Name of the engine that takes training steps, as ``engine=`` takes it."""
-        return self._placement.engine.name
-
-    @property
-    def classifies(self) -> bool:
-        """Whether the outputs are probabilities, so that :meth:`predict` gives classes."""
-        return self.model.classifies
-
-    @property
-    def n_parameters(self) -> int:
-        """How many weights and biases there are."""
-        return sum(n_out * (n_in + 1) for n_in, n_out in itertools.pairwise(self.sizes))
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """The parameters, Layer(W, b) for each layer; assign all of them to change any.
-
-        Training makes new arrays: what was taken before is what the network was then.
-        """
-        return tuple(self._layers)
-
-    @layers.setter
-    def layers(self, layers: Iterable[tuple[Any, Any]]) -> None:
-        pairs = list(layers)
-        if len(pairs) != len(self.sizes) - 1:
-            raise ValueError(f"expected {len(self.sizes) - 1} layers, not {len(pairs)}.")
-        with self._placement.active():
-            self._layers = [self._check_layer(Layer(*pair), l) for l, pair in enumerate(pairs)]  # noqa: E741
-
-    def _check_layer(self, layer: Layer, l: int) -> Layer:  # noqa: E741
-        """Return a layer's parameters on the device, copied and checked."""
-        checked = Layer(
-            *(
-                intake.check_parameter(
-                    values,
-                    f"layers[{l}].{name}",
-                    placement=self._placement,
-                    dtype=self._dtype,
-                    ndim=ndim,
-                )
-                for name, values, ndim in (("W", layer.W, 2), ("b", layer.b, 1))
-            )
-        )
-        n_in, n_out = self.sizes[l : l + 2]
-        came = tuple(checked.W.shape), tuple(checked.b.shape)
-        if came != ((n_out, n_in), (n_out,)):
-            raise ValueError(
-                f"layers[{l}] must have W of shape ({n_out}, {n_in}) and b of shape ({n_out},), "
-                f"not {came[0]} and {came[1]}."
-            )
-        return checked
-
-    def __repr__(self) -> str:
-        activations = [activation.name for activation in self.model.activations]
-        return (
-            f"Network({list(self.sizes)}, activations={activations}, "
-            f"cost={self.model.cost.name!r}, {self._placement}, {self._dtype}, "
-            f"{self.n_parameters:,} parameters)"
-        )
-
-    def summary(self) -> str:
-        """Return a table of the layers: shapes, activations, parameters and their bytes.
-
-        Examples:
-            >>> print(Network([2, 3, 1], seed=0).summary())
-            layer  inputs  outputs  activation  parameters  bytes
-                1       2        3  sigmoid              9     36
-                2       3        1  sigmoid              4     16
-            total                                       13     52
-        """
-        size = int(self._dtype.removeprefix("float")) // 8
-        rows = [("layer", "inputs", "outputs", "activation", "parameters", "bytes")]
-        for l, (n_in, n_out) in enumerate(itertools.pairwise(self.sizes)):  # noqa: E741
-            n, name = n_out * (n_in + 1), self.model.activations[l].name
-            rows.append((str(l + 1), f"{n_in:,}", f"{n_out:,}", name, f"{n:,}", f"{n * size:,}"))
-        total = self.n_parameters
-        rows.append(("total", "", "", "", f"{total:,}", f"{total * size:,}"))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = []
-        for row in rows:
-            cells = [f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)]
-            cells[3] = f"{row[3]:{widths[3]}}"
-            lines.append("  ".join(cells))
-        return "\n".join(lines)
-
-    def explain(self) -> Report:
-        """Return how training steps are taken: which engine, why not a faster one.
-
-        After a fit it tells what was done in it: how many steps each way, and the reasons. It
-        prints as a few lines; its ``program`` is the text of what the engine has generated.
-
-        Examples:
-            >>> print(Network([2, 1], seed=0, engine="plain").explain())
-            engine plain: one step after the other (asked for by engine='plain')
-        """
-        return self._report or self._placement.new_report()
-
-    def asarray(self, values: Any) -> Array:
-        """Return host values as an array on the network's device, in its dtype.
-
-        Every method takes host values as they are; this moves them once for several calls. On a
-        CPU the memory may be shared: what is changed in one then changes in the other.
-
-        Raises:
-            ValueError: a value is not finite, or complex.
-            TypeError: an array of another library, or no numbers.
-        """
-        with self._placement.active():
-            return intake.check_array(
-                values, "values", placement=self._placement, dtype=self._dtype
-            )
 
     # -----------------------------------------------------------------------------------------
     # What it computes
@@ -434,8 +265,8 @@ class Network:
             x: inputs, shape (N, I).
             y: labels, shape (N,), or targets, shape (N, O).
             sample_weight: how much each sample counts for cost and accuracy, shape (N,).
-            metrics: names of :data:`bp_xp.METRICS`, or functions of (outputs, targets, xp); one or a
-                list.
+            metrics: names of :data:`bp_xp.METRICS`, or functions of (outputs, targets, xp); one or
+                a list.
 
         Returns:
             ``{"cost": ..., "accuracy": ..., ...}``; the cost has no L2 term. The accuracy is the
@@ -548,9 +379,9 @@ class Network:
             batch_size: samples in a mini-batch; None is 32, or all where there are fewer. The last
                 of an epoch may be shorter: its gradient is the mean over the samples it holds.
             shuffle: whether each epoch has a new order, drawn from the network's generator.
-            optimizer: an optimizer, or the name of one with its defaults: ``"sgd"`` is ``SGD(0.1)``,
-                and there are ``"adagrad"``, ``"rmsprop"``, ``"adam"`` and ``"adamw"``. Its learning
-                rate may be a schedule, or a list with a rate or schedule for each layer that learns.
+            optimizer: an optimizer, or the name of one with its defaults: ``"sgd"`` (``SGD(0.1)``),
+                ``"adagrad"``, ``"rmsprop"``, ``"adam"``, ``"adamw"``. Its learning rate may be a
+                schedule, or a list with a rate or schedule for each layer that learns.
             regularization: penalties, dropout and limits together; or pass its fields by name, as
                 in ``fit(x, y, l2=1e-4, dropout=0.5)``.
             trainable: whether each layer learns, as in ``[False, True]``; None lets all learn. A
@@ -634,6 +465,7 @@ class Network:
                 parameters are then those of before, and the optimizer starts at rest again.
 
         Examples:
+            >>> from bp_xp import SGD
             >>> net = Network([1, 1], cost="binary_cross_entropy", seed=0)
             >>> for _ in range(20):
             ...     record = net.partial_fit([[0.0], [1.0]], [0, 1], optimizer=SGD(5.0))
@@ -688,21 +520,6 @@ class Network:
             OSError: it could not be written; an older file is left as it was.
         """
         return network_file.write(path, NetworkFile(self.describe()))
-
-    def describe(self) -> NetworkSection:
-        """Return the network as a file holds it: names, numbers, and parameters on the host."""
-        with self._placement.active():
-            own = own_functions(self.model, self._placement, self._dtype)
-        return NetworkSection(
-            sizes=list(self.sizes),
-            activations=[activation.name for activation in self.model.activations],
-            cost=self.model.cost.name,
-            dtype=self._dtype,
-            seed=self.seed,
-            generator=self._generator.bit_generator.state,
-            own=own,
-            layers=map_leaves(to_numpy, self._layers),
-        )
 
     @classmethod
     def load(

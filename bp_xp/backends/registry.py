@@ -50,6 +50,12 @@ def to_numpy(array: Array) -> np.ndarray:
 
 
 def find_library(backend: str | Namespace) -> Library:
+    """The library that a name or a module stands for.
+
+    Raises:
+        ValueError: no library has that name.
+        TypeError: it is neither a name nor a module.
+    """
     if isinstance(backend, str):
         if backend not in LIBRARIES:
             raise ValueError(

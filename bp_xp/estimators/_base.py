@@ -467,9 +467,9 @@ class MLP(BaseEstimator):
         except (DeviceError, ImportError, ValueError) as error:
             self._where, self._in_arrays = place("cpu"), False
             warnings.warn(
-                f"this {type(self).__name__} was fitted with {placement[1]} on {placement[0]}, which is "
-                f"not here ({error}) It predicts with NumPy on the CPU; to fit it here, set its "
-                "device and backend.",
+                f"this {type(self).__name__} was fitted with {placement[1]} on {placement[0]}, "
+                f"which is not here ({error}) It predicts with NumPy on the CPU; to fit it here, "
+                "set its device and backend.",
                 UserWarning,
                 stacklevel=2,
             )

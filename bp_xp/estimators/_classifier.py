@@ -55,8 +55,8 @@ class MLPClassifier(ClassifierMixin, MLP):
         loss: ``"log_loss"``, the cross-entropy; or any of :data:`bp_xp.COSTS`, or a
             :class:`bp_xp.Cost`.
         device: where to compute: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"auto"``; see
-            :func:`bp_xp.backends.place`. None is the CPU or, with ``array_api_dispatch``, the device
-            of the samples.
+            :func:`bp_xp.backends.place`. None is the CPU or, with ``array_api_dispatch``, the
+            device of the samples.
         backend: the array library; None chooses by the device, or is that of the samples.
         dtype: ``"float32"`` or ``"float64"``; None is that of the samples, float64 where they are
             integers.

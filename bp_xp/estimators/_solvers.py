@@ -343,7 +343,7 @@ def minimize(
         blocks: yields all samples as (x, y, weights or None), on the device.
         alpha: α.
         weight: n, the samples' number or the sum of their weights.
-        place: library and device.
+        placement: library and device.
         dtype: the dtype on the device; the minimiser itself works in float64.
         options: those of SciPy's ``L-BFGS-B``.
     """

@@ -1,7 +1,7 @@
 """Settings that differ: by layer, or by network of a stack.
 
-A setting such as a learning rate is a number, or an array of shape (); or a list or tuple of these, one for
-each layer; or, in a stack of M networks whose weights are (M, O, I), an array of shape (M,).
+A setting such as a learning rate is a number, or an array of shape (); or a list or tuple of these,
+one for each layer; or, in a stack of M networks whose weights are (M, O, I), an array of (M,).
 """
 
 from collections.abc import Sequence

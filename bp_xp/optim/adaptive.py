@@ -342,7 +342,8 @@ class AdamW(Adam):
     descent, λ and l2 are the same.) To use both is to decay twice.
 
     Args:
-        learning_rate: η, above 0, or a schedule; or a list with one for each layer, which the decay follows too.
+        learning_rate: η, above 0, or a schedule, which the decay follows too; or a list with one
+            for each layer.
         beta1: β₁, from 0 to below 1.
         beta2: β₂, from 0 to below 1.
         epsilon: ε, above 0.

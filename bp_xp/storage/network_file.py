@@ -3,13 +3,14 @@
 A file of :mod:`bp_xp.storage.tensors` has sections. The header is JSON with the kind of the file
 (``"network"`` or ``"run"``) and a part for each section; a section's arrays are named for it.
 
-    network       sizes, activations, cost, dtype, seed, generator, own functions; ``layers.0.W`` ...
+    network       sizes, activations, cost, dtype, seed, generator, own; ``layers.0.W`` ...
     run           place, history, settings; ``state.0`` ..., ``totals``, ``best.0.W`` ...
     any other     what a caller keeps beside, such as the preparation of a table
 
 Version 1 of the format had the entries of both sections side by side; it is read as well.
 """
 
+import itertools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -252,7 +253,7 @@ def _take_layers(
 def _check_shapes(layers: Sequence[Layer], sizes: Any) -> None:
     """Refuse parameters that do not fit the sizes."""
     shapes = [(layer.W.shape, layer.b.shape) for layer in layers]
-    wanted = [((o, i), (o,)) for i, o in zip(sizes[:-1], sizes[1:], strict=True)]
+    wanted = [((o, i), (o,)) for i, o in itertools.pairwise(sizes)]
     if shapes != wanted:
         raise ValueError(f"its parameters do not fit its sizes {list(sizes)}")
 

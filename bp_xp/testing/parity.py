@@ -283,9 +283,9 @@ def _build(build: Build, placement: Placement) -> Network:
     came = f"{network.backend}-{network.device}"
     if came != target:
         raise ValueError(
-            f"build(backend={placement.backend!r}, device={placement.device_name!r}) returned a network on "
-            f"{came}: let build pass both on, as in lambda **where: Network(sizes, seed=0, "
-            "**where)."
+            f"build(backend={placement.backend!r}, device={placement.device_name!r}) returned a "
+            f"network on {came}: let build pass both on, as in lambda **where: Network(sizes, "
+            "seed=0, **where)."
         )
     return network
 

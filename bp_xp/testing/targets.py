@@ -26,7 +26,7 @@ class Target(NamedTuple):
         return self.backend if self.device is None else f"{self.backend}-{self.device}"
 
     def place(self) -> Placement:
-        """Return the library and the device; the errors are those of :func:`bp_xp.backends.place`."""
+        """Return library and device; the errors are those of :func:`bp_xp.backends.place`."""
         return place(self.device, self.backend)
 
     def covers(self, other: "Target") -> bool:

@@ -1,7 +1,7 @@
 """From the arguments that people pass to the settings of a run, in one place for all that train."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from bp_xp import checks
@@ -41,7 +41,7 @@ class Settings:
     optimizer: Optimizer
     epochs: int
     batch_size: int
-    regularization: Regularization = Regularization()
+    regularization: Regularization = field(default_factory=Regularization)
     trainable: tuple[bool, ...] = ()
     metrics: tuple[Metric, ...] = ()
     shuffle: bool = True

@@ -112,6 +112,7 @@ def _compile(kernel: Kernel, configuration: LaunchConfiguration) -> Launch:
     lines = "".join(f"#define {name} {value}\n" for name, value in defined.items())
     module: Any = cupy.RawModule(code=lines + PRELUDE + kernel.source, options=("--std=c++17",))
     function = module.get_function("take_steps").kernel
+
     def launch(arguments: Sequence[Array], n_steps: int) -> None:
         function(
             (configuration.blocks,),

@@ -1,9 +1,9 @@
 """The PyTorch engine: a step is recorded once, and replayed without autograd on the same memory.
 
-What the step does is heard, and put together where that saves time, in :mod:`bp_xp.backends.torch.operators`;
-here it becomes lines (see :mod:`bp_xp.engines.replay`). Results equal the plain loop's to
-rounding. On a CUDA device the steps of a chunk are captured in a CUDA graph, which one call
-launches.
+What the step does is heard, and put together where that saves time, in
+:mod:`bp_xp.backends.torch.operators`; here it becomes lines (see :mod:`bp_xp.engines.replay`).
+Results equal the plain loop's to rounding. On a CUDA device the steps of a chunk are captured in a
+CUDA graph, which one call launches.
 """
 
 import inspect

@@ -1,0 +1,211 @@
+"""Parameters on a device: what a network is, before anything is done with it."""
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+from bp_xp import checks
+from bp_xp._trees import map_leaves
+from bp_xp._typing import Array, Layer, Namespace
+from bp_xp.architecture import check_own_functions, own_functions
+from bp_xp.backends import Placement, dtype_name, to_numpy
+from bp_xp.engines import Report
+from bp_xp.math.initializers import make_generator
+from bp_xp.math.model import Model
+from bp_xp.sources import intake
+from bp_xp.storage.network_file import NetworkSection
+from bp_xp.training.fitting import WarmStart
+
+__all__ = ["Parameters"]
+
+
+class Parameters:
+    """The parameters of a network, on a device; :class:`bp_xp.Network` is what is done with them.
+
+    Attributes:
+        seed: the seed of weights and data order.
+        model: what the network computes, without its parameters.
+    """
+
+    seed: int
+    model: Model
+    _layers: list[Layer]
+
+    def _settle(self, model: Model, placement: Placement, dtype: Any, seed: int | None) -> None:
+        """Set everything but the parameters."""
+        self.model = model
+        self.seed = checks.check_seed(seed)
+        self._generator = make_generator(self.seed)
+        self._placement = placement
+        self._dtype = dtype_name(dtype)
+        self._warm: WarmStart | None = None
+        self._report: Report | None = None
+        placement.dtype(self._dtype)
+        with placement.active():
+            check_own_functions(model, placement, self._dtype)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Neurons of each layer, inputs first."""
+        return self.model.sizes
+
+    @property
+    def backend(self) -> str:
+        """Name of the array library."""
+        return self._placement.backend
+
+    @property
+    def device(self) -> str:
+        """Name of the device, as ``device=`` takes it."""
+        return self._placement.device_name
+
+    @property
+    def placement(self) -> Placement:
+        """Library and device together: ``placement.active()`` makes the device the current one."""
+        return self._placement
+
+    @property
+    def device_reason(self) -> str:
+        """Why ``device="auto"`` took this device; empty where it was asked for by name."""
+        return self._placement.reason
+
+    @property
+    def dtype(self) -> str:
+        """Name of the dtype of parameters and results."""
+        return self._dtype
+
+    @property
+    def xp(self) -> Namespace:
+        """The functions of the array library."""
+        return self._placement.xp
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine that takes training steps, as ``engine=`` takes it."""
+        return self._placement.engine.name
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the outputs are probabilities, so that :meth:`predict` gives classes."""
+        return self.model.classifies
+
+    @property
+    def n_parameters(self) -> int:
+        """How many weights and biases there are."""
+        return sum(n_out * (n_in + 1) for n_in, n_out in itertools.pairwise(self.sizes))
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The parameters, Layer(W, b) for each layer; assign all of them to change any.
+
+        Training makes new arrays: what was taken before is what the network was then.
+        """
+        return tuple(self._layers)
+
+    @layers.setter
+    def layers(self, layers: Iterable[tuple[Any, Any]]) -> None:
+        pairs = list(layers)
+        if len(pairs) != len(self.sizes) - 1:
+            raise ValueError(f"expected {len(self.sizes) - 1} layers, not {len(pairs)}.")
+        with self._placement.active():
+            self._layers = [self._check_layer(Layer(*pair), l) for l, pair in enumerate(pairs)]  # noqa: E741
+
+    def _check_layer(self, layer: Layer, l: int) -> Layer:  # noqa: E741
+        """Return a layer's parameters on the device, copied and checked."""
+        checked = Layer(
+            *(
+                intake.check_parameter(
+                    values,
+                    f"layers[{l}].{name}",
+                    placement=self._placement,
+                    dtype=self._dtype,
+                    ndim=ndim,
+                )
+                for name, values, ndim in (("W", layer.W, 2), ("b", layer.b, 1))
+            )
+        )
+        n_in, n_out = self.sizes[l : l + 2]
+        came = tuple(checked.W.shape), tuple(checked.b.shape)
+        if came != ((n_out, n_in), (n_out,)):
+            raise ValueError(
+                f"layers[{l}] must have W of shape ({n_out}, {n_in}) and b of shape ({n_out},), "
+                f"not {came[0]} and {came[1]}."
+            )
+        return checked
+
+    def __repr__(self) -> str:
+        activations = [activation.name for activation in self.model.activations]
+        return (
+            f"Network({list(self.sizes)}, activations={activations}, "
+            f"cost={self.model.cost.name!r}, {self._placement}, {self._dtype}, "
+            f"{self.n_parameters:,} parameters)"
+        )
+
+    def summary(self) -> str:
+        """Return a table of the layers: shapes, activations, parameters and their bytes.
+
+        Examples:
+            >>> from bp_xp import Network
+            >>> print(Network([2, 3, 1], seed=0).summary())
+            layer  inputs  outputs  activation  parameters  bytes
+                1       2        3  sigmoid              9     36
+                2       3        1  sigmoid              4     16
+            total                                       13     52
+        """
+        size = int(self._dtype.removeprefix("float")) // 8
+        rows = [("layer", "inputs", "outputs", "activation", "parameters", "bytes")]
+        for l, (n_in, n_out) in enumerate(itertools.pairwise(self.sizes)):  # noqa: E741
+            n, name = n_out * (n_in + 1), self.model.activations[l].name
+            rows.append((str(l + 1), f"{n_in:,}", f"{n_out:,}", name, f"{n:,}", f"{n * size:,}"))
+        total = self.n_parameters
+        rows.append(("total", "", "", "", f"{total:,}", f"{total * size:,}"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = []
+        for row in rows:
+            cells = [f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)]
+            cells[3] = f"{row[3]:{widths[3]}}"
+            lines.append("  ".join(cells))
+        return "\n".join(lines)
+
+    def explain(self) -> Report:
+        """Return how training steps are taken: which engine, why not a faster one.
+
+        After a fit it tells what was done in it: how many steps each way, and the reasons. It
+        prints as a few lines; its ``program`` is the text of what the engine has generated.
+
+        Examples:
+            >>> from bp_xp import Network
+            >>> print(Network([2, 1], seed=0, engine="plain").explain())
+            engine plain: one step after the other (asked for by engine='plain')
+        """
+        return self._report or self._placement.new_report()
+
+    def asarray(self, values: Any) -> Array:
+        """Return host values as an array on the network's device, in its dtype.
+
+        Every method takes host values as they are; this moves them once for several calls. On a
+        CPU the memory may be shared: what is changed in one then changes in the other.
+
+        Raises:
+            ValueError: a value is not finite, or complex.
+            TypeError: an array of another library, or no numbers.
+        """
+        with self._placement.active():
+            return intake.check_array(
+                values, "values", placement=self._placement, dtype=self._dtype
+            )
+
+    def describe(self) -> NetworkSection:
+        """Return the network as a file holds it: names, numbers, and parameters on the host."""
+        with self._placement.active():
+            own = own_functions(self.model, self._placement, self._dtype)
+        return NetworkSection(
+            sizes=list(self.sizes),
+            activations=[activation.name for activation in self.model.activations],
+            cost=self.model.cost.name,
+            dtype=self._dtype,
+            seed=self.seed,
+            generator=self._generator.bit_generator.state,
+            own=own,
+            layers=map_leaves(to_numpy, self._layers),
+        )
