@@ -118,23 +118,21 @@ class Lines:
                 self.each.append(copy(f"s{i}", name))
 
     def compile(self, n_leaves: int, n_parts: int) -> tuple[Callable[..., None], str]:
-        """Return the function whose lines are on the tape, and its text."""
+        """Return the function whose lines are on the tape, and its text for people."""
         state = "".join(f"s{i}, " for i in range(n_leaves))
         parts = "".join(f"x{i}, " for i in range(n_parts))
-        text = "\n".join(
-            [
-                f"def make(items, {', '.join(self.objects)}):",
-                "    def run(leaves, batches, zs):",
-                f"        {state}= leaves",
-                *(f"        {line}" for line in self.before),
-                f"        for {parts}z in zip(*map(items, batches), zs):",
-                *(f"            {line}" for line in self.each),
-                "    return run",
-            ]
-        )
+        run = [
+            "def run(leaves, batches, zs):",
+            f"    {state}= leaves",
+            *(f"    {line}" for line in self.before),
+            f"    for {parts}z in zip(*map(items, batches), zs):",
+            *(f"        {line}" for line in self.each),
+        ]
+        # The objects that lines name are arguments around them: those are found fastest.
+        make = [f"def make(items, {', '.join(self.objects)}):", *(f"    {line}" for line in run)]
         scope: dict[str, Any] = {}
-        exec(text, scope)
-        return scope["make"](_items, **self.objects), text
+        exec("\n".join([*make, "    return run"]), scope)
+        return scope["make"](_items, **self.objects), "\n".join(run)
 
 
 def _items(array: Array) -> Any:

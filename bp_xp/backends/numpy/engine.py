@@ -65,7 +65,8 @@ class _Tape(Lines):
         result = function(*value_of(inputs), **value_of(options))
         plain_reduction = len(inputs) == 1 and set(options) <= {"axis", "keepdims"}
         if function in _REDUCTIONS and plain_reduction:
-            reduce, values = self.name("f", _REDUCTIONS[function].reduce), self.write(inputs[0])
+            combine, values = _REDUCTIONS[function], self.write(inputs[0])
+            reduce = self.name(f"{combine.__name__}_reduce", combine.reduce)
             axis, keep = options.get("axis"), options.get("keepdims", False)
             return self.result(result, lambda t: f"{reduce}({values}, {axis}, None, {t}, {keep})")
         if not isinstance(result, np.ndarray | np.generic):
