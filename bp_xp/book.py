@@ -36,7 +36,7 @@ from bp_xp.math.costs import COSTS, Cost
 from bp_xp.math.model import Model
 from bp_xp.math.rows import row_blocks
 from bp_xp.sources import intake
-from bp_xp.training.finite import are_finite
+from bp_xp.training.divergence import are_finite
 
 __all__ = ["Network", "load_data_wrapper", "sigmoid", "sigmoid_prime"]
 
