@@ -7,11 +7,15 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from pathlib import Path
 
 __all__ = ["check_replaceable", "keep_previous", "previous_of", "replace_file"]
 
+_WINDOWS = os.name == "nt"
+
 _STALE_SECONDS = 3600
+_TRIES, _SECONDS_BETWEEN_TRIES = 10, 0.1
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -32,7 +36,7 @@ def replace_file(path: Path, data: bytes) -> None:
             # The content must be on the disk before the name refers to it, and the name before
             # the caller hears that the file is safe.
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _rename(temporary, path)
         outcome = "the new content is there, but a power cut could still undo it"
         _sync_folder(path.parent)
     except OSError as error:
@@ -48,7 +52,7 @@ def check_replaceable(path: Path) -> int:
 
     Raises:
         FileNotFoundError: there is no folder to write it in.
-        OSError: the path is a folder, a symbolic link or a device.
+        OSError: the path is a folder, a symbolic link or a device; on Windows, or is read-only.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(
@@ -66,7 +70,26 @@ def check_replaceable(path: Path) -> int:
             "path of the file itself",
             str(path),
         )
+    if _WINDOWS and not mode & stat.S_IWRITE:
+        # There a file that may not be written can't be replaced or removed either.
+        raise PermissionError(
+            errno.EACCES, "the file is read-only: let it be written, or name another", str(path)
+        )
     return stat.S_IMODE(mode)
+
+
+def _rename(path: Path, new: Path) -> None:
+    """Rename a file, in place of an older one.
+
+    Windows refuses while another program has the older one open, such as a scanner for viruses that
+    looks at each new file: a little later it lets go.
+    """
+    for _ in range(_TRIES if _WINDOWS else 0):
+        with contextlib.suppress(PermissionError):
+            os.replace(path, new)
+            return
+        time.sleep(_SECONDS_BETWEEN_TRIES)
+    os.replace(path, new)
 
 
 def _remove_stale(path: Path, now: float) -> None:
@@ -84,7 +107,7 @@ def _remove_stale(path: Path, now: float) -> None:
 
 def _sync_folder(folder: Path) -> None:
     """Put a folder's entries on the disk."""
-    if os.name == "nt":  # Windows cannot open a folder.
+    if _WINDOWS:  # which cannot open a folder
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -112,7 +135,7 @@ def keep_previous(path: Path) -> None:
             os.link(path, link)
         except OSError:  # a file system without links
             shutil.copy2(path, link)
-        os.replace(link, previous_of(path))
+        _rename(link, previous_of(path))
 
 
 def previous_of(path: Path) -> Path:
