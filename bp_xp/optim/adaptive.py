@@ -9,6 +9,7 @@ from bp_xp import checks
 from bp_xp._trees import map_leaves
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.backends import Placement
+from bp_xp.math.settings import each_layer
 from bp_xp.optim.optimizer import (
     Update,
     accumulate,
@@ -20,7 +21,7 @@ from bp_xp.optim.optimizer import (
     root,
     scale,
 )
-from bp_xp.optim.schedules import LearningRates, check_learning_rate
+from bp_xp.optim.schedules import LearningRates, check_learning_rates
 
 __all__ = ["Adagrad", "AdagradState", "Adam", "AdamState", "AdamW", "RMSprop", "RMSpropState"]
 
@@ -72,7 +73,7 @@ class Adagrad:
     epsilon: float = 1e-10
 
     def __post_init__(self) -> None:
-        check_learning_rate(self.learning_rate)
+        check_learning_rates(self.learning_rate)
         checks.check_number(self.learning_rate_decay, "learning_rate_decay", least=0.0)
         checks.check_number(self.initial_accumulator, "initial_accumulator", least=0.0)
         checks.check_number(self.epsilon, "epsilon", above=0.0)
@@ -166,7 +167,7 @@ class RMSprop:
     epsilon: float = 1e-8
 
     def __post_init__(self) -> None:
-        check_learning_rate(self.learning_rate)
+        check_learning_rates(self.learning_rate)
         checks.check_number(self.alpha, "alpha", least=0.0, below=1.0)
         checks.check_number(self.momentum, "momentum", least=0.0, below=1.0)
         checks.check_number(self.epsilon, "epsilon", above=0.0)
@@ -304,7 +305,7 @@ class Adam:
     amsgrad: bool = False
 
     def __post_init__(self) -> None:
-        check_learning_rate(self.learning_rate)
+        check_learning_rates(self.learning_rate)
         checks.check_number(self.beta1, "beta1", least=0.0, below=1.0)
         checks.check_number(self.beta2, "beta2", least=0.0, below=1.0)
         checks.check_number(self.epsilon, "epsilon", above=0.0)
@@ -430,8 +431,8 @@ def _adamw_update(
 def _adamw_weights_update(
     layers: Sequence[Layer], gradients: Sequence[Layer], state: AdamState, *, xp: Namespace
 ) -> tuple[list[Layer], AdamState]:
-    (decayed,) = each_parameter(_decay, layers, settings=[_kept(state)])
-    layers = [Layer(W, b) for (W, _), (_, b) in zip(decayed, layers, strict=True)]
+    kept = each_layer(_kept(state), layers)
+    layers = [Layer(scale(W, of_W), b) for (W, b), (of_W, _) in zip(layers, kept, strict=True)]
     return _adam_update(layers, gradients, state, xp=xp)
 
 

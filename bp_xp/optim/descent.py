@@ -17,7 +17,7 @@ from bp_xp.optim.optimizer import (
     each_parameter,
     initial_rates,
 )
-from bp_xp.optim.schedules import LearningRates, check_learning_rate
+from bp_xp.optim.schedules import LearningRates, check_learning_rates
 
 __all__ = ["SGD", "SGDState"]
 
@@ -67,7 +67,7 @@ class SGD:
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        check_learning_rate(self.learning_rate)
+        check_learning_rates(self.learning_rate)
         checks.check_number(self.momentum, "momentum", least=0.0, below=1.0)
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov=True needs a momentum above 0, such as momentum=0.9.")

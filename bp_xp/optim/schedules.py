@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from bp_xp import checks
-from bp_xp.training.history import improvements, improves_upwards
+from bp_xp.optim.improvement import improvements, improves_upwards
 
 __all__ = [
     "CosineDecay",
@@ -33,6 +33,7 @@ __all__ = [
     "Schedule",
     "StepDecay",
     "check_learning_rate",
+    "check_learning_rates",
     "initial_rate",
     "is_scheduled",
     "rates",
@@ -275,7 +276,7 @@ class ReduceOnPlateau:
             1/1024.
         min_delta: how much better than the best a value must be to count, at least 0.
         higher_is_better: the value's direction; None if its name tells
-            (:func:`bp_xp.training.history.improves_upwards`).
+            (:func:`bp_xp.optim.improvement.improves_upwards`).
 
     Raises:
         ValueError: a number is out of its range or not finite, or the name does not tell.
@@ -356,13 +357,19 @@ def check_learning_rate(learning_rate: Any, name: str = "learning_rate") -> None
             f"{name} must be a number or a schedule such as CosineDecay(0.1, steps=1000), not the "
             f"class {learning_rate.__name__} itself."
         )
-    if isinstance(learning_rate, list | tuple):
-        if not learning_rate:
-            raise ValueError(f"{name} is an empty list: give one for each layer.")
-        for l, one in enumerate(learning_rate):  # noqa: E741
-            check_learning_rate(one, f"{name}[{l}]")
-    elif not callable(learning_rate):
+    if not callable(learning_rate):
         checks.check_number(learning_rate, name, above=0.0)
+
+
+def check_learning_rates(learning_rate: Any) -> None:
+    """Check a learning rate, or a list with one for each layer; see :func:`check_learning_rate`."""
+    if not isinstance(learning_rate, list | tuple):
+        check_learning_rate(learning_rate)
+    elif not learning_rate:
+        raise ValueError("learning_rate is an empty list: give one for each layer.")
+    else:
+        for l, one in enumerate(learning_rate):  # noqa: E741
+            check_learning_rate(one, f"learning_rate[{l}]")
 
 
 def is_scheduled(learning_rate: Any) -> bool:

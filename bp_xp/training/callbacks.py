@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 
 from bp_xp import checks
 from bp_xp.errors import DivergenceError
-from bp_xp.training.history import History, improvements, improves_upwards
+from bp_xp.optim.improvement import improvements, improves_upwards
+from bp_xp.training.history import History
 
 __all__ = ["Callback", "CallbackLike", "EarlyStopping", "StopWhen", "as_callback"]
 

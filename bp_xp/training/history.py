@@ -1,13 +1,11 @@
 """The record that a training run leaves."""
 
-import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple, overload
 
-__all__ = ["EpochRecord", "History", "improvements", "improves_upwards"]
+__all__ = ["EpochRecord", "History"]
 
 
 class EpochRecord(NamedTuple):
@@ -94,57 +92,3 @@ class History(Sequence[EpochRecord]):
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.records))
-
-
-# ---------------------------------------------------------------------------------------------
-# Whether a value gets better
-
-
-_UPWARDS = {"accuracy", "auc", "f1", "precision", "r2", "recall", "score", "top"}
-_DOWNWARDS = {"cost", "error", "loss", "mae", "mse", "rmse"}
-
-
-def improves_upwards(name: str) -> bool:
-    """Return whether a value is better the larger it is, which the words of its name tell.
-
-    Args:
-        name: such as ``"validation_accuracy"``, ``"top_5"`` or ``"mean_absolute_error"``.
-
-    Raises:
-        ValueError: the name does not tell.
-        TypeError: it is no text.
-
-    Examples:
-        >>> improves_upwards("validation_accuracy"), improves_upwards("cost")
-        (True, False)
-    """
-    if not isinstance(name, str):
-        raise TypeError(f"a value is monitored by its name, such as 'cost', not by {name!r}.")
-    words = set(re.split(r"[^a-z0-9]+", name.lower()))
-    up, down = bool(words & _UPWARDS), bool(words & _DOWNWARDS)
-    if up == down:
-        raise ValueError(
-            f"the name {name!r} does not tell whether more is better: it should have one of the "
-            f"words {', '.join(sorted(_UPWARDS))} (more is better) or "
-            f"{', '.join(sorted(_DOWNWARDS))} (less is)."
-        )
-    return up
-
-
-def improvements(values: Iterable[float], upwards: bool, min_delta: float = 0.0) -> Iterator[bool]:
-    """Tell of each value whether it is better than the best before it.
-
-    Args:
-        values: one for each epoch; NaN is never better.
-        upwards: whether more is better.
-        min_delta: how much better a value must be to count.
-
-    Examples:
-        >>> list(improvements([0.8, 0.9, 0.85, 0.9], upwards=True))
-        [True, True, False, False]
-    """
-    sign, best = 1.0 if upwards else -1.0, -math.inf
-    for value in values:
-        improved = sign * value > best + min_delta
-        best = sign * value if improved else best
-        yield improved

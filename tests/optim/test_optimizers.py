@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from helpers import assert_agrees, assert_layers_agree, combine, on_host, random_layers, to_device
 
-from bp_xp import ACTIVATIONS, COSTS, Layer, Network, engines, to_numpy
+from bp_xp import ACTIVATIONS, COSTS, Layer, Network, to_numpy
 from bp_xp._trees import leaves_of
 from bp_xp.backends import place
+from bp_xp.backends.numpy import engine as numpy_engine
+from bp_xp.backends.torch import engine as torch_engine
 from bp_xp.engines import PLAIN, plain
 from bp_xp.math.model import Model
 from bp_xp.math.regularization import Regularization
@@ -16,6 +18,7 @@ from bp_xp.optim.schedules import CosineDecay, LinearWarmUp, ReduceOnPlateau
 from bp_xp.training.step import Rule, State, make_step
 
 SIZES = [4, 5, 3]
+HERE = {"placement": place("cpu"), "dtype": "float64"}
 RULES = {
     "plain": SGD(0.1),
     "momentum": SGD(0.1, momentum=0.9),
@@ -88,7 +91,7 @@ def test_fifty_steps_equal_those_of_pytorch(where, rng, rule):
     theirs = combine(lambda part: torch.tensor(part, requires_grad=True), start)
     reference = of_torch(optimizer, theirs)
     layers = to_device(start, where)
-    state = optimizer.init(layers, place=where, dtype="float64")
+    state = optimizer.init(layers, placement=where, dtype="float64")
     for step in range(50):
         noise = shrinking_noise(rng, step)
         gradients = to_device(gradients_at(on_host(layers), noise), where)
@@ -161,7 +164,7 @@ def test_steps_follow_the_rule_as_it_is_written(where, dtype, rng, rule):
     formula = FORMULAS[type(optimizer)]
     start = combine(lambda part: part.astype(dtype), random_layers(SIZES, rng))
     layers = to_device(start, where, dtype)
-    state = optimizer.init(layers, place=where, dtype=dtype)
+    state = optimizer.init(layers, placement=where, dtype=dtype)
     wanted, memory = on_host(start), combine(lambda part: (), start)
     for t in range(4):
         gradients = combine(lambda part: part.astype(dtype), shrinking_noise(rng, t))
@@ -183,7 +186,7 @@ def test_steps_follow_the_rule_as_it_is_written(where, dtype, rng, rule):
 def test_state_starts_on_the_device_and_in_the_dtype_and_keeps_its_form(where, dtype, rng, rule):
     optimizer = RULES[rule]
     layers = to_device(random_layers(SIZES, rng), where, dtype)
-    state = optimizer.init(layers, place=where, dtype=dtype)
+    state = optimizer.init(layers, placement=where, dtype=dtype)
     assert type(state)._fields[0] == "learning_rate"
     for name, value in state._asdict().items():
         if name not in MEMORIES:
@@ -217,7 +220,7 @@ def test_state_starts_on_the_device_and_in_the_dtype_and_keeps_its_form(where, d
 )
 def test_a_rule_remembers_only_what_it_needs(rng, rule, memories):
     layers = random_layers(SIZES, rng)
-    state = RULES[rule].init(layers, place=place("cpu"), dtype="float64")
+    state = RULES[rule].init(layers, placement=place("cpu"), dtype="float64")
     assert {name for name in MEMORIES if getattr(state, name, [])} == memories
 
 
@@ -240,7 +243,7 @@ def test_learning_rate_in_the_state_acts_without_compiling_again(where, rng, rul
     moves = []
     for rate in (0.1, 0.2, 0.4):
         layers = to_device(start, where)
-        state = optimizer.init(layers, place=where, dtype="float64")
+        state = optimizer.init(layers, placement=where, dtype="float64")
         state = state._replace(learning_rate=where.asarray(rate, "float64"))
         layers, _ = step(layers, to_device(gradients, where), state)
         moves.append(combine(lambda after, before: after - before, on_host(layers), start))
@@ -264,7 +267,7 @@ def test_numbers_of_a_rule_act_without_compiling_again(where, rng):
     for optimizer in (Adam(), Adam(beta1=0.5), Adam(beta2=0.5), Adam(epsilon=0.1)):
         assert optimizer.update is Adam().update
         layers = to_device(start, where)
-        state = optimizer.init(layers, place=where, dtype="float64")
+        state = optimizer.init(layers, placement=where, dtype="float64")
         for _ in range(2):
             layers, state = step(layers, to_device(gradients, where), state)
             layers, state = step(layers, to_device(start, where), state)
@@ -281,7 +284,7 @@ def begin(optimizer, where):
     """Return a state, inputs, targets and rates for some steps."""
     rng = np.random.default_rng(5)
     layers = to_device(random_layers(SIZES, rng), where)
-    state = State(layers, optimizer.init(layers, place=where, dtype="float64"), ())
+    state = State(layers, optimizer.init(layers, placement=where, dtype="float64"), ())
     xs, ys = rng.normal(size=(STEPS, BATCH, SIZES[0])), rng.random((STEPS, BATCH, SIZES[-1]))
     return state, *map(where.asarray, (xs, ys, np.linspace(0.1, 0.0, STEPS)))
 
@@ -289,7 +292,7 @@ def begin(optimizer, where):
 def take(engine, step, optimizer, where, parts):
     """Take the steps; return zᴸ of each and all of the last state, on the host."""
     state, *batches = begin(optimizer, where)
-    loop = engine.new_loop()
+    loop = engine.new_loop(where.new_report())
     chunk = engine.compile(lambda state, *batches: loop(step, state, batches, xp=where.xp))
     with where.active():
         state, zs = chunk(state, *batches[:parts])
@@ -301,8 +304,8 @@ def test_numpy_records_every_rule_and_replays_it_to_the_last_bit(rule):
     optimizer, where = RULES[rule], place("cpu")
     step = make_step(Rule(MODEL, optimizer.update, Regularization()))
     state, xs, ys, _ = begin(optimizer, where)
-    assert engines.numpy._record(step, state, (xs[0], ys[0]), xp=where.xp)
-    replayed = take(engines.ENGINES["numpy"], step, optimizer, where, 2)
+    assert numpy_engine._record(step, state, (xs[0], ys[0]), xp=where.xp)
+    replayed = take(where.engine, step, optimizer, where, 2)
     looped = take(PLAIN, step, optimizer, where, 2)
     assert all(np.array_equal(a, b) for a, b in zip(replayed, looped, strict=True))
 
@@ -313,8 +316,8 @@ def test_pytorch_records_every_rule_and_replays_it(rule):
     optimizer, where = RULES[rule], place("cpu", "torch")
     step = make_step(Rule(MODEL, optimizer.update, Regularization(l2=0.01)))
     state, xs, ys, _ = begin(optimizer, where)
-    assert engines.torch._record(step, state, (xs[0], ys[0]), xp=where.xp)
-    replayed = take(engines.ENGINES["torch"], step, optimizer, where, 2)
+    assert torch_engine._record(step, state, (xs[0], ys[0]), xp=where.xp)
+    replayed = take(where.engine, step, optimizer, where, 2)
     looped = take(PLAIN, step, optimizer, where, 2)
     for a, b in zip(replayed, looped, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
@@ -327,7 +330,7 @@ def test_recorded_steps_and_others_take_turns(rule, monkeypatch):
     optimizer, where = RULES[rule], place("cpu")
     step = make_step(Rule(MODEL, optimizer.update, Regularization()))
     ends = []
-    for loop in (engines.ENGINES["numpy"].new_loop(), plain.loop):
+    for loop in (where.engine.new_loop(where.new_report()), plain.loop):
         state, xs, ys, _ = begin(optimizer, where)
         for _ in range(3):
             state, _ = loop(step, state, (xs, ys), xp=np)
@@ -358,8 +361,8 @@ def test_a_rate_that_comes_with_each_mini_batch_is_recorded_and_left_as_it_is(ru
     optimizer, where = RULES[rule], place("cpu")
     state, xs, ys, rates = begin(optimizer, where)
     step = step_at(optimizer, where)
-    assert engines.numpy._record(step, state, (xs[0], ys[0], rates[0, ...]), xp=where.xp)
-    engines.ENGINES["numpy"].new_loop()(step, state, (xs, ys, rates), xp=where.xp)
+    assert numpy_engine._record(step, state, (xs[0], ys[0], rates[0, ...]), xp=where.xp)
+    where.engine.new_loop(where.new_report())(step, state, (xs, ys, rates), xp=where.xp)
     assert np.array_equal(rates, np.linspace(0.1, 0.0, STEPS))
 
 
@@ -384,7 +387,7 @@ ADAPTIVE = [rule for rule, optimizer in RULES.items() if not isinstance(optimize
 def test_gradients_of_any_size_leave_parameters_finite(where, rng, rule, size):
     optimizer = RULES[rule]
     layers = to_device(random_layers(SIZES, rng), where, "float32")
-    state = optimizer.init(layers, place=where, dtype="float32")
+    state = optimizer.init(layers, placement=where, dtype="float32")
     with np.errstate(over="ignore", under="ignore"):
         for _ in range(20):
             gradients = combine(lambda n: size * np.sign(n), random_layers(SIZES, rng))
@@ -400,7 +403,7 @@ def test_gradients_of_any_size_leave_parameters_finite(where, rng, rule, size):
 def test_gradients_that_stay_the_same_have_a_variance_not_below_zero(where, dtype, rng, rule):
     optimizer = RULES[rule]
     layers = to_device(random_layers(SIZES, rng), where, dtype)
-    state = optimizer.init(layers, place=where, dtype=dtype)
+    state = optimizer.init(layers, placement=where, dtype=dtype)
     gradients = random_layers(SIZES, rng)
     step = where.engine.compile(
         lambda layers, gradients, state: optimizer.update(layers, gradients, state, xp=where.xp)
@@ -416,7 +419,7 @@ def test_first_step_of_adam_is_as_long_as_the_rate(where, dtype, rng, rule):
     optimizer = RULES[rule]
     start = combine(lambda part: part.astype(dtype), random_layers(SIZES, rng))
     layers = to_device(start, where, dtype)
-    state = optimizer.init(layers, place=where, dtype=dtype)
+    state = optimizer.init(layers, placement=where, dtype=dtype)
     gradients = random_layers(SIZES, rng)
     layers, _ = optimizer.update(layers, to_device(gradients, where, dtype), state, xp=where.xp)
     wanted = combine(lambda w, g: w - 0.1 * g / (np.abs(g) + 1e-8), on_host(start), gradients)
@@ -428,7 +431,7 @@ def test_parameters_decay_without_gradients(where, dtype, rng):
     zeros = combine(lambda part: 0.0 * part, start)
     for optimizer in (RULES["adamw"], RULES["adamw-weights"]):
         layers = to_device(start, where, dtype)
-        state = optimizer.init(layers, place=where, dtype=dtype)
+        state = optimizer.init(layers, placement=where, dtype=dtype)
         for _ in range(3):
             gradients = to_device(zeros, where, dtype)
             layers, state = optimizer.update(layers, gradients, state, xp=where.xp)
@@ -490,7 +493,7 @@ def test_learning_rate_may_be_a_schedule_whose_first_rate_begins(
     where, dtype, rng, kind, schedule, first
 ):
     layers = to_device(random_layers(SIZES, rng), where, dtype)
-    state = kind(schedule).init(layers, place=where, dtype=dtype)
+    state = kind(schedule).init(layers, placement=where, dtype=dtype)
     assert_agrees(state.learning_rate, first, where, dtype, eps=2)
 
 
@@ -538,19 +541,37 @@ def test_what_is_added_must_be_finite_and_not_negative(kind, name, number):
         kind(0.1, **{name: number})
 
 
-@pytest.mark.parametrize("number", ["0.1", None, True, [0.1]], ids=repr)
 @pytest.mark.parametrize(
-    ("kind", "name"),
+    ("kind", "name", "number"),
     [
-        (kind, field.name)
+        (kind, field.name, number)
+        for number in ("0.1", None, True, [0.1])
         for kind in (SGD, Adagrad, RMSprop, Adam, AdamW)
         for field in dataclasses.fields(kind)
         if field.name not in ("nesterov", "centered", "amsgrad", "decay_biases")
+        if field.name != "learning_rate" or number != [0.1]  # that is one for each layer
     ],
+    ids=repr,
 )
 def test_what_is_no_number_is_refused_by_name(kind, name, number):
     with pytest.raises(TypeError, match=f"{name} must be a number"):
         kind(**{"learning_rate": 0.1, name: number})
+
+
+@EVERY
+@pytest.mark.parametrize("number", ["0.1", None, True, [0.1]], ids=repr)
+def test_what_is_no_number_is_refused_in_a_list_of_rates(kind, number):
+    with pytest.raises(TypeError, match=r"learning_rate\[1\] must be a number"):
+        kind([0.1, number])
+
+
+@EVERY
+def test_a_list_of_rates_has_one_for_each_layer(kind, rng):
+    assert len(kind([0.1, 0.2]).init(random_layers(SIZES, rng), **HERE).learning_rate) == 2
+    with pytest.raises(ValueError, match=r"learning_rate is an empty list"):
+        kind([])
+    with pytest.raises(ValueError, match=r"has 3 rates, but there are 2 layers"):
+        kind([0.1, 0.2, 0.3]).init(random_layers(SIZES, rng), **HERE)
 
 
 @EVERY
@@ -574,8 +595,8 @@ class Own:
     def __init__(self, change):
         self.change = change
 
-    def init(self, layers, *, place, dtype):
-        return [place.asarray(np.ones(3), dtype)]
+    def init(self, layers, *, placement, dtype):
+        return [placement.asarray(np.ones(3), dtype)]
 
     def update(self, layers, gradients, state, *, xp):
         moved = [
@@ -587,7 +608,7 @@ class Own:
 
 def test_a_state_may_hold_a_number_of_python(where):
     class Counting(Own):
-        def init(self, layers, *, place, dtype):
+        def init(self, layers, *, placement, dtype):
             return [0]
 
     network = Network([4, 5, 3], backend=where.backend, device=where.device_name, seed=0)
