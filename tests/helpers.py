@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from bp_xp import Layer, Network, to_numpy
 from bp_xp.backends import Placement
 from bp_xp.testing import assert_close
+from bp_xp.training import looks
 
 # The fixtures that property tests take (where, dtype) hold nothing that an example could change.
 PROPERTY = settings(
@@ -70,6 +71,11 @@ def flat(layers: Sequence[Layer]) -> np.ndarray:
     return np.concatenate([np.ravel(part) for layer in layers for part in layer])
 
 
+def parameters(net: Network) -> np.ndarray:
+    """Return all parameters of a network as one vector of the host."""
+    return flat([Layer(*map(to_numpy, layer)) for layer in net.layers])
+
+
 def random_layers(sizes: Sequence[int], rng: np.random.Generator) -> list[Layer]:
     """Draw weights, and biases that are not zero, so that none of them escapes a test."""
     return [
@@ -103,6 +109,12 @@ def random_samples(network: Network, rng: np.random.Generator, n: int = 8):
     """Draw inputs of shape (n, I), and targets that the network's cost takes, shape (n, O)."""
     x = rng.normal(size=(n, network.sizes[0]))
     return x, random_targets(network.model.cost.name, n, network.sizes[-1], rng)
+
+
+def cut_chunks(monkeypatch, steps):
+    """Let no more steps than these be taken at a time."""
+    for limits in ("_CHUNK_ON_CPU", "_CHUNK_ELSEWHERE"):
+        monkeypatch.setattr(looks, limits, (steps, 1 << 20))
 
 
 # ---------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from bp_xp import (
     OutOfMemoryError,
     to_numpy,
 )
-from bp_xp.storage.files import read_tensors, write_tensors
+from bp_xp.storage.tensors import read_tensors, write_tensors
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ def test_evaluate_is_the_mean_cost_and_the_share_told_right(make):
 
 
 def test_evaluate_weighs_a_short_last_block_by_its_samples(make, rng, monkeypatch):
-    monkeypatch.setattr(bp_xp.training.trainer, "_EVALUATION_ROWS", 4)
+    monkeypatch.setattr(bp_xp.training.evaluation, "ROWS_AT_ONCE", 4)
     x, y = rng.standard_normal((7, 3)), rng.integers(0, 2, 7)
     net = make([3, 2], dtype="float64", seed=1)
     each = [net.evaluate(x[i : i + 1], y[i : i + 1]) for i in range(7)]
@@ -420,7 +420,8 @@ def saved(tmp_path):
     tensors, header = read_tensors(path)
 
     def rewrite(**changes):
-        write_tensors(path, tensors, header | changes)
+        kind = changes.pop("kind", header["kind"])
+        write_tensors(path, tensors, {"kind": kind, "network": header["network"] | changes})
         return path
 
     return tensors, header, rewrite
@@ -429,10 +430,10 @@ def saved(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"sizes": [3, 4]}, "hidden layers"),
-        ({"sizes": [3, 5, 2]}, "layers[0]"),
-        ({"sizes": [3, 0, 2]}, "sizes[1]"),
-        ({"activations": ["sigmoid"]}, "activation"),
+        ({"sizes": [3, 4]}, "do not fit its sizes [3, 4]"),
+        ({"sizes": [3, 5, 2]}, "do not fit its sizes [3, 5, 2]"),
+        ({"sizes": [3, 0, 2]}, "do not fit its sizes [3, 0, 2]"),
+        ({"activations": ["sigmoid"]}, "do not fit its sizes [3, 4, 2]"),
         ({"activations": []}, "activations"),
         ({"activations": ["sigmoid", "wobbly"]}, "unknown activation 'wobbly'"),
         ({"activations": ["softmax", "sigmoid"]}, "softmax"),
@@ -461,9 +462,8 @@ def test_a_file_that_is_no_network_is_refused_with_the_reason(saved, changes, sa
 @pytest.mark.parametrize("lacking", ["sizes", "activations", "cost", "dtype", "seed", "generator"])
 def test_a_file_that_lacks_a_part_is_refused_by_its_name(saved, lacking, tmp_path):
     tensors, header, _ = saved
-    path = write_tensors(
-        tmp_path / "part.safetensors", tensors, {k: v for k, v in header.items() if k != lacking}
-    )
+    network = {k: v for k, v in header["network"].items() if k != lacking}
+    path = write_tensors(tmp_path / "part.safetensors", tensors, header | {"network": network})
 
     with pytest.raises(CheckpointError, match=lacking):
         Network.load(path)
@@ -571,7 +571,7 @@ def test_a_warm_start_with_other_settings_is_refused(rng, changes, message):
         net.partial_fit(x, y, **settings | changes)
 
 
-def test_a_partial_fit_with_an_unknown_label_changes_nothing(rng):  # X07
+def test_a_partial_fit_with_an_unknown_label_changes_nothing(rng):
     x = rng.normal(size=(12, 3))
     net = Network([3, 2], seed=1)
     net.partial_fit(x, rng.integers(0, 2, 12))

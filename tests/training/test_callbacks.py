@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 from helpers import on_host
 
-from bp_xp import SGD, Callback, DivergenceError, EarlyStopping, EpochRecord, History, Network
+from bp_xp import (
+    SGD,
+    Callback,
+    DivergenceError,
+    EarlyStopping,
+    EpochRecord,
+    History,
+    Network,
+    StopWhen,
+)
 from bp_xp.training.callbacks import as_callback
 
 
@@ -67,7 +76,7 @@ def test_an_accuracy_improves_upwards_and_a_cost_downwards():
     assert EarlyStopping("accuracy", higher_is_better=False).best_epoch(history) == 1
 
 
-def test_not_a_number_ends_the_run_and_names_epoch_and_value():  # N10
+def test_not_a_number_ends_the_run_and_names_epoch_and_value():
     with pytest.raises(DivergenceError, match="cost is NaN after epoch 2"):
         EarlyStopping("cost").best_epoch(history_of(0.5, np.nan, 0.1))
 
@@ -138,8 +147,7 @@ def test_the_best_parameters_are_restored_whatever_ends_the_run(data, ending):
         seen.append([layer.W.copy() for layer in network.layers])
 
     settings = {"epochs": 3, "batch_size": 5, "optimizer": SGD(3.0), "progress": False}
-    if ending == "interrupt":
-        settings["should_stop"] = lambda: len(seen) == 2
+    stop = [StopWhen(lambda: len(seen) == 2)] if ending == "interrupt" else []
     # A value that says the first epoch was the best.
     rising = iter([1.0, 2.0, np.nan if ending == "divergence" else 3.0])
 
@@ -152,7 +160,7 @@ def test_the_best_parameters_are_restored_whatever_ends_the_run(data, ending):
             validation_data=data,
             metrics=[loss],
             early_stopping=EarlyStopping("validation_loss", patience=10),
-            callbacks=[look],
+            callbacks=[look, *stop],
             **settings,
         )
 

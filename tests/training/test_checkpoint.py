@@ -11,6 +11,7 @@ from bp_xp import (
     SGD,
     Adam,
     Callback,
+    Checkpoint,
     CheckpointError,
     CosineDecay,
     DivergenceError,
@@ -18,9 +19,10 @@ from bp_xp import (
     Network,
     ReduceOnPlateau,
     RMSprop,
+    StopWhen,
     to_numpy,
 )
-from bp_xp.storage import files as persistence
+from bp_xp.storage.tensors import read_tensors, write_tensors
 
 STEPS = 60  # 10 epochs of 6 mini-batches, the last of them short
 
@@ -60,6 +62,11 @@ def run(net, data, **options):
     return net.fit(*data, **(settings | options))
 
 
+def going_on(path):
+    """A checkpoint that resumes from a file, which must be there."""
+    return Checkpoint(path, resume=path)
+
+
 def bits(net):
     return b"".join(to_numpy(part).tobytes() for layer in net.layers for part in layer)
 
@@ -80,7 +87,7 @@ def figures(history):
 )  # fmt: skip
 def test_a_run_that_goes_on_is_the_run_that_was_never_interrupted(
     make, data, target, tmp_path, optimizer, shuffle, stops
-):  # P14
+):
     if len(stops) == STEPS and target.backend == "array_api_strict":
         pytest.skip("array_api_strict goes on from some steps, like the others; it takes long")
     path, taken = tmp_path / "run.safetensors", []
@@ -92,7 +99,8 @@ def test_a_run_that_goes_on_is_the_run_that_was_never_interrupted(
         return False
 
     whole = make()
-    wanted = run(whole, data, checkpoint=path, checkpoint_every=1, should_stop=keep, **settings)
+    kept = Checkpoint(path, every=1)
+    wanted = run(whole, data, checkpoint=kept, callbacks=StopWhen(keep), **settings)
     taken.append(path.read_bytes())
     assert len(taken) == STEPS
     assert len(wanted) == 10
@@ -101,7 +109,8 @@ def test_a_run_that_goes_on_is_the_run_that_was_never_interrupted(
         saved = tmp_path / "saved.safetensors"
         saved.write_bytes(taken[stop - 1])
         again = make()
-        history = run(again, data, resume=saved, callbacks=[EachStep()], **settings)
+        resumed = Checkpoint(tmp_path / "again.safetensors", resume=saved)
+        history = run(again, data, checkpoint=resumed, callbacks=[EachStep()], **settings)
         assert bits(again) == bits(whole)
         assert figures(history) == figures(wanted)
         assert history.best_epoch == wanted.best_epoch
@@ -126,20 +135,21 @@ def test_an_interrupted_run_goes_on(make, data, tmp_path):
     whole, cut = make(), make()
     wanted = run(whole, data)
     asked = iter([False, True])
-    assert run(cut, data, checkpoint=path, should_stop=lambda: next(asked)).stopped == "interrupt"
-    history = run(make(seed=99), data, checkpoint=path, resume=path)
+    stop = StopWhen(lambda: next(asked))
+    assert run(cut, data, checkpoint=path, callbacks=stop).stopped == "interrupt"
+    history = run(make(seed=99), data, checkpoint=going_on(path))
     assert history["cost"] == pytest.approx(wanted["cost"], rel=1e-5)
     assert len(history) == len(wanted)
 
 
-def test_a_run_goes_on_on_another_backend(make, data, tmp_path):  # P16
+def test_a_run_goes_on_on_another_backend(make, data, tmp_path):
     path = tmp_path / "run.safetensors"
     here = Network([3, 5, 2], cost="categorical_cross_entropy", seed=1, dtype="float64")
     whole = Network([3, 5, 2], cost="categorical_cross_entropy", seed=1, dtype="float64")
     options = {"optimizer": OPTIMIZERS["Adam"]}
     run(here, data, epochs=4, checkpoint=path, **options)
     there = make(dtype="float64")
-    history = run(there, data, resume=path, **options)
+    history = run(there, data, checkpoint=going_on(path), **options)
     wanted = run(whole, data, **options)
     for ours, theirs in zip(on_host(there.layers), on_host(whole.layers), strict=True):
         np.testing.assert_allclose(ours.W, theirs.W, rtol=1e-10, atol=1e-12)
@@ -149,12 +159,12 @@ def test_a_run_goes_on_on_another_backend(make, data, tmp_path):  # P16
 
 def test_a_fraction_held_out_is_the_same_when_a_run_goes_on(data, tmp_path):
     path = tmp_path / "run.safetensors"
-    settings = {"validation_data": None, "validation_fraction": 0.3}
+    settings = {"validation_data": 0.3}
     whole, cut = (Network([3, 5, 2], seed=1) for _ in range(2))
     wanted = run(whole, data, **settings)
     run(cut, data, epochs=4, checkpoint=path, **settings)
     for net in (cut, Network([3, 5, 2], seed=5), Network.load(path)):
-        assert figures(run(net, data, resume=path, **settings)) == figures(wanted)
+        assert figures(run(net, data, checkpoint=going_on(path), **settings)) == figures(wanted)
         assert bits(net) == bits(whole)
 
 
@@ -163,37 +173,37 @@ def test_more_epochs_go_on_from_a_complete_run(data, tmp_path):
     net = Network([3, 5, 2], seed=1)
     first = run(net, data, epochs=3, checkpoint=path)
     again = Network([3, 5, 2], seed=1)
-    assert figures(run(again, data, epochs=3, resume=path)) == figures(first)
+    assert figures(run(again, data, epochs=3, checkpoint=going_on(path))) == figures(first)
     assert bits(again) == bits(net)
-    assert len(run(again, data, epochs=5, resume=path)) == 5
+    assert len(run(again, data, epochs=5, checkpoint=going_on(path))) == 5
 
 
-def test_a_run_that_is_complete_says_so(data, tmp_path, caplog):  # P17
+def test_a_run_that_is_complete_says_so(data, tmp_path, caplog):
     path = tmp_path / "run.safetensors"
     run(Network([3, 5, 2], seed=1), data, epochs=3, checkpoint=path)
     with caplog.at_level("INFO", logger="bp_xp"):
-        history = run(Network([3, 5, 2], seed=1), data, epochs=3, resume=path)
+        history = run(Network([3, 5, 2], seed=1), data, epochs=3, checkpoint=going_on(path))
     assert "run.safetensors: all 3 epochs are run already" in caplog.text
     assert len(history) == 3
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(data, tmp_path, caplog):  # P19
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(data, tmp_path, caplog):
     path = tmp_path / "run.safetensors"
     nets = [Network([3, 5, 2], seed=1) for _ in range(3)]
     wanted = run(nets[0], data)
     run(nets[1], data, epochs=4, checkpoint=path)
     previous = tmp_path / "run.previous.safetensors"
-    assert persistence.read_tensors(previous)[1]["position"]["epoch"] == 4
+    assert read_tensors(previous)[1]["run"]["epoch"] == 4
     path.write_bytes(path.read_bytes()[:-1])
-    history = run(nets[2], data, checkpoint=path, resume=True)
-    assert "going on from the one before" in caplog.text
+    history = run(nets[2], data, checkpoint=Checkpoint(path, resume=True))
+    assert "resuming from the one before" in caplog.text
     assert figures(history) == figures(wanted)
     assert bits(nets[2]) == bits(nets[0])
 
     for file in (path, previous):
         file.write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match=r"run\.previous"):
-        run(nets[2], data, checkpoint=path, resume=True)
+        run(nets[2], data, checkpoint=Checkpoint(path, resume=True))
 
 
 def test_without_links_the_checkpoint_before_is_copied(data, tmp_path, monkeypatch):
@@ -203,7 +213,7 @@ def test_without_links_the_checkpoint_before_is_copied(data, tmp_path, monkeypat
     monkeypatch.setattr(os, "link", no_links)
     path = tmp_path / "run.safetensors"
     run(Network([3, 5, 2], seed=1), data, epochs=2, checkpoint=path)
-    assert persistence.read_tensors(tmp_path / "run.previous.safetensors")
+    assert read_tensors(tmp_path / "run.previous.safetensors")
     assert sorted(tmp_path.iterdir()) == [tmp_path / "run.previous.safetensors", path]
 
 
@@ -212,7 +222,7 @@ def test_a_run_that_was_over_early_is_over(data, tmp_path):
     settings = {"epochs": 500, "optimizer": SGD(2.0), "early_stopping": EarlyStopping(patience=2)}
     net, again = Network([3, 5, 2], seed=1), Network([3, 5, 2], seed=1)
     wanted = run(net, data, checkpoint=path, **settings)
-    history = run(again, data, resume=path, **settings)
+    history = run(again, data, checkpoint=going_on(path), **settings)
     assert wanted.stopped == history.stopped == "early"
     assert figures(history) == figures(wanted)
     assert bits(again) == bits(net)
@@ -221,7 +231,7 @@ def test_a_run_that_was_over_early_is_over(data, tmp_path):
 def test_without_a_checkpoint_yet_a_run_begins(data, tmp_path):
     nets = [Network([3, 5, 2], seed=1) for _ in range(2)]
     run(nets[0], data, epochs=2)
-    run(nets[1], data, epochs=2, checkpoint=tmp_path / "run.safetensors", resume=True)
+    run(nets[1], data, epochs=2, checkpoint=Checkpoint(tmp_path / "run.safetensors", resume=True))
     assert bits(nets[0]) == bits(nets[1])
 
 
@@ -233,7 +243,7 @@ def test_a_metric_that_is_no_number_is_kept(data, tmp_path):
 
     settings = {"metrics": [odd], "early_stopping": None, "epochs": 2}
     run(Network([3, 5, 2], seed=1), data, checkpoint=path, **settings)
-    history = run(Network([3, 5, 2], seed=1), data, resume=path, **settings)
+    history = run(Network([3, 5, 2], seed=1), data, checkpoint=going_on(path), **settings)
     assert history["validation_odd"] == [np.inf, np.inf]
 
 
@@ -269,7 +279,7 @@ def test_other_settings_are_refused_by_name(data, tmp_path, options, message):
     net = Network([3, 5, 2], seed=2)
     before = bits(net)
     with pytest.raises(CheckpointError, match=message):
-        run(net, data, resume=path, **options)
+        run(net, data, checkpoint=going_on(path), **options)
     assert bits(net) == before
 
 
@@ -278,7 +288,7 @@ def test_other_data_is_refused(data, tmp_path):
     run(Network([3, 5, 2], seed=1), data, epochs=1, checkpoint=path)
     x, y = data
     with pytest.raises(CheckpointError, match="the data is not the same"):
-        run(Network([3, 5, 2]), (x + 1e-3, y), validation_data=data, resume=path)
+        run(Network([3, 5, 2]), (x + 1e-3, y), validation_data=data, checkpoint=going_on(path))
 
 
 @pytest.mark.parametrize(
@@ -293,29 +303,34 @@ def test_another_network_is_refused(data, tmp_path, net, message):
     path = tmp_path / "run.safetensors"
     run(Network([3, 5, 2], seed=1), data, epochs=1, checkpoint=path)
     with pytest.raises(CheckpointError, match=message):
-        run(net(), data, resume=path)
+        run(net(), data, checkpoint=going_on(path))
 
 
 def test_what_is_no_run_is_refused(data, tmp_path):
     path = Network([3, 5, 2]).save(tmp_path / "net.safetensors")
     with pytest.raises(CheckpointError, match="holds a network and no run"):
-        run(Network([3, 5, 2]), data, resume=path)
+        run(Network([3, 5, 2]), data, checkpoint=going_on(path))
     with pytest.raises(FileNotFoundError):
-        run(Network([3, 5, 2]), data, resume=tmp_path / "none.safetensors")
+        run(Network([3, 5, 2]), data, checkpoint=going_on(tmp_path / "none.safetensors"))
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "error", "message"),
     [
-        ({"checkpoint_every": 5}, "checkpoint_every needs checkpoint="),
-        ({"resume": True}, "resume=True needs checkpoint="),
-        ({"checkpoint": "run.safetensors", "checkpoint_every": 0}, "checkpoint_every must be"),
+        ({"every": 0}, ValueError, "every must be"),
+        ({"every": 2.5}, TypeError, "every must be"),
+        ({"resume": 1}, TypeError, "resume must be True, False or a path"),
+        ({"path": None}, TypeError, "path must be that of a file"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(data, options, message, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=message):
-        run(Network([3, 5, 2]), data, **options)
+def test_a_checkpoint_of_odd_settings_is_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        Checkpoint(**({"path": "run.safetensors"} | options))
+
+
+def test_what_is_no_checkpoint_is_refused(data):
+    with pytest.raises(TypeError, match=r"checkpoint must be a path, or Checkpoint\("):
+        run(Network([3, 5, 2]), data, checkpoint=5)
 
 
 def test_a_folder_that_is_not_there_is_named_before_training(data, tmp_path):
@@ -334,7 +349,9 @@ def small_run(data, tmp_path):
     net.fit(x[:4, :2], y[:4], epochs=1, checkpoint=path, progress=False)
 
     def resume():
-        Network([2, 1], seed=1).fit(x[:4, :2], y[:4], epochs=2, resume=path, progress=False)
+        Network([2, 1], seed=1).fit(
+            x[:4, :2], y[:4], epochs=2, checkpoint=going_on(path), progress=False
+        )
 
     return path, resume
 
@@ -363,32 +380,51 @@ def test_every_flipped_bit_is_refused(small_run):
 
 
 @pytest.mark.parametrize(
-    ("part", "value"),
+    "changes",
     [
-        ("position", {}),
-        ("position", {"epoch": "one"}),
-        ("position", None),
-        ("history", [{"epoch": 1}]),
-        ("history", 3),
-        ("settings", {}),
-        ("best_epoch", 1),
+        {"epoch": "one"},
+        {"epoch": None},
+        {"history": [{"epoch": 1}]},
+        {"history": 3},
+        {"settings": {}},
+        {"best_epoch": 1},
     ],
+    ids=str,
 )
-def test_a_header_that_lacks_something_is_refused(small_run, part, value):
+def test_a_run_whose_fields_do_not_fit_is_refused(small_run, changes):
     path, resume = small_run
-    tensors, header = persistence.read_tensors(path)
-    if part == "position" and isinstance(value, dict) and value:
-        value = header["position"] | value
-    persistence.write_tensors(path, tensors, header | {part: value})
-    with pytest.raises(CheckpointError, match=r"run\.safetensors can't be gone on with"):
+    tensors, header = read_tensors(path)
+    write_tensors(path, tensors, header | {"run": header["run"] | changes})
+    with pytest.raises(CheckpointError, match=r"run\.safetensors can't be resumed"):
         resume()
 
 
-def test_a_state_of_another_form_is_refused(small_run):  # P10
+@pytest.mark.parametrize(
+    "lacking", ["epoch", "place", "step", "order", "begun", "history", "settings", "best_epoch"]
+)
+def test_a_run_that_lacks_a_field_is_refused(small_run, lacking):
     path, resume = small_run
-    tensors, header = persistence.read_tensors(path)
+    tensors, header = read_tensors(path)
+    fields = {name: value for name, value in header["run"].items() if name != lacking}
+    write_tensors(path, tensors, header | {"run": fields})
+    with pytest.raises(CheckpointError, match=f"can't be resumed: '{lacking}' is missing"):
+        resume()
+
+
+@pytest.mark.parametrize("value", [{}, None])
+def test_a_file_without_the_part_of_the_run_is_refused(small_run, value):
+    path, resume = small_run
+    tensors, header = read_tensors(path)
+    write_tensors(path, tensors, header | {"run": value})
+    with pytest.raises(CheckpointError, match=r"run\.safetensors can't be resumed"):
+        resume()
+
+
+def test_a_state_of_another_form_is_refused(small_run):
+    path, resume = small_run
+    tensors, header = read_tensors(path)
     tensors["state.0"] = np.zeros(3, np.float32)
-    persistence.write_tensors(path, tensors, header)
+    write_tensors(path, tensors, header)
     with pytest.raises(CheckpointError, match=r"state\.0"):
         resume()
 
@@ -428,7 +464,8 @@ def test_a_run_killed_at_any_moment_leaves_a_whole_file(tmp_path):
         """
         import os, random, signal, sys, time
         import numpy as np
-        from bp_xp import Adam, Network, persistence
+        from bp_xp import Adam, Checkpoint, Network
+        from bp_xp.storage.tensors import read_tensors
 
         path, kills = sys.argv[1], random.Random(0)
         rng = np.random.default_rng(0)
@@ -439,12 +476,12 @@ def test_a_run_killed_at_any_moment_leaves_a_whole_file(tmp_path):
             if child == 0:
                 net = Network([20, 200, 2], seed=1)
                 net.fit(x, y, epochs=10**6, batch_size=16, optimizer=Adam(1e-3), progress=False,
-                        checkpoint=path, checkpoint_every=1, resume=True)
+                        checkpoint=Checkpoint(path, every=1, resume=True))
             time.sleep(0.02 + 0.1 * kills.random())
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             if os.path.exists(path):
-                steps.append(persistence.read_tensors(path)[1]["position"]["step"])
+                steps.append(read_tensors(path)[1]["run"]["step"])
         assert steps == sorted(steps), "a run went on from before where it was"
         print(len(steps) - 1, steps[-1])
         """

@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from bp_xp.training.history import improvements, improves_upwards
+from bp_xp import SGD, EpochRecord, History, Network
+from bp_xp.optim.improvement import improvements, improves_upwards
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,46 @@ def test_a_name_that_does_not_tell_is_refused(name):
 )
 def test_a_value_improves_when_it_beats_the_best_before(values, upwards, min_delta, told):
     assert list(improvements(values, upwards, min_delta)) == told
+
+
+def test_history_holds_the_mean_cost_and_accuracy_before_each_step(make, data):
+    x, y = data
+    net = make([3, 4, 2], seed=1)
+    before = net.evaluate(x, y)
+
+    # One batch an epoch: the first record is the network at its start.
+    history = net.fit(x, y, epochs=2, batch_size=23, optimizer=SGD(1.0), progress=False)
+
+    assert history[0].cost == pytest.approx(before["cost"], rel=1e-13)
+    assert history[0].accuracy == pytest.approx(before["accuracy"])
+    assert history[1].cost < history[0].cost
+
+
+def test_the_mean_over_an_epoch_weighs_a_short_batch_by_its_samples(make, data):
+    x, y = data
+    net = make([3, 2], seed=1)
+    tiny = SGD(1e-300)  # nothing moves, so every batch meets the same network
+
+    history = net.fit(x, y, epochs=1, batch_size=10, optimizer=tiny, progress=False)
+
+    assert history[0].cost == pytest.approx(net.evaluate(x, y)["cost"], rel=1e-13)
+
+
+def test_history_is_a_sequence_of_records_and_columns(data):
+    history = Network([3, 2], seed=0).fit(*data, epochs=3, progress=False)
+
+    assert len(history) == 3
+    assert [record.epoch for record in history] == history["epoch"] == [1, 2, 3]
+    assert history["cost"] == [record.cost for record in history]
+    assert history["validation_cost"] == [None] * 3
+    assert history[-1] == history[1:][-1]
+    assert all(record.seconds > 0 and record.samples_per_second > 0 for record in history)
+    assert history.stopped == "epochs"
+    assert str(history).count("\n") == 2
+    with pytest.raises(KeyError, match="'loss': a record has epoch, cost"):
+        history["loss"]
+
+
+def test_a_record_prints_what_it_has():
+    assert str(EpochRecord(3, 0.5, None, None, None, 1.0, 10.0)) == "epoch 3  cost 0.5000  1.00 s"
+    assert str(History()) == ""

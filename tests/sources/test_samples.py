@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from bp_xp import Network
+from bp_xp.sources.samples import split_rows
+
+
+@pytest.fixture
+def make(target):
+    """Network in float64, on the target."""
+
+    def build(*args, **options):
+        settings = {"backend": target.backend, "device": target.device, "dtype": "float64"}
+        return Network(*args, **(settings | options))
+
+    return build
+
+
+@pytest.fixture
+def data(rng):
+    return rng.standard_normal((23, 3)), rng.integers(0, 2, 23)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0] * 22 + [-1.0], r"sample_weight has 1 negative number\(s\), the least -1"),
+        ([0.0] * 23, "sample_weight is zero for every sample"),
+        ([1.0] * 22 + [np.nan], "sample_weight .*NaN"),
+        ([1.0] * 22, r"sample_weight must have shape \(23,\), .* not \(22,\)"),
+        ([[1.0]] * 23, r"sample_weight must have shape \(23,\)"),
+    ],
+)
+def test_bad_weights_are_refused(make, data, weights, message):
+    with pytest.raises(ValueError, match=message):
+        make([3, 2]).fit(*data, sample_weight=weights)
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "error", "message"),
+    [
+        ({2: 1.0}, ValueError, "has the label 2, but the classes are 0 to 1"),
+        ({True: 1.0}, ValueError, "has the label True"),
+        ({0: -1.0}, ValueError, r"class_weight\[0\] must be"),
+        ({0: 0.0, 1: 0.0}, ValueError, "zero for every class"),
+        ("fair", ValueError, "or 'balanced', not 'fair'"),
+        ([1.0, 2.0], TypeError, "class_weight must be a dictionary"),
+    ],
+)
+def test_bad_class_weights_are_refused(data, class_weight, error, message):
+    with pytest.raises(error, match=message):
+        Network([3, 2]).fit(*data, class_weight=class_weight)
+
+
+def test_class_weights_need_classes(data):
+    with pytest.raises(ValueError, match="class_weight needs targets"):
+        Network([3, 2]).fit(data[0], np.full((23, 2), 0.3), class_weight="balanced")
+
+
+def test_a_fraction_is_held_out_of_each_class(make):
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], [60, 30, 10])
+    first, second = split_rows(100, 0.2, y, rng)
+    assert sorted([*first, *second]) == list(range(100))
+    assert np.bincount(y[second]).tolist() == [12, 6, 2]
+    net = make([2, 3], seed=1)
+    history = net.fit(rng.random((100, 2)), y, epochs=1, validation_data=0.2, progress=False)
+    assert history[0].validation_cost is not None
+
+
+def test_the_rows_held_out_are_drawn_at_random_and_repeat_with_the_seed():
+    parts = [split_rows(50, 0.3, None, np.random.default_rng(seed))[1] for seed in (1, 1, 2)]
+    assert len(parts[0]) == 15
+    assert np.array_equal(parts[0], parts[1])
+    assert not np.array_equal(parts[0], parts[2])
+
+
+def test_small_classes_add_up_to_the_fraction():
+    labels = np.arange(10)  # one sample of each class
+    first, second = split_rows(10, 0.3, labels, np.random.default_rng(0))
+    assert (len(first), len(second)) == (7, 3)

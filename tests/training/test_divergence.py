@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+from helpers import parameters
+
+from bp_xp import SGD, DivergenceError, Network, to_numpy
+
+
+def test_divergence_stops_the_run_and_keeps_the_last_good_parameters(make, data):
+    x, y = data
+    net = make([3, 4, 2], activation="relu", output_activation="identity", dtype="float32", seed=1)
+    net.fit(x, y, epochs=1, progress=False)
+    good = parameters(net)
+
+    with pytest.raises(DivergenceError) as caught:
+        net.fit(x, y, epochs=50, optimizer=SGD(1e6), progress=False)
+
+    assert isinstance(caught.value, FloatingPointError)
+    assert "epoch" in str(caught.value)
+    assert "learning rate below 1e+06" in str(caught.value)
+    assert np.isfinite(parameters(net)).all()
+    if "before the run" in str(caught.value):
+        assert np.array_equal(parameters(net), good)
+
+
+def test_divergence_names_the_first_layer_that_is_not_finite():
+    net = Network([1, 1, 1], output_activation="identity", activation="identity", seed=0)
+    net.layers = [([[1.0]], [0.0]), ([[1e30]], [0.0])]
+
+    # The cost, 5e35, is finite; the step is not.
+    with pytest.raises(DivergenceError, match="first layer that is not finite is layer 0"):
+        net.fit([[1e-12]], [0.0], epochs=1, batch_size=1, optimizer=SGD(1e38), progress=False)
+
+    assert to_numpy(net.layers[1].W) == np.float32(1e30)
