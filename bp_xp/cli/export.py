@@ -69,6 +69,6 @@ def export_npz(network: Network, path: str | os.PathLike[str]) -> Path:
         "cost": network.model.cost.name,
     }
     content = io.BytesIO()
-    np.savez(content, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
+    np.savez(content, about=np.array(json.dumps(about)), **arrays)
     replace_file(Path(path), content.getvalue())
     return Path(path)
