@@ -86,36 +86,39 @@ def _one_line(error: Exception | str) -> str:
 class Termination(contextlib.AbstractContextManager["Termination"]):
     """Ends the program at the first SIGTERM; a run under way completes its step before.
 
-    A second SIGTERM ends the process at once.
+    A second one ends the process at once. On Windows, SIGBREAK (Ctrl-Break) does the same.
 
     Attributes:
-        number: SIGTERM once it came, SIGINT before.
+        number: the signal that came; SIGINT before.
         training: whether there is a run to be completed.
     """
 
     def __init__(self) -> None:
-        self.number = signal.SIGINT
+        self.number: int = signal.SIGINT
         self.training = False
-        self._handles = threading.current_thread() is threading.main_thread()
+        self._handled: list[int] = []
+        if threading.current_thread() is threading.main_thread():
+            named = (getattr(signal, name, None) for name in ("SIGTERM", "SIGBREAK"))
+            self._handled = [number for number in named if number is not None]
 
     def __enter__(self) -> "Termination":
-        if self._handles:
-            self._previous = signal.signal(signal.SIGTERM, self._ask)
+        self._previous = [signal.signal(number, self._ask) for number in self._handled]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._handles:
-            signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
+        for number, previous in zip(self._handled, self._previous, strict=True):
+            signal.signal(number, previous or signal.SIG_DFL)
         if kind is KeyboardInterrupt:
             stop("interrupted: nothing was written", self.number)
 
     def asked(self) -> bool:
-        """Whether SIGTERM came."""
-        return self.number == signal.SIGTERM
+        """Whether SIGTERM or SIGBREAK came."""
+        return self.number in self._handled
 
-    def _ask(self, *_: object) -> None:
-        self.number = signal.SIGTERM
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    def _ask(self, number: int, _: object) -> None:
+        self.number = number
+        for handled in self._handled:
+            signal.signal(handled, signal.SIG_DFL)
         if not self.training:
             raise KeyboardInterrupt
 

@@ -9,6 +9,7 @@ from bp_xp.cli._data import check_inputs, check_output, load_inputs
 from bp_xp.cli._networks import load_network
 from bp_xp.cli._options import shared_options
 from bp_xp.cli._program import main
+from bp_xp.storage.files import check_replaceable, replace_file
 
 __all__ = ["predict"]
 
@@ -43,6 +44,7 @@ def predict(
     """  # noqa: D301
     if output != "-":
         check_output(Path(output), network, data)
+        check_replaceable(Path(output))
     net = load_network(network, device, backend)
     if proba and not net.classifies:
         raise ValueError(f"--proba is for classes, and the outputs of {network} are numbers.")
@@ -55,4 +57,4 @@ def predict(
     if output == "-":
         print(text, end="", flush=True)
     else:
-        Path(output).write_text(text, encoding="utf-8")
+        replace_file(Path(output), text.encode())

@@ -420,8 +420,13 @@ def _check_files(given: SimpleNamespace, path: Path) -> Path:
 
 def _check_apart(name: str, path: Path, results: Sequence[Path]) -> None:
     """Refuse a file that the run writes something else to."""
-    if os.path.realpath(path) in map(os.path.realpath, results):
+    if _identity(path) in map(_identity, results):
         raise ValueError(f"{name} {path} is where the run's result goes: name another file.")
+
+
+def _identity(path: Path) -> str:
+    """Return what two paths of one file have in common, whether the file is there or not."""
+    return os.path.normcase(os.path.realpath(path))
 
 
 def _optimizer(given: SimpleNamespace, defaults: _Defaults) -> Callable[[int], Optimizer]:
@@ -534,13 +539,13 @@ def _used(
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """Return a path as seen from a folder."""
+    """Return a path as seen from a folder, with slashes, which every system reads."""
     # A link keeps its own name, but ".." leads out of where the folders really are.
     place = os.path.join(os.path.realpath(path.parent), path.name)
     try:
-        return os.path.relpath(place, os.path.realpath(folder))
+        return Path(os.path.relpath(place, os.path.realpath(folder))).as_posix()
     except ValueError:  # another drive
-        return place
+        return Path(place).as_posix()
 
 
 def _tell_checkpoint(given: SimpleNamespace) -> None:
