@@ -1192,11 +1192,11 @@ def test_sigbreak_of_windows_ends_a_run_as_sigterm_does(monkeypatch):
     monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
     epochs = []
 
-    def end_of_epoch(record, *_):
-        epochs.append(record)
+    def end_epoch(_, record):
+        epochs.append(record.epoch)
         signal.raise_signal(signal.SIGUSR1)
 
-    monkeypatch.setattr("bp_xp.training.progress.Progress.finish", lambda _, r: end_of_epoch(r))
+    monkeypatch.setattr("bp_xp.training.progress.Progress.finish", end_epoch)
     result = run("train -q --epochs 1000 -o left.safetensors")
     assert result.exit_code == 128 + signal.SIGUSR1
     assert result.stderr.endswith("the last complete step is in left.safetensors\n")

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bp_xp.cli import config
@@ -76,6 +76,7 @@ VALUES = st.one_of(
 )
 
 
+@settings(deadline=None, database=None)
 @given(value=VALUES)
 def test_every_value_reads_back_as_it_was(value):
     read = tomllib.loads(config.settings_text({"batch_size": value, "l2": None}))

@@ -36,7 +36,7 @@ def test_a_difference_is_told_on_stdout_with_status_1(monkeypatch):
 
     def odd(a, W, b):
         z = exact(a, W, b)
-        return z * 1.001 if a.__array_namespace__().__name__ == "array_api_strict" else z
+        return z * 1.001 if type(a).__module__.startswith("array_api_strict") else z
 
     monkeypatch.setattr(equations, "weighted_input", odd)
     result = parity()
@@ -105,6 +105,7 @@ def test_an_error_is_one_line_and_status_1(options, words):
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.process
 def test_jax_compares_in_float64_in_a_process_of_the_program():
     pytest.importorskip("jax")
     settings = {name: value for name, value in os.environ.items() if name != "JAX_ENABLE_X64"}
