@@ -30,6 +30,20 @@ HALF_WIDTHS = {
     "lecun_uniform": math.sqrt(3 / N_IN),
 }
 
+# What seed 0 draws for Network([3, 2]): weights before biases.
+OF_SEED_0 = {
+    "normal": (
+        [0.1257302210933933, -0.1321048632913019, 0.6404226504432821],
+        [0.10490011715303971, -0.535669373161111, 0.36159505490948474],
+        [1.3040000451301372, 0.9470809631292422],
+    ),
+    "scaled_normal": (
+        [0.07259037699354177, -0.07627077838249186, 0.3697481896285625],
+        [0.06056411087633075, -0.30926885679120547, 0.20876700228962852],
+        [1.3040000451301372, 0.9470809631292422],
+    ),
+}
+
 
 @pytest.fixture(params=INITIALIZERS)
 def name(request):
@@ -79,6 +93,14 @@ def test_same_seed_draws_the_same_and_another_seed_does_not(name):
     assert np.array_equal(first.b, again.b)
     if name != "zeros":
         assert not np.array_equal(first.W, other.W)
+
+
+@pytest.mark.parametrize("name", OF_SEED_0)
+def test_a_seed_gives_the_very_network_that_it_gave_in_older_versions(name):
+    first, second, biases = OF_SEED_0[name]
+    (layer,) = Network([3, 2], initializer=name, dtype="float64", seed=0).layers
+    assert to_numpy(layer.W).tolist() == [first, second]
+    assert to_numpy(layer.b).tolist() == biases
 
 
 def test_two_layers_of_one_generator_differ():
