@@ -116,7 +116,8 @@ def _elu_prime(z: Array, a: Array, *, xp: Namespace) -> Array:
 
 
 def _silu(z: Array, *, xp: Namespace) -> Array:
-    return z * _sigmoid(z, xp=xp)
+    # Where σ falls no further, z may not go on either: −10³⁸ times the smallest number is −1.
+    return xp.maximum(z, -_furthest(z.dtype, xp)) * _sigmoid(z, xp=xp)
 
 
 def _silu_prime(z: Array, a: Array, *, xp: Namespace) -> Array:

@@ -112,7 +112,8 @@ def errors(
     zs, activations, _ = run
     delta, sigma_prime_z = _output_error(model, zs[-1], activations[-1], y, xp=xp)
     # δ is small and the gradients are large: the mean's 1/N is taken here, once.
-    delta *= 1.0 / delta.shape[-2] if weights is None else _shares(weights, xp=xp)
+    # A share of a mini-batch may be empty.
+    delta *= 1.0 / max(delta.shape[-2], 1) if weights is None else _shares(weights, xp=xp)
     yield delta, sigma_prime_z
     for l in range(len(layers) - 2, -1, -1):  # noqa: E741 - the book's index of layers
         sigma_prime_z = model.activations[l].sigma_prime(zs[l], activations[l + 1], xp=xp)

@@ -13,7 +13,7 @@ for millions of rows.
 """
 
 import functools
-import operator
+import numbers
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -173,7 +173,9 @@ def top_k(k: int) -> Metric:
         TypeError: k is no integer.
         ValueError: k is below 1.
     """
-    if operator.index(k) < 1:
+    if isinstance(k, bool) or not isinstance(k, numbers.Integral):
+        raise TypeError(f"k must be an integer of at least 1, not {k!r}.")
+    if k < 1:
         raise ValueError(f"k must be at least 1, not {k!r}.")
 
     def share(a: Array, y: Array, *, xp: Namespace) -> Array:

@@ -1,3 +1,5 @@
+import functools
+
 import mpmath
 import numpy as np
 import pytest
@@ -83,7 +85,7 @@ def test_every_activation_has_a_definition():
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
-def test_activation_and_its_derivative_equal_their_definitions(where, dtype, name):  # N01
+def test_activation_and_its_derivative_equal_their_definitions(where, dtype, name):
     z = POINTS.astype(dtype)
     for result, definition in zip(
         apply(name, where.asarray(z), where), DEFINITIONS[name], strict=True
@@ -114,7 +116,7 @@ FAR = {
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
 @pytest.mark.parametrize("size", [1e13, 1e20, 1e30, 1e38], ids=str)
-def test_no_weighted_input_is_too_large_for_an_activation(where, dtype, name, size):  # N01
+def test_no_weighted_input_is_too_large_for_an_activation(where, dtype, name, size):
     words = {"z": size, "0.01 z": -0.01 * size}
     left, right, *slopes = (words.get(value, value) for value in FAR[name])
     left = -left if FAR[name][0] == "z" else left
@@ -122,6 +124,50 @@ def test_no_weighted_input_is_too_large_for_an_activation(where, dtype, name, si
     for result, desired in ((a, [left, right]), (slope, slopes)):
         eps = 4 * float(np.finfo(dtype).eps)
         np.testing.assert_allclose(to_numpy(result).astype(float), desired, rtol=eps, atol=eps)
+
+
+# What keeps every digit far to the left, where it is next to nothing: σ, or σ′.
+TAILS = {"sigmoid": 0, "silu": 0, "softplus": 1}
+FURTHEST = {"float32": 87.0, "float64": 700.0}
+TAIL_EPS = 4  # units of rounding, relative to the value itself
+
+
+@functools.cache
+def tail(name, dtype):
+    """Return 200 points, and the function with a left tail at each, in float64."""
+    z = np.linspace(-FURTHEST[dtype], FURTHEST[dtype], 200).astype(dtype)
+    return z, in_many_digits(DEFINITIONS[name][TAILS[name]], z)
+
+
+@pytest.mark.parametrize("name", TAILS)
+def test_a_left_tail_is_right_to_all_digits_however_small_it_is(where, dtype, name):
+    z, desired = tail(name, dtype)
+    found = to_numpy(apply(name, where.asarray(z), where)[TAILS[name]])
+    assert desired.min() < (1e-30 if dtype == "float32" else 1e-290)
+    relative = np.abs(found - desired) / np.abs(desired)
+    assert relative.max() <= TAIL_EPS * np.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("name", TAILS)
+def test_a_left_tail_is_right_to_all_digits_in_the_engine_too(where, dtype, name):
+    # PyTorch's recorder puts its own sigmoid in place of the one that it hears.
+    z, desired = tail(name, dtype)
+    activation = ACTIVATIONS[name]
+
+    def step(state, z, *, xp):
+        a = activation.sigma(z, xp=xp)
+        return state, activation.sigma_prime(z, a, xp=xp) if TAILS[name] else a
+
+    report = where.new_report()
+    loop = where.engine.new_loop(report)
+    take = where.engine.compile(lambda state, batches: loop(step, state, batches, xp=where.xp))
+    batches = [where.asarray(np.stack([z.reshape(20, 10)] * 9))]
+    with where.active():
+        _, found = take([where.asarray(np.zeros(1))], batches)
+    relative = np.abs(to_numpy(found).reshape(9, -1) - desired) / np.abs(desired)
+    assert relative.max() <= TAIL_EPS * np.finfo(dtype).eps
+    if where.backend in ("numpy", "torch"):
+        assert not report.account((20, 10)).plain
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
@@ -280,12 +326,12 @@ EXTREME_ROWS = [
 ]
 
 
-def test_softmax_equals_its_definition_at_extreme_inputs(where, dtype):  # N01
+def test_softmax_equals_its_definition_at_extreme_inputs(where, dtype):
     a, _ = apply("softmax", where.asarray(EXTREME_ROWS, dtype), where)
     assert_agrees(a, [mp_softmax(row) for row in EXTREME_ROWS], where, dtype, eps=4)
 
 
-def test_very_negative_inputs_share_the_probability(where, dtype):  # N02
+def test_very_negative_inputs_share_the_probability(where, dtype):
     a, _ = apply("softmax", where.asarray([[-1e4, -1e4]], dtype), where)
     assert_agrees(a, [[0.5, 0.5]], where, dtype, eps=1)
 

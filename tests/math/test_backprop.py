@@ -79,7 +79,7 @@ def test_gradient_through_every_output_activation_equals_central_differences(out
 
 
 @pytest.mark.parametrize("cost", COSTS)
-def test_empty_hidden_list_is_a_linear_model_with_the_right_gradient(where, rng, cost):  # S04
+def test_empty_hidden_list_is_a_linear_model_with_the_right_gradient(where, rng, cost):
     network = random_network(where, [4, 3], rng, activation=[], cost=cost)
     x, y = random_samples(network, rng)
     (layer,) = on_host(network.layers)
@@ -89,7 +89,7 @@ def test_empty_hidden_list_is_a_linear_model_with_the_right_gradient(where, rng,
     check_gradients(network, x, y)
 
 
-def test_gradient_of_linear_regression_is_that_of_least_squares(where, dtype, rng):  # S04
+def test_gradient_of_linear_regression_is_that_of_least_squares(where, dtype, rng):
     network = random_network(where, [4, 3], rng, dtype, output_activation="identity")
     x, y = rng.normal(size=(8, 4)).astype(dtype), rng.normal(size=(8, 3)).astype(dtype)
     (layer,) = on_host(network.layers)
@@ -138,7 +138,7 @@ def book_backprop(layers, x, y, sigma, sigma_prime):
     return [Layer(W / len(x), b / len(x)) for W, b in sums]
 
 
-@pytest.mark.parametrize("n", [1, 8])  # S07: a batch of one sample
+@pytest.mark.parametrize("n", [1, 8])  # a batch of one sample
 def test_matrix_form_equals_the_books_loop_over_samples(where, dtype, rng, n):
     network = random_network(where, SIZES, rng, dtype)
     x, y = rng.normal(size=(n, 4)).astype(dtype), rng.random((n, 3)).astype(dtype)
@@ -149,7 +149,7 @@ def test_matrix_form_equals_the_books_loop_over_samples(where, dtype, rng, n):
     assert_layers_agree(network.backprop(x, y), wanted, where, dtype, eps=64)
 
 
-def test_network_trains_on_a_single_sample(where, dtype, rng):  # S07
+def test_network_trains_on_a_single_sample(where, dtype, rng):
     network = random_network(where, SIZES, rng, dtype)
     x, y = rng.normal(size=(1, 4)), rng.random((1, 3))
     before, gradients = on_host(network.layers), on_host(network.backprop(x, y))
@@ -278,7 +278,7 @@ def test_order_of_a_batch_does_not_matter(gradient, dtype, rng):
     assert relative_distance(gradient(x[order], y[order]), gradient(x, y)) < ROUNDING[dtype]
 
 
-def test_parts_of_a_batch_weighted_by_size_add_to_the_whole(gradient, dtype, rng):  # N07
+def test_parts_of_a_batch_weighted_by_size_add_to_the_whole(gradient, dtype, rng):
     x, y = draw_batch(256, rng)
     parts = [gradient(x[rows], y[rows]) for rows in (slice(100), slice(100, None))]
     total = combine(lambda first, second: (100 * first + 156 * second) / 256, *parts)

@@ -146,7 +146,7 @@ LOGITS = np.array([s * z for z in (0.0, 1e-8, 1.0, 8.0, 17.0, 30.0, 710.0, 1e4) 
 
 
 @pytest.mark.parametrize("truth", [0.0, 1.0, 0.25], ids=str)
-def test_binary_cross_entropy_is_right_at_extreme_logits(where, dtype, truth):  # N01
+def test_binary_cross_entropy_is_right_at_extreme_logits(where, dtype, truth):
     z = LOGITS[:, None].astype(dtype)
     y = np.full_like(z, truth)
     result = value("binary_cross_entropy", where.asarray(z), where.asarray(y), where)
@@ -178,7 +178,7 @@ ROWS = np.array(
 @pytest.mark.parametrize(
     "truth", [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.25, 0.25, 0.5)], ids=str
 )
-def test_categorical_cross_entropy_is_right_at_extreme_logits(where, dtype, truth):  # N01, N02
+def test_categorical_cross_entropy_is_right_at_extreme_logits(where, dtype, truth):
     z = ROWS.astype(dtype)
     y = np.tile(np.array(truth, dtype), (len(z), 1))
     result = value("categorical_cross_entropy", where.asarray(z), where.asarray(y), where)
@@ -202,9 +202,7 @@ def test_categorical_cross_entropy_is_right_at_extreme_logits(where, dtype, trut
     ],
     ids=["binary-0", "binary-1", "categorical"],
 )
-def test_probability_of_exactly_one_for_the_wrong_class_has_a_finite_cost(
-    where, dtype, name, z, y
-):  # N04
+def test_probability_of_exactly_one_for_the_wrong_class_has_a_finite_cost(where, dtype, name, z, y):
     z, y = where.asarray(z, dtype), where.asarray(y, dtype)
     a = to_numpy(ACTIVATIONS[COSTS[name].output].sigma(z, xp=where.xp))
     assert np.abs(a - to_numpy(y)).max() == 1.0

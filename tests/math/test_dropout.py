@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from bp_xp import to_numpy
+from bp_xp.backends import place
 from bp_xp.backends.numpy import engine as numpy_engine
 from bp_xp.backends.torch import engine as torch_engine
 from bp_xp.engines import plain
 from bp_xp.math.dropout import counters, draw_masks, init_masks, keep_scale, seed_words, step_key
 
+RECORDERS = {"numpy": numpy_engine._record, "torch": torch_engine._record}
 SEED = 20140614
 RATES = (0.2, 0.5, 0.0)  # inputs, first and second hidden layer
 SIZES = (7, 12, 5, 3)
@@ -31,8 +33,8 @@ def reference_mask(seed, step, layer, shape, rate):
     first, second = np.random.SeedSequence(seed).generate_state(2).tolist()
     key = lowbias32(step ^ first) ^ second
     mask = np.zeros(shape)
-    for place, index in enumerate(np.ndindex(*shape)):
-        word = (lowbias32((place + layer * 0x9E3779B9) & BITS) ^ key) * 0x7FEB352D & BITS
+    for number, index in enumerate(np.ndindex(*shape)):
+        word = (lowbias32((number + layer * 0x9E3779B9) & BITS) ^ key) * 0x7FEB352D & BITS
         copies_of_the_sign = 0xFFFE0000 if word >> 31 else 0
         word ^= word >> 15 | copies_of_the_sign
         word = word * 0x846CA68B & BITS
@@ -61,7 +63,7 @@ def test_hash_is_lowbias32():
 
 def masks_of(where, steps, dtype="float32", n=6, rates=RATES, seed=SEED):
     """Return for each step the masks on the device."""
-    state = init_masks(rates, SIZES, 6, seed, place=where)
+    state = init_masks(rates, SIZES, 6, seed, asarray=where.asarray)
     drawn = []
     for _ in range(steps):
         masks, state = draw_masks(state, rates, n, xp=where.xp, dtype=where.dtype(dtype))
@@ -93,8 +95,6 @@ def test_masks_are_those_of_the_definition_at_any_rate(where, rate):
 
 def test_masks_are_the_same_on_jax_with_32_bits():
     jax = pytest.importorskip("jax")
-    from bp_xp.backends import place
-
     before = jax.config.jax_enable_x64
     wanted = masks_of(place("cpu"), 3)
     jax.config.update("jax_enable_x64", False)
@@ -150,8 +150,8 @@ def batches(where, steps, n):
 
 
 def test_engine_draws_the_masks_of_the_plain_loop(where):
-    loop = where.engine.new_loop()
-    start = [init_masks(RATES, SIZES, 6, SEED, place=where) for _ in range(2)]
+    loop = where.engine.new_loop(where.new_report())
+    start = [init_masks(RATES, SIZES, 6, SEED, asarray=where.asarray) for _ in range(2)]
     seen = []
     for n in (6, 6, 2):  # chunks, the last with a short mini-batch
         ends = [
@@ -166,21 +166,17 @@ def test_engine_draws_the_masks_of_the_plain_loop(where):
     assert all(to_numpy(state.step).tolist() == [15] for state in start)
 
 
-@pytest.mark.parametrize("engine", [numpy_engine, torch_engine], ids=["numpy", "torch"])
-def test_step_with_masks_can_be_recorded(engine):
-    name = engine.__name__.rpartition(".")[2]
+@pytest.mark.parametrize("name", RECORDERS)
+def test_step_with_masks_can_be_recorded(name):
     pytest.importorskip(name)
-    from bp_xp.backends import place
-
     where = place("cpu", name)
-    state = init_masks(RATES, SIZES, 6, SEED, place=where)
-    engine._record(make_step(where), state, [part[0] for part in batches(where, 1, 6)], xp=where.xp)
+    state = init_masks(RATES, SIZES, 6, SEED, asarray=where.asarray)
+    batch = [part[0] for part in batches(where, 1, 6)]
+    RECORDERS[name](make_step(where), state, batch, xp=where.xp)
 
 
 def test_jax_compiles_a_step_once_for_all_steps():
     jax = pytest.importorskip("jax")
-    from bp_xp.backends import place
-
     where = place("cpu", "jax")
     traced = 0
 
@@ -189,7 +185,7 @@ def test_jax_compiles_a_step_once_for_all_steps():
         traced += 1
         return draw_masks(state, RATES, 6, xp=where.xp, dtype=where.dtype("float32"))
 
-    compiled, state = jax.jit(step), init_masks(RATES, SIZES, 6, SEED, place=where)
+    compiled, state = jax.jit(step), init_masks(RATES, SIZES, 6, SEED, asarray=where.asarray)
     for masks in masks_of(where, 4):
         found, state = compiled(state)
         assert all(np.array_equal(a, b) for a, b in zip(found[:2], masks[:2], strict=True))
@@ -346,7 +342,7 @@ def test_masked_gradients_equal_central_differences(where, rng):
     W1, W2, direction = (
         where.asarray(rng.normal(size=shape)) for shape in ((5, 12), (3, 5), (5, 12))
     )
-    state = init_masks((0.0, 0.5), (12, 5, 3), 6, SEED, place=where)
+    state = init_masks((0.0, 0.5), (12, 5, 3), 6, SEED, asarray=where.asarray)
     (_, m), _ = draw_masks(state, (0.0, 0.5), 6, xp=xp, dtype=where.dtype("float64"))
 
     def output(t):

@@ -151,13 +151,13 @@ def long_rows(kind):
     return np.random.default_rng(5).random((ROWS, 2), dtype=np.float32)
 
 
-def test_five_million_equal_rows_are_hard_to_add():  # N05
+def test_five_million_equal_rows_are_hard_to_add():
     values = long_rows("equal")
     assert abs(values.sum(axis=0) / values.sum(axis=0, dtype=np.float64) - 1.0).min() > 0.01
 
 
 @LONG
-def test_bias_gradient_of_five_million_rows_is_right_to_five_digits(where, kind):  # N05
+def test_bias_gradient_of_five_million_rows_is_right_to_five_digits(where, kind):
     delta = long_rows(kind)
     nabla_b = to_numpy(equations.bias_gradient(where.asarray(delta), xp=where.xp))
     assert nabla_b.dtype == np.float32
@@ -165,7 +165,7 @@ def test_bias_gradient_of_five_million_rows_is_right_to_five_digits(where, kind)
 
 
 @LONG
-def test_epoch_cost_of_five_million_rows_is_right_to_five_digits(kind):  # N05
+def test_epoch_cost_of_five_million_rows_is_right_to_five_digits(kind):
     # The identity network: its cost is the mean of x² / 2.
     network = Network.from_layers([Layer([[1.0]], [0.0])], output_activation="identity")
     x = long_rows(kind)[:, :1]

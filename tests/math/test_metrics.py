@@ -10,7 +10,7 @@ from bp_xp.math.costs import COSTS
 from bp_xp.math.metrics import METRICS, Metric, confusion_matrix, top_k
 from bp_xp.math.model import Model
 from bp_xp.training.arguments import metric_named
-from bp_xp.training.looks import _totals
+from bp_xp.training.evaluation import totals_of
 
 CLASS_METRICS = ["accuracy", "balanced_accuracy", "precision", "recall", "f1"]
 
@@ -231,7 +231,7 @@ def test_accuracy_is_that_of_training(where, case):
     a, y = CLASS_CASES[case]
     model = Model((1, a.shape[1]), (ACTIVATIONS["identity"],), COSTS["quadratic"])
     placed = [where.asarray(part) for part in (a, y)]
-    right = to_numpy(_totals(model, True, where.xp, *placed))[1]
+    right = to_numpy(totals_of(model, True, where.xp, *placed))[1]
     assert value("accuracy", a, y, where) == right / len(a)
 
 
@@ -362,7 +362,9 @@ def test_what_is_no_metric_is_refused(wrong):
         metric_named(wrong)
 
 
-@pytest.mark.parametrize(("k", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError)])
+@pytest.mark.parametrize(
+    ("k", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)]
+)
 def test_top_k_takes_whole_numbers_from_one(k, error):
     with pytest.raises(error, match="k must be"):
         top_k(k)
