@@ -77,9 +77,9 @@ class MemoryEpoch:
             return [xp.reshape(v[rows, ...], (steps, -1, *v.shape[1:])) for v in self._arrays]
         numbers = self._order[rows]
         if self._ranks > 1:
-            numbers = xp.reshape(
-                xp.reshape(numbers, (steps, -1))[:, self._rank :: self._ranks], (-1,)
-            )
+            each = xp.reshape(numbers, (steps, -1))
+            first = min(self._rank, each.shape[1])  # the last mini-batch may have no row for it
+            numbers = xp.reshape(each[:, first :: self._ranks], (-1,))
         return list(self._placement.engine.compile(_gather, xp, steps)(numbers, *self._arrays))
 
 

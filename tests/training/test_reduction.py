@@ -1,0 +1,224 @@
+"""Several processes on one mini-batch; another process is stood in for by what it would send."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from helpers import (
+    assert_layers_agree,
+    on_host,
+    parameters,
+    random_layers,
+    random_targets,
+    to_device,
+)
+
+from bp_xp import ACTIVATIONS, COSTS, SGD, Adam, Network, to_numpy
+from bp_xp.backends import place
+from bp_xp.engines import plain
+from bp_xp.math.backprop import backpropagate
+from bp_xp.math.model import Model
+from bp_xp.math.regularization import Regularization
+from bp_xp.sources import MemorySource
+from bp_xp.sources.samples import make_samples
+from bp_xp.training.arguments import Settings
+from bp_xp.training.looks import copied, start
+from bp_xp.training.reduction import reduce_gradients
+from bp_xp.training.step import Rule, State, make_step
+from bp_xp.training.trainer import Recorder, Run, train
+
+SIZES = (4, 5, 3)
+MODEL = Model(SIZES, (ACTIVATIONS["tanh"], ACTIVATIONS["sigmoid"]), COSTS["quadratic"])
+
+
+@dataclass(frozen=True)
+class Twice:
+    """The sum over two processes that have found the same."""
+
+    def __call__(self, array):
+        return array + array
+
+
+@dataclass(frozen=True, eq=False)
+class Plus:
+    """The sum over this process and others, whose arrays are known."""
+
+    others: tuple
+
+    def __call__(self, array):
+        for other in self.others:
+            array = array + other
+        return array
+
+
+def sent(gradients, weight, xp):
+    """Return what a process hands over to be summed."""
+    handed = []
+
+    def total(array):
+        handed.append(array)
+        return array + 0.0
+
+    reduce_gradients(gradients, weight, total, xp=xp)
+    return handed[0]
+
+
+# ---------------------------------------------------------------------------------------------
+# The gradient of a mini-batch from those of its shares
+
+
+SHARES = {
+    "halves": [range(6), range(6, 12)],
+    "unlike": [range(9), range(9, 12)],
+    "three": [range(0, 12, 3), range(1, 12, 3), range(2, 12, 3)],
+    "one empty": [range(12), range(0)],
+}
+WEIGHTS = {
+    "alike": None,
+    "weighted": np.array([1.0, 0.5, 2.0, 0.0, 3.0, 1.0, 0.25, 1.0, 1.0, 4.0, 0.0, 1.0]),
+    "all on one": np.array([1.0] * 6 + [0.0] * 6),
+}
+
+
+@pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES)
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
+def test_the_shares_of_a_mini_batch_give_its_gradient(where, rng, shares, weights):
+    xp = where.xp
+    layers = to_device(random_layers(SIZES, rng), where)
+    x, y = rng.standard_normal((12, 4)), random_targets("quadratic", 12, 3, rng)
+
+    def gradients_of(rows):
+        rows = list(rows)
+        given = [where.asarray(part[rows]) for part in (x, y)]
+        counts = None if weights is None else where.asarray(weights[rows])
+        found, _ = backpropagate(MODEL, layers, *given, weights=counts, xp=xp)
+        total = float(len(rows)) if weights is None else weights[rows].sum()
+        return found, where.asarray(np.array([total]))
+
+    wanted, _ = gradients_of(range(12))
+    each = [gradients_of(rows) for rows in shares]
+    handed = [sent(*one, xp) for one in each]
+    assert all(array.shape == (4 * 5 + 5 + 5 * 3 + 3 + 1,) for array in handed)
+    for rank, (gradients, weight) in enumerate(each):
+        others = tuple(handed[:rank] + handed[rank + 1 :])
+        found = reduce_gradients(gradients, weight, Plus(others), xp=xp)
+        assert_layers_agree(found, on_host(wanted), where, "float64")
+
+
+def test_processes_without_any_weight_find_no_gradient(where, rng):
+    layers = to_device(random_layers(SIZES, rng), where)
+    nothing = where.asarray(np.zeros(1))
+    for part in parts_of(reduce_gradients(layers, nothing, Twice(), xp=where.xp)):
+        assert not to_numpy(part).any()
+
+
+def parts_of(layers):
+    return [part for layer in layers for part in layer]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_steps_of_two_processes_are_the_step_of_one_on_the_whole_mini_batch(where, rng, weighted):
+    xp, optimizer = where.xp, SGD(0.5, momentum=0.9)
+    layers = random_layers(SIZES, rng)
+    weights = [rng.random(10)] if weighted else []
+    whole = [rng.standard_normal((10, 4)), rng.random((10, 3)), *weights]
+    shares = [[part[rank::2][: 5 - rank] for part in whole] for rank in range(2)]
+    whole = [np.concatenate(parts) for parts in zip(*shares, strict=True)]  # 5 rows and 4
+    options = {"model": MODEL, "update": optimizer.update, "weighted": weighted}
+    terms = Regularization(l2=0.1, clip_norm=0.5)
+
+    def stepped(batch, total=None):
+        device = to_device(layers, where)
+        state = State(device, optimizer.init(device, placement=where, dtype="float64"), ())
+        step = make_step(Rule(regularization=terms, total=total, **options))
+        return step(state, *map(where.asarray, batch), xp=xp)[0].layers
+
+    wanted = on_host(stepped(whole))
+    handed = []
+
+    def hand_over(array):
+        handed.append(array + 0.0)
+        return array + 0.0
+
+    stepped(shares[1], hand_over)
+    assert_layers_agree(stepped(shares[0], Plus(tuple(handed))), wanted, where, "float64")
+
+
+def test_a_process_without_a_share_of_a_short_mini_batch_takes_the_step_too(where, rng):
+    xp, optimizer = where.xp, SGD(0.5)
+    layers = random_layers(SIZES, rng)
+    x, y = where.asarray(rng.standard_normal((3, 4))), where.asarray(rng.random((3, 3)))
+
+    def stepped(rows, total=None):
+        device = to_device(layers, where)
+        state = State(device, optimizer.init(device, placement=where, dtype="float64"), ())
+        step = make_step(Rule(MODEL, optimizer.update, Regularization(), total=total))
+        return step(state, x[:rows, :], y[:rows, :], xp=xp)[0].layers
+
+    handed = []
+
+    def hand_over(array):
+        handed.append(array + 0.0)
+        return array + 0.0
+
+    wanted = on_host(stepped(3))
+    stepped(3, hand_over)
+    assert_layers_agree(stepped(0, Plus(tuple(handed))), wanted, where, "float64")
+
+
+# ---------------------------------------------------------------------------------------------
+# Runs
+
+
+def test_two_processes_with_equal_samples_run_like_one(where, rng):
+    x, y = rng.standard_normal((23, 4)), rng.random((23, 3))
+
+    def run(total):
+        net = Network.from_layers(
+            random_layers(SIZES, np.random.default_rng(1)),
+            backend=where.backend,
+            device=where.device_name,
+            dtype="float64",
+            seed=1,
+        )
+        settings = Settings(Adam(0.05), epochs=3, batch_size=5)
+        rest = {"placement": where, "dtype": "float64", "generator": net._generator}
+        position = start(net.model, net.layers, settings, **rest)
+        samples = make_samples(net.model, x, y, placement=where, dtype="float64")
+        source = MemorySource(samples, where)
+        run = Run(net, net.model, source, None, settings, position, total=total, **rest)
+        return parameters(net), train(run, [Recorder()]), run.report
+
+    alone, history, _ = run(None)
+    together, their_history, report = run(Twice())
+    assert np.allclose(together, alone, rtol=1e-9, atol=1e-12)
+    assert their_history["cost"] == pytest.approx(history["cost"], rel=1e-10)
+    assert report.ran == where.engine.name
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.5, momentum=0.9), Adam(0.05)], ids=["SGD", "Adam"])
+def test_the_numpy_engine_records_the_sum_and_gives_the_bits_of_the_plain_loop(rng, optimizer):
+    where = place("cpu")
+    layers = random_layers(SIZES, rng)
+    batches = [rng.standard_normal((50, 6, 4)), rng.random((50, 6, 3)), rng.random((50, 6))]
+    calls = []
+
+    def twice(array):
+        assert isinstance(array, np.ndarray)  # not what a recorder puts in its place
+        calls.append(array.shape)
+        return array + array
+
+    rule = Rule(MODEL, optimizer.update, Regularization(l2=0.1), weighted=True, total=twice)
+    state = State(layers, optimizer.init(layers, placement=where, dtype="float64"), ())
+    wanted, wanted_zs = plain.loop(make_step(rule), copied(state, np), batches, xp=np)
+    assert len(calls) == 50
+
+    report = where.new_report()
+    loop = where.engine.new_loop(report)
+    found, zs = loop(make_step(rule), copied(state, np), batches, xp=np)
+
+    assert report.account((6, 4)).plain == 0
+    assert len(calls) == 50 + 1 + 50  # one more, to record it
+    assert np.array_equal(zs, wanted_zs)
+    for ours, theirs in zip(parts_of(found.layers), parts_of(wanted.layers), strict=True):
+        assert np.array_equal(ours, theirs)
