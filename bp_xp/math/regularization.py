@@ -22,7 +22,7 @@ of them (:mod:`bp_xp.math.settings`), and so is a limit.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from bp_xp._typing import Array, Layer, Namespace
@@ -79,13 +79,23 @@ class Regularization:
         """The rate of each layer from the inputs to the last hidden one; empty without dropout."""
         return self.dropout if isinstance(self.dropout, Sequence) else ()
 
+    def of_layers(self, chosen: Sequence[bool]) -> "Regularization":
+        """Return the terms of some layers: where there is a strength for each, only theirs."""
+        l1, l2 = (
+            tuple(one for one, is_chosen in zip(by_layer, chosen, strict=True) if is_chosen)
+            if isinstance(by_layer, list | tuple)
+            else by_layer
+            for by_layer in (self.l1, self.l2)
+        )
+        return replace(self, l1=l1, l2=l2)
+
     def shape_gradients(
         self, gradients: list[Layer], layers: Sequence[Layer], *, xp: Namespace
     ) -> list[Layer]:
         """Return the gradients of the mean cost with the terms added and the limits kept."""
-        if self.l2:
+        if _is_there(self.l2):
             gradients = add_l2_gradient(gradients, layers, self.l2)
-        if self.l1:
+        if _is_there(self.l1):
             gradients = add_l1_gradient(gradients, layers, self.l1, xp=xp)
         if self.clip_value is not None:
             gradients = clip_by_value(gradients, self.clip_value, xp=xp)
@@ -162,6 +172,11 @@ def add_l1_gradient(
             gradients, layers, each_layer(l1, layers), strict=True
         )
     ]
+
+
+def _is_there(strength: Strength) -> bool:
+    """Return whether a strength is anything but 0; an array is taken to be."""
+    return bool(strength) if isinstance(strength, int | float | Sequence) else True
 
 
 def _strengths(strength: Strength, layers: Sequence[Layer]) -> list[Array]:

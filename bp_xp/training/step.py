@@ -61,8 +61,8 @@ def make_step(rule: Rule) -> Step:
     The extras are the weights of the samples, where there are any, and what ``rule.given`` names.
     A layer that is not trainable keeps its bits: nothing of what follows sees it.
     """
-    terms = rule.regularization
     trainable = rule.trainable or (True,) * len(rule.model.activations)
+    terms = rule.regularization.of_layers(trainable)
 
     def step(
         state: State, x: Array, y: Array, *extras: Array, xp: Namespace

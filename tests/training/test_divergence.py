@@ -3,6 +3,7 @@ import pytest
 from helpers import parameters
 
 from bp_xp import SGD, DivergenceError, Network, to_numpy
+from bp_xp.training.divergence import are_finite
 
 
 def test_divergence_stops_the_run_and_keeps_the_last_good_parameters(make, data):
@@ -31,3 +32,11 @@ def test_divergence_names_the_first_layer_that_is_not_finite():
         net.fit([[1e-12]], [0.0], epochs=1, batch_size=1, optimizer=SGD(1e38), progress=False)
 
     assert to_numpy(net.layers[1].W) == np.float32(1e30)
+
+
+def test_arrays_that_hold_nan_or_infinity_are_told_apart(where, dtype):
+    hosts = [[1.0, -2.0], [np.nan, 0.0], [[np.inf], [-np.inf]], [0.0]]
+
+    finite = are_finite([where.asarray(host, dtype) for host in hosts], xp=where.xp)
+
+    assert finite.tolist() == [True, False, False, True]
