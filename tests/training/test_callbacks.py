@@ -1,16 +1,18 @@
 import numpy as np
 import pytest
-from helpers import on_host
+from helpers import on_host, parameters
 
 from bp_xp import (
     SGD,
     Callback,
+    Checkpoint,
     DivergenceError,
     EarlyStopping,
     EpochRecord,
     History,
     Network,
     StopWhen,
+    to_numpy,
 )
 from bp_xp.training.callbacks import as_callback
 
@@ -281,3 +283,179 @@ def test_what_is_no_callback_is_refused(callback):
 def test_a_callback_with_a_bad_number_of_steps_is_refused():
     with pytest.raises(ValueError, match="every of Log"):
         as_callback(Log(every=-1))
+
+
+# ---------------------------------------------------------------------------------------------
+# Callbacks that assign parameters
+
+
+class Assign(Callback):
+    """Assigns parameters after some steps, or after an epoch."""
+
+    def __init__(self, layers, *, every=0, step=None, epoch=None):
+        self.layers, self.every, self.step, self.epoch = layers, every, step, epoch
+
+    def on_steps(self, network, history, step):
+        if step == self.step:
+            network.layers = self.layers
+
+    def on_epoch_end(self, network, history):
+        if len(history) == self.epoch:
+            network.layers = self.layers
+
+
+@pytest.fixture
+def given():
+    """Parameters that no training would lead to."""
+    rng = np.random.default_rng(5)
+    return [(rng.normal(size=(6, 4)), rng.normal(size=6)), (np.ones((2, 6)), np.zeros(2))]
+
+
+RUN = {"batch_size": 10, "optimizer": SGD(0.5, momentum=0.9), "progress": False}
+
+
+def assert_close(net, other, rtol=1e-5):
+    """Up to what float32 rounds, where chunks of steps are cut otherwise."""
+    assert np.allclose(parameters(net), parameters(other), rtol=rtol, atol=rtol)
+
+
+def test_a_run_goes_on_from_what_is_assigned_after_an_epoch(make, data, given):
+    net, twin = make(seed=1), make(seed=1)
+    net.fit(*data, epochs=3, callbacks=Assign(given, epoch=2), **RUN)
+
+    twin.fit(*data, epochs=2, warm_start=True, **RUN)
+    twin.layers = given
+    twin.fit(*data, epochs=1, warm_start=True, **RUN)
+
+    assert np.array_equal(parameters(net), parameters(twin))
+
+
+def test_a_run_goes_on_from_what_is_assigned_between_steps(make, data, given):
+    x, y = data
+    settings = RUN | {"shuffle": False}
+    net, twin = make(seed=1), make(seed=1)
+    net.fit(x, y, epochs=1, callbacks=Assign(given, every=2, step=4), **settings)
+
+    twin.fit(x[:40], y[:40], epochs=1, warm_start=True, **settings)
+    twin.layers = given
+    twin.fit(x[40:], y[40:], epochs=1, warm_start=True, **settings)
+
+    assert_close(net, twin)
+
+
+def test_the_values_of_an_epoch_are_those_of_what_was_assigned_at_its_last_step(make, data, given):
+    net, judge = make(seed=1), make(seed=1)
+    judge.layers = given
+    assign = Assign(given, every=6, step=6)
+    history = net.fit(*data, epochs=1, validation_data=data, callbacks=assign, **RUN)
+    assert history[0].validation_cost == pytest.approx(judge.evaluate(*data)["cost"], rel=1e-6)
+    assert np.array_equal(parameters(net), parameters(judge))
+
+
+def test_what_is_assigned_after_the_last_epoch_is_what_the_network_has(make, data, given):
+    net, other = make(seed=1), make(seed=1)
+    other.layers = given
+    net.fit(*data, epochs=2, callbacks=Assign(given, epoch=2), **RUN)
+    assert np.array_equal(parameters(net), parameters(other))
+
+
+def test_a_callback_that_assigns_and_ends_the_run_has_the_last_word(make, data, given):
+    def assign(network, history):
+        network.layers = given
+        return True
+
+    net, other = make(seed=1), make(seed=1)
+    other.layers = given
+    assert net.fit(*data, epochs=5, callbacks=assign, **RUN).stopped == "callback"
+    assert np.array_equal(parameters(net), parameters(other))
+
+
+def test_later_callbacks_see_what_an_earlier_one_assigned(make, data, given):
+    seen, other = [], make(seed=1)
+    other.layers = given
+    make(seed=1).fit(
+        *data,
+        epochs=2,
+        callbacks=[
+            Assign(given, epoch=1),
+            lambda network, history: seen.append(parameters(network)),
+        ],
+        **RUN,
+    )
+    assert np.array_equal(seen[0], parameters(other))
+    assert not np.array_equal(seen[1], parameters(other))
+
+
+@pytest.mark.parametrize("moment", [{"epoch": 2}, {"every": 4, "step": 8}], ids=["epoch", "steps"])
+def test_a_checkpoint_holds_what_was_assigned_and_a_run_resumed_goes_on_from_it(
+    make, data, given, tmp_path, moment
+):
+    path, kept = tmp_path / "run.safetensors", tmp_path / "kept.safetensors"
+    whole, cut, again = (make(seed=1) for _ in range(3))
+
+    stop = StopAfter(8) if "step" in moment else lambda network, history: len(history) == 2
+    whole.fit(*data, epochs=4, callbacks=[Assign(given, **moment), EachStep()], **RUN)
+    cut.fit(
+        *data, epochs=4, callbacks=[Assign(given, **moment), EachStep(), stop],
+        checkpoint=Checkpoint(path, every=4), **RUN,
+    )  # fmt: skip
+    other = make(seed=1)
+    other.layers = given
+    assert np.array_equal(parameters(Network.load(path)), parameters(other))
+
+    again.fit(
+        *data, epochs=4, callbacks=[EachStep()], checkpoint=Checkpoint(kept, resume=path), **RUN
+    )
+    assert np.array_equal(parameters(again), parameters(whole))
+
+
+class EachStep(Callback):
+    """Looks after each step: chunks of steps are then cut alike."""
+
+    every = 1
+
+
+class StopAfter(Callback):
+    """Ends the run after so many steps."""
+
+    def __init__(self, every):
+        self.every = every
+
+    def on_steps(self, network, history, step):
+        return True
+
+
+def test_the_best_parameters_are_those_of_the_epoch_and_not_what_was_assigned(make, data, given):
+    seen = []
+
+    def remember(network, history):
+        seen.append(parameters(network))
+
+    net = make(seed=1)
+    history = net.fit(
+        *data, epochs=3, validation_data=data, early_stopping=5,
+        callbacks=[remember, Assign(given, epoch=1), Assign(given, epoch=2)], **RUN,
+    )  # fmt: skip
+    assert np.array_equal(parameters(net), seen[history.best_epoch - 1])
+
+
+def test_parameters_that_do_not_fit_are_refused_and_the_network_stays_whole(make, data, given):
+    seen = []
+
+    def assign(network, history):
+        seen.append(parameters(network))
+        network.layers = [*given[:1], (np.ones((3, 6)), np.zeros(3))]
+
+    net = make(seed=1)
+    with pytest.raises(ValueError, match=r"layers\[1\] must have W of shape"):
+        net.fit(*data, epochs=2, callbacks=assign, **RUN)
+    assert np.array_equal(parameters(net), seen[0])
+
+
+def test_an_array_that_was_assigned_is_not_changed_by_the_steps_that_follow(make, data, given):
+    net = make(seed=1)
+    own = [tuple(net.asarray(part) for part in layer) for layer in given]
+    before = [to_numpy(part).copy() for layer in own for part in layer]
+    net.fit(*data, epochs=2, callbacks=Assign(own, epoch=1), **RUN)
+    after = [to_numpy(part) for layer in own for part in layer]
+    assert all(np.array_equal(a, b) for a, b in zip(after, before, strict=True))
