@@ -154,7 +154,8 @@ def __getattr__(name):
     """NumPy's functions, of these arrays; dtypes and numbers are NumPy's own."""
     function = getattr(np, name)
     if isinstance(function, type) or not callable(function):
-        return np.dtype(function) if isinstance(function, type) else function
+        is_dtype = isinstance(function, type) and issubclass(function, np.generic)
+        return np.dtype(function) if is_dtype else function  # finfo is a type that is no dtype
 
     def call(*args, device=None, **options):
         args, options = _inside(args), {key: _inside(value) for key, value in options.items()}

@@ -1,3 +1,4 @@
+import contextlib
 import importlib
 import itertools
 import math
@@ -25,13 +26,14 @@ from bp_xp import (
     StepDecay,
     to_numpy,
 )
-from bp_xp.backends import LIBRARIES, place
+from bp_xp.backends import place
 from bp_xp.engines import plain
 from bp_xp.math import dropout
 from bp_xp.math.model import Model
 from bp_xp.math.regularization import Regularization
+from bp_xp.sources.memory import MemoryEpoch
 from bp_xp.testing.transfers import HostTransferError, no_host_transfer
-from bp_xp.training import trainer as training
+from bp_xp.training.evaluation import totals_of
 from bp_xp.training.step import Rule, State, make_step
 
 # Each library and device that can tell of a read-back.
@@ -122,7 +124,7 @@ def test_read_back_is_refused(there, call, capsys):
     first = str(caught.value).splitlines()[0]
     assert there.backend in first
     assert f'"{call}": lambda xp, a, s, i: ' in first  # the line above
-    assert "test_testing_transfers.py:" in first
+    assert "test_transfers.py:" in first
     assert capsys.readouterr().out == ""
 
 
@@ -241,8 +243,8 @@ TERMS = Regularization(
     l1=0.1, l2=0.1, dropout=(0.1, 0.5, 0.5), clip_norm=1.0, clip_value=1.0, max_norm=1.0
 )
 LOOPS = {
-    "plain": lambda backend: plain.loop,
-    "engine": lambda backend: LIBRARIES[backend].engine.new_loop(),
+    "plain": lambda placement: plain.loop,
+    "engine": lambda placement: placement.engine.new_loop(placement.new_report()),
 }
 
 
@@ -259,13 +261,13 @@ def take_steps(placement, model, optimizer, terms, loop, rng):
     ]
     masks = ()
     if terms.dropout:
-        masks = dropout.init_masks(terms.dropout, SIZES, N, 0, place=placement)
-    state = State(layers, optimizer.init(layers, place=placement, dtype="float64"), masks)
+        masks = dropout.init_masks(terms.dropout, SIZES, N, 0, asarray=placement.asarray)
+    state = State(layers, optimizer.init(layers, placement=placement, dtype="float64"), masks)
     shapes = (STEPS, N, SIZES[0]), (STEPS, N, SIZES[-1]), (STEPS, N), (STEPS,)
     batches = [placement.asarray(rng.random(shape)) for shape in shapes]
     rule = Rule(model, optimizer.update, terms, weighted=True, given=("learning_rate",))
     step = make_step(rule)
-    run = LOOPS[loop](placement.backend)
+    run = LOOPS[loop](placement)
     return lambda: run(step, state, batches, xp=placement.xp)
 
 
@@ -287,8 +289,10 @@ def test_training_steps_read_nothing_back_wherever_the_tests_run(where, rng, loo
     assert np.isfinite(to_numpy(zs)).all()
 
 
-@pytest.mark.parametrize("activation", [s for s in ACTIVATIONS.values() if not s.coupled])
-@pytest.mark.parametrize("cost", COSTS.values())
+@pytest.mark.parametrize(
+    "activation", [s for s in ACTIVATIONS.values() if not s.coupled], ids=lambda one: one.name
+)
+@pytest.mark.parametrize("cost", COSTS.values(), ids=lambda one: one.name)
 def test_every_activation_and_cost_stay_on_the_device(there, rng, activation, cost):
     xp = there.xp
     output = ACTIVATIONS[cost.output]
@@ -297,7 +301,7 @@ def test_every_activation_and_cost_stay_on_the_device(there, rng, activation, co
     with watched(there):
         _, zs = steps()
         y = xp.reshape(zs, (-1, SIZES[-1]))
-        training._totals(model, True, xp, 0.5 * y, y)
+        totals_of(model, True, xp, 0.5 * y, y)
 
 
 def cost_with(factor):
@@ -323,8 +327,8 @@ class Descent:
 
         self.update = update
 
-    def init(self, layers, *, place, dtype):
-        return SGD(0.1).init(layers, place=place, dtype=dtype)
+    def init(self, layers, *, placement, dtype):
+        return SGD(0.1).init(layers, placement=placement, dtype=dtype)
 
 
 def through_numpy(z, *, xp):
@@ -409,7 +413,7 @@ def test_planted_transfer_is_caught(there, rng, planted, loop, capsys):
         steps()
     first = str(caught.value).splitlines()[0]
     assert line in first
-    assert "test_testing_transfers.py:" in first
+    assert "test_transfers.py:" in first
 
 
 # ---------------------------------------------------------------------------------------------
@@ -420,22 +424,26 @@ def test_planted_transfer_is_caught(there, rng, planted, loop, capsys):
 def epochs(there, monkeypatch):
     """Refuse read-backs from the first to the last step of each epoch; return how many those are.
 
-    ``train`` takes the chunks of an epoch from a generator: what happens while the generator is
-    open happens between them.
+    A run takes mini-batches from an epoch until there are no more: steps are taken in between.
     """
-    chunks, opened = training._chunks, []
-
-    def watched_chunks(*args):
-        with watched(there):
-            opened.append(0)
-            for batches in chunks(*args):
-                opened[-1] += batches[0].shape[0]
-                yield batches
-
-    monkeypatch.setattr(training, "_chunks", watched_chunks)
     if there.device_name == "meta":
         pytest.skip("on meta there are no values to fit to")
-    return opened
+    take, opened = MemoryEpoch.take, []
+    with contextlib.ExitStack() as contexts:
+
+        def watched_take(self, at_most):
+            if self.place == 0:
+                contexts.enter_context(watched(there))
+                opened.append(0)
+            batches = take(self, at_most)
+            if batches is None:
+                contexts.close()
+            else:
+                opened[-1] += batches[0].shape[0]
+            return batches
+
+        monkeypatch.setattr(MemoryEpoch, "take", watched_take)
+        yield opened
 
 
 def fit(placement, rng, **options):
@@ -449,7 +457,7 @@ def fit(placement, rng, **options):
         "dropout": 0.2,
         "l2": 1e-3,
         "max_norm": 3.0,
-        "validation_fraction": 0.2,
+        "validation_data": 0.2,
         "batch_size": 16,
         "epochs": 3,
         "progress": False,
@@ -560,6 +568,7 @@ def test_it_serves_as_a_decorator(unchanged):
             look(cupy_like.asarray(1.0))
 
 
+@pytest.mark.process
 def test_only_libraries_that_are_imported_are_touched():
     program = """
         import sys

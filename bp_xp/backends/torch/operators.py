@@ -38,12 +38,14 @@ class Call:
         inputs: its arguments, by position.
         options: its arguments by name.
         result: the tensor that it returned; of an operator in place, its first argument.
+        number: the number that it makes a tensor of, as Python has it; None where it makes none.
     """
 
     operator: Any
     inputs: Sequence[Any]
     options: dict[str, Any]
     result: Array
+    number: float | None = None
 
     @property
     def in_place(self) -> bool:
@@ -114,7 +116,12 @@ def listen(
         def __torch_function__(self, function, types, inputs=(), options=None):
             if (name := getattr(function, "__name__", "")) in _UNHEARD:
                 raise CannotRecordError(f"{name} takes values elsewhere, and no operator tells")
-            return function(*inputs, **(options or {}))
+            result = function(*inputs, **(options or {}))
+            last = calls[-1] if calls else None
+            if last is not None and last.result is result and last.is_of("lift_fresh.default"):
+                # As in asarray(0.5). To ask the tensor for the number would stop a GPU.
+                last.number = inputs[0] if inputs and isinstance(inputs[0], float) else None
+            return result
 
     with Guard(), Listener():
         return calls, *step(state, *batch, xp=xp)
@@ -182,9 +189,9 @@ def _sigmoid(last: Call, life: _Life) -> tuple[list[Call], list[Call]] | None:
     if lives != [[bounded, negated], [negated, bent], [bent, raised, inverted], [inverted, last]]:
         return None
     z, limit = bounded.inputs
-    constant = (maker := life(limit)[0]) is not None and maker.is_of("lift_fresh.default")
+    number = None if (maker := life(limit)[0]) is None else maker.number
     furthest = math.log(torch.finfo(z.dtype).tiny)
-    if not _is_number(raised.inputs[1], 1.0) or not constant or float(limit) > 0.999 * furthest:
+    if not _is_number(raised.inputs[1], 1.0) or number is None or number > 0.999 * furthest:
         return None
     return chain, [Call(torch.ops.aten.sigmoid.default, (z,), {}, last.result)]
 
