@@ -254,8 +254,8 @@ def _places(backends: Any) -> list[Placement]:
 
 def _check_build(build: Any) -> None:
     """Refuse what can't be called as a build is."""
-    came = f"{type(build).__name__}, which can't be called"
-    if callable(build):
+    came = f"{type(build).__name__}, which makes no network"
+    if callable(build) and not isinstance(build, Network):
         try:
             inspect.signature(build).bind(backend="", device="")
         except TypeError as error:

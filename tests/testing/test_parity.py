@@ -20,9 +20,10 @@ from bp_xp import (
 from bp_xp.errors import DeviceError
 from bp_xp.math import dropout, equations
 from bp_xp.optim import Adam, RMSprop
+from bp_xp.sources import memory
 from bp_xp.testing.parity import RTOL, assert_parity
 from bp_xp.testing.targets import Target
-from bp_xp.training import trainer as training
+from bp_xp.training import looks
 
 SIZES = [6, 5, 4, 3]
 STEPS_OF_AN_EPOCH = 7  # 50 samples in batches of 8; the last has 2
@@ -83,7 +84,7 @@ RUNS = {
     ),
     "rmsprop": (
         {"activation": "silu", "cost": "huber"},
-        {"optimizer": RMSprop(0.01), "validation_fraction": 0.2, "shuffle": False},
+        {"optimizer": RMSprop(0.01), "validation_data": 0.2, "shuffle": False},
     ),
     "weights": (
         {"activation": ["tanh", "sigmoid"], "output_activation": "softmax"},
@@ -228,8 +229,8 @@ class OddDescent:
     biases: float = 1.0
     since: int = 1
 
-    def init(self, layers, *, place, dtype):
-        return Count(place.asarray(np.zeros(()), dtype))
+    def init(self, layers, *, placement, dtype):
+        return Count(placement.asarray(np.zeros(()), dtype))
 
     def update(self, layers, gradients, state, *, xp):
         steps = state.steps + 1.0
@@ -388,12 +389,12 @@ def test_other_masks_of_dropout_are_caught(monkeypatch):
 
 
 def test_another_order_on_the_device_is_caught(monkeypatch):
-    gather = training._gather
+    gather = memory._gather
 
     def odd_order(xp, steps, rows, *arrays):
         return gather(xp, steps, xp.roll(rows, 1) if is_odd(xp) else rows, *arrays)
 
-    monkeypatch.setattr(training, "_gather", odd_order)
+    monkeypatch.setattr(memory, "_gather", odd_order)
     # With a look after each step, each is gathered by itself, and a batch may come in any order.
     compare(builder())
     message = complaint(builder(), every=5)
@@ -402,13 +403,13 @@ def test_another_order_on_the_device_is_caught(monkeypatch):
 
 
 def test_costs_that_are_added_up_wrongly_are_caught(monkeypatch):
-    totals = training._totals
+    totals = looks.totals_of
 
     def odd_totals(model, classes, xp, *arrays):
         sums = totals(model, classes, xp, *arrays)
         return sums + xp.ones_like(sums) if is_odd(xp) else sums
 
-    monkeypatch.setattr(training, "_totals", odd_totals)
+    monkeypatch.setattr(looks, "totals_of", odd_totals)
     message = complaint(builder())
     assert "The first difference is after step 7, in cost of the epoch" in message
     assert "What differs is how costs are computed over many samples" in message
@@ -682,7 +683,7 @@ def test_a_reference_that_diverges_is_an_error():
 
 def test_ctrl_c_ends_the_comparison():
     def value(a, y, *, xp):
-        if a.shape[0] == 8 and is_odd(xp):
+        if a.shape[-2] == 8 and is_odd(xp):
             signal.raise_signal(signal.SIGINT)
         return QUADRATIC.value(a, y, xp=xp)
 
@@ -693,9 +694,9 @@ def test_ctrl_c_ends_the_comparison():
 @pytest.mark.parametrize(
     ("build", "came"),
     [
-        (Network([2, 3, 1], seed=0), "Network, which can't be called"),
+        (Network([2, 3, 1], seed=0), "Network, which makes no network"),
         (lambda: Network([2, 3, 1], seed=0), "unexpected keyword argument|too many"),
-        (None, "NoneType, which can't be called"),
+        (None, "NoneType, which makes no network"),
     ],
     ids=["network", "no-arguments", "none"],
 )
