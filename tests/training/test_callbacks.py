@@ -459,3 +459,61 @@ def test_an_array_that_was_assigned_is_not_changed_by_the_steps_that_follow(make
     net.fit(*data, epochs=2, callbacks=Assign(own, epoch=1), **RUN)
     after = [to_numpy(part) for layer in own for part in layer]
     assert all(np.array_equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+@pytest.fixture
+def classifier(where):
+    """A classifier of three classes that descends plainly, with all its callbacks given later."""
+    pytest.importorskip("sklearn")
+    from bp_xp.estimators import MLPClassifier
+
+    def classifier(*callbacks, **options):
+        settings = {
+            "hidden_layer_sizes": (6,), "activation": "tanh", "solver": "sgd", "momentum": 0.0,
+            "alpha": 0.0, "learning_rate_init": 0.1, "shuffle": False, "random_state": 0,
+            "backend": where.backend, "device": where.device_name, "callbacks": list(callbacks),
+        }  # fmt: skip
+        return MLPClassifier(**(settings | options))
+
+    return classifier
+
+
+def descended(layers, x, y):
+    """Return parameters after one step of the classifier, by hand, as scikit-learn holds them."""
+    hand = Network.from_layers(
+        layers, activation="tanh", cost="categorical_cross_entropy", dtype="float64"
+    )
+    return [
+        ((W - 0.1 * dW).T, b - 0.1 * db)
+        for (W, b), (dW, db) in zip(hand.layers, hand.backprop(x, y), strict=True)
+    ]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(
+    ("moment", "options"),
+    [({"epoch": 1}, {"batch_size": 60, "max_iter": 2}),
+     ({"every": 1, "step": 1}, {"batch_size": 30, "max_iter": 1})],
+    ids=["epoch", "steps"],
+)  # fmt: skip
+def test_an_estimator_goes_on_from_what_is_assigned(classifier, data, moment, options):
+    x, y = data[0], np.arange(60) % 3
+    rng = np.random.default_rng(5)
+    given = [(rng.normal(size=(6, 4)), np.zeros(6)), (rng.normal(size=(3, 6)), np.ones(3))]
+    mlp = classifier(Assign(given, **moment), **options).fit(x, y)
+    rows = slice(None) if "epoch" in moment else slice(30, None)
+    for (W, b), coefs, intercepts in zip(
+        descended(given, x[rows], y[rows]), mlp.coefs_, mlp.intercepts_, strict=True
+    ):
+        assert np.allclose(coefs, W, rtol=1e-12, atol=1e-14)
+        assert np.allclose(intercepts, b, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_an_estimator_has_what_is_assigned_after_its_last_epoch(classifier, data):
+    given = [(np.full((6, 4), 0.5), np.zeros(6)), (np.full((3, 6), 0.25), np.ones(3))]
+    mlp = classifier(Assign(given, epoch=2), max_iter=2).fit(data[0], np.arange(60) % 3)
+    assert all(
+        np.array_equal(W, theirs.T) for (W, _), theirs in zip(given, mlp.coefs_, strict=True)
+    )
+    assert np.array_equal(mlp.intercepts_[1], np.ones(3))
