@@ -1,4 +1,4 @@
-// What bp_xp.engines._kernel.PRELUDE is to CUDA, for a CPU: each thread of a kernel is a thread of
+// What bp_xp.engines.kernel.PRELUDE is to CUDA, for a CPU: each thread of a kernel is a thread of
 // the processor, so that a barrier that is missing is a race, which a checker can see.
 #pragma once
 #include <cmath>

@@ -1,52 +1,41 @@
-"""The CuPy engine's kernels, run on a CPU: the same source, each thread of it a processor's thread.
+"""The CuPy engine: its kernels run on a CPU, each of their threads a thread of the processor.
 
 The last part needs a GPU.
 """
 
-import os
+import contextlib
 import re
 import shutil
-import subprocess
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import random_layers
-from test_optimizers import RULES
+from steps import BATCH, MODEL, RULES, SIZES, TERMS, begin, copied, pairs_of
 
 from bp_xp import (
     ACTIVATIONS,
     COSTS,
     SGD,
+    Activation,
     Adam,
     DeviceError,
     Layer,
     Network,
     OutOfMemoryError,
-    engines,
     to_numpy,
 )
 from bp_xp._trees import leaves_of, map_leaves
-from bp_xp.backends import place
+from bp_xp.backends import LIBRARIES, place
 from bp_xp.backends.cupy import engine as cupy
 from bp_xp.backends.cupy.engine import new_loop
-from bp_xp.engines import Engine, plain
-from bp_xp.engines.kernel import PRELUDE, write_kernel
-from bp_xp.engines.operations import list_operations
-from bp_xp.engines.replay import CannotRecordError
-from bp_xp.math import dropout
+from bp_xp.engines import PLAIN, Engine, Report, plain
 from bp_xp.math.model import Model
 from bp_xp.math.regularization import Regularization
-from bp_xp.training.step import Rule, State, make_step
+from bp_xp.training import looks
 
-HERE = place("cpu")
-SIZES, STEPS, BATCH = (4, 5, 3), 12, 6
-MODEL = Model(SIZES, (ACTIVATIONS["tanh"], ACTIVATIONS["sigmoid"]), COSTS["quadratic"])
-TERMS = Regularization(
-    l1=0.1, l2=0.1, dropout=(0.1, 0.5), clip_norm=1.0, clip_value=1.0, max_norm=1.0
-)
 # Rounding grows along a trajectory, but a net that learns is no chaos.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
 
@@ -61,30 +50,14 @@ def cpu():
     return CPU
 
 
-def begin(model, optimizer, terms=None, dtype="float64", *, weighted=False, scheduled=False):
-    """Return a step, its state and mini-batches."""
-    terms = terms or Regularization()
-    rng = np.random.default_rng(5)
-    layers = [
-        Layer(*(part.astype(dtype) for part in layer)) for layer in random_layers(model.sizes, rng)
-    ]
-    masks = ()
-    if terms.dropout:
-        masks = dropout.init_masks(terms.dropout, model.sizes, BATCH, 0, place=HERE)
-    state = State(layers, optimizer.init(layers, place=HERE, dtype=dtype), masks)
-    batches = [
-        rng.normal(size=(STEPS, BATCH, model.sizes[0])),
-        rng.dirichlet(np.ones(model.sizes[-1]), size=(STEPS, BATCH)),
-    ]
-    batches += [rng.random((STEPS, BATCH))] if weighted else []
-    batches += [np.linspace(0.1, 0.0, STEPS)] if scheduled else []
-    given = ("learning_rate",) if scheduled else ()
-    step = make_step(Rule(model, optimizer.update, terms, weighted=weighted, given=given))
-    return step, state, [part.astype(dtype) for part in batches]
+def loop_of(configurations):
+    """Return the loop of a run that nobody asks about."""
+    return new_loop(Report("cupy", "kernels"), configurations)
 
 
-def copied(tree):
-    return map_leaves(np.copy, tree)
+def kernels_on(configuration):
+    """Return an engine that launches kernels in one way."""
+    return Engine("cupy", "kernels", lambda report: new_loop(report, lambda: [configuration]))
 
 
 def assert_taken_by_a_kernel(cpu, step, state, batches, tolerance=TOLERANCE["float64"]):
@@ -96,14 +69,17 @@ def assert_taken_by_a_kernel(cpu, step, state, batches, tolerance=TOLERANCE["flo
         launch = cpu.compile(kernel, configuration)
         return lambda arguments, n_steps: (taken.append(n_steps), launch(arguments, n_steps))
 
-    loop = new_loop(lambda: [replace(cpu, compile=compile_kernel)])
+    report = Report("cupy", "kernels")
+    loop = new_loop(report, lambda: [replace(cpu, compile=compile_kernel)])
     ours = loop(step, copied(state), batches, xp=np)
     theirs = plain.loop(step, copied(state), batches, xp=np)
-    for one, other in zip(leaves_of(ours), leaves_of(theirs), strict=True):
+    for one, other in pairs_of(ours, theirs):
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * np.abs(other).max())
     assert taken == [2, len(batches[0])]  # beside the plain loop, and instead of it
     [kernel] = compiled
+    assert report.program == kernel.source
+    assert not any(one.plain or one.reason for one in report.accounts.values())
     return kernel
 
 
@@ -136,15 +112,14 @@ def test_dropout_penalties_limits_weights_and_a_schedule(cpu, dtype):
 
 
 def test_sums_in_blocks_and_sums_by_a_warp(cpu, monkeypatch):
-    monkeypatch.setattr("bp_xp.backends._ROWS_SUMMED_AT_ONCE", 2)
+    monkeypatch.setattr("bp_xp.math.rows._ROWS_SUMMED_AT_ONCE", 2)
     model = Model((70, 3, 2), MODEL.activations, COSTS["quadratic"])
     assert_taken_by_a_kernel(cpu, *begin(model, SGD(0.1)))
 
 
-def test_blocks_of_entries_at_once(cpu, monkeypatch):
-    monkeypatch.setattr("test_engines_cupy.BATCH", 16)
+def test_blocks_of_entries_at_once(cpu):
     model = Model((64, 48, 16), MODEL.activations, COSTS["quadratic"])
-    step, state, batches = begin(model, SGD(0.1, momentum=0.5), Regularization(l2=0.1))
+    step, state, batches = begin(model, SGD(0.1, momentum=0.5), Regularization(l2=0.1), batch=16)
     kernel = assert_taken_by_a_kernel(cpu, step, state, [part[:8] for part in batches])
     # z¹ is shared by warps, and the descent by threads; δ¹ has fewer entries.
     assert {int(n) for n in re.findall(r"t < (\d+)", kernel.source)} == {4, 16}
@@ -156,87 +131,14 @@ def test_fit_takes_its_steps_in_kernels(cpu, monkeypatch):
     rng = np.random.default_rng(3)
     x, y = rng.normal(size=(46, 4)), rng.integers(3, size=46)
     runs = []
-    for engine in (engines.ENGINES["numpy"], Engine(lambda: new_loop(lambda: [cpu]))):
-        monkeypatch.setitem(engines.ENGINES, "numpy", engine)
+    for engine in (LIBRARIES["numpy"].engine, kernels_on(cpu)):
+        monkeypatch.setattr(LIBRARIES["numpy"], "engine", engine, raising=False)
         network = Network([4, 6, 3], cost="categorical_cross_entropy", dtype="float64", seed=1)
         history = network.fit(
             x, y, epochs=3, batch_size=5, optimizer=Adam(0.05), dropout=0.2, progress=False
         )
         runs.append([*history["cost"], *(part.sum() for part in leaves_of(network.layers))])
     np.testing.assert_allclose(*runs, rtol=1e-12)
-
-
-# ---------------------------------------------------------------------------------------------
-# Operations, each against NumPy
-
-
-def _functions(a, b, n, m, xp):
-    """Return what one step makes of two arrays of numbers and two of integers."""
-    on = b > 0.3
-    return [
-        *(f(a) for f in (xp.exp, xp.exp2, xp.expm1, xp.tanh, xp.sin, xp.cos, xp.sinh, xp.cosh)),
-        *(f(b) for f in (xp.log, xp.log2, xp.log1p, xp.sqrt, xp.cbrt, xp.reciprocal, xp.tan)),
-        *(f(a) for f in (xp.abs, xp.sign, xp.square, xp.negative, xp.positive, xp.arctan)),
-        *(f(a, b) for f in (xp.maximum, xp.minimum, xp.add, xp.subtract, xp.divide)),
-        *(b**2, b**1.5, 2.0**a, xp.maximum(a, 0.25), xp.minimum(-0.5, a), xp.clip(a, -0.5, 0.5)),
-        *(xp.clip(a, min=-b, max=b), xp.add(on, on, out=1.0 * a), on + (a > 0)),
-        *(xp.astype(f, a.dtype) for f in (a > b, a >= b, a < b, a <= b, a == a, a != b)),
-        *(xp.astype(f, a.dtype) for f in (on & (a > 0), on | (a > 0), ~on, on ^ (a > 0))),
-        *(xp.astype(f, a.dtype) for f in (xp.logical_and(on, a), xp.logical_or(on, a))),
-        *(xp.where(a > b, a, 2.0), xp.where(on, -1.0, b), xp.tril(a), xp.triu(a, k=1)),
-        *(xp.stack([a[0, :], b[1, :]], axis=1), xp.concat([a[:, :2], b], axis=1)),
-        *(xp.zeros_like(a), xp.ones_like(a), xp.sum(a), xp.max(a, axis=0), xp.min(a, axis=-1)),
-        *(xp.sum(a, axis=(0, 1), keepdims=True), xp.sum(xp.stack([a, b]), axis=(0, 2))),
-        *(a @ b.mT, a.mT @ (b + 1.0), a[:2, :] @ a.mT, a[None, ...] @ xp.stack([b.mT, a.mT])),
-        *(a + xp.asarray([1.0, 2.0, 3.0, 4.0], dtype=a.dtype), xp.reshape(a, (2, -1)) * 1.0),
-        *(
-            n * m,
-            n + m,
-            n - m,
-            n ^ m,
-            n & m,
-            n | m,
-            n >> 3,
-            n * 0x7FEB352D,
-            -n,
-            n**2,
-            ~n,
-            xp.maximum(n, m),
-        ),
-        *(xp.astype(n >= 12, a.dtype), xp.astype(a, n.dtype), xp.astype(n, a.dtype)),
-    ]
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE)
-def test_every_operation_is_that_of_numpy(cpu, dtype):
-    rng = np.random.default_rng(8)
-    a, b = rng.normal(size=(4, 4)).astype(dtype), (rng.random((4, 4)) + 0.1).astype(dtype)
-    a[0, 0], a[1, 1], a[2, 2], b[3, 3] = 0.0, b[1, 1], np.nan, a[3, 3]
-    n, m = rng.integers(-(2**31), 2**31, size=(2, 5)).astype(np.int32)
-    with np.errstate(all="ignore"):
-        wanted = _functions(a, b, n, m, np)
-
-    def step(state, _, *, xp):
-        inputs, _ = state
-        results = _functions(*(1 * part for part in inputs), xp)
-        return (inputs, results), inputs[0] * 1.0
-
-    state = [a, b, n, m], [np.empty_like(one) for one in wanted]
-    with np.errstate(all="ignore"):
-        kernel = write_kernel(list_operations(step, state, [a]), threads=cpu.threads)
-    z = np.empty((1, 4, 4), dtype)
-    memory = {f"s{i}": np.ascontiguousarray(leaf) for i, leaf in enumerate(leaves_of(state))}
-    memory |= {"z": z, "scratch": np.zeros(kernel.scratch, np.uint8)} | kernel.constants
-    cpu.compile(kernel, cpu)([memory[name] for name in kernel.arguments], 1)
-
-    eps = np.finfo(dtype).eps
-    for i, one in enumerate(wanted):
-        found = memory[f"s{i + 4}"].reshape(one.shape)
-        if one.dtype.kind == "f":
-            np.testing.assert_allclose(found, one, rtol=8 * eps, atol=8 * eps, err_msg=str(i))
-        else:
-            np.testing.assert_array_equal(found, one, err_msg=str(i))
-    np.testing.assert_array_equal(z[0], a)
 
 
 def test_an_array_that_is_changed_by_its_own_entries(cpu):
@@ -254,159 +156,8 @@ def test_an_array_that_is_changed_by_its_own_entries(cpu):
     assert_taken_by_a_kernel(cpu, step, state, batches)
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda w, xp: xp.cumulative_sum(w, axis=0),
-        lambda w, xp: xp.arctan2(w, w),
-        lambda w, xp: xp.sum(w > 0),
-        lambda w, xp: xp.sum(w, dtype=xp.float64),
-        lambda w, xp: xp.reshape(xp.tanh(w.mT), (-1,)),
-        lambda w, xp: xp.matmul(w, w.mT, out=w @ w.mT),
-        lambda w, xp: w[True],
-        lambda w, xp: w * xp.inf,
-        lambda w, xp: w * (1.0 if xp.max(w) > 0 else 2.0),
-        lambda w, xp: w + xp.asarray(1j),
-        lambda w, xp: xp.astype(xp.astype(w, xp.int32) ** 3, w.dtype),
-    ],
-    ids=[
-        "scan",
-        "rare",
-        "count",
-        "wider",
-        "copy",
-        "product",
-        "true",
-        "infinite",
-        "branch",
-        "complex",
-        "integers",
-    ],
-)
-def test_what_no_kernel_does_is_told(function):
-    """Or taken for an error by the recorder: the plain loop serves in any case."""
-
-    def step(state, x, *, xp):
-        return state - 0.0 * xp.sum(function(state, xp)), x
-
-    with pytest.raises((CannotRecordError, TypeError, AttributeError)):
-        list_operations(step, np.ones((2, 3), np.float32), [np.ones((2, 3), np.float32)])
-
-
-# ---------------------------------------------------------------------------------------------
-# Phases and memory
-
-
-def kernel_of(sizes, optimizer, terms=None, threads=8192, batch=10, cost="quadratic"):
-    """Return the kernel of a network in float32."""
-    model = Model(sizes, (ACTIVATIONS["sigmoid"],) * (len(sizes) - 1), COSTS[cost])
-    step, state, batches = begin(model, optimizer, terms, "float32")
-    alike = [np.ones((batch, part.shape[-1]), part.dtype) for part in batches]
-    return write_kernel(list_operations(step, state, alike), threads=threads)
-
-
-def test_the_book_s_network_waits_four_times_a_step():
-    kernel = kernel_of((784, 30, 10), SGD(3.0))
-    assert kernel.n_phases == kernel.source.count("barrier(") == 4
-    # What lives from one phase to the next is a¹, δ² and δ¹; no gradient is ever stored.
-    entries = 10 * (30 + 10 + 30)
-    assert kernel.scratch == 16 + 4 * entries
-    products = 10 * (2 * 784 * 30 + 3 * 30 * 10)
-    assert products < kernel.n_operations < 1.2 * products
-
-
-def test_a_deeper_network_waits_twice_more_a_layer():
-    depths = [kernel_of((20,) + (8,) * n + (3,), SGD(1.0)).n_phases for n in (1, 2, 3)]
-    assert depths == [4, 6, 8]
-
-
-def test_a_sum_along_rows_is_shared_by_a_warp_and_others_by_who_is_idle():
-    source = kernel_of((784, 30, 10), SGD(3.0)).source
-    loops = re.findall(r"// (\d+ × \d+)\n.*?\n(?=\s+(?://|barrier))", source, re.DOTALL)
-    assert loops.count("30 × 784") == 1
-    forward = source[source.index("// 10 × 30") :]
-    assert forward.index("of_neighbour<32>") < forward.index("// 10 × 10")
-    descent = source[source.index("// 30 × 784") :]
-    assert "of_neighbour" not in descent[: descent.index("s0[i0 * 784 + i1] = ")]
-
-
 # ---------------------------------------------------------------------------------------------
 # What is wrong is noticed
-
-
-@pytest.fixture(scope="module")
-def racing():
-    """A kernel, and the number of entries that each of its arguments has for two steps."""
-    model = Model((5, 40, 3), MODEL.activations, COSTS["quadratic"])
-    step, state, batches = begin(model, Adam(0.1), TERMS, "float32")
-    operations = list_operations(step, state, [part[0] for part in batches])
-    kernel = write_kernel(operations, threads=128)
-    sizes = {name: operations.sizes[name] for name in kernel.arguments if name != "scratch"}
-    moving = {name: 2 * size for name, size in sizes.items() if name[0] in "xz"}
-    return kernel, sizes | moving | {"scratch": kernel.scratch}
-
-
-def checked_run(kernel, sizes, folder, sanitizer):
-    """Compile a kernel to a program with a checker, run it, and return what the checker says."""
-    if not shutil.which("g++"):
-        pytest.skip("needs g++")
-    from cuda_on_cpu import SOURCES, build, source_of
-
-    memory = ", ".join(
-        f"calloc({sizes[name]}, sizeof({kind}))" for name, kind in kernel.arguments.items()
-    )
-    main = f"""
-        #include <cstdlib>
-        int main() {{
-            void* arguments[] = {{ {memory} }};
-            on_every_thread(128, call, arguments, 2);
-        }}
-    """
-    threads = (SOURCES / "cuda_on_cpu.cpp").read_text()
-    program = folder / "checked"
-    try:
-        build(threads + source_of(kernel) + main, program, f"-fsanitize={sanitizer}", "-g")
-    except subprocess.CalledProcessError as error:
-        if "cannot find" in error.stderr:
-            pytest.skip(f"no sanitizer of {sanitizer} here")
-        raise AssertionError(error.stderr) from error
-    # The checkers know the addresses of a process whose memory is laid out as ever.
-    as_ever = ["setarch", "-R"]
-    if not shutil.which("setarch") or subprocess.run([*as_ever, "true"], check=False).returncode:
-        as_ever = []  # not here, or not allowed
-    env = os.environ | {"ASAN_OPTIONS": "detect_leaks=0"}
-    done = subprocess.run(
-        [*as_ever, program], capture_output=True, text=True, timeout=120, env=env, check=False
-    )
-    if "unexpected memory mapping" in done.stderr:
-        pytest.skip(f"the sanitizer of {sanitizer} does not run here: {done.stderr}")
-    return done
-
-
-def test_no_two_threads_use_memory_at_once(racing, tmp_path):
-    done = checked_run(*racing, tmp_path, "thread")
-    assert done.returncode == 0, done.stderr
-
-
-BARRIER = "        barrier((unsigned*)scratch);\n"
-
-
-@pytest.mark.parametrize("missing", range(14))  # of 15: nothing waits for the last, with dropout
-def test_a_barrier_less_is_a_race(racing, tmp_path, missing):
-    kernel, sizes = racing
-    parts = kernel.source.split(BARRIER)
-    assert len(parts) == kernel.n_phases + 1 == 16
-    joined = [*parts[:missing], parts[missing] + parts[missing + 1], *parts[missing + 2 :]]
-    fewer = replace(kernel, source=BARRIER.join(joined))
-    assert "data race" in checked_run(fewer, sizes, tmp_path, "thread").stderr
-
-
-def test_no_thread_leaves_its_memory(racing, tmp_path):
-    kernel, sizes = racing
-    done = checked_run(kernel, sizes, tmp_path, "address,undefined")
-    assert (done.returncode, done.stderr) == (0, "")
-    small = sizes | {"s0": sizes["s0"] - 1}
-    assert "heap-buffer-overflow" in checked_run(kernel, small, tmp_path, "address").stderr
 
 
 def disturbed(compile_kernel, change):
@@ -434,12 +185,12 @@ def disturbed(compile_kernel, change):
 def test_a_kernel_that_is_wrong_is_left_to_the_plain_loop(cpu, change, why):
     # The rate is small: what is wrong must show in what a step changes.
     step, state, batches = begin(MODEL, SGD(1e-5), dtype="float32")
-    loop = new_loop(lambda: [replace(cpu, compile=disturbed(cpu.compile, change))])
+    loop = loop_of(lambda: [replace(cpu, compile=disturbed(cpu.compile, change))])
     with pytest.warns(RuntimeWarning, match=f"not to be trusted: .*{why}"):
         ours = loop(step, copied(state), batches, xp=np)
     again = loop(step, copied(state), batches, xp=np)  # it is said once
     theirs = plain.loop(step, copied(state), batches, xp=np)
-    for one, two, other in zip(*map(leaves_of, (ours, again, theirs)), strict=True):
+    for one, two, other in pairs_of(ours, again, theirs):
         np.testing.assert_array_equal(one, other)
         np.testing.assert_array_equal(two, other)
 
@@ -455,7 +206,7 @@ def test_a_kernel_is_not_mistrusted_for_gradients_of_nothing_but_rounding(cpu):
     state = state._replace(layers=[hidden, Layer(0.0 * W, 0.0 * b)])
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
-        new_loop(lambda: [cpu])(step, state, batches, xp=np)
+        loop_of(lambda: [cpu])(step, state, batches, xp=np)
 
 
 def test_a_run_that_overflows_is_not_mistrusted(cpu):
@@ -463,11 +214,23 @@ def test_a_run_that_overflows_is_not_mistrusted(cpu):
     batches[0][0, 0, 0] = np.nan
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
-        new_loop(lambda: [cpu])(step, state, batches, xp=np)
+        loop_of(lambda: [cpu])(step, state, batches, xp=np)
 
 
-@pytest.mark.parametrize("reason", ["few", "slow", "large", "not recorded", "shared"])
-def test_where_a_kernel_does_not_serve_the_plain_loop_does(cpu, monkeypatch, reason):
+@pytest.mark.parametrize(
+    ("reason", "told", "level"),
+    [
+        ("few", "recording takes as long as 8 steps", None),
+        ("slow", "it is faster than a kernel by estimate", "INFO"),
+        ("large", "the network is too large for a kernel to be faster", "INFO"),
+        ("not recorded", "the step looks at a value", "WARNING"),
+        ("shared", "two parts of the state are one array", "WARNING"),
+    ],
+)
+def test_where_a_kernel_does_not_serve_the_plain_loop_does_and_tells_why(
+    cpu, monkeypatch, caplog, reason, told, level
+):
+    caplog.set_level("INFO", logger="bp_xp")
     step, state, batches = begin(MODEL, SGD(0.5))
     configuration = cpu
     match reason:
@@ -490,11 +253,106 @@ def test_where_a_kernel_does_not_serve_the_plain_loop_does(cpu, monkeypatch, rea
     def refuse(kernel, configuration):
         raise AssertionError("a kernel was compiled")
 
-    loop = new_loop(lambda: [replace(configuration, compile=refuse)])
+    report = Report("cupy", "kernels")
+    loop = new_loop(report, lambda: [replace(configuration, compile=refuse)])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ours = loop(step, map_leaves(lambda leaf: leaf, state), batches, xp=np)
     assert ours[1].shape == (len(batches[0]), BATCH, SIZES[-1])
+    account = report.account((BATCH, SIZES[0]))
+    assert (account.plain, account.reason) == (len(batches[0]), told)
+    assert [record.levelname for record in caplog.records] == ([level] if level else [])
+
+
+def fitted(engine, monkeypatch, **options):
+    """Train a network on NumPy's arrays with an engine; return it and its history."""
+    monkeypatch.setattr(LIBRARIES["numpy"], "engine", engine, raising=False)
+    rng = np.random.default_rng(3)
+    network = Network([4, 5, 3], dtype="float64", seed=1, **options)
+    x, y = rng.normal(size=(80, 4)), rng.integers(3, size=80)
+    return network, network.fit(x, y, epochs=3, batch_size=8, progress=False)
+
+
+def assert_same_run(ours, theirs):
+    (network, history), (wanted, wanted_history) = ours, theirs
+    for one, other in pairs_of(network.layers, wanted.layers):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(history["cost"], wanted_history["cost"], rtol=1e-11)
+
+
+def test_a_run_in_kernels_is_told_with_its_source(cpu, monkeypatch, caplog):
+    ours = network, history = fitted(kernels_on(cpu), monkeypatch)
+    report = network.explain()
+    assert history.engine == report.ran == "cupy"
+    assert "30 steps this way" in str(report)
+    assert "KERNEL take_steps(" in report.program
+    assert not caplog.records
+    assert_same_run(ours, fitted(PLAIN, monkeypatch))
+
+
+def test_an_activation_that_looks_at_a_value_is_told_and_taken_by_the_plain_loop(
+    cpu, monkeypatch, caplog
+):
+    tanh = ACTIVATIONS["tanh"]
+    looking = Activation(
+        "looking",
+        lambda z, *, xp: xp.tanh(z) if xp.sum(z) > 0 else 1.0 * xp.tanh(z),
+        tanh.sigma_prime,
+    )
+    ours = network, history = fitted(kernels_on(cpu), monkeypatch, activation=looking)
+    assert history.engine == "plain"
+    assert "30 steps in the plain loop (the step looks at a value)" in str(network.explain())
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert "in place of the cupy engine: the step looks at a value" in record.message
+    assert_same_run(ours, fitted(PLAIN, monkeypatch, activation=looking))
+
+
+def test_a_broken_recorder_is_told_and_the_plain_loop_gives_the_run(cpu, monkeypatch, caplog):
+    def broken(*arguments):
+        raise RuntimeError("the tape is torn")
+
+    monkeypatch.setattr(cupy, "list_operations", broken)
+    ours = network, history = fitted(kernels_on(cpu), monkeypatch)
+    assert history.engine == "plain"
+    reason = "RuntimeError while recording: the tape is torn"
+    assert f"30 steps in the plain loop ({reason})" in str(network.explain())
+    assert [reason in record.message for record in caplog.records] == [True]
+    assert_same_run(ours, fitted(PLAIN, monkeypatch))
+
+
+@pytest.mark.parametrize("launches", [1, 2, 4])  # the first is the trial beside the plain loop
+def test_where_threads_wait_too_long_for_each_other_nothing_is_lost(
+    cpu, monkeypatch, caplog, launches
+):
+    done = []
+
+    def compile_kernel(kernel, configuration):
+        launch = cpu.compile(kernel, configuration)
+
+        def sometimes(arguments, n_steps):
+            launch(arguments, n_steps)
+            done.append(n_steps)
+            if len(done) == launches:  # what a barrier does that was given up
+                arguments[-1][4:8] = 1, 0, 0, 0
+                for name, array in zip(kernel.arguments, arguments, strict=True):
+                    if name != "scratch" and name[0] in "sz":
+                        array[...] = np.nan
+
+        return sometimes
+
+    gives_up = kernels_on(replace(cpu, compile=compile_kernel))
+    trusted = pytest.warns(RuntimeWarning) if launches == 1 else contextlib.nullcontext()
+    monkeypatch.setattr(looks, "_CHUNK_ON_CPU", (10, 1 << 20))
+    with trusted:
+        ours = fitted(gives_up, monkeypatch)
+    account = ours[0].explain().account((8, 4))
+    assert "waited too long for each other" in account.reason
+    assert account.fast == 10 * max(launches - 2, 0)
+    assert account.program is None
+    [record] = caplog.records
+    assert "waited too long for each other" in record.message
+    assert_same_run(ours, fitted(PLAIN, monkeypatch))
 
 
 def test_arrays_of_another_layout_are_taken_too(cpu):
@@ -502,10 +360,10 @@ def test_arrays_of_another_layout_are_taken_too(cpu):
     step, state, batches = begin(MODEL, SGD(0.5, momentum=0.5))
     turned = map_leaves(np.asfortranarray, copied(state.layers))
     assert not turned[0].W.flags.c_contiguous
-    loop = new_loop(lambda: [cpu])
+    loop = loop_of(lambda: [cpu])
     ours, our_zs = loop(step, copied(state)._replace(layers=turned), batches, xp=np)
     theirs, their_zs = plain.loop(step, copied(state), batches, xp=np)
-    for one, other in zip(leaves_of([ours, our_zs]), leaves_of([theirs, their_zs]), strict=True):
+    for one, other in pairs_of([ours, our_zs], [theirs, their_zs]):
         np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-13)
 
 
@@ -519,49 +377,78 @@ def test_of_several_configurations_the_one_that_takes_less_time_is_chosen(cpu):
     step, state, batches = begin(MODEL, SGD(0.5))
     near = replace(cpu, compile=noting)
     far = replace(near, blocks=4, seconds_per_phase=2e-6, seconds_per_operation=1e-13)
-    new_loop(lambda: [near, far])(step, copied(state), batches, xp=np)
+    loop_of(lambda: [near, far])(step, copied(state), batches, xp=np)
     slow = replace(near, seconds_per_operation=1e-7)
-    new_loop(lambda: [slow, far])(step, copied(state), batches, xp=np)
+    loop_of(lambda: [slow, far])(step, copied(state), batches, xp=np)
     assert chosen == [2, 4]
 
 
 # ---------------------------------------------------------------------------------------------
-# CUDA's compiler, which needs no GPU
-
-WAYS = {"one block": (1, 0), "cluster": (8, 1), "whole device": (132, 0)}
+# Elementwise functions in one kernel
 
 
-@pytest.mark.parametrize(
-    ("architecture", "way"),
-    [
-        (75, "one block"),
-        (80, "whole device"),
-        (90, "cluster"),
-        (90, "whole device"),
-        (120, "cluster"),
-    ],
-)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_nvrtc_compiles_a_kernel_without_a_warning(architecture, way, dtype):
-    nvrtc = pytest.importorskip("cupy.cuda").nvrtc
-    try:
-        nvrtc.getVersion()
-    except (ImportError, RuntimeError, OSError) as error:
-        pytest.skip(f"NVRTC is not installed: {type(error).__name__}")
-    blocks, clustered = WAYS[way]
-    step, state, batches = begin(MODEL, Adam(0.1), TERMS, dtype, weighted=True, scheduled=True)
-    operations = list_operations(step, state, [part[0] for part in batches])
-    kernel = write_kernel(operations, threads=1024 * blocks)
-    defined = f"#define BLOCK 1024\n#define BLOCKS {blocks}\n#define CLUSTERED {clustered}\n"
-    program = nvrtc.createProgram(defined + PRELUDE + kernel.source, "kernel.cu", (), ())
-    options = ("--std=c++17", f"-arch=compute_{architecture}", "-Werror", "all-warnings")
-    nvrtc.compileProgram(program, options)
-    ptx = nvrtc.getPTX(program)
-    ptx = ptx.decode() if isinstance(ptx, bytes) else ptx
-    barriers = "barrier.cluster.wait" if clustered else "bar"
-    assert ptx.count(barriers) >= kernel.n_phases
-    assert (".f64" in ptx) == (dtype == "float64")  # no number of another width on the way
-    assert ("atom" in ptx) == (way == "whole device")
+class _CuPy:
+    """Stands in for CuPy: fuses what it is told to, on NumPy's arrays."""
+
+    def __init__(self, error=None):
+        self.calls, self.error = [], error
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+    def fuse(self, function):
+        def kernel(*arrays):
+            self.calls.append(function)
+            if self.error:
+                raise self.error
+            return function(*arrays)
+
+        return kernel
+
+
+@pytest.mark.parametrize("error", [None, TypeError("cupy.fuse does not know this")])
+def test_cupy_fuses_an_activation_or_leaves_it_as_it_is(monkeypatch, error):
+    stand_in = _CuPy(error)
+    monkeypatch.setitem(sys.modules, "cupy", stand_in)
+    cupy._fuse.cache_clear()
+    z = np.linspace(-3.0, 3.0, 7)
+    for activation in ("relu", "sigmoid"):
+        sigma, prime = ACTIVATIONS[activation].sigma, ACTIVATIONS[activation].sigma_prime
+        for _ in range(2):
+            a = cupy._fuse(sigma)(z, xp=np)
+            np.testing.assert_array_equal(a, sigma(z, xp=np))
+            slope = cupy._fuse(prime)(z, a, xp=np)
+            np.testing.assert_array_equal(slope, prime(z, a, xp=np))
+    assert len(stand_in.calls) == (8 if error is None else 4)  # what fails is not tried again
+    cupy._fuse.cache_clear()
+
+
+@pytest.mark.parametrize("activation", [a for a in ACTIVATIONS.values() if not a.coupled])
+def test_cupy_can_fuse_every_activation(activation, monkeypatch):
+    # Tracing needs arrays with a shape and a dtype, but no device: these lie on the host.
+    real = pytest.importorskip("cupy")
+    from cupy._core import _fusion_thread_local, fusion
+
+    host = np.zeros((2, 2))
+    memory = real.cuda.UnownedMemory(host.ctypes.data, host.nbytes, host, 0)
+    array = real.ndarray((2, 2), np.float32, real.cuda.MemoryPointer(memory, 0))
+    thread = _fusion_thread_local.thread_local
+
+    def traced(function, *arrays):
+        history = fusion._FusionHistory()
+        thread.history, thread.is_old_fusing = history, True
+        try:
+            return history.get_fusion(function, arrays, "kernel")[0]
+        finally:
+            thread.history, thread.is_old_fusing = None, False
+
+    xp = cupy._Fusible()
+    kernel = traced(lambda z: activation.sigma(z, xp=xp), array)
+    assert [str(p.dtype) for p in kernel.out_params] == ["float32"]
+    if activation.name == "identity":
+        return  # σ′ = 1 is no operation on z, and stays as it is
+    kernel = traced(lambda z, a: activation.sigma_prime(z, a, xp=xp), array, array)
+    assert [str(p.dtype) for p in kernel.out_params] == ["float32"]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -587,9 +474,9 @@ def test_kernels_on_a_gpu(gpu, way, rule):
     with gpu.active():
         state_there = map_leaves(gpu.asarray, copied(state))
         batches_there = [gpu.asarray(part) for part in batches]
-        ours = new_loop(lambda: [launched])(step, state_there, batches_there, xp=gpu.xp)
+        ours = loop_of(lambda: [launched])(step, state_there, batches_there, xp=gpu.xp)
     theirs = plain.loop(step, copied(state), batches, xp=np)
-    for one, other in zip(leaves_of(ours), leaves_of(theirs), strict=True):
+    for one, other in pairs_of(ours, theirs):
         np.testing.assert_allclose(to_numpy(one), other, rtol=0, atol=1e-9 * np.abs(other).max())
 
 
@@ -608,7 +495,7 @@ def test_two_networks_train_on_a_gpu_at_once(gpu):
     np.testing.assert_array_equal(alone, together)
 
 
-def test_a_gpu_that_is_full_takes_a_smaller_mini_batch(gpu):  # D07, D08
+def test_a_gpu_that_is_full_takes_a_smaller_mini_batch(gpu):
     pool = gpu.xp.get_default_memory_pool()
     network = Network([784, 4096, 10], device="cuda", seed=0)
     x, y = np.zeros((60_000, 784), np.float32), np.zeros(60_000, int)

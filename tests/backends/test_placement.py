@@ -8,13 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bp_xp.training.finite import are_finite
 
 import bp_xp
-from bp_xp import backends as arrays
-from bp_xp.backends import LIBRARIES, Library, dtype_name, place, to_numpy
+from bp_xp import _optional
+from bp_xp.backends import LIBRARIES, Library, dtype_name, place, placement, to_numpy
+from bp_xp.backends.cupy import library as cupy_library
 from bp_xp.errors import DeviceError, OutOfMemoryError
-from bp_xp.math.rows import row_blocks, sum_rows
 
 
 def test_a_placement_makes_arrays_of_its_library_on_its_device(where, backend, device, dtype):
@@ -71,7 +70,7 @@ def test_a_namespace_module_stands_for_its_backend(where, backend):
 
 
 def test_auto_without_a_driver_is_numpy_and_says_why(monkeypatch):
-    monkeypatch.setattr(arrays, "_has_nvidia_driver", lambda: False)
+    monkeypatch.setattr(placement, "_has_nvidia_driver", lambda: False)
 
     chosen = place("auto")
 
@@ -83,7 +82,7 @@ def test_auto_falls_back_to_numpy_when_no_library_reaches_the_gpu(monkeypatch):
     def broken(self):
         raise DeviceError(f"no device for {self.name}")
 
-    monkeypatch.setattr(arrays, "_has_nvidia_driver", lambda: True)
+    monkeypatch.setattr(placement, "_has_nvidia_driver", lambda: True)
     for name in ("cupy", "torch", "jax"):
         monkeypatch.setattr(type(LIBRARIES[name]), "best_device", broken)
 
@@ -94,7 +93,7 @@ def test_auto_falls_back_to_numpy_when_no_library_reaches_the_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize("word", ["gpu", "cuda:x", "tpu", "", "cuda:", "CPU"])
-def test_an_unknown_device_is_refused_with_the_forms_and_the_devices_found(word):  # D01
+def test_an_unknown_device_is_refused_with_the_forms_and_the_devices_found(word):
     with pytest.raises(ValueError, match="unknown device") as error:
         bp_xp.Network([2, 1], device=word)
 
@@ -110,12 +109,12 @@ def test_a_device_must_be_a_word():
 
 
 @pytest.mark.parametrize("word", ["cuda", "mps", "device1", "cuda:1"])
-def test_numpy_has_no_other_device_than_the_cpu(word):  # D04
+def test_numpy_has_no_other_device_than_the_cpu(word):
     with pytest.raises(ValueError, match=rf"'numpy' has no device '{word}'"):
         bp_xp.Network([2, 1], backend="numpy", device=word)
 
 
-def test_a_backend_names_the_devices_that_it_has_instead(where, backend):  # D04
+def test_a_backend_names_the_devices_that_it_has_instead(where, backend):
     with pytest.raises(ValueError, match=f"'{backend}' has no device 'toaster'"):
         place("toaster", backend)
 
@@ -155,7 +154,7 @@ def not_installed(name: str):
 
 
 @pytest.mark.parametrize("name", ["cupy", "torch", "jax", "array_api_strict"])
-def test_a_missing_library_is_an_import_error_naming_the_extra(name):  # D05
+def test_a_missing_library_is_an_import_error_naming_the_extra(name):
     with not_installed(name), pytest.raises(ImportError) as error:
         bp_xp.Network([2, 1], backend=name)
 
@@ -164,7 +163,7 @@ def test_a_missing_library_is_an_import_error_naming_the_extra(name):  # D05
     assert "python -m pip install" in str(error.value)
 
 
-def test_cuda_without_cupy_is_a_device_error_naming_the_extra():  # D02
+def test_cuda_without_cupy_is_a_device_error_naming_the_extra():
     with not_installed("cupy"), pytest.raises(DeviceError) as error:
         bp_xp.Network([2, 1], device="cuda")
 
@@ -172,7 +171,7 @@ def test_cuda_without_cupy_is_a_device_error_naming_the_extra():  # D02
     assert "bp_xp[cuda13]" in str(error.value)
 
 
-def test_cuda_where_no_gpu_answers_is_a_device_error_for_real():  # D02
+def test_cuda_where_no_gpu_answers_is_a_device_error_for_real():
     """No stand-in here: CuPy as it is installed, or not, on this machine."""
     cupy = next(report for report in bp_xp.devices() if report.backend == "cupy")
     if cupy.devices:
@@ -190,9 +189,9 @@ def test_a_broken_dependency_of_a_library_keeps_its_own_message(monkeypatch):
     def import_module(name):
         raise ModuleNotFoundError("No module named 'libhidden'", name="libhidden")
 
-    monkeypatch.setattr(arrays.importlib, "import_module", import_module)
+    monkeypatch.setattr(_optional.importlib, "import_module", import_module)
     with pytest.raises(ModuleNotFoundError, match="libhidden"):
-        arrays.require("cupy", "cuda13")
+        _optional.require("cupy", "cuda13")
 
 
 def fake_cupy(**changes) -> types.SimpleNamespace:
@@ -234,7 +233,7 @@ NO_DRIVER = types.SimpleNamespace(
     ids=["no driver", "no device", "no nvrtc", "no cublas", "wrong product", "empty package"],
 )
 def test_a_cupy_that_can_not_compute_is_a_device_error_with_the_reason(monkeypatch, cupy, reason):
-    monkeypatch.setattr(arrays, "require", lambda module, extra: cupy)  # D02
+    monkeypatch.setattr(cupy_library, "require", lambda module, extra: cupy)
     monkeypatch.setattr(type(LIBRARIES["cupy"]), "namespace", lambda self: np)
 
     with pytest.raises(DeviceError, match=reason) as error:
@@ -244,7 +243,7 @@ def test_a_cupy_that_can_not_compute_is_a_device_error_with_the_reason(monkeypat
 
 
 def test_cuda_devices_are_found_by_number(monkeypatch):
-    monkeypatch.setattr(arrays, "require", lambda module, extra: fake_cupy())
+    monkeypatch.setattr(cupy_library, "require", lambda module, extra: fake_cupy())
     cupy = LIBRARIES["cupy"]
 
     assert [cupy.device_name(cupy.find(word)) for word in ("cuda", "cuda:1")] == [
@@ -333,14 +332,14 @@ def test_a_library_s_own_dtype_is_understood(where, dtype):
 
 
 @pytest.mark.parametrize("spelling", ["float16", np.float16, "bfloat16", "int32", np.int64, None])
-def test_other_dtypes_are_refused_with_the_ones_there_are(spelling):  # N11
+def test_other_dtypes_are_refused_with_the_ones_there_are(spelling):
     with pytest.raises(ValueError, match=r"dtype .* 'float32', 'float64'") as error:
         bp_xp.Network([2, 1], dtype=spelling)
 
     assert str(getattr(spelling, "__name__", spelling)) in str(error.value)
 
 
-def test_float64_on_jax_needs_its_switch():  # X20
+def test_float64_on_jax_needs_its_switch():
     pytest.importorskip("jax")
     code = (
         "import bp_xp\n"
@@ -355,39 +354,6 @@ def test_float64_on_jax_needs_its_switch():  # X20
     )
 
     assert "jax_enable_x64" in run.stdout
-
-
-@pytest.mark.parametrize("n", [1, 255, 256, 257, 5000, 70000])
-def test_rows_are_summed_in_blocks_without_losing_any(where, dtype, rng, n):
-    host = rng.standard_normal((n, 3)).astype(dtype)
-
-    total = to_numpy(sum_rows(where.asarray(host), xp=where.xp))
-
-    # Roundings of sums that grow to a few hundred.
-    tolerance = 1e-3 if dtype == "float32" else 1e-11
-    assert np.allclose(total, host.astype(np.float64).sum(axis=0), rtol=0, atol=tolerance)
-
-
-def test_sums_of_rows_keep_leading_axes(where, rng):
-    host = rng.standard_normal((2, 4100, 3))
-
-    assert np.allclose(
-        to_numpy(sum_rows(where.asarray(host), xp=where.xp)), host.sum(axis=1), rtol=0, atol=1e-11
-    )
-
-
-def test_arrays_that_hold_nan_or_infinity_are_told_apart(where, dtype):
-    hosts = [[1.0, -2.0], [np.nan, 0.0], [[np.inf], [-np.inf]], [0.0]]
-
-    finite = are_finite([where.asarray(host, dtype) for host in hosts], xp=where.xp)
-
-    assert finite.tolist() == [True, False, False, True]
-
-
-def test_row_blocks_cover_each_row_once():
-    rows = [row for block in row_blocks(10, 4) for row in range(10)[block]]
-
-    assert rows == list(range(10))
 
 
 def test_importing_the_library_does_not_need_the_optional_ones(monkeypatch):
@@ -468,7 +434,7 @@ def test_jax_multiplies_with_all_digits_wherever_it_runs(monkeypatch):
         assert "HIGHEST" not in product()  # who asks for fewer gets them
 
 
-def test_float32_products_have_all_their_digits(where, rng):  # N19
+def test_float32_products_have_all_their_digits(where, rng):
     a, b = rng.normal(size=(2, 300, 300))
     with where.active():
         product = to_numpy(where.asarray(a, "float32") @ where.asarray(b, "float32"))

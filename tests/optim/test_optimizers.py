@@ -4,6 +4,7 @@ import pickle
 import numpy as np
 import pytest
 from helpers import assert_agrees, assert_layers_agree, combine, on_host, random_layers, to_device
+from steps import RULES
 
 from bp_xp import ACTIVATIONS, COSTS, Layer, Network, to_numpy
 from bp_xp._trees import leaves_of
@@ -19,23 +20,6 @@ from bp_xp.training.step import Rule, State, make_step
 
 SIZES = [4, 5, 3]
 HERE = {"placement": place("cpu"), "dtype": "float64"}
-RULES = {
-    "plain": SGD(0.1),
-    "momentum": SGD(0.1, momentum=0.9),
-    "nesterov": SGD(0.1, momentum=0.9, nesterov=True),
-    "adagrad": Adagrad(0.1),
-    "adagrad-decay": Adagrad(0.1, learning_rate_decay=0.05, initial_accumulator=0.3, epsilon=1e-6),
-    "rmsprop": RMSprop(0.1),
-    "rmsprop-momentum": RMSprop(0.1, alpha=0.9, momentum=0.8, epsilon=1e-5),
-    "rmsprop-centered": RMSprop(0.1, centered=True),
-    "rmsprop-centered-momentum": RMSprop(0.1, momentum=0.8, centered=True),
-    "adam": Adam(0.1),
-    "adam-numbers": Adam(0.1, beta1=0.7, beta2=0.95, epsilon=1e-3),
-    "amsgrad": Adam(0.1, beta2=0.7, amsgrad=True),
-    "adamw": AdamW(0.1, weight_decay=0.2),
-    "adamw-weights": AdamW(0.1, weight_decay=0.2, decay_biases=False),
-    "adamw-amsgrad": AdamW(0.1, beta2=0.7, amsgrad=True, weight_decay=0.2),
-}
 RULE = pytest.mark.parametrize("rule", RULES)
 MEMORIES = ("velocity", "square", "mean", "largest")
 

@@ -14,7 +14,15 @@ __all__ = ["ENGINE"]
 def _loop(step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace) -> tuple[Any, Array]:
     import jax
 
-    return jax.lax.scan(lambda carry, batch: step(carry, *batch, xp=xp), state, tuple(batches))
+    try:
+        return jax.lax.scan(lambda carry, batch: step(carry, *batch, xp=xp), state, tuple(batches))
+    except (
+        jax.errors.ConcretizationTypeError,
+        jax.errors.TracerArrayConversionError,
+        jax.errors.TracerIntegerConversionError,
+    ) as error:
+        error.add_note("A compiled step can't look at a value: engine='plain' takes such a step.")
+        raise
 
 
 @functools.lru_cache(maxsize=256)
@@ -32,9 +40,10 @@ def _describe(step: Step, state: Any, batch: Sequence[Array], xp: Namespace) -> 
     """Return what writes a step as JAX sees it; the arrays themselves are not kept."""
     import jax
 
-    forms = map_leaves(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (state, list(batch))
-    )
+    def form_of(leaf: Any) -> Any:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else leaf
+
+    forms = map_leaves(form_of, (state, list(batch)))
 
     def write() -> str:
         return str(jax.make_jaxpr(lambda state, batch: step(state, *batch, xp=xp))(*forms))
