@@ -5,10 +5,16 @@ import re
 import subprocess
 import sys
 import textwrap
+import warnings
 from typing import NamedTuple
 
 import pytest
 
+# What is imported within a run in this process is forgotten after it, and would be there twice.
+pytest.importorskip("array_api_strict")
+
+from bp_xp.backends import LIBRARIES
+from bp_xp.testing import assertions, pytest_plugin  # noqa: F401
 from bp_xp.testing.targets import (
     Target,
     default_targets,
@@ -16,6 +22,8 @@ from bp_xp.testing.targets import (
     parse_target,
     probe_targets,
 )
+
+pytest_plugins = ["pytester"]
 
 STRICT = "array_api_strict-device1"
 
@@ -33,44 +41,54 @@ class Result(NamedTuple):
         return dict(re.findall(rf"^\S+?\.py::(.+?) ({words})", self.output, re.MULTILINE))
 
 
+def half_installed(*_):
+    warnings.warn("said while it is imported", DeprecationWarning, stacklevel=2)
+    raise OSError("libcudart.so is missing")
+
+
 HALF_INSTALLED = """
 import warnings
 warnings.warn("said while it is imported", DeprecationWarning)
 raise OSError("libcudart.so is missing")
 """
-# With these first on the path, a machine has NumPy and array_api_strict only, and tests are quick.
+# With these a machine has NumPy and array_api_strict only, and tests are quick.
 BARE = {f"stubs/{name}/__init__.py": HALF_INSTALLED for name in ("torch", "jax", "cupy")}
 ON_BARE = ["numpy-cpu", "array_api_strict-cpu", STRICT]
 
 # What a run inside must not be told of the run outside: pytest in continuous integration prints
-# its summary whole, in colour where that is asked for, and JAX may count in float64.
-UNTOLD = ("PYTEST_", "JAX_ENABLE", "CI", "BUILD_NUMBER", "COLUMNS", "FORCE_COLOR", "PY_COLORS")
+# its summary whole, in color where that is asked for.
+UNTOLD = ("PYTEST_", "CI", "BUILD_NUMBER", "COLUMNS", "FORCE_COLOR", "PY_COLORS")
 
 
 @pytest.fixture
-def pytest_in(tmp_path):
+def pytest_in(request, pytester, monkeypatch):
     """Return a function that writes files to a folder, and runs pytest there as a user would.
 
-    A text alone is that of the file of tests.
+    A text alone is that of the file of tests. Where the test is marked ``process``, pytest has a
+    process of its own; elsewhere a session, with settings and plugins of its own, in this one.
     """
+    for name in os.environ:
+        # The run outside takes this one away itself, when a test of its own is over.
+        if name.startswith(UNTOLD) and name != "PYTEST_CURRENT_TEST":
+            monkeypatch.delenv(name)
+    in_process = request.node.get_closest_marker("process") is not None
 
-    def run(files, *arguments, **env):
+    def run(files, *arguments):
         files = {"test_it.py": files} if isinstance(files, str) else files
         for name, text in files.items():
-            path = tmp_path / name
+            path = pytester.path / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(textwrap.dedent(text), encoding="utf-8")
-        if BARE.keys() <= files.keys():
-            env["PYTHONPATH"] = "stubs"
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(UNTOLD)}
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *arguments],
-            cwd=tmp_path,
-            env=clean | env,
-            capture_output=True,
-            text=True,
-        )
-        return Result(done.returncode, done.stdout + done.stderr)
+        # Hypothesis would be imported for each.
+        arguments = ("-v", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *arguments)
+        with monkeypatch.context() as patch:
+            if BARE.keys() <= files.keys():
+                patch.setenv("PYTHONPATH", "stubs")
+                for name in ("torch", "jax", "cupy"):
+                    patch.setattr(LIBRARIES[name], "namespace", half_installed)
+            start = pytester.runpytest_subprocess if in_process else pytester.runpytest_inprocess
+            done = start(*arguments)
+        return Result(done.ret, f"{done.stdout}\n{done.stderr}")
 
     return run
 
@@ -116,6 +134,7 @@ OUTSIDE = {
 }
 
 
+@pytest.mark.process
 def test_the_tests_of_an_outside_package_run_on_two_backends(pytest_in):
     result = pytest_in(OUTSIDE, "--bp-xp-backends", f"numpy,{STRICT}")
 
@@ -176,7 +195,9 @@ def test_fixtures_of_a_session_may_depend_on_those_of_the_plugin(pytest_in):
     }
 
 
-def test_the_device_is_the_current_one_while_a_test_runs(pytest_in):
+def test_the_device_is_the_current_one_while_a_test_runs(pytest_in, monkeypatch):
+    numpy = LIBRARIES["numpy"]
+    monkeypatch.setattr(numpy, "active", numpy.active)  # as it is now, once the test is over
     # CuPy computes on the current device, whichever device its operands are on.
     conftest = """
         import contextlib
@@ -246,17 +267,28 @@ def test_the_option_takes_precedence_over_the_settings(pytest_in):
     assert list(result.outcomes()) == [f"test_it[{STRICT}]"]
 
 
-def test_a_dtype_that_a_library_can_not_compute_in_is_skipped_for_the_library_s_reason(pytest_in):
-    pytest.importorskip("jax")
+def test_a_dtype_that_a_library_can_not_compute_in_is_skipped_for_the_library_s_reason(
+    pytest_in, monkeypatch
+):
+    strict = LIBRARIES["array_api_strict"]
+    dtype_of = strict.dtype
+
+    def only_float32(name):
+        if name == "float64":
+            raise ValueError("only float32 until a switch is set")
+        return dtype_of(name)
+
     tests = "def test_it(dtype, xp): pass\ndef test_alone(dtype): pass"
-    arguments = ("--bp-xp-backends", "numpy,jax-cpu", "-rs")
-    result = pytest_in(tests, *arguments)
+    arguments = ("--bp-xp-backends", f"numpy,{STRICT}", "-rs")
+    with monkeypatch.context() as patch:
+        patch.setattr(strict, "dtype", only_float32)
+        result = pytest_in(tests, *arguments)
 
     skipped = [name for name, outcome in result.outcomes().items() if outcome == "SKIPPED"]
-    assert skipped == ["test_it[jax-cpu:0-float64]"]
-    assert "JAX computes in float32 until jax_enable_x64 is set" in result.output
+    assert skipped == [f"test_it[{STRICT}-float64]"]
+    assert "only float32 until a switch is set" in result.output
     assert "5 passed, 1 skipped" in result.output
-    assert "6 passed" in pytest_in(tests, *arguments, JAX_ENABLE_X64="1").output
+    assert "6 passed" in pytest_in(tests, *arguments).output
 
 
 def test_where_no_backend_works_tests_are_skipped_for_the_reasons(pytest_in):
@@ -271,7 +303,11 @@ def test_where_no_backend_works_tests_are_skipped_for_the_reasons(pytest_in):
     [
         ("--require-backends=numpy,torch", "torch does not work here: torch-cpu: OSError"),
         ("--require-backends=torch-cpu", "torch-cpu does not work here: torch-cpu: OSError"),
-        ("--require-backends=cupy -n2", "cupy does not work here: cupy-cuda:0: OSError"),
+        pytest.param(
+            "--require-backends=cupy -n2",
+            "cupy does not work here: cupy-cuda:0: OSError",
+            marks=pytest.mark.process,
+        ),
         (
             "--bp-xp-backends=numpy --require-backends=jax",
             "jax is not among the backends to run on: numpy-cpu",
@@ -363,7 +399,7 @@ NEEDS = "needs names of backends and a reason"
     [
         ('skip_xp_backends("torch")', NEEDS, []),
         # The error of a worker reaches the terminal as well.
-        ('skip_xp_backends("torch")', NEEDS, ["-n2"]),
+        pytest.param('skip_xp_backends("torch")', NEEDS, ["-n2"], marks=pytest.mark.process),
         ('xfail_xp_backends("torch", reason=" ")', NEEDS, []),
         ('skip_xp_backends(reason="why")', NEEDS, []),
         ('skip_xp_backends("numpy", reason="why", strict=True)', "does not take strict", []),
@@ -434,6 +470,7 @@ def test_a_quiet_run_has_no_report(pytest_in):
     assert "bp_xp" not in pytest_in(BARE | {"test_it.py": ON_EACH}, "-qq").output
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("chosen", [["--bp-xp-backends", "numpy,array_api_strict"], []])
 def test_workers_of_xdist_agree_and_the_report_is_shown_once(pytest_in, chosen):
     tests = "def test_it(xp, dtype): pass\ndef test_bad(device): assert 0"
@@ -456,6 +493,7 @@ TELL_WHAT_IS_LOADED = """
 """
 
 
+@pytest.mark.process
 def test_the_plugin_is_inert_where_nothing_uses_it(pytest_in):
     files = {"conftest.py": TELL_WHAT_IS_LOADED, "test_it.py": "def test_it(tmp_path): pass"}
     arguments = ("-W", "error", "--strict-markers")
@@ -530,6 +568,7 @@ def test_a_fixture_that_is_asked_for_too_late_says_what_to_do(pytest_in):
 # Targets
 
 
+@pytest.mark.process
 def test_importing_the_kit_needs_neither_pytest_nor_an_array_library():
     program = """
         import sys
