@@ -264,29 +264,63 @@ def test_a_comparison_writes_numbers(t):
 # CUDA graphs, as far as they go without a GPU
 
 
-def test_graphs_are_captured_once_a_shape_and_given_each_batch():
-    captured = []
+def add_up(leaves, batches, zs):
+    """Take steps that add x ⊙ y up, each zᴸ being x and the sum so far."""
+    (total,), (xs, ys) = leaves, batches
+    for x, y, z in zip(xs, ys, zs, strict=True):
+        total += (x * y).sum()
+        z.copy_(x + total)
 
-    def run(leaves, batches, zs):
-        (total,), (xs, ys) = leaves, batches
-        for x, y, z in zip(xs, ys, zs, strict=True):
-            total += (x * y).sum()
-            z.copy_(x + total)
+
+@pytest.fixture
+def captured():
+    """What was captured, one entry for each graph."""
+    return []
+
+
+@pytest.fixture
+def launch(captured):
+    """What takes the steps of a chunk in graphs."""
 
     def capture(run, *arguments):  # what a graph does: the same operations, on the same memory
         captured.append(arguments)
         return lambda: run(*arguments)
 
-    launch = engine._in_graphs(run, capture)
-    rng = np.random.default_rng(1)
+    return engine._in_graphs(add_up, capture)
+
+
+def draw_chunk(rng, steps):
+    return [torch.asarray(rng.random((steps, 3, 2))).float() for _ in range(2)]
+
+
+def test_graphs_are_captured_once_a_shape_and_given_each_batch(launch, captured, rng):
     state, wanted = [torch.zeros(1)], [torch.zeros(1)]
     for steps in (4, 4, 2, 4, 2):
-        batches = [torch.asarray(rng.random((steps, 3, 2))).float() for _ in range(2)]
+        batches = draw_chunk(rng, steps)
         zs, wanted_zs = torch.empty(steps, 3, 2), torch.empty(steps, 3, 2)
         launch(state, batches, zs)
-        run(wanted, batches, wanted_zs)
+        add_up(wanted, batches, wanted_zs)
         assert torch.equal(zs, wanted_zs)
         assert torch.equal(state[0], wanted[0])
     assert len(captured) == 2
     launch([torch.zeros(1)], batches, zs)  # another state lies elsewhere
     assert len(captured) == 3
+
+
+def test_graphs_leave_mini_batches_as_they_are(launch, rng):
+    # Without shuffling, these are views of the samples that the run goes over again.
+    chunks = [draw_chunk(rng, steps) for steps in (4, 4, 2, 4, 2)]
+    before = [[part.clone() for part in batches] for batches in chunks]
+    state = [torch.zeros(1)]
+    for batches in chunks:
+        launch(state, batches, torch.empty(len(batches[0]), 3, 2))
+    for batches, copies in zip(chunks, before, strict=True):
+        assert all(map(torch.equal, batches, copies))
+
+
+def test_what_a_graph_returned_stays_after_the_next_launch(launch):
+    state = [torch.zeros(1)]
+    first, second = torch.zeros(1, 1, 1), torch.zeros(1, 1, 1)
+    launch(state, [torch.full((1, 1, 1), 2.0)] * 2, first)
+    launch(state, [torch.full((1, 1, 1), 3.0)] * 2, second)
+    assert (first.item(), second.item()) == (2 + 4, 3 + 4 + 9)
