@@ -8,7 +8,7 @@ exactly reproducible in float64. Hidden weights are He's, N(0, 1) √(2/n_in), o
 N(0, 1) / 100, biases 0, all from NumPy's legacy generator with seed 10.
 
 Prints the published costs beside those computed here, six of the first weights, and the share of
-samples on the right side of ½. L2 regularisation, λ/(2m) Σ‖W‖² for m samples, is λ = 0 in the
+samples on the right side of ½. L2 regularization, λ/(2m) Σ‖W‖² for m samples, is λ = 0 in the
 published run; --l2-lambda tries others, and passes l2 = λ/m to fit.
 """
 

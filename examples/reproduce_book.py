@@ -70,7 +70,7 @@ ROWS = [
     #   name             hidden    cost     start   eta  λ    ep.  on    published and measured
     Row("quadratic-30",  [30],     QUAD,    WIDE,   3.0, 0.0,  30, TEST, 95.42, (95.1, 95.3)),
     Row("quadratic-100", [100],    QUAD,    WIDE,   3.0, 0.0,  30, TEST, 96.59, (96.6, 96.8)),
-    # Chapter 3: the cross-entropy, then regularisation, then a better start. The range of ce-30 is
+    # Chapter 3: the cross-entropy, then regularization, then a better start. The range of ce-30 is
     # a lucky one: its peaks are 95.36 ± 0.21 over seeds 0 to 19, and 95.34 ± 0.19 by the book's
     # recipe written out in NumPy (its order of drawing and shuffling, byte / 256, float64), so the
     # best of three seeds lies below the range about one time in three.

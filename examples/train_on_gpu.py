@@ -22,7 +22,7 @@ import sys
 import threading
 from pathlib import Path
 
-from bp_xp import SGD, DownloadError, Network
+from bp_xp import SGD, DownloadError, Network, StopWhen
 from bp_xp.datasets import Dataset, load_digits, load_mnist
 
 logger = logging.getLogger("train")
@@ -69,7 +69,7 @@ def train(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         optimizer=SGD(args.learning_rate, momentum=args.momentum),
         validation_data=(data.x_validation, data.y_validation),
-        should_stop=terminated.is_set,
+        callbacks=[StopWhen(terminated.is_set)],
     )
     logger.info("saved %s", net.save(args.output))
     if history.stopped == "interrupt":

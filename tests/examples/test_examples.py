@@ -1,10 +1,13 @@
-"""Each example runs alone, in a process of its own, and prints what its docstring says."""
+"""Each example runs, and prints what its docstring says."""
 
+import functools
 import gzip
 import importlib.util
 import itertools
 import os
+import random
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -14,10 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import bp_xp
 from bp_xp import SGD, Network
 from bp_xp.datasets import load_digits, load_mnist
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = Path(bp_xp.__file__).resolve().parents[1] / "examples"
+MNIST = Path(os.environ.get("BP_XP_DATA_DIR") or EXAMPLES.parents[1] / "shared" / "data" / "mnist")
 
 # Refuses silent conversion to NumPy: it stands in for a GPU.
 STRICT = ["--backend", "array_api_strict", "--device", "device1"]
@@ -26,51 +31,86 @@ needs_strict = pytest.mark.skipif(
 )
 
 
-def environment(folder):
-    """Return an environment without MNIST, in which a small product takes one thread."""
-    removed = ("BP_XP_DATA_DIR", "PYTHONPATH")
-    kept = {name: value for name, value in os.environ.items() if name not in removed}
-    home = {"HOME": str(folder), "XDG_CACHE_HOME": str(folder), "LOCALAPPDATA": str(folder)}
-    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return kept | home | threads | {"PYTHONPATH": str(EXAMPLES.parent), "PYTHONUTF8": "1"}
+@pytest.fixture
+def _alone(tmp_path, monkeypatch):
+    """Let the environment be one without MNIST, in which a small product takes one thread."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BP_XP_DATA_DIR", raising=False)
+    given = {name: str(tmp_path) for name in ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA")}
+    given |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JAX_ENABLE_X64": "1"}
+    given |= {"PYTHONPATH": str(EXAMPLES.parent), "PYTHONUTF8": "1"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    drawn, np_drawn = random.getstate(), np.random.get_state()
+    yield
+    random.setstate(drawn)
+    np.random.set_state(np_drawn)
 
 
 def command(name, *arguments):
     return [sys.executable, "-W", "error", str(EXAMPLES / name), *map(str, arguments)]
 
 
-def run(folder, name, *arguments, expect=0):
-    """Return what an example prints; ``expect`` is its exit code."""
-    done = subprocess.run(
-        command(name, *arguments),
-        cwd=folder,
-        env=environment(folder),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == expect, done.stderr
-    if not expect:
-        assert done.stderr == ""
-        return done.stdout
-    return done.stderr
+@pytest.fixture
+def run(request, _alone, monkeypatch, capsys):
+    """Return a function that runs an example, and returns what it prints.
 
+    Where the test is marked ``process``, that is a process of its own; elsewhere, the example is
+    the main program of this one. ``expect`` is its exit code; of one that fails the errors that it
+    prints are returned.
+    """
 
-def started(folder, name, *arguments, ctrl_c=signal.SIG_DFL):
-    """Return the process of an example; ``ctrl_c`` is what its shell has set for Ctrl-C."""
-    previous = signal.signal(signal.SIGINT, ctrl_c)  # the child inherits it
-    try:
-        return subprocess.Popen(
+    def in_a_process(name, *arguments):
+        done = subprocess.run(
             command(name, *arguments),
-            cwd=folder,
-            env=environment(folder),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            capture_output=True,
             encoding="utf-8",
+            timeout=300,
+            stdin=subprocess.DEVNULL,
         )
-    finally:
-        signal.signal(signal.SIGINT, previous)
+        return done.returncode, done.stdout, done.stderr
+
+    def here(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        code = 0
+        try:
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    execute = in_a_process if request.node.get_closest_marker("process") else here
+
+    def run(name, *arguments, expect=0):
+        code, output, errors = execute(name, *arguments)
+        assert code == expect, errors
+        if not expect:
+            assert errors == ""
+        return errors if expect else output
+
+    return run
+
+
+@pytest.fixture
+def started(_alone):
+    """Return a function that starts the process of an example.
+
+    ``ctrl_c`` is what its shell has set for Ctrl-C.
+    """
+
+    def started(name, *arguments, ctrl_c=signal.SIG_DFL):
+        previous = signal.signal(signal.SIGINT, ctrl_c)  # the child inherits it
+        try:
+            return subprocess.Popen(
+                command(name, *arguments),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+            )
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    return started
 
 
 def numbers(line):
@@ -86,8 +126,9 @@ def test_every_example_explains_itself_and_takes_a_device():
         assert '"--backend"' in text
 
 
-def test_book_network_learns_the_small_digits(tmp_path):
-    lines = run(tmp_path, "book_network.py", "--epochs", 3).splitlines()
+@pytest.mark.process
+def test_book_network_learns_the_small_digits(run):
+    lines = run("book_network.py", "--epochs", 3).splitlines()
     assert lines[0].startswith("1,437 training and 360 test images: the small digits")
     epochs = [line for line in lines if line.startswith("Epoch")]
     assert [line.split(":")[0] for line in epochs] == ["Epoch 0", "Epoch 1", "Epoch 2"]
@@ -96,10 +137,9 @@ def test_book_network_learns_the_small_digits(tmp_path):
     assert right / total > 0.85
 
 
-def test_book_network_takes_a_folder_of_mnist(tmp_path):
-    assert "FileNotFoundError" in run(
-        tmp_path, "book_network.py", "--data-dir", tmp_path / "none", expect=1
-    )
+def test_book_network_takes_a_folder_of_mnist(run, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        run("book_network.py", "--data-dir", tmp_path / "none")
 
 
 def check_equations(text):
@@ -115,8 +155,8 @@ def check_equations(text):
     assert off[1] < 0.01
 
 
-def test_four_equations_hold_and_cost_less_than_differences(tmp_path):
-    text = run(tmp_path, "four_equations.py", "--widths", 4, 32)
+def test_four_equations_hold_and_cost_less_than_differences(run):
+    text = run("four_equations.py", "--widths", 4, 32)
     check_equations(text)
     small, large = (
         numbers(line)[-4:] for line in text.splitlines() if re.match(r"   \[(4|32), ", line)
@@ -137,13 +177,13 @@ def test_four_equations_hold_and_cost_less_than_differences(tmp_path):
 @pytest.mark.parametrize(
     "options", [["--activation", "gelu"], ["--activation", "tanh", "--cost", "huber"]]
 )
-def test_four_equations_hold_for_other_functions(tmp_path, options):
-    check_equations(run(tmp_path, "four_equations.py", "--widths", 2, *options))
+def test_four_equations_hold_for_other_functions(run, options):
+    check_equations(run("four_equations.py", "--widths", 2, *options))
 
 
-def test_four_equations_draws_what_it_measured(tmp_path):
+def test_four_equations_draws_what_it_measured(run, tmp_path):
     pytest.importorskip("matplotlib")
-    run(tmp_path, "four_equations.py", "--widths", 2, "--plot", tmp_path / "slow.png")
+    run("four_equations.py", "--widths", 2, "--plot", tmp_path / "slow.png")
     assert (tmp_path / "slow.png").stat().st_size > 1000
 
 
@@ -153,8 +193,8 @@ def columns(text, header):
     return [numbers(line) for line in itertools.takewhile(str.strip, rest)]
 
 
-def test_glass_box_shows_what_the_chapter_says(tmp_path):
-    text = run(tmp_path, "glass_box.py", "--epochs", 2)
+def test_glass_box_shows_what_the_chapter_says(run):
+    text = run("glass_box.py", "--epochs", 2)
     assert re.findall("^BP[1-4]  ", text, re.MULTILINE) == ["BP1  ", "BP2  ", "BP3  ", "BP4  "]
     assert numbers(text.partition("off by")[2])[0] < 1e-6
     strong, strong_little, weak, weak_little = columns(text, "hidden neuron")
@@ -173,14 +213,14 @@ def test_glass_box_shows_what_the_chapter_says(tmp_path):
     assert 0.1 < tanh < 10
 
 
-def test_glass_box_draws_the_deep_network(tmp_path):
+def test_glass_box_draws_the_deep_network(run, tmp_path):
     pytest.importorskip("matplotlib")
-    run(tmp_path, "glass_box.py", "--epochs", 1, "--plot", tmp_path / "flow.png")
+    run("glass_box.py", "--epochs", 1, "--plot", tmp_path / "flow.png")
     assert (tmp_path / "flow.png").stat().st_size > 1000
 
 
-def test_deep_relu_classifier_prints_published_beside_computed(tmp_path):
-    text = run(tmp_path, "deep_relu_classifier.py", "--iterations", 101)
+def test_deep_relu_classifier_prints_published_beside_computed(run):
+    text = run("deep_relu_classifier.py", "--iterations", 101)
     table = [line.split() for line in text.splitlines() if re.match(r" +\d+  0\.", line)]
     assert table == [
         ["0", "0.69301356", "0.69301356"],
@@ -188,15 +228,15 @@ def test_deep_relu_classifier_prints_published_beside_computed(tmp_path):
     ]
 
 
-def test_matrix_minibatch_gives_the_same_gradients_faster(tmp_path):
-    text = run(tmp_path, "matrix_minibatch.py", "--batch-sizes", 1, 50, "--repeats", 3)
+def test_matrix_minibatch_gives_the_same_gradients_faster(run):
+    text = run("matrix_minibatch.py", "--batch-sizes", 1, 50, "--repeats", 3)
     for size, differ, *_, times in (numbers(line) for line in text.splitlines()[2:]):
         assert differ < 1e-13
         assert times > (3 if size == 50 else 0)
 
 
-def test_logical_not_ends_near_the_negated_inputs(tmp_path):
-    text = run(tmp_path, "logical_not.py", "--seed", 3)
+def test_logical_not_ends_near_the_negated_inputs(run):
+    text = run("logical_not.py", "--seed", 3)
     rows = [numbers(line) for line in text.splitlines() if re.match(r" [01] [01] ", line)]
     assert [row[:2] for row in rows] == [[0, 0], [0, 1], [1, 0], [1, 1]]
     for a, b, not_a, not_b, *outputs in rows:
@@ -215,11 +255,47 @@ def test_logical_not_ends_near_the_negated_inputs(tmp_path):
         ("deep_relu_classifier.py", ["--iterations", 2]),
         ("matrix_minibatch.py", ["--batch-sizes", 3, "--repeats", 1]),
         ("logical_not.py", ["--steps", 100]),
-        ("train_on_gpu.py", ["--data", "digits", "--epochs", 1]),
+        pytest.param(
+            "train_on_gpu.py", ["--data", "digits", "--epochs", 1], marks=pytest.mark.process
+        ),
     ],
 )
-def test_every_example_runs_on_a_device_that_is_not_the_hosts(tmp_path, name, options):
-    assert run(tmp_path, name, *STRICT, *options)
+def test_every_example_runs_on_a_device_that_is_not_the_hosts(run, name, options):
+    assert run(name, *STRICT, *options)
+
+
+# ---------------------------------------------------------------------------------------------
+# The estimators
+
+
+def figures(text):
+    """Return the figures that the example prints, by what they are of."""
+    return {
+        "off": float(re.search(r"largest relative difference.*: (\S+)$", text, re.MULTILINE)[1]),
+        "right": [numbers(line)[1] for line in text.splitlines() if re.match("theirs|ours", line)],
+        "unseen": float(re.search(r"not seen: (\S+)%", text)[1]),
+        "back": float(re.search(r"differ by (\S+) at most", text)[1]),
+    }
+
+
+def test_swapped_import_is_the_same_run(run):
+    pytest.importorskip("sklearn")
+    text = run("swap_the_import.py")
+    found = figures(text)
+    assert found["off"] < 1e-9  # rounding of float64: 1e-15 here
+    assert found["right"][0] == found["right"][1] > 97
+    assert found["unseen"] > 95
+    assert found["back"] < 1e-12
+    assert "back as sklearn.MLPClassifier" in text
+
+
+def test_swapped_import_takes_a_device_and_a_dtype(run):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("torch")
+    found = figures(run("swap_the_import.py", "--backend", "torch", "--dtype", "float32"))
+    assert found["off"] < 1e-3
+    assert abs(found["right"][0] - found["right"][1]) < 1.0
+    assert found["back"] < 1e-5
 
 
 # ---------------------------------------------------------------------------------------------
@@ -228,9 +304,10 @@ def test_every_example_runs_on_a_device_that_is_not_the_hosts(tmp_path, name, op
 DIGITS = ("train_on_gpu.py", "--device", "cpu", "--data", "digits", "--hidden", 32, "--seed", 1)
 
 
-def test_train_on_gpu_logs_each_epoch_and_saves_the_network(tmp_path):
+@pytest.mark.process
+def test_train_on_gpu_logs_each_epoch_and_saves_the_network(run, tmp_path):
     saved = tmp_path / "runs" / "digits.safetensors"
-    text = run(tmp_path, *DIGITS, "--epochs", 6, "--output", saved)
+    text = run(*DIGITS, "--epochs", 6, "--output", saved)
     assert [line for line in text.splitlines() if "validation accuracy" in line][5]
     accuracy = numbers(text.partition("test accuracy")[2].splitlines()[0])[0] / 100
     digits = load_digits()
@@ -239,6 +316,7 @@ def test_train_on_gpu_logs_each_epoch_and_saves_the_network(tmp_path):
     assert accuracy > 0.85
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -248,18 +326,19 @@ def test_train_on_gpu_logs_each_epoch_and_saves_the_network(tmp_path):
         (["--hidden", 0], r"sizes\[1\] must be at least 1"),
     ],
 )
-def test_train_on_gpu_tells_an_error_in_one_line(tmp_path, options, message):
-    error = run(tmp_path, *DIGITS, *options, expect=1)
+def test_train_on_gpu_tells_an_error_in_one_line(run, options, message):
+    error = run(*DIGITS, *options, expect=1)
     assert len(error.splitlines()) == 1
     assert re.search(message, error)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a process can catch")
 @pytest.mark.parametrize("ctrl_c", [signal.SIG_DFL, signal.SIG_IGN], ids=["front", "background"])
-def test_train_on_gpu_saves_what_there_is_when_terminated(tmp_path, ctrl_c):
+def test_train_on_gpu_saves_what_there_is_when_terminated(started, tmp_path, ctrl_c):
     """A shell starts its background jobs with Ctrl-C ignored, and queues their jobs likewise."""
     saved = tmp_path / "digits.safetensors"
-    process = started(tmp_path, *DIGITS, "--epochs", 100_000, "--output", saved, ctrl_c=ctrl_c)
+    process = started(*DIGITS, "--epochs", 100_000, "--output", saved, ctrl_c=ctrl_c)
     with process:
         assert process.stdout is not None
         while "epoch 2" not in process.stdout.readline():
@@ -291,8 +370,10 @@ def images(tmp_path_factory):
     return folder
 
 
-def reproduce(folder, images, *arguments, expect=0):
-    return run(folder, "reproduce_book.py", "--data-dir", images, *arguments, expect=expect)
+@pytest.fixture
+def reproduce(run, images):
+    """Return a function that runs the example on the small digits."""
+    return functools.partial(run, "reproduce_book.py", "--data-dir", images)
 
 
 def table(text):
@@ -300,9 +381,9 @@ def table(text):
     return [line.split() for line in text.splitlines()[2:]]
 
 
-def test_reproduce_book_prints_published_range_peaks_and_best_side_by_side(tmp_path, images):
+def test_reproduce_book_prints_published_range_peaks_and_best_side_by_side(reproduce):
     options = ["--rows", "ce-30", "depth-3", "--seeds", 5, 6, "--epochs", 3]
-    shallow, deep = table(reproduce(tmp_path, images, *options))
+    shallow, deep = table(reproduce(*options))
     assert shallow[:4] == ["ce-30", "test", "95.49", "95.46-95.74"]
     assert deep[:4] == ["depth-3", "validation", "96.57", "-"]
     for line, where, least in ((shallow, "below", 75), (deep, "-", 5)):
@@ -310,7 +391,7 @@ def test_reproduce_book_prints_published_range_peaks_and_best_side_by_side(tmp_p
         assert float(best) == max(float(peak), float(other_peak))
         assert {epoch, other_epoch} <= {"@1", "@2", "@3"}
         assert lies == where
-        # One hidden layer has learnt the digits after three epochs of 120 steps, three have not.
+        # One hidden layer has learned the digits after three epochs of 120 steps, three have not.
         assert float(best) > least
 
 
@@ -325,7 +406,7 @@ def test_reproduce_book_prints_published_range_peaks_and_best_side_by_side(tmp_p
     ],
 )
 def test_reproduce_book_trains_by_the_settings_of_the_row(
-    tmp_path, images, name, hidden, cost, start, eta, lmbda, on, images_used
+    reproduce, images, name, hidden, cost, start, eta, lmbda, on, images_used
 ):
     data = load_mnist(images)
     judges = {
@@ -345,20 +426,20 @@ def test_reproduce_book_trains_by_the_settings_of_the_row(
         progress=False,
     )
     options = ["--rows", name, "--seeds", 2, "--epochs", 10, "--dtype", "float64"]
-    [line] = table(reproduce(tmp_path, images, *options))
+    [line] = table(reproduce(*options))
     assert line[1] == on
     assert float(line[4]) == round(100 * max(history["validation_accuracy"]), 2)
 
 
-def test_reproduce_book_fails_a_check_where_a_row_is_below_its_range(tmp_path, images):
+def test_reproduce_book_fails_a_check_where_a_row_is_below_its_range(reproduce):
     options = ["--check", "--seeds", 0, "--epochs", 1, "--rows"]
-    error = reproduce(tmp_path, images, *options, "ce-30", "depth-1", "ce-30-l2", expect=1)
+    error = reproduce(*options, "ce-30", "depth-1", "ce-30-l2", expect=1)
     assert error == "below the range: ce-30, ce-30-l2\n"
-    assert reproduce(tmp_path, images, *options, "depth-1")
+    assert reproduce(*options, "depth-1")
 
 
-def test_reproduce_book_runs_a_few_rows_if_in_a_hurry(tmp_path, images):
-    lines = table(reproduce(tmp_path, images, "--quick", "--seeds", 0, "--epochs", 1))
+def test_reproduce_book_runs_a_few_rows_if_in_a_hurry(reproduce):
+    lines = table(reproduce("--quick", "--seeds", 0, "--epochs", 1))
     names = ["ce-30", "ce-30-l2", "ce-30-scaled", "epoch1-wide", "epoch1-scaled"]
     assert [line[0] for line in lines] == names
 
@@ -371,20 +452,21 @@ def test_reproduce_book_runs_a_few_rows_if_in_a_hurry(tmp_path, images):
         (["--epochs", 0], "--epochs must be at least 1"),
     ],
 )
-def test_reproduce_book_refuses_what_it_has_not(tmp_path, images, options, message):
-    assert message in reproduce(tmp_path, images, *options, expect=2)
+def test_reproduce_book_refuses_what_it_has_not(reproduce, options, message):
+    assert message in reproduce(*options, expect=2)
 
 
 @needs_strict
-def test_reproduce_book_runs_on_a_device_that_is_not_the_hosts(tmp_path, images):
+def test_reproduce_book_runs_on_a_device_that_is_not_the_hosts(reproduce):
     options = ["--rows", "epoch1-wide", "softmax-100", "--seeds", 0, "--epochs", 1]
-    assert len(table(reproduce(tmp_path, images, *STRICT, *options))) == 2
+    assert len(table(reproduce(*STRICT, *options))) == 2
 
 
+@pytest.mark.process
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to a whole console")
-def test_reproduce_book_stops_at_ctrl_c(tmp_path, images):
+def test_reproduce_book_stops_at_ctrl_c(started, images):
     options = ["--data-dir", images, "--rows", "few-images", "--epochs", 100]
-    process = started(tmp_path, "reproduce_book.py", *options, "--seeds", *range(100))
+    process = started("reproduce_book.py", *options, "--seeds", *range(100))
     with process:
         assert process.stdout is not None
         text = ""
@@ -399,12 +481,12 @@ def test_reproduce_book_stops_at_ctrl_c(tmp_path, images):
 
 
 @pytest.mark.slow
-def test_reproduce_book_is_as_accurate_with_lambda_as_the_book(tmp_path):
-    beside = EXAMPLES.parents[1] / "shared" / "data" / "mnist"
-    folder = Path(os.environ.get("BP_XP_DATA_DIR") or beside)
-    if not (folder / "train-images-idx3-ubyte.gz").exists():
-        pytest.skip(f"needs MNIST: there is none in {folder}")
-    lines = table(reproduce(tmp_path, folder, "--rows", "ce-30-l2", "epoch1-scaled"))
+def test_reproduce_book_is_as_accurate_with_lambda_as_the_book(run):
+    if not (MNIST / "train-images-idx3-ubyte.gz").exists():
+        pytest.skip(f"needs MNIST: there is none in {MNIST}")
+    lines = table(
+        run("reproduce_book.py", "--data-dir", MNIST, "--rows", "ce-30-l2", "epoch1-scaled")
+    )
     best = {name: float(peak) for name, *_, peak, _, _ in lines}
     # The range begins at 96.12, but seeds differ by 0.2, and rounding on another machine is like
     # another seed. Without λ the best of 20 seeds is 95.71.
