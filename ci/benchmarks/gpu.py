@@ -57,20 +57,13 @@ def products_alone(work: Workload, *, device: str) -> Run:
     return torch_waited(steps, device)
 
 
-def plainly(work: Workload, *, backend: str, device: str) -> Run:
-    """Return the plain loop of a library: a launch for each operation."""
-    from bp_xp.engines import Engine, plain
-
-    return ours(work, backend, device=device, engine=Engine(lambda: plain.loop))
-
-
 def contestants_on(device: str) -> Contestants:
     """Return what races on a device; where it is a CPU, NumPy stands in for CuPy."""
     own = "cupy" if device == "cuda" else "numpy"
     on = functools.partial
     race: Contestants = {
         f"bp_xp, {own}": on(ours, backend=own, device=device),
-        f"bp_xp, {own}, plain loop": on(plainly, backend=own, device=device),
+        f"bp_xp, {own}, plain loop": on(ours, backend=own, device=device, engine="plain"),
         "bp_xp, PyTorch": on(ours, backend="torch", device=device),
         "bp_xp, JAX": on(ours, backend="jax", device=device),
         "PyTorch eager": on(torch_eager, device=device),

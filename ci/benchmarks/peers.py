@@ -453,30 +453,30 @@ def keras_on_jax(work: Workload) -> Run:
 # bp_xp
 
 
-def ours(work: Workload, backend: str, *, device: str | None = None, engine: Any = None) -> Run:
+def ours(work: Workload, backend: str, *, device: str | None = None, engine: str = "auto") -> Run:
     """Return the engine of a library, on mini-batches that are on the device; costs included."""
     from bp_xp import SGD, Layer, Network, to_numpy
-    from bp_xp.backends import place
-    from bp_xp.backends import LIBRARIES
     from bp_xp.math.regularization import Regularization
+    from bp_xp.training.looks import _chunk, _fused, steps_at_once
     from bp_xp.training.step import Rule, State
-from bp_xp.training.looks import _chunk, _fused, steps_at_once
 
-    where = place(device, backend)
     net = Network.from_layers(
         work.parameters(),
         activation=work.activation,
         cost=work.cost,
         backend=backend,
         device=device,
+        engine=engine,
     )
-    engine, optimizer = engine or LIBRARIES[backend].engine, SGD(RATE)
-    rule = Rule(_fused(net.model, engine), optimizer.update, Regularization())
-    chunk = engine.compile(_chunk, rule, True, engine.new_loop(), where.xp, consumes=True)
+    where, optimizer = net.placement, SGD(RATE)
+    own = where.engine
+    rule = Rule(_fused(net.model, own), optimizer.update, Regularization())
+    loop = own.new_loop(where.new_report())
+    chunk = own.compile(_chunk, rule, True, loop, where.xp, consumes=True)
     layers = [
         Layer(where.xp.asarray(W, copy=True), where.xp.asarray(b, copy=True)) for W, b in net.layers
     ]
-    states = [State(layers, optimizer.init(layers, place=where, dtype="float32"), ())]
+    states = [State(layers, optimizer.init(layers, placement=where, dtype="float32"), ())]
     at_once = steps_at_once(where, work.batch * (work.sizes[0] + work.sizes[-1]))
     chunks = [
         [where.asarray(values[first : first + at_once]) for values in (work.xs, work.ys)]
@@ -489,7 +489,7 @@ from bp_xp.training.looks import _chunk, _fused, steps_at_once
             for batches in chunks:
                 state, total = chunk(state, batches)
                 totals.append(total)
-            to_numpy(where.xp.stack(totals))
+            to_numpy(where.xp.concat(totals, axis=0))
         states.append(state)
 
     return run
