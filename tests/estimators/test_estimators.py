@@ -51,6 +51,7 @@ from bp_xp.estimators import (
     to_sklearn,
 )
 from bp_xp.plotting import first_layer_weights
+from bp_xp.training.trainer import train
 
 # Short runs need not converge.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -565,7 +566,7 @@ def test_frames_are_samples_with_names(library):
         mlp.predict(X)
 
 
-def test_x11_columns_of_other_names_or_order_are_refused():
+def test_columns_of_other_names_or_order_are_refused():
     frame = pytest.importorskip("pandas").DataFrame
     x = frame(X_NUMBERS, columns=list("abcdefgh"))
     mlp = MLPRegressor(**SMALL).fit(x, Y_NUMBERS)
@@ -596,6 +597,7 @@ def test_pipelines_and_searches_take_the_estimators():
     np.testing.assert_array_equal(scores, own)
 
 
+@pytest.mark.process
 def test_folds_run_in_other_processes():
     mlp = MLPClassifier(**SMALL | {"max_iter": 3}, dropout=0.1)
     here = cross_val_score(mlp, X, Y, cv=2)
@@ -627,7 +629,7 @@ def test_notebooks_show_what_differs_from_the_defaults():
 # Copies and pickles
 
 
-def test_e02_fit_twice_with_one_seed_is_the_same_and_rows_are_predicted_by_themselves():
+def test_fit_twice_with_one_seed_is_the_same_and_rows_are_predicted_by_themselves():
     mlp = MLPClassifier(**SMALL, dropout=0.1)
     first = [W.copy() for W in mlp.fit(X, Y).coefs_]
     p = mlp.predict_proba(X)
@@ -637,7 +639,7 @@ def test_e02_fit_twice_with_one_seed_is_the_same_and_rows_are_predicted_by_thems
     np.testing.assert_allclose(mlp.predict_proba(X[rows]), p[rows], rtol=1e-12)
 
 
-def test_e03_the_constructor_only_stores_and_clones_are_the_same():
+def test_the_constructor_only_stores_and_clones_are_the_same():
     callback, activation = Note(), ["tanh", bp_xp.ACTIVATIONS["gelu"]]
     given = {"solver": "no such", "alpha": -1.0, "activation": activation, "callbacks": [callback]}
     mlp = MLPClassifier(**given)  # wrong values are told of by fit
@@ -666,7 +668,7 @@ def assert_goes_on_the_same(copied, mlp):
     assert copied.loss_curve_ == mlp.loss_curve_
 
 
-def test_e05_a_pickle_holds_host_arrays_and_goes_on_the_same(backend, device):
+def test_a_pickle_holds_host_arrays_and_goes_on_the_same(backend, device):
     settings = SMALL | {"max_iter": 3, "dropout": 0.1, "backend": backend, "device": device}
     mlp = MLPClassifier(**settings).fit(X, LETTERS[Y])
     content = pickle.dumps(mlp)
@@ -677,12 +679,12 @@ def test_e05_a_pickle_holds_host_arrays_and_goes_on_the_same(backend, device):
 
 
 @pytest.mark.parametrize("copied", [through_joblib, copy.deepcopy])
-def test_e05_copies_go_on_the_same(copied):
+def test_copies_go_on_the_same(copied):
     mlp = MLPClassifier(**SMALL | {"max_iter": 3, "dropout": 0.1}).fit(X, LETTERS[Y])
     assert_goes_on_the_same(copied(mlp), mlp)
 
 
-def test_e05_a_pickle_from_a_device_that_is_not_here_predicts_on_the_cpu():
+def test_a_pickle_from_a_device_that_is_not_here_predicts_on_the_cpu():
     mlp = MLPClassifier(**SMALL | {"max_iter": 3}).fit(X, Y)
     elsewhere = copy.copy(mlp.__getstate__()) | {"_where": ("cuda:93", "cupy"), "device": "cuda:93"}
     loaded = MLPClassifier.__new__(MLPClassifier)
@@ -737,7 +739,8 @@ assert (loaded.predict(X.numpy()) == mlp.predict(X).numpy()).all()
 """
 
 
-def test_e05_copies_of_an_estimator_of_tensors_are_of_tensors():
+@pytest.mark.process
+def test_copies_of_an_estimator_of_tensors_are_of_tensors():
     # SciPy must know before it is imported, so in a process of its own.
     pytest.importorskip("torch")
     command = [sys.executable, "-W", "ignore", "-c", ROUND_TRIPS]
@@ -1025,7 +1028,7 @@ def test_fit_says_what_is_wrong_with_the_samples():
         MLPClassifier().predict(X)
 
 
-def test_e06_a_weight_of_two_is_the_row_repeated_in_full_batches():
+def test_a_weight_of_two_is_the_row_repeated_in_full_batches():
     rows = np.random.default_rng(0).integers(503, size=60)
     weights = np.ones(503)
     np.add.at(weights, rows, 1.0)
@@ -1042,7 +1045,7 @@ def test_e06_a_weight_of_two_is_the_row_repeated_in_full_batches():
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_e08_partial_fit_with_early_stopping_is_refused_and_changes_nothing(kind):
+def test_partial_fit_with_early_stopping_is_refused_and_changes_nothing(kind):
     y = Y if kind is MLPClassifier else Y.astype(float)
     mlp = kind(**SMALL | {"max_iter": 3}, early_stopping=True).fit(X, y)
     before = [W.copy() for W in mlp.coefs_]
@@ -1120,6 +1123,7 @@ def test_weights_without_a_sample_in_a_batch_do_no_harm():
     assert alone.fit(X[:50], Y[:50]).loss_ > 0
 
 
+@pytest.mark.process
 def test_estimators_say_what_to_install_where_scikit_learn_is_missing():
     program = textwrap.dedent(
         """
@@ -1147,7 +1151,7 @@ def test_plain_adam_differs_from_adam_by_its_epsilon_alone(where, dtype):
 
     def moved(optimizer, steps=3):
         now = [bp_xp.Layer(*(where.xp.asarray(part, copy=True) for part in layers[0]))]
-        state = optimizer.init(now, place=where, dtype=dtype)
+        state = optimizer.init(now, placement=where, dtype=dtype)
         for step in range(1, steps + 1):
             slopes = [bp_xp.Layer(*(step * 0.5 * where.xp.ones_like(part) for part in layers[0]))]
             now, state = optimizer.update(now, slopes, state, xp=where.xp)
@@ -1166,11 +1170,11 @@ def test_plain_adam_differs_from_adam_by_its_epsilon_alone(where, dtype):
 def test_fit_copies_no_samples(monkeypatch):
     seen = []
 
-    def watched(model, data, *arguments, **options):
-        seen.append(data.x)
-        return train(model, data, *arguments, **options)
+    def watched(run, observers):
+        seen.extend(x for x, *_ in run.source.blocks(len(X)))
+        return train(run, observers)
 
-    monkeypatch.setattr("bp_xp.training.trainer.train", watched)
+    monkeypatch.setattr("bp_xp.estimators._run.train", watched)
     MLPClassifier(**SMALL | {"max_iter": 1}).fit(X, Y)
     assert np.shares_memory(seen[0], X)
 
