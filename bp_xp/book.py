@@ -97,8 +97,8 @@ class Network:
         backend: str | Namespace | None = None,
         dtype: Any = "float64",
     ) -> None:
-        self.sizes = list(checks.check_sizes(sizes))
-        self.num_layers = len(self.sizes)
+        self.sizes: list[int] = list(checks.check_sizes(sizes))
+        self.num_layers: int = len(self.sizes)
         checks.check_memory(self.sizes)
         self._placement = place(device, backend)
         self._dtype = dtype_name(dtype)

@@ -268,7 +268,7 @@ class GradientFlow(Callback):
     """
 
     def __init__(self, x: Any, y: Any, every: int = 0) -> None:
-        self.every = checks.check_integer(every, "every", least=0)
+        self.every: int = checks.check_integer(every, "every", least=0)
         self._samples = (x, y)
         self._records: list[FlowRecord] = []
         self._waiting: list[tuple[int, int, Array]] = []

@@ -16,7 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from bp_xp._trees import map_leaves
 from bp_xp._typing import Array, Layer, Namespace
-from bp_xp.backends import LIBRARIES, Placement, dtype_name, library_of, place, to_numpy
+from bp_xp.backends import Placement, dtype_name, library_of, place, to_numpy
 from bp_xp.errors import DeviceError
 from bp_xp.estimators import _settings as settings
 from bp_xp.estimators._run import forget_runs, take_steps
@@ -64,8 +64,22 @@ class MLP(BaseEstimator):
     progress: bool
     restore_best_weights: bool
 
-    validation_loss_curve_: Any
+    # What a fit leaves.
+    coefs_: list[Array]
+    intercepts_: list[Array]
     classes_: Any
+    n_features_in_: int
+    n_outputs_: int
+    n_layers_: int
+    out_activation_: str
+    n_iter_: int
+    t_: int
+    loss_: float
+    loss_curve_: list[float]
+    best_loss_: float | None
+    validation_loss_curve_: list[float] | None
+    validation_scores_: list[float] | None
+    best_validation_score_: float | None
 
     # Where a fit has computed, and whether its samples were arrays that live there.
     _where: Placement | None = None
@@ -154,7 +168,13 @@ class MLP(BaseEstimator):
                 if self.early_stopping and validation is None:
                     samples, validation = self._hold_out(samples, placement, random)
                 layers = take_steps(
-                    self, network, samples, validation, placement, dtype, incremental=incremental
+                    self,
+                    network,
+                    samples,
+                    validation,
+                    placement=placement,
+                    dtype=dtype,
+                    incremental=incremental,
                 )
                 self._keep(layers, placement)
         return self
@@ -259,7 +279,7 @@ class MLP(BaseEstimator):
             output_activation=output,
             cost=settings.cost_of(self.loss, self.out_activation_),
             device=placement.device_name,
-            backend=placement.backend if placement.backend in LIBRARIES else placement.xp,
+            backend=placement.backend_word,
             dtype=dtype,
             seed=0,
         )
@@ -313,7 +333,7 @@ class MLP(BaseEstimator):
     def _fit_lbfgs(
         self, network: Network, samples: Samples, placement: Placement, dtype: str
     ) -> None:
-        """Minimise the loss over all samples at once."""
+        """Minimize the loss over all samples at once."""
         weights = samples.weights
         there = None if weights is None else placement.asarray(weights, dtype)
 

@@ -23,7 +23,7 @@ class Inputs:
 
     Args:
         x: a NumPy array, a sparse matrix, or an array on the device.
-        place: library and device.
+        placement: library and device.
         dtype: the network's dtype.
     """
 

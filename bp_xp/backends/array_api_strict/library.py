@@ -15,7 +15,7 @@ class ArrayAPIStrict(Library):
     """The standard's checker, with its two made-up devices."""
 
     name = "array_api_strict"
-    extra = "test"
+    extra: str | None = "test"
     device_words = "'cpu', 'device1' or 'device2'"
 
     def namespace(self) -> Namespace:

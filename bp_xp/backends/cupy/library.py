@@ -21,7 +21,7 @@ class CuPy(Library):
 
     name = "cupy"
     engine = ENGINE
-    extra = "cuda13"
+    extra: str | None = "cuda13"
     device_words = "'cuda' or 'cuda:N'"
 
     def namespace(self) -> Namespace:

@@ -20,7 +20,7 @@ class JAX(Library):
 
     name = "jax"
     engine = ENGINE
-    extra = "jax"
+    extra: str | None = "jax"
     device_words = "'cpu', 'cuda', 'gpu', 'tpu', each also as 'cuda:N'"
     _platforms = ("cpu", "gpu", "cuda", "rocm", "tpu", "METAL")
 

@@ -20,7 +20,7 @@ class Torch(Library):
 
     name = "torch"
     engine = ENGINE
-    extra = "torch"
+    extra: str | None = "torch"
     device_words = "'cpu', 'cuda', 'cuda:N', 'mps', ..."
 
     def namespace(self) -> Namespace:
