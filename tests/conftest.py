@@ -2,9 +2,18 @@
 
 ``--bp-xp-backends`` chooses among them; ``--require-backends`` makes the absence of one an error,
 so that a skip can't hide.
+
+Not every test runs everywhere. A table of cases (each activation beside each cost, say) is run
+whole on NumPy in float64; on every other library and dtype a part is run, another one on each: a
+mistake of a library shows in many cases, and a mistake of a case on any library. JAX compiles each
+operation for each shape, and the strict checker is slow: of their two dtypes, a test is run in one,
+unless it speaks of dtypes. ``--whole-tables`` runs everything everywhere.
 """
 
 import contextlib
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +30,80 @@ with contextlib.suppress(ImportError):
 
 # Tests take few steps, and are of what is recorded: at the first step, and CuPy's at the eighth.
 replay._STEPS_BEFORE = 1
+
+
+# A table has so many cases at least; each is run on one in so many of the other variants.
+_TABLE, _TURNS, _TURNS_ON_JAX = 6, 5, 12
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option."""
+    parser.addoption(
+        "--whole-tables", action="store_true", help="run all cases of a table on all backends"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out cases of tables that other variants run."""
+    if config.getoption("--whole-tables"):
+        return
+    places = [_place_of(item) for item in items]
+    cases: dict[Any, dict[Any, int]] = {}
+    variants: dict[Any, dict[Any, int]] = {}
+    for table, variant, case in places:
+        cases.setdefault(table, {}).setdefault(case, len(cases[table]))
+        variants.setdefault(table, {}).setdefault(variant, len(variants[table]))
+    left_out = [
+        item
+        for item, (table, variant, case) in zip(items, places, strict=True)
+        if variant != _reference(variants[table])
+        and (
+            _is_twin(table, variant, variants[table])
+            or _is_for_another(cases[table], case, variants[table], variant)
+        )
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        gone = set(map(id, left_out))
+        items[:] = [item for item in items if id(item) not in gone]
+
+
+def _is_twin(table: str, variant: tuple[str, str], variants: Mapping[Any, int]) -> bool:
+    """Return whether the same test is run on a slow library in the other dtype."""
+    backend, dtype = variant
+    other = {"float32": "float64", "float64": "float32"}.get(dtype)
+    if (backend, other) not in variants or "dtype" in table:
+        return False
+    if backend.startswith("jax"):
+        return dtype != ("float32", "float64")[zlib.crc32(table.encode()) % 2]
+    return backend.startswith("array_api_strict") and dtype == "float32"
+
+
+def _is_for_another(
+    cases: Mapping[Any, int], case: Any, variants: Mapping[Any, int], variant: Any
+) -> bool:
+    """Return whether a case of a table is for other variants to run."""
+    turns = _TURNS_ON_JAX if variant[0].startswith("jax") else _TURNS
+    return len(cases) >= _TABLE and (cases[case] + variants[variant]) % turns != 0
+
+
+def _place_of(item: pytest.Item) -> tuple[Any, Any, Any]:
+    """Return the table that an item is of, its backend and dtype, and its case."""
+    table = item.nodeid.partition("[")[0]
+    callspec = getattr(item, "callspec", None)
+    if callspec is None:
+        return table, ("", ""), ()
+    variant = tuple(str(callspec.params.get(name)) for name in ("bp_xp_target", "bp_xp_dtype"))
+    rest = {k: i for k, i in callspec.indices.items() if k not in ("bp_xp_target", "bp_xp_dtype")}
+    return table, variant, tuple(sorted(rest.items()))
+
+
+def _reference(variants: Iterable[tuple[str, str]]) -> tuple[str, str]:
+    """Return the variant that runs a whole table: NumPy in float64, or the first there is."""
+    return min(
+        variants,
+        key=lambda variant: (not variant[0].startswith("numpy"), variant[1] == "float32"),
+    )
 
 
 @pytest.fixture(scope="session")
