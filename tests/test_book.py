@@ -19,7 +19,7 @@ def columns(rng, n, sizes=SIZES):
     return [(rng.normal(size=(sizes[0], 1)), unit[rng.integers(sizes[-1])]) for _ in range(n)]
 
 
-def labelled(pairs):
+def labeled(pairs):
     """Return the pairs as test data."""
     return [(x, int(np.argmax(y))) for x, y in pairs]
 
@@ -135,7 +135,7 @@ def test_the_callers_data_is_left_alone(rng):
 
 def test_iterators_serve_as_data(rng):
     data = columns(rng, 30)
-    test_data = labelled(data)
+    test_data = labeled(data)
     by_list, by_zip = make(SIZES), make(SIZES)
     random.seed(2)
     lines = printed(by_list, data, 3, 10, 1.0, test_data=test_data)
@@ -147,11 +147,11 @@ def test_iterators_serve_as_data(rng):
 def test_training_prints_the_number_of_test_samples_told_right(where, rng):
     data = columns(rng, 40)
     net = make(SIZES, where)
-    lines = printed(net, data, 2, 10, 1.0, test_data=labelled(data))
-    assert lines[1] == f"Epoch 1: {net.evaluate(labelled(data))} / 40"
+    lines = printed(net, data, 2, 10, 1.0, test_data=labeled(data))
+    assert lines[1] == f"Epoch 1: {net.evaluate(labeled(data))} / 40"
     plain = Plain(*([to_numpy(a) for a in arrays] for arrays in (net.biases, net.weights)))
     right = sum(np.argmax(plain.outputs(x)[-1]) == np.argmax(y) for x, y in data)
-    assert net.evaluate(labelled(data)) == right
+    assert net.evaluate(labeled(data)) == right
 
 
 def test_backprop_returns_gradients_shaped_as_the_parameters(where, rng):

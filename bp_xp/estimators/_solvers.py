@@ -335,7 +335,7 @@ def minimize(
     dtype: str,
     options: dict[str, Any],
 ) -> Minimum:
-    """Minimise the mean cost with ½ α ‖W‖² / n over all samples by L-BFGS.
+    """Minimize the mean cost with ½ α ‖W‖² / n over all samples by L-BFGS.
 
     Args:
         model: what the network computes.
@@ -344,7 +344,7 @@ def minimize(
         alpha: α.
         weight: n, the samples' number or the sum of their weights.
         placement: library and device.
-        dtype: the dtype on the device; the minimiser itself works in float64.
+        dtype: the dtype on the device; the minimizer itself works in float64.
         options: those of SciPy's ``L-BFGS-B``.
     """
     optimize = require("scipy.optimize", "sklearn")

@@ -7,7 +7,7 @@ shows it, ``pyplot.show()`` finds it, and ``pyplot.close()`` frees it.
 What has one panel takes ``ax`` and returns it: ``confusion_matrix(net, x, y).figure.savefig(...)``.
 What has several takes ``figure`` and returns its Axes by name:
 ``training_curves(history)["accuracy"]``. (A notebook would show a figure that is returned a second
-time.) Fonts, and the colours of text and paper, are those of the reader's own style.
+time.) Fonts, and the colors of text and paper, are those of the reader's own style.
 """
 
 from bp_xp.plotting.classes import confusion_matrix, decision_regions

@@ -1,4 +1,4 @@
-"""What the pictures are made of, checked: networks and labelled samples."""
+"""What the pictures are made of, checked: networks and labeled samples."""
 
 from typing import Any, NamedTuple
 

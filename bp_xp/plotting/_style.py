@@ -1,4 +1,4 @@
-"""The one look of all pictures: what they are drawn on, their colours, and their words."""
+"""The one look of all pictures: what they are drawn on, their colors, and their words."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ __all__ = [
     "PALETTE",
     "POSITIVE",
     "SIGNED",
-    "class_colours",
-    "colour_bar",
+    "class_colors",
+    "color_bar",
     "ink_on",
     "kind_of",
     "legend",
@@ -32,17 +32,17 @@ __all__ = [
 ]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
-"""Colours that colour-blind readers tell apart.
+"""Colors that color-blind readers tell apart.
 
 References:
     Okabe and Ito, *Color Universal Design*, 2002.
 """
 
 SIGNED = "RdBu_r"
-"""The colours of numbers of both signs: red is positive, blue negative, white 0."""
+"""The colors of numbers of both signs: red is positive, blue negative, white 0."""
 
 POSITIVE, NEGATIVE = "#D6604D", "#4393C3"
-"""Two of these colours, for lines."""
+"""Two of these colors, for lines."""
 
 _LONGEST_NAME = 24
 
@@ -121,11 +121,11 @@ def style(ax: "Axes", *, title: str = "", x: str = "", y: str = "", grid: bool =
 
 
 # ---------------------------------------------------------------------------------------------
-# Colours
+# Colors
 
 
-def class_colours(n: int) -> list[str]:
-    """Return a colour for each of n classes; of more than seven, neighbours are alike."""
+def class_colors(n: int) -> list[str]:
+    """Return a color for each of n classes; of more than seven, neighbors are alike."""
     from matplotlib import colormaps, colors
 
     if n <= len(PALETTE):
@@ -134,14 +134,14 @@ def class_colours(n: int) -> list[str]:
 
 
 def ink_on(rgba: Sequence[float]) -> str:
-    """Return the colour of text that is read well on another colour."""
+    """Return the color of text that is read well on another color."""
     # Relative luminance, as in the Web Content Accessibility Guidelines but without their gamma.
     red, green, blue = rgba[:3]
     return "black" if 0.30 * red + 0.59 * green + 0.11 * blue > 0.55 else "white"
 
 
-def colour_bar(drawn: Any, ax: "Axes", label: str, **options: Any) -> "Colorbar":
-    """Add the scale of what is drawn in colours beside an Axes."""
+def color_bar(drawn: Any, ax: "Axes", label: str, **options: Any) -> "Colorbar":
+    """Add the scale of what is drawn in colors beside an Axes."""
     bar = ax.figure.colorbar(drawn, ax=ax, label=label, **options)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     return bar

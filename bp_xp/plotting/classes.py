@@ -34,7 +34,7 @@ def confusion_matrix(
 ) -> "Axes":
     """Draw how often each class was predicted for each class.
 
-    A cell holds the number of samples and its share of the true class, which is its colour too.
+    A cell holds the number of samples and its share of the true class, which is its color too.
 
     Args:
         network: one that tells classes; or a matrix of counts, shape (K, K), with true classes in
@@ -75,7 +75,7 @@ def confusion_matrix(
     ax.set_xticks(np.arange(n - 1) + 0.5, minor=True)
     ax.set_yticks(np.arange(n - 1) + 0.5, minor=True)
     ax.grid(which="minor", color="0.88", linewidth=0.6)
-    bar = _style.colour_bar(image, ax, "share of the true class", shrink=0.8, aspect=25)
+    bar = _style.color_bar(image, ax, "share of the true class", shrink=0.8, aspect=25)
     bar.ax.yaxis.set_major_formatter("{x:.0%}")
     _name_ticks(ax, names)
     _write_cells(ax, counts, shares, image)
@@ -156,9 +156,9 @@ def decision_regions(
 ) -> "Axes":
     """Draw what a network of two inputs predicts for every point around some samples.
 
-    Classes have a colour each, paler where the network is less sure, with a line where it changes
+    Classes have a color each, paler where the network is less sure, with a line where it changes
     its mind; misclassified samples have a dark rim. A network of one number is drawn as a map of
-    its output, with the samples' targets in the same colours.
+    its output, with the samples' targets in the same colors.
 
     Args:
         network: one with two inputs, that tells classes or has one output.
@@ -228,11 +228,11 @@ def _draw_classes(
     from matplotlib.lines import Line2D
 
     n = len(names)
-    colours = _style.class_colours(n)
+    chosen = _style.class_colors(n)
     told = p.argmax(axis=-1)
     sure = np.clip((p.max(axis=-1) - 1.0 / n) / (1.0 - 1.0 / n), 0.0, 1.0)
     tint = (0.08 + 0.37 * sure)[..., None]
-    paint = 1.0 - tint + tint * np.array([colors.to_rgb(colour) for colour in colours])[told]
+    paint = 1.0 - tint + tint * np.array([colors.to_rgb(color) for color in chosen])[told]
     paint = np.clip(paint, 0.0, 1.0)
     ax.imshow(paint, extent=plane.extent, origin="lower", aspect="auto", interpolation="bilinear")
     for label in range(n if n > 2 else 1):
@@ -242,8 +242,8 @@ def _draw_classes(
             ax.contour(*plane.sides, lead, levels=[0.0], colors="0.3", linewidths=0.9)
     handles = []
     width = _marker_width(len(judged.true))
-    for label, colour in enumerate(colours):
-        red, green, blue = colors.to_rgb(colour)
+    for label, color in enumerate(chosen):
+        red, green, blue = colors.to_rgb(color)
         darker = (0.85 * red, 0.85 * green, 0.85 * blue)
         marker = _MARKERS[label % len(_MARKERS)]
         for wrong, rim, rim_width in ((False, "white", 0.09), (True, "black", 0.22)):
@@ -280,7 +280,7 @@ def _draw_numbers(ax: "Axes", plane: _Plane, a: np.ndarray, x: np.ndarray, y: np
     image = ax.imshow(a, extent=plane.extent, origin="lower", aspect="auto", **scale)
     width = _marker_width(len(y))
     ax.scatter(*x.T, c=y, s=width**2, edgecolors="white", linewidths=0.13 * width, **scale)
-    _style.colour_bar(image, ax, "output a, and targets y of the samples", aspect=25)
+    _style.color_bar(image, ax, "output a, and targets y of the samples", aspect=25)
     _style.style(ax, x="x₁", y="x₂", grid=False)
 
 

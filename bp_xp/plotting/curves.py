@@ -63,9 +63,9 @@ def training_curves(
     axes = _style.panels(figure, list(lines), min(len(lines), 3), (4.6, 3.6))
     for name, ax in axes.items():
         for part, values in lines[name].items():
-            colour = _TRAINING if part == "training" else _VALIDATION
+            color = _TRAINING if part == "training" else _VALIDATION
             marker = "o" if len(epochs) < _FEW else ""
-            ax.plot(epochs, values, marker=marker, markersize=3.5, color=colour, label=part)
+            ax.plot(epochs, values, marker=marker, markersize=3.5, color=color, label=part)
         if history.best_epoch is not None:
             ax.axvline(
                 history.best_epoch,
@@ -139,10 +139,10 @@ def gradient_flow(flow: Any, *, figure: "Figure | SubFigure | None" = None) -> "
     axes = _style.panels(figure, list(_FLOW_TITLES), 2, (5.0, 3.1))
     for name, ax in axes.items():
         of_layers = values[name].T
-        for colour, of_layer in zip(_layer_colours(len(of_layers)), of_layers, strict=True):
+        for color, of_layer in zip(_layer_colors(len(of_layers)), of_layers, strict=True):
             finite = np.where(np.isfinite(of_layer), of_layer, np.nan)
             marker = "o" if len(moments) < _FEW else ""
-            ax.plot(moments, finite, marker=marker, markersize=3.5, color=colour)
+            ax.plot(moments, finite, marker=marker, markersize=3.5, color=color)
         _style.style(ax, title=_FLOW_TITLES[name], x="epoch")
         _whole_numbers(ax, moments)
         if name in ("saturated", "dead"):
@@ -179,15 +179,15 @@ def _moments(flow: Any) -> list[tuple[float, Any]]:
     return [(record.step / per_epoch, record) for record in records]
 
 
-def _layer_colours(n: int) -> list[Any]:
-    """Return a colour for each of n layers: they have an order, so from dark to light."""
+def _layer_colors(n: int) -> list[Any]:
+    """Return a color for each of n layers: they have an order, so from dark to light."""
     from matplotlib import colormaps
 
     return list(colormaps["viridis"](np.linspace(0.0, 0.88, n)))
 
 
 def _tell_layers(ax: "Axes") -> None:
-    """Say beside an Axes which colour is which layer; of many, some from the first to the last."""
+    """Say beside an Axes which color is which layer; of many, some from the first to the last."""
     lines = ax.get_lines()
     shown = np.unique(np.linspace(0, len(lines) - 1, min(len(lines), _MOST_LAYERS)).round())
     labels = [f"layer {int(i) + 1}" for i in shown]

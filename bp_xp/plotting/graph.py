@@ -47,7 +47,7 @@ def network_graph(
     """Draw a network as a graph, with the activations and errors of one sample.
 
     A circle is a neuron and holds its activation a, darker the further from 0 within its layer. The
-    field below is its error δ = ∂C/∂z, the deeper in colour the larger in the whole network. A line
+    field below is its error δ = ∂C/∂z, the deeper in color the larger in the whole network. A line
     is a weight, the thicker the larger within its layer. Red is positive and blue negative.
 
     Args:
@@ -156,17 +156,17 @@ def _draw_neurons(ax: "Axes", columns: list[_Column]) -> None:
             if column.delta is None:
                 continue
             delta = float(column.delta[unit])
-            colour = signed(scale(delta))
+            color = signed(scale(delta))
             _write(
                 ax,
                 at,
                 height - 0.47,
                 f"δ {_style.number(delta)}",
                 6.0,
-                color=_style.ink_on(colour),
+                color=_style.ink_on(color),
                 bbox={
                     "boxstyle": "round,pad=0.2",
-                    "facecolor": colour,
+                    "facecolor": color,
                     "edgecolor": "0.6",
                     "linewidth": 0.4,
                 },
@@ -199,7 +199,7 @@ def _write_around(ax: "Axes", network: Network, columns: list[_Column], y: np.nd
 
 
 def _tell(ax: "Axes") -> None:
-    """Say below what circles, fields, lines and colours are."""
+    """Say below what circles, fields, lines and colors are."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 

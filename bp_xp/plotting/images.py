@@ -57,7 +57,7 @@ def first_layer_weights(
     title = f"weights into the first layer, {shown}{'s' * (n_units > 1)}"
     ax.set_title(title, loc="left", fontsize="medium")
     clipped = "both" if np.abs(W).max() > limit else "neither"
-    _style.colour_bar(image, ax, "weight w", extend=clipped, shrink=0.7, aspect=25)
+    _style.color_bar(image, ax, "weight w", extend=clipped, shrink=0.7, aspect=25)
     grid.write(ax, [str(unit) for unit in range(n)])
     return ax
 

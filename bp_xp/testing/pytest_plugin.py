@@ -5,9 +5,9 @@ its fixtures and options. A test that takes one of the fixtures ``xp``, ``placem
 and ``device`` runs once on each target (see :func:`bp_xp.testing.targets.default_targets`), and one
 that takes ``dtype`` runs in float32 and in float64::
 
-    def test_rows_are_centred(placement, dtype):
+    def test_rows_are_centered(placement, dtype):
         x = placement.asarray([[1.0, 3.0], [2.0, 6.0]], dtype)
-        assert_close(centred(x), placement.asarray([[-1.0, 1.0], [-2.0, 2.0]], dtype))
+        assert_close(centered(x), placement.asarray([[-1.0, 1.0], [-2.0, 2.0]], dtype))
 
 ``--bp-xp-backends`` chooses among the targets (``torch`` for all of its devices, ``torch-cuda:0``
 for one), and the ini option ``bp_xp_backends`` does so for a whole project. A target that does not

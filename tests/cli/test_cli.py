@@ -374,17 +374,17 @@ def test_predict_works_on_every_backend_that_works_here(digits_network, backend,
 
 
 @pytest.mark.parametrize("kind", ["npz", "npy", "csv", "images"])
-@pytest.mark.parametrize("labelled", [False, True])
-def test_predict_takes_files_with_and_without_labels(digits_network, kind, labelled):
+@pytest.mark.parametrize("labeled", [False, True])
+def test_predict_takes_files_with_and_without_labels(digits_network, kind, labeled):
     digits = load_digits()
     x, y = digits.x_test[:20], digits.y_test[:20]
     if kind == "images":
         images = np.round(255 * x).astype(np.uint8).reshape(-1, 8, 8)
-        np.savez("new.npz", x=images, **({"y": y} if labelled else {}))
+        np.savez("new.npz", x=images, **({"y": y} if labeled else {}))
     elif kind == "npz":
-        np.savez("new.npz", x=x, **({"y": y} if labelled else {}))
+        np.savez("new.npz", x=x, **({"y": y} if labeled else {}))
     else:
-        table = np.column_stack([x, y]) if labelled else x
+        table = np.column_stack([x, y]) if labeled else x
         np.save("new.npy", table)
         np.savetxt("new.csv", table, "%.6f", ",")
     file = "new.npz" if kind == "images" else f"new.{kind}"

@@ -216,9 +216,9 @@ def test_curves_hold_training_and_validation_and_a_panel_for_each_metric():
     assert axes["validation_f1"].get_ylabel() == "validation f1"
 
 
-def test_a_part_of_the_data_has_one_colour_in_all_panels():
+def test_a_part_of_the_data_has_one_color_in_all_panels():
     axes = curves(record(1, 2.0, 0.5, 2.2, 0.4, validation_f1=0.3))
-    colour = {
+    color = {
         part: {
             line.get_color()
             for ax in axes.values()
@@ -227,8 +227,8 @@ def test_a_part_of_the_data_has_one_colour_in_all_panels():
         }
         for part in ("training", "validation")
     }
-    assert [len(one) for one in colour.values()] == [1, 1]
-    assert colour["training"] != colour["validation"]
+    assert [len(one) for one in color.values()] == [1, 1]
+    assert color["training"] != color["validation"]
 
 
 def test_run_without_classes_and_validation_is_one_line():
@@ -706,7 +706,7 @@ def test_samples_of_no_classes_are_refused():
 
 
 def region_at(ax, x):
-    """Return the colours of the map at some points."""
+    """Return the colors of the map at some points."""
     assert ax.get_images()[0].origin == "lower"
     paint = ax.get_images()[0].get_array()
     left, right, bottom, top = ax.get_images()[0].get_extent()
@@ -718,13 +718,13 @@ def region_at(ax, x):
 def test_samples_lie_on_the_region_of_the_class_that_is_predicted_for_them(ax):
     net, x, y = corner()
     plotting.decision_regions(net, x, y, ax=ax)
-    # The largest of red, green and blue tells the first three colours apart.
+    # The largest of red, green and blue tells the first three colors apart.
     hues = [np.array(colors.to_rgb(one)) for one in plotting._style.PALETTE[:3]]
     under = region_at(ax, x)
     told = net.predict(x)
     p = net.predict_proba(x).max(axis=1)
     for pixel, label, sure in zip(under, told, p, strict=True):
-        if sure > 0.6:  # near a border a pixel may be the neighbour's
+        if sure > 0.6:  # near a border a pixel may be the neighbor's
             tints = [(1.0 - pixel) @ (1.0 - hue) / np.linalg.norm(1.0 - hue) for hue in hues]
             assert np.argmax(tints) == label
 
@@ -754,7 +754,7 @@ def test_border_of_two_classes_goes_where_the_output_is_one_half(ax):
     assert legend_of(ax) == ["0", "1"]
 
 
-def test_one_number_is_a_map_with_targets_in_the_same_colours(ax):
+def test_one_number_is_a_map_with_targets_in_the_same_colors(ax):
     net = Network.from_layers([([[1.0, 2.0]], [0.0])], output_activation="identity")
     x, y = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 0.0]]), np.array([0.0, 9.0, 2.0])
     plotting.decision_regions(net, x, y, ax=ax)

@@ -174,7 +174,7 @@ def test_options_and_data_are_left_as_they_came():
 
 
 def test_a_bias_that_holds_nothing_but_rounding_passes():
-    # A linear regression of centred data: the errors of the samples cancel in the bias, but for
+    # A linear regression of centered data: the errors of the samples cancel in the bias, but for
     # their rounding, which is not the same on both sides.
     x = np.random.default_rng(1).normal(size=(40, 3))
     x = np.concatenate([x, -x])

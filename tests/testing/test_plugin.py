@@ -108,7 +108,7 @@ OUTSIDE = {
         filterwarnings = ["error"]
     """,
     "outside.py": """
-        def centred(x, xp):
+        def centered(x, xp):
             return x - xp.mean(x, axis=1, keepdims=True)
 
         def doubled(x):
@@ -116,15 +116,15 @@ OUTSIDE = {
     """,
     "tests/test_outside.py": """
         from bp_xp.testing import assert_close
-        from outside import centred, doubled
+        from outside import centered, doubled
 
-        def test_rows_are_centred(placement, xp):
+        def test_rows_are_centered(placement, xp):
             x = placement.asarray([[1.0, 3.0], [2.0, 6.0]])
-            assert_close(centred(x, xp), placement.asarray([[-1.0, 1.0], [-2.0, 2.0]]))
+            assert_close(centered(x, xp), placement.asarray([[-1.0, 1.0], [-2.0, 2.0]]))
 
-        def test_a_centred_row_stays(placement, xp):
+        def test_a_centered_row_stays(placement, xp):
             x = placement.asarray([[-1.0, 1.0]])
-            assert_close(centred(x, xp), x)
+            assert_close(centered(x, xp), x)
 
         def test_values_are_doubled(placement, backend, device):
             assert (placement.backend, placement.device_name) == (backend, device)
@@ -142,8 +142,8 @@ def test_the_tests_of_an_outside_package_run_on_two_backends(pytest_in):
     assert result.outcomes() == {
         f"{test}[{target}]": outcome
         for test, outcome in [
-            ("test_rows_are_centred", "PASSED"),
-            ("test_a_centred_row_stays", "PASSED"),
+            ("test_rows_are_centered", "PASSED"),
+            ("test_a_centered_row_stays", "PASSED"),
             ("test_values_are_doubled", "FAILED"),
         ]
         for target in ("numpy-cpu", STRICT)
