@@ -65,7 +65,7 @@ def test_delimiter_is_a_parameter(write):
     ("field", "shown"),
     [("three", "'three'"), ("1_000", "'1_000'"), ("x" * 100, repr("x" * 40) + " ")],
 )
-def test_text_in_a_number_column_is_refused(write, field, shown):  # L24
+def test_text_in_a_number_column_is_refused(write, field, shown):
     path = write(f"a,b\n1,2\n\n3,{field}\n")
     with pytest.raises(DataFormatError, match=r"line 4, column 2 \('b'\)") as caught:
         load_csv(path, missing="allow")
@@ -73,7 +73,7 @@ def test_text_in_a_number_column_is_refused(write, field, shown):  # L24
     assert str(path) in str(caught.value)
 
 
-def test_first_line_of_names_and_numbers_is_refused_with_a_way_out(write):  # L24
+def test_first_line_of_names_and_numbers_is_refused_with_a_way_out(write):
     path = write("id,2020\n1,2\n")
     with pytest.raises(DataFormatError, match=r"line 1, column 1: 'id'.*header=True"):
         load_csv(path)
@@ -81,7 +81,7 @@ def test_first_line_of_names_and_numbers_is_refused_with_a_way_out(write):  # L2
 
 
 @pytest.mark.parametrize("field", ["", "  ", "nan", "NaN", "inf", "-inf", "1e999"])
-def test_missing_value_is_refused_unless_allowed(write, field):  # L25
+def test_missing_value_is_refused_unless_allowed(write, field):
     path = write(f"a,b,c\n1,2,3\n4,{field},6\n")
     with pytest.raises(DataFormatError, match=r"line 3, column 2 \('b'\).*missing='allow'"):
         load_csv(path)
@@ -97,14 +97,14 @@ def test_unknown_word_for_missing_is_refused(write):
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "a,b\n", "\ufeff"])
-def test_table_without_data_is_refused(write, content):  # L27
+def test_table_without_data_is_refused(write, content):
     path = write(content)
     with pytest.raises(DataFormatError, match="no data rows") as caught:
         load_csv(path)
     assert str(path) in str(caught.value)
 
 
-def test_giant_field_is_refused(write):  # L28
+def test_giant_field_is_refused(write):
     path = write("1,2\n3," + "4" * 200_000 + "\n")
     with pytest.raises(
         DataFormatError, match=r"line 2: field larger than.*limit.*131,072"
@@ -113,7 +113,7 @@ def test_giant_field_is_refused(write):  # L28
     assert isinstance(caught.value.__cause__, csv.Error)
 
 
-def test_line_without_an_end_is_read_no_further_than_the_limit(write):  # L28
+def test_line_without_an_end_is_read_no_further_than_the_limit(write):
     path = write(b"1,2\n" + b"4," * 2**23 + b"4")
     with pytest.raises(
         DataFormatError, match=r"line 2: the line is too long.*16,777,216"
@@ -122,7 +122,7 @@ def test_line_without_an_end_is_read_no_further_than_the_limit(write):  # L28
     assert isinstance(caught.value.__cause__, csv.Error)
 
 
-def test_nul_is_refused(write):  # L28
+def test_nul_is_refused(write):
     with pytest.raises(DataFormatError, match=r"line 3: the line contains NUL.*limit") as caught:
         load_csv(write(b"a,b\n1,2\n3,\x004\n"))
     assert isinstance(caught.value.__cause__, csv.Error)

@@ -106,7 +106,7 @@ def test_outputs_of_all_parts_are_of_one_kind(saved):
     assert data.y_train.dtype == np.float32
 
 
-def test_different_counts_are_refused(saved):  # L07
+def test_different_counts_are_refused(saved):
     with pytest.raises(DataFormatError, match=r"x has 20 rows, but y has 19"):
         load_file(saved(x=X, y=Y[1:]))
 
@@ -140,7 +140,7 @@ SIGNALLING_NAN = np.array(0x7FF0_0000_0000_0001).view(np.float64)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, SIGNALLING_NAN])
-def test_missing_input_is_refused_unless_allowed(saved, value):  # L25
+def test_missing_input_is_refused_unless_allowed(saved, value):
     x = X.copy()
     x[3, 1] = value
     path = saved(x=x, y=Y)
@@ -164,7 +164,7 @@ def test_input_too_large_for_float32_is_refused(saved):
         load_file(saved(x=x, y=Y), missing="allow")
 
 
-def test_limit_on_expansion_is_passed_on(saved):  # L18
+def test_limit_on_expansion_is_passed_on(saved):
     with pytest.raises(DataFormatError, match="limit of 10"):
         load_file(saved(x=X, y=Y), max_bytes=10)
 
@@ -215,7 +215,7 @@ def test_array_without_room_for_labels_is_refused(tmp_path, table):
         load_file(path)
 
 
-def test_missing_field_of_a_csv_file_reaches_the_inputs_when_allowed(tmp_path):  # L25
+def test_missing_field_of_a_csv_file_reaches_the_inputs_when_allowed(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("1,2,0\n,3,1\n")
     with pytest.raises(DataFormatError, match="line 2, column 1"):

@@ -41,7 +41,7 @@ def test_every_type_of_number_comes_in_this_machines_byte_order(tmp_path, code, 
     assert array.tolist() == [-1, 2, 100]
 
 
-def test_every_way_to_cut_an_archive_short_is_refused_as_truncated(tmp_path):  # L01
+def test_every_way_to_cut_an_archive_short_is_refused_as_truncated(tmp_path):
     path = tmp_path / "images.gz"
     content = gzip.compress(idx_bytes(IMAGES))
     for length in range(2, len(content)):
@@ -52,7 +52,7 @@ def test_every_way_to_cut_an_archive_short_is_refused_as_truncated(tmp_path):  #
         assert isinstance(caught.value.__cause__, EOFError)
 
 
-def test_truncated_archive_tells_how_many_bytes_came(tmp_path):  # L01
+def test_truncated_archive_tells_how_many_bytes_came(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (1000, 10, 10), np.uint8)
     path = tmp_path / "images.gz"
     path.write_bytes(gzip.compress(idx_bytes(noise))[:60_000])
@@ -63,7 +63,7 @@ def test_truncated_archive_tells_how_many_bytes_came(tmp_path):  # L01
 
 
 @pytest.mark.parametrize("content", [b"<!DOCTYPE html><html>404</html>", b""])
-def test_web_page_saved_as_archive_is_refused(tmp_path, content):  # L03
+def test_web_page_saved_as_archive_is_refused(tmp_path, content):
     path = tmp_path / "images.gz"
     path.write_bytes(content)
     with pytest.raises(DataFormatError, match="not a gzip file") as caught:
@@ -75,7 +75,7 @@ def test_web_page_saved_as_archive_is_refused(tmp_path, content):  # L03
 @pytest.mark.parametrize(
     "magic", [b"\x01\0\x08\x03", b"\0\0\x07\x03", b"\0\0\x08\0", b"\0\0\x08\xff"]
 )
-def test_wrong_magic_is_refused(tmp_path, magic):  # L04
+def test_wrong_magic_is_refused(tmp_path, magic):
     path = tmp_path / "images"
     path.write_bytes(magic + bytes(1020))
     with pytest.raises(DataFormatError, match=r"not an IDX file.*expected") as caught:
@@ -85,7 +85,7 @@ def test_wrong_magic_is_refused(tmp_path, magic):  # L04
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_body_shorter_than_the_header_says_is_refused(tmp_path, pack):  # L06
+def test_body_shorter_than_the_header_says_is_refused(tmp_path, pack):
     path = tmp_path / "images"
     path.write_bytes(pack(idx_bytes(IMAGES)[:-1]))
     with pytest.raises(DataFormatError, match=r"46 bytes expected, 45 read"):
@@ -93,7 +93,7 @@ def test_body_shorter_than_the_header_says_is_refused(tmp_path, pack):  # L06
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_body_longer_than_the_header_says_is_refused(tmp_path, pack):  # L06
+def test_body_longer_than_the_header_says_is_refused(tmp_path, pack):
     path = tmp_path / "images"
     path.write_bytes(pack(idx_bytes(IMAGES) + b"\0\0"))
     with pytest.raises(DataFormatError, match="46 bytes is expected, and at least 47 are there"):
@@ -107,7 +107,7 @@ def test_header_without_data_is_refused(tmp_path):
         read_idx(path)
 
 
-def test_bomb_is_read_no_further_than_its_header_says(tmp_path):  # L09
+def test_bomb_is_read_no_further_than_its_header_says(tmp_path):
     path = tmp_path / "images.gz"
     path.write_bytes(gzip.compress(idx_bytes(IMAGES) + bytes(2**25), compresslevel=1))
     tracemalloc.start()
@@ -118,7 +118,7 @@ def test_bomb_is_read_no_further_than_its_header_says(tmp_path):  # L09
     assert peak < 2**20
 
 
-def test_header_that_claims_too_much_is_refused_before_anything_is_allocated(tmp_path):  # L09
+def test_header_that_claims_too_much_is_refused_before_anything_is_allocated(tmp_path):
     path = tmp_path / "images.gz"
     path.write_bytes(gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, 2**20, 28, 28)))
     tracemalloc.start()
@@ -130,7 +130,7 @@ def test_header_that_claims_too_much_is_refused_before_anything_is_allocated(tmp
     assert str(path) in str(caught.value)
 
 
-def test_limit_is_a_parameter(tmp_path):  # L09
+def test_limit_is_a_parameter(tmp_path):
     path = tmp_path / "images"
     path.write_bytes(idx_bytes(IMAGES))
     with pytest.raises(DataFormatError, match="30 bytes, above the limit of 29"):

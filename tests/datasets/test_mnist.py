@@ -83,7 +83,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def published():
     """The folder with the four published archives."""
-    candidates = [Path(__file__).parents[2] / "shared" / "data" / "mnist"]
+    candidates = [Path(__file__).parents[3] / "shared" / "data" / "mnist"]
     if "BP_XP_DATA_DIR" in os.environ:
         candidates.insert(0, Path(os.environ["BP_XP_DATA_DIR"]))
     for folder in candidates:
@@ -159,7 +159,7 @@ def test_archive_missing_from_a_folder_of_ones_own_is_named_and_not_downloaded(s
     assert server.requests == []
 
 
-def test_images_and_labels_of_different_counts_are_refused(small):  # L07
+def test_images_and_labels_of_different_counts_are_refused(small):
     write_idx(small / "train-labels-idx1-ubyte.gz", np.zeros(11))
     with pytest.raises(DataFormatError, match=r"12 images.* 11 labels") as caught:
         load_mnist(small)
@@ -182,7 +182,7 @@ def test_training_and_test_images_of_different_sizes_are_refused(small):
         load_mnist(small)
 
 
-def test_damaged_file_in_a_folder_of_ones_own_is_an_error_and_stays_as_it_is(small, server):  # L01
+def test_damaged_file_in_a_folder_of_ones_own_is_an_error_and_stays_as_it_is(small, server):
     path = small / "train-images-idx3-ubyte.gz"
     cut = path.read_bytes()[:-5]
     path.write_bytes(cut)
@@ -241,7 +241,7 @@ def test_mirrors_are_tried_in_order(tmp_path, server):
     assert server.requests == ["/gone/file.gz", "/file.gz"]
 
 
-def test_short_answer_leaves_nothing_and_tells_the_bytes_that_came(tmp_path, server):  # L30
+def test_short_answer_leaves_nothing_and_tells_the_bytes_that_came(tmp_path, server):
     server.unsent = 100_000
     with pytest.raises(DownloadError) as caught:
         fetch(ARCHIVE, tmp_path, mirrors=[server.url])
@@ -252,14 +252,14 @@ def test_short_answer_leaves_nothing_and_tells_the_bytes_that_came(tmp_path, ser
     assert remaining(tmp_path) == []
 
 
-def test_answer_that_states_too_short_a_length_leaves_nothing(tmp_path, server):  # L30
+def test_answer_that_states_too_short_a_length_leaves_nothing(tmp_path, server):
     server.announced = -1000
     with pytest.raises(DownloadError, match=r"299,000 bytes.* expected 300,000 bytes"):
         fetch(ARCHIVE, tmp_path, mirrors=[server.url])
     assert remaining(tmp_path) == []
 
 
-def test_connection_reset_on_the_way_leaves_nothing(tmp_path, server):  # L30
+def test_connection_reset_on_the_way_leaves_nothing(tmp_path, server):
     def reset():
         raise ConnectionResetError
 
@@ -270,7 +270,7 @@ def test_connection_reset_on_the_way_leaves_nothing(tmp_path, server):  # L30
     assert remaining(tmp_path) == []
 
 
-def test_interrupt_from_the_keyboard_leaves_nothing(tmp_path, monkeypatch):  # L30
+def test_interrupt_from_the_keyboard_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(url, output_file, pooch):
         Path(output_file).write_bytes(CONTENT[:1000])
         assert Path(output_file).parent == tmp_path
@@ -290,9 +290,7 @@ def test_wrong_file_from_a_mirror_is_refused(tmp_path, server):
 
 
 @pytest.mark.parametrize("content", [b"", CONTENT[:-1]], ids=["empty", "cut"])
-def test_damaged_file_in_the_cache_is_downloaded_again_with_a_warning(
-    tmp_path, server, content
-):  # L31
+def test_damaged_file_in_the_cache_is_downloaded_again_with_a_warning(tmp_path, server, content):
     path = tmp_path / ARCHIVE.name
     path.write_bytes(content)
     with pytest.warns(UserWarning, match="is damaged.* downloaded again") as warned:
@@ -308,7 +306,7 @@ def test_damaged_file_in_the_cache_is_an_error_without_download(tmp_path, server
     assert server.requests == []
 
 
-def test_refused_connection_names_the_address_and_where_to_put_the_file(tmp_path):  # L33
+def test_refused_connection_names_the_address_and_where_to_put_the_file(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -318,7 +316,7 @@ def test_refused_connection_names_the_address_and_where_to_put_the_file(tmp_path
     assert str(tmp_path / "file.gz") in str(caught.value)
 
 
-def test_silent_server_is_given_up_on(tmp_path, monkeypatch):  # L33
+def test_silent_server_is_given_up_on(tmp_path, monkeypatch):
     assert download._TIMEOUT[0] <= 10
     monkeypatch.setattr(download, "_TIMEOUT", (0.3, 0.3))
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -329,7 +327,8 @@ def test_silent_server_is_given_up_on(tmp_path, monkeypatch):  # L33
     assert time.monotonic() - started < 5
 
 
-def test_two_processes_that_download_at_once_both_get_the_file(tmp_path, server):  # L34
+@pytest.mark.process
+def test_two_processes_that_download_at_once_both_get_the_file(tmp_path, server):
     # Neither answer is finished before both have begun.
     server.before_end = threading.Barrier(2, timeout=30).wait
     spawn = multiprocessing.get_context("spawn")

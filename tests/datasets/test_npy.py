@@ -110,7 +110,7 @@ def test_later_versions_of_the_format_are_read(npy, version):
 @pytest.mark.parametrize(
     "array", [np.array([{}], object), np.array([({}, 1)], "O,i4")], ids=["objects", "a field"]
 )
-def test_objects_are_refused_without_a_word_on_how_to_unpickle_them(npy, array):  # L10
+def test_objects_are_refused_without_a_word_on_how_to_unpickle_them(npy, array):
     path = npy(npy_bytes(array))
     with pytest.raises(DataFormatError, match=r"object.*no pickle ever is") as caught:
         load_npy(path)
@@ -125,20 +125,20 @@ def test_other_dtypes_are_refused(npy, array):
 
 
 @pytest.mark.parametrize("n", [10**9, 10**12])
-def test_claim_beyond_the_file_is_refused_before_allocation(npy, peak_memory, n):  # L12
+def test_claim_beyond_the_file_is_refused_before_allocation(npy, peak_memory, n):
     path = npy(claiming(f"({n},)", bytes(4)))
     with pytest.raises(DataFormatError, match=f"claims {4 * n:,} bytes.* 4 are there"):
         load_npy(path)
     assert peak_memory() < 2**20
 
 
-def test_header_of_nested_brackets_is_refused_by_its_length(npy):  # L13
+def test_header_of_nested_brackets_is_refused_by_its_length(npy):
     path = npy(with_header("[" * 200_000, version=2))
     with pytest.raises(DataFormatError, match=r"header length of 200,000.*limit is 10000"):
         load_npy(path)
 
 
-def test_header_length_of_four_gigabytes_is_refused_before_allocation(npy, peak_memory):  # L13
+def test_header_length_of_four_gigabytes_is_refused_before_allocation(npy, peak_memory):
     path = npy(b"\x93NUMPY\x02\x00" + b"\xff" * 4 + bytes(100))
     with pytest.raises(DataFormatError, match=r"header length of 4,294,967,295.*limit is 10000"):
         load_npy(path)
@@ -161,7 +161,7 @@ def test_header_length_of_four_gigabytes_is_refused_before_allocation(npy, peak_
     ],
     ids=lambda header: header[:30] or "empty",
 )
-def test_header_that_is_not_a_header_is_refused(npy, header):  # L13
+def test_header_that_is_not_a_header_is_refused(npy, header):
     with pytest.raises(DataFormatError, match="header that cannot be read"):
         load_npy(npy(with_header(header)))
 
@@ -197,7 +197,7 @@ def test_dtype_that_is_not_plain_is_refused(npy, descr):
         load_npy(npy(claiming("(1,)", bytes(4), descr)))
 
 
-def test_bytes_after_the_array_are_refused(npy):  # L15
+def test_bytes_after_the_array_are_refused(npy):
     with pytest.raises(DataFormatError, match="2 extra bytes after the 24"):
         load_npy(npy(npy_bytes(ARRAY) + b"ab"))
 
@@ -242,13 +242,13 @@ def test_arrays_of_an_archive_come_by_name(tmp_path, save):
     np.testing.assert_array_equal(arrays["sets/y"], labels)
 
 
-def test_objects_in_an_archive_are_refused(npz):  # L10
+def test_objects_in_an_archive_are_refused(npz):
     path = npz(npz_bytes({"x.npy": npy_bytes(np.array([{}], object))}))
     with pytest.raises(DataFormatError, match=r"member 'x.npy' holds Python objects"):
         load_npz(path)
 
 
-def test_bomb_is_refused_before_it_expands(npz, peak_memory):  # L18
+def test_bomb_is_refused_before_it_expands(npz, peak_memory):
     header = claiming(f"({2**27 // 4},)")
     stream = io.BytesIO()
     with (
@@ -266,7 +266,7 @@ def test_bomb_is_refused_before_it_expands(npz, peak_memory):  # L18
     assert peak_memory() < 2 * path.stat().st_size + 2**20
 
 
-def test_limit_on_expansion_is_a_parameter_and_counts_all_members(npz):  # L18
+def test_limit_on_expansion_is_a_parameter_and_counts_all_members(npz):
     content = npy_bytes(ARRAY)
     path = npz(npz_bytes({"x.npy": content, "y.npy": content}))
     with pytest.raises(DataFormatError, match=r"member 'y.npy'.*above the limit of \d+"):
@@ -274,7 +274,7 @@ def test_limit_on_expansion_is_a_parameter_and_counts_all_members(npz):  # L18
     assert len(load_npz(path, max_bytes=2 * len(content))) == 2
 
 
-def test_two_members_of_one_name_are_refused(npz):  # L19
+def test_two_members_of_one_name_are_refused(npz):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("x.npy", npy_bytes(ARRAY))
@@ -285,7 +285,7 @@ def test_two_members_of_one_name_are_refused(npz):  # L19
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_every_way_to_cut_an_archive_short_is_refused(npz, compression):  # L21
+def test_every_way_to_cut_an_archive_short_is_refused(npz, compression):
     content = npz_bytes({"x.npy": npy_bytes(ARRAY)}, compression)
     for length in range(len(content)):
         path = npz(content[:length])
@@ -296,7 +296,7 @@ def test_every_way_to_cut_an_archive_short_is_refused(npz, compression):  # L21
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 @pytest.mark.parametrize("flip", [0x01, 0xFF])
-def test_flipped_byte_is_refused_or_harmless(npz, compression, flip):  # L21
+def test_flipped_byte_is_refused_or_harmless(npz, compression, flip):
     content = npz_bytes({"x.npy": npy_bytes(ARRAY)}, compression)
     n_refused = 0
     for position in range(len(content)):
@@ -312,7 +312,7 @@ def test_flipped_byte_is_refused_or_harmless(npz, compression, flip):  # L21
     assert n_refused > len(content) / 2
 
 
-def test_damaged_member_is_named(npz):  # L21
+def test_damaged_member_is_named(npz):
     content = bytearray(npz_bytes({"x.npy": npy_bytes(ARRAY)}, zipfile.ZIP_STORED))
     content[content.index(ARRAY.tobytes()) + 5] ^= 1
     with pytest.raises(DataFormatError, match=r"damaged.* member 'x.npy'") as caught:
@@ -324,7 +324,7 @@ def test_damaged_member_is_named(npz):  # L21
     "name",
     ["../../evil.npy", "/etc/evil.npy", "a/../../evil.npy", "C:\\evil.npy", "\\\\a\\b\\c.npy"],
 )
-def test_member_with_a_path_out_of_the_archive_is_refused(npz, tmp_path, name):  # L22
+def test_member_with_a_path_out_of_the_archive_is_refused(npz, tmp_path, name):
     path = npz(npz_bytes({name: npy_bytes(ARRAY)}))
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(DataFormatError, match="leads out of the archive") as caught:
@@ -333,7 +333,7 @@ def test_member_with_a_path_out_of_the_archive_is_refused(npz, tmp_path, name): 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_member_that_is_a_link_is_refused(npz):  # L22
+def test_member_that_is_a_link_is_refused(npz):
     info = zipfile.ZipInfo("x.npy")
     info.external_attr = (stat.S_IFLNK | 0o777) << 16
     stream = io.BytesIO()
@@ -354,7 +354,7 @@ def test_compression_that_numpy_does_not_write_is_refused(npz, compression):
         load_npz(npz(npz_bytes({"x.npy": npy_bytes(ARRAY)}, compression)))
 
 
-def test_member_that_is_longer_than_its_array_is_refused(npz):  # L15
+def test_member_that_is_longer_than_its_array_is_refused(npz):
     with pytest.raises(DataFormatError, match=r"member 'x.npy' has 1 extra bytes"):
         load_npz(npz(npz_bytes({"x.npy": npy_bytes(ARRAY) + b"a"})))
 
