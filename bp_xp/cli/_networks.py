@@ -1,17 +1,21 @@
 """Networks of files on a device, and what is told of them."""
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from bp_xp import Metric, Network
 from bp_xp.cli._program import logger
+from bp_xp.datasets import Dataset
 
 __all__ = [
     "allow_float64",
     "counted",
     "load_network",
+    "make_network",
     "score",
     "tell_device",
 ]
@@ -24,6 +28,56 @@ def load_network(path: str, device: str, backend: str | None) -> Network:
     network = network.to(device, backend=backend)
     tell_device(network)
     return network
+
+
+def make_network(
+    dataset: Dataset,
+    sizes: tuple[int, ...] | None,
+    hidden: tuple[int, ...],
+    cost: str | None,
+    **settings: Any,
+) -> Network:
+    """Return a network whose outputs and cost fit the targets.
+
+    Labels are classes, unless the cost is huber, which is for numbers. Targets are classes where
+    each row is one 1 among 0s, and numbers elsewhere.
+
+    Args:
+        dataset: the data.
+        sizes: of all layers, as asked for, or None.
+        hidden: sizes of the hidden layers where ``sizes`` is None.
+        cost: as asked for, or None.
+        settings: the other arguments of Network.
+    """
+    y = dataset.y_train
+    labels = y.ndim == 1 and cost != "huber"
+    n_outputs = max(2, dataset.n_outputs) if labels else math.prod(y.shape[1:])
+    if labels and n_outputs > max(2, len(y)):
+        raise ValueError(
+            f"{dataset.name} has labels up to {n_outputs - 1:,}, but only {len(y):,} samples to "
+            "train on: if they are numbers and no classes, fit them with --cost huber."
+        )
+    if labels and n_outputs == 2 and sizes and sizes[-1] == 1:  # one is enough for two classes
+        n_outputs, cost = 1, cost or "binary_cross_entropy"
+    if sizes and len(sizes) > 1 and (sizes[0], sizes[-1]) != (dataset.n_features, n_outputs):
+        fitting = (dataset.n_features, *sizes[1:-1], n_outputs)
+        raise ValueError(
+            f"--sizes {_joined(sizes)} does not fit {dataset.name}, which has "
+            f"{dataset.n_features} features and needs {n_outputs} outputs: write --sizes "
+            f"{_joined(fitting)}"
+        )
+    classes = labels or bool(np.isin(y, (0, 1)).all() and np.all(y.sum(axis=-1) == 1))
+    cost = cost or ("categorical_cross_entropy" if classes else "quadratic")
+    return Network(
+        (dataset.n_features, *hidden, n_outputs) if sizes is None else sizes,
+        output_activation="identity" if cost == "quadratic" and not classes else None,
+        cost=cost,
+        **settings,
+    )
+
+
+def _joined(sizes: Iterable[int]) -> str:
+    return ",".join(map(str, sizes))
 
 
 def allow_float64(dtype: str) -> None:
@@ -44,6 +98,7 @@ def score(
     part: str,
     x: np.ndarray,
     y: np.ndarray,
+    *,
     metrics: Sequence[Metric],
 ) -> str:
     """Return cost, accuracy and metrics on a part of a data set as a line of text."""

@@ -16,6 +16,7 @@ __all__ = ["evaluate"]
 @shared_options
 @metric_option
 def evaluate(
+    *,
     network: str,
     data: str,
     target: int | str,
@@ -37,4 +38,7 @@ def evaluate(
     net = load_network(network, device, backend)
     dataset = load_data(data, target)
     check_inputs(net, network, dataset.x_test, data)
-    print(score(net, dataset.name, "test", dataset.x_test, dataset.y_test, metrics), flush=True)
+    print(
+        score(net, dataset.name, "test", dataset.x_test, dataset.y_test, metrics=metrics),
+        flush=True,
+    )

@@ -102,6 +102,7 @@ def _read_targets(ctx: click.Context, option: click.Parameter, text: str | None)
 )
 @debug_option
 def parity(
+    *,
     backends: list[Target] | None,
     sizes: tuple[int, ...],
     steps: int,

@@ -22,6 +22,7 @@ __all__ = ["predict"]
 )
 @click.option("--output", "-o", default="-", show_default=True, metavar="FILE", help="- is stdout.")
 def predict(
+    *,
     network: str,
     data: str,
     target: int | str,

@@ -4,13 +4,12 @@ import logging
 import math
 import os
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import click
-import numpy as np
 from click.core import ParameterSource
 
 from bp_xp import (
@@ -28,7 +27,7 @@ from bp_xp import (
 from bp_xp.backends import SUPPORTED_DTYPES, place
 from bp_xp.cli import config
 from bp_xp.cli._data import LOADERS, check_output, load_data
-from bp_xp.cli._networks import allow_float64, score, tell_device
+from bp_xp.cli._networks import allow_float64, make_network, score, tell_device
 from bp_xp.cli._options import (
     CLASS_WEIGHT,
     DROPOUT,
@@ -253,7 +252,7 @@ def train(ctx: click.Context, **options: Any) -> None:
     place(given.device, given.backend)
     with Termination() as termination:
         dataset = load_data(given.data, given.target)
-        network = _make_network(
+        network = make_network(
             dataset,
             given.sizes,
             defaults.hidden,
@@ -353,8 +352,8 @@ def _tell_result(
     """Say how good the network is, where it is, and what can be done with it next."""
     _tell_best(history)
     metrics = given.metrics
-    print(score(network, dataset.name, "train", dataset.x_train, dataset.y_train, metrics))
-    print(score(network, dataset.name, "test", dataset.x_test, dataset.y_test, metrics))
+    print(score(network, dataset.name, "train", dataset.x_train, dataset.y_train, metrics=metrics))
+    print(score(network, dataset.name, "test", dataset.x_test, dataset.y_test, metrics=metrics))
     print(f"network written to {given.path}, its settings to {given.settings_path}", flush=True)
     if given.plot is not None:
         print(f"curves drawn to {given.plot}", flush=True)
@@ -571,53 +570,3 @@ def _tell_best(history: History) -> None:
             history[-1].epoch,
             history.best_epoch,
         )
-
-
-def _make_network(
-    dataset: Dataset,
-    sizes: tuple[int, ...] | None,
-    hidden: tuple[int, ...],
-    cost: str | None,
-    **settings: Any,
-) -> Network:
-    """Return a network whose outputs and cost fit the targets.
-
-    Labels are classes, unless the cost is huber, which is for numbers. Targets are classes where
-    each row is one 1 among 0s, and numbers elsewhere.
-
-    Args:
-        dataset: the data.
-        sizes: of all layers, as asked for, or None.
-        hidden: sizes of the hidden layers where ``sizes`` is None.
-        cost: as asked for, or None.
-        settings: the other arguments of Network.
-    """
-    y = dataset.y_train
-    labels = y.ndim == 1 and cost != "huber"
-    n_outputs = max(2, dataset.n_outputs) if labels else math.prod(y.shape[1:])
-    if labels and n_outputs > max(2, len(y)):
-        raise ValueError(
-            f"{dataset.name} has labels up to {n_outputs - 1:,}, but only {len(y):,} samples to "
-            "train on: if they are numbers and no classes, fit them with --cost huber."
-        )
-    if labels and n_outputs == 2 and sizes and sizes[-1] == 1:  # one is enough for two classes
-        n_outputs, cost = 1, cost or "binary_cross_entropy"
-    if sizes and len(sizes) > 1 and (sizes[0], sizes[-1]) != (dataset.n_features, n_outputs):
-        fitting = (dataset.n_features, *sizes[1:-1], n_outputs)
-        raise ValueError(
-            f"--sizes {_joined(sizes)} does not fit {dataset.name}, which has "
-            f"{dataset.n_features} features and needs {n_outputs} outputs: write --sizes "
-            f"{_joined(fitting)}"
-        )
-    classes = labels or bool(np.isin(y, (0, 1)).all() and np.all(y.sum(axis=-1) == 1))
-    cost = cost or ("categorical_cross_entropy" if classes else "quadratic")
-    return Network(
-        (dataset.n_features, *hidden, n_outputs) if sizes is None else sizes,
-        output_activation="identity" if cost == "quadratic" and not classes else None,
-        cost=cost,
-        **settings,
-    )
-
-
-def _joined(sizes: Iterable[int]) -> str:
-    return ",".join(map(str, sizes))

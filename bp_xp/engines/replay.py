@@ -161,7 +161,7 @@ def new_loop(record: Record, report: Report, *, effort: int = 1) -> Loop:
                 account.plain += n
                 account.reason = f"recording takes as long as {least} steps"
                 return _plainly(step, state, batches, xp)
-            programs[shape] = _recorded(record, step, state, batches, report, xp)
+            programs[shape] = _recorded(record, step, state, batches, report, xp=xp)
         if (program := programs[shape]) is not None:
             z = program.z
             zs = xp.empty((n, *z.shape), dtype=z.dtype, device=z.device)
@@ -184,6 +184,7 @@ def _recorded(
     state: Any,
     batches: Sequence[Array],
     report: Report,
+    *,
     xp: Namespace,
 ) -> Program | None:
     """Return the program of a step, or None, with the reason in the report."""

@@ -56,9 +56,9 @@ def take_steps(
     network: Network,
     samples: Samples,
     validation: Samples | None,
+    *,
     placement: Placement,
     dtype: str,
-    *,
     incremental: bool,
 ) -> Sequence[Layer]:
     """Train as ``fit`` or ``partial_fit`` with a solver that takes steps; the trainer drives.

@@ -159,9 +159,9 @@ class ScikitSource:
             ),
             self._order,
             batch_size,
-            weights,
-            self._numbers_of(counts, sums),
-            self._placement,
+            weights=weights,
+            numbers=self._numbers_of(counts, sums),
+            placement=self._placement,
         )
 
     def _numbers_of(self, counts: np.ndarray, weights: np.ndarray) -> list[Array]:
@@ -197,6 +197,7 @@ class ScikitEpoch:
         cut: MemoryEpoch,
         order: np.ndarray,
         batch_size: int,
+        *,
         weights: Array | None,
         numbers: Sequence[Array],
         placement: Placement,

@@ -72,7 +72,7 @@ def make_samples(
     where: dict[str, Any] = {"placement": placement, "dtype": dtype}
     x = intake.check_samples(x, f"{prefix}x", columns=model.sizes[0], **where)
     rows = x.shape[0]
-    targets, has_classes = _make_targets(model, y, f"{prefix}y", rows, placement, dtype)
+    targets, has_classes = _make_targets(model, y, f"{prefix}y", rows, **where)
     if weights is not None:
         name = f"{prefix}sample_weight"
         weights = intake.check_sample_weight(weights, name, rows=rows, **where)
@@ -80,7 +80,7 @@ def make_samples(
 
 
 def _make_targets(
-    model: Model, y: Any, name: str, rows: int, placement: Placement, dtype: str
+    model: Model, y: Any, name: str, rows: int, *, placement: Placement, dtype: str
 ) -> tuple[Array, bool]:
     """Return targets on the device, and whether each is one class."""
     where: dict[str, Any] = {"placement": placement, "dtype": dtype}

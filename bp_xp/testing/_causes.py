@@ -82,7 +82,7 @@ def _why_from_a_step(
     equal = run.reference.parameters[start]
     tolerance = _ROUNDINGS_OF_A_PASS * float(np.finfo(run.network.dtype).eps)
     lines = [f"From equal parameters, those after step {start}, on {samples}:"]
-    cause, kink = _search(run, equal, equal, (x, y), rows, tolerance)
+    cause, kink = _search(run, equal, equal, (x, y), rows, tolerance=tolerance)
     if cause:
         return [*lines, *cause]
     if not kink:
@@ -90,7 +90,7 @@ def _why_from_a_step(
         if of_costs:
             how = "What differs is how costs are computed over many samples, or added up."
             return [*lines, how]
-        _, kink = _search(run, equal, run.parameters[-2], (x, y), rows, run.rtol)
+        _, kink = _search(run, equal, run.parameters[-2], (x, y), rows, tolerance=run.rtol)
         if kink:
             lines.append("From the parameters of each, which agree within rtol:")
     besides = f"look at what a step has besides: {', '.join(_besides(options))}."
@@ -163,6 +163,7 @@ def _search(
     theirs: Values,
     data: tuple[np.ndarray, np.ndarray],
     rows: np.ndarray,
+    *,
     tolerance: float,
 ) -> tuple[list[str], list[str]]:
     """Look for the first quantity that differs on some samples, from these parameters.

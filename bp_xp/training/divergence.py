@@ -38,6 +38,7 @@ def check_finite(
     layers: Sequence[Layer],
     epoch: int,
     settings: Settings,
+    *,
     rates: np.ndarray,
     placement: Placement,
 ) -> None:

@@ -21,6 +21,7 @@ from bp_xp.backends import Placement, to_numpy
 from bp_xp.engines import Engine, Loop, Report
 from bp_xp.math import dropout
 from bp_xp.math.model import Model
+from bp_xp.optim import Optimizer
 from bp_xp.optim.schedules import is_scheduled, rates
 from bp_xp.sources import Source
 from bp_xp.training.arguments import Settings
@@ -124,8 +125,8 @@ def take_looks(
     validation: Source | None,
     settings: Settings,
     history: History,
-    position: Position,
     *,
+    position: Position,
     placement: Placement,
     dtype: str,
     generator: np.random.Generator,
@@ -166,21 +167,9 @@ def take_looks(
     xp, engine = placement.xp, placement.engine
     rate: Any = getattr(settings.optimizer, "learning_rate", None)
     scheduled = is_scheduled(rate)
-    if scheduled and not hasattr(position.state.optimizer, "learning_rate"):
-        raise TypeError(
-            "a schedule needs an optimizer whose state is a NamedTuple with a learning_rate, not "
-            f"{type(position.state.optimizer).__name__}, that of "
-            f"{type(settings.optimizer).__name__}."
-        )
-    rule = Rule(
-        model=_fused(model, engine),
-        update=settings.optimizer.update,
-        regularization=settings.regularization,
-        trainable=settings.trainable,
-        weighted=source.weighted,
-        given=(*source.given, "learning_rate") if scheduled else source.given,
-        total=total,
-    )
+    if scheduled:
+        _check_can_be_scheduled(settings.optimizer, position.state.optimizer)
+    rule = _rule_of(_fused(model, engine), source, settings, scheduled=scheduled, total=total)
     loop = engine.new_loop(report)
     chunk = engine.compile(_chunk, rule, source.has_classes, loop, xp, consumes=True)
     at_once = steps_at_once(placement, settings.batch_size * source.row_entries)
@@ -203,7 +192,7 @@ def take_looks(
                 if scheduled:
                     last_rates = rates(rate, step, taken, history)
                     batches.append(placement.asarray(last_rates, dtype))
-                _keep_account(report, engine, rule, state, batches, xp)
+                _keep_account(report, engine, rule, state, batches, xp=xp)
                 # A run that overflows ends in a DivergenceError, which says more than a warning.
                 with np.errstate(over="ignore", invalid="ignore"):
                     state, chunk_totals = chunk(state, batches)
@@ -218,29 +207,66 @@ def take_looks(
                     if stop:
                         return
             cost, accuracy = means_of(to_numpy(xp.concat(totals, axis=0)), source.has_classes)
-            check_finite(cost, state.layers, epoch, settings, last_rates, placement)
-            judged, metrics = (None, None), {}
-            if validation is not None:
-                judged = evaluate(model, state.layers, validation, placement=placement)
-                metrics = measure(
-                    model, state.layers, validation, settings.metrics, placement=placement
-                )
+            check_finite(cost, state.layers, epoch, settings, rates=last_rates, placement=placement)
+            judged = _judged(model, state.layers, validation, settings, placement=placement)
             seconds = time.perf_counter() - begun
             record = EpochRecord(
                 epoch=epoch,
                 cost=cost,
                 accuracy=accuracy,
-                validation_cost=judged[0],
-                validation_accuracy=judged[1],
                 seconds=seconds,
                 samples_per_second=n_samples / seconds,
-                metrics={f"validation_{name}": value for name, value in metrics.items()},
+                **judged,
             )
             progress.finish(record)
             place, totals = 0, []
             here = Position(state, epoch + 1, 0, step, [], generator.bit_generator.state)
             sent = yield Look(copied(state.layers, xp), here, record)
             state = state if sent is None else sent
+
+
+def _rule_of(
+    model: Model, source: Source, settings: Settings, *, scheduled: bool, total: Total | None
+) -> Rule:
+    """Return what the steps of a run do."""
+    return Rule(
+        model=model,
+        update=settings.optimizer.update,
+        regularization=settings.regularization,
+        trainable=settings.trainable,
+        weighted=source.weighted,
+        given=(*source.given, "learning_rate") if scheduled else source.given,
+        total=total,
+    )
+
+
+def _check_can_be_scheduled(optimizer: Optimizer, state: Any) -> None:
+    """Refuse a schedule where the optimizer's state has no place for its rate."""
+    if not hasattr(state, "learning_rate"):
+        raise TypeError(
+            "a schedule needs an optimizer whose state is a NamedTuple with a learning_rate, not "
+            f"{type(state).__name__}, that of {type(optimizer).__name__}."
+        )
+
+
+def _judged(
+    model: Model,
+    layers: Sequence[Layer],
+    validation: Source | None,
+    settings: Settings,
+    *,
+    placement: Placement,
+) -> dict[str, Any]:
+    """Return what the record of an epoch says of the validation data, by name."""
+    if validation is None:
+        return {"validation_cost": None, "validation_accuracy": None}
+    cost, accuracy = evaluate(model, layers, validation, placement=placement)
+    metrics = measure(model, layers, validation, settings.metrics, placement=placement)
+    return {
+        "validation_cost": cost,
+        "validation_accuracy": accuracy,
+        "metrics": {f"validation_{name}": value for name, value in metrics.items()},
+    }
 
 
 def _until_look(step: int, at_once: int, look_every: Sequence[int]) -> int:
@@ -254,6 +280,7 @@ def _keep_account(
     rule: Rule,
     state: State,
     batches: Sequence[Array],
+    *,
     xp: Namespace,
 ) -> None:
     """Note how many steps are about to be taken, and how their program reads."""

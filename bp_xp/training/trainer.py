@@ -167,7 +167,7 @@ def train(run: Run, observers: Sequence[Observer]) -> History:
         run.validation,
         run.settings,
         history,
-        run.position,
+        position=run.position,
         placement=run.placement,
         dtype=run.dtype,
         generator=run.generator,

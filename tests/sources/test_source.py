@@ -174,7 +174,7 @@ def positions(network, source, where, *, optimizer, look_every, begin=None, stop
         None,
         settings,
         history,
-        position,
+        position=position,
         report=where.new_report(),
         look_every=look_every,
         **rest,
