@@ -170,29 +170,46 @@ def test_a_process_without_a_share_of_a_short_mini_batch_takes_the_step_too(wher
 # Runs
 
 
-def test_two_processes_with_equal_samples_run_like_one(where, rng):
+def trained(where, optimizer, total):
+    """Return the parameters after a run of some epochs, its history and its report."""
+    rng = np.random.default_rng(1)
+    net = Network.from_layers(
+        random_layers(SIZES, rng),
+        backend=where.backend,
+        device=where.device_name,
+        dtype="float64",
+        seed=1,
+    )
+    settings = Settings(optimizer, epochs=3, batch_size=5)
+    rest = {"placement": where, "dtype": "float64", "generator": net._generator}
+    position = start(net.model, net.layers, settings, **rest)
     x, y = rng.standard_normal((23, 4)), rng.random((23, 3))
+    samples = make_samples(net.model, x, y, placement=where, dtype="float64")
+    source = MemorySource(samples, where)
+    run = Run(net, net.model, source, None, settings, position, total=total, **rest)
+    history = train(run, [Recorder()])
+    return parameters(net), history, run.report
 
-    def run(total):
-        net = Network.from_layers(
-            random_layers(SIZES, np.random.default_rng(1)),
-            backend=where.backend,
-            device=where.device_name,
-            dtype="float64",
-            seed=1,
-        )
-        settings = Settings(Adam(0.05), epochs=3, batch_size=5)
-        rest = {"placement": where, "dtype": "float64", "generator": net._generator}
-        position = start(net.model, net.layers, settings, **rest)
-        samples = make_samples(net.model, x, y, placement=where, dtype="float64")
-        source = MemorySource(samples, where)
-        run = Run(net, net.model, source, None, settings, position, total=total, **rest)
-        return parameters(net), train(run, [Recorder()]), run.report
 
-    alone, history, _ = run(None)
-    together, their_history, report = run(Twice())
+def test_two_processes_with_equal_samples_run_like_one(where):
+    alone, history, _ = trained(where, Adam(0.05), None)
+    together, their_history, report = trained(where, Adam(0.05), Twice())
     assert np.allclose(together, alone, rtol=1e-9, atol=1e-12)
     assert their_history["cost"] == pytest.approx(history["cost"], rel=1e-10)
+    assert report.ran == where.engine.name
+
+
+def test_a_process_whose_gradient_is_zero_halves_each_step(where):
+    nothing_but_weight = where.asarray(np.eye(4 * 5 + 5 + 5 * 3 + 3 + 1)[-1])
+
+    @dataclass(frozen=True, eq=False)
+    class WithOneThatFindsNothing:
+        def __call__(self, array):
+            return array + array * nothing_but_weight
+
+    together, _, report = trained(where, SGD(0.5), WithOneThatFindsNothing())
+    alone, _, _ = trained(where, SGD(0.25), None)
+    assert np.allclose(together, alone, rtol=1e-10, atol=1e-12)
     assert report.ran == where.engine.name
 
 
