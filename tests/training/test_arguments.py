@@ -140,6 +140,7 @@ def test_what_is_no_regularization_is_refused(data):
         ("epoch", "'epochs'"),
         ("validation_fraction", "'validation_data'"),
         ("callback", "'callbacks'"),
+        ("checkpoint_every", "'checkpoint'"),
     ],
 )
 def test_a_word_that_is_not_known_is_refused_with_the_nearest(data, word, meant):
