@@ -119,11 +119,11 @@ class Lines:
 
     def compile(self, n_leaves: int, n_parts: int) -> tuple[Callable[..., None], str]:
         """Return the function whose lines are on the tape, and its text for people."""
-        state = "".join(f"s{i}, " for i in range(n_leaves))
+        state = ", ".join(f"s{i}" for i in range(n_leaves)) + "," * (n_leaves == 1)
         parts = "".join(f"x{i}, " for i in range(n_parts))
         run = [
             "def run(leaves, batches, zs):",
-            f"    {state}= leaves",
+            f"    {state} = leaves",
             *(f"    {line}" for line in self.before),
             f"    for {parts}z in zip(*map(items, batches), zs):",
             *(f"        {line}" for line in self.each),

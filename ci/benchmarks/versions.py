@@ -91,7 +91,7 @@ def interval(ratios: list[float]) -> tuple[float, float, float]:
 
 def main() -> None:
     """Race."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Race two versions of bp_xp")
     parser.add_argument("other", type=Path, nargs="?", help="the folder of the other version")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--workloads", default=",".join(WORKLOADS))

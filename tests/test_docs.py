@@ -1,0 +1,37 @@
+"""What the pages of docs/ show is what is so."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bp_xp import SGD, Network
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+def test_the_generated_program_of_the_page_is_the_one_that_runs():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    network = Network([3, 2], seed=0)
+    x, y = np.ones((40, 3)), np.ones((40, 2))
+    network.fit(x, y, epochs=10, batch_size=10, optimizer=SGD(3.0), progress=False)
+    assert network.explain().program == shown.rstrip()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_folders_that_a_page_names_exist(page):
+    places = ROOT, ROOT / "bp_xp", ROOT / "bp_xp" / "backends"
+    named = re.findall(r"`([\w/]+(?:/|\.py|\.toml))`", page.read_text(encoding="utf-8"))
+    assert named
+    missing = [
+        name
+        for name in named
+        if name != "engine.py"
+        and not {"LIBRARY", "NAME"} & set(name.split("/"))
+        and not any((place / name).exists() for place in places)
+        and not list((ROOT / "bp_xp").rglob(name))
+    ]
+    assert missing == []
