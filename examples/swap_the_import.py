@@ -70,7 +70,7 @@ def main() -> None:
     halves = slice(None, None, 2), slice(1, None, 2)
     validation, held = ((scale(test[0][half]), test[1][half]) for half in halves)
     mlp.fit(scale(digits.x_train.astype(np.float64)), digits.y_train, validation_data=validation)
-    least = min(mlp.validation_loss_curve_ or [])
+    least = min(mlp.validation_loss_curve_)
     print(f"{mlp.n_iter_} epochs, least validation loss {least:.4f}")
     print(f"on images that it has not seen: {mlp.score(*held):.2%} right")
 

@@ -77,7 +77,7 @@ class MLP(BaseEstimator):
     loss_: float
     loss_curve_: list[float]
     best_loss_: float | None
-    validation_loss_curve_: list[float] | None
+    validation_loss_curve_: Any
     validation_scores_: list[float] | None
     best_validation_score_: float | None
 
