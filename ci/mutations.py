@@ -3,13 +3,14 @@
     python ci/mutations.py --check              are all faults still where they can be planted?
     python ci/mutations.py                      try all of them, which takes half an hour
     python ci/mutations.py silu-slope-sign      try some
-    python ci/mutations.py --select='--bp-xp-backends numpy' silu-slope-sign
+    python ci/mutations.py --select='--bp-xp-backends numpy --whole-tables' silu-slope-sign
 
 The faults are in ``mutations.toml``. Each is one replacement in the package, of a text that occurs
 there once, with the reason why it is a fault and with the test files that ought to notice. These
 are found by name, or by the end of their path, anywhere below ``tests``; name the one that notices
 soonest first. ``--select`` gives pytest more arguments: many faults show on NumPy alone, which is
-soon seen.
+soon seen. What counts is the suite as ``ci/check`` runs it, on NumPy, ``array_api_strict``, PyTorch
+and JAX: which cases of a table run on a library depends on which others run.
 
 A line tells of each fault whether it was
 
