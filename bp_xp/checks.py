@@ -63,7 +63,8 @@ def one_for_each(value: Any, n: int, name: str, things: str) -> list[Any]:
     values = list(value) if isinstance(value, list | tuple) else [value] * n
     if len(values) != n:
         raise ValueError(
-            f"{name} must be one, or one for each of the {n} {things}, not {len(values)}."
+            f"{name} must be a single value, or one for each of the {n} {things}, not "
+            f"{len(values)}."
         )
     return values
 

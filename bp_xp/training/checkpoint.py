@@ -54,8 +54,8 @@ class Checkpoint:
         resume: True goes on from the file if there is one, or from the one before it where it is
             damaged, and begins otherwise; or the path of a file that must be there. Settings and
             samples must be those of the run that was saved, but for the number of epochs. The run
-            is then that which was never interrupted: to the last bit on the same backend, to
-            rounding on another.
+            is then that which was never interrupted: to the last bit on NumPy and JAX, to rounding
+            on another backend than before and on PyTorch.
 
     Raises:
         ValueError: ``every`` is out of its range.
