@@ -117,6 +117,7 @@ def test_sums_in_blocks_and_sums_by_a_warp(cpu, monkeypatch):
     assert_taken_by_a_kernel(cpu, *begin(model, SGD(0.1)))
 
 
+@pytest.mark.slow
 def test_blocks_of_entries_at_once(cpu):
     model = Model((64, 48, 16), MODEL.activations, COSTS["quadratic"])
     step, state, batches = begin(model, SGD(0.1, momentum=0.5), Regularization(l2=0.1), batch=16)

@@ -26,6 +26,7 @@ X, Y = DIGITS.x_test, DIGITS.y_test
 
 @pytest.fixture(autouse=True)
 def _nothing_stays_open_or_changed():
+    pyplot.close("all")  # what other tests have drawn
     settings = dict(matplotlib.rcParams)
     yield
     left = pyplot.get_fignums()
