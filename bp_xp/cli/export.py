@@ -69,6 +69,7 @@ def export_npz(network: Network, path: str | os.PathLike[str]) -> Path:
         "cost": network.model.cost.name,
     }
     content = io.BytesIO()
-    np.savez(content, about=np.array(json.dumps(about)), **arrays)
+    arrays["about"] = np.array(json.dumps(about))
+    np.savez(content, **arrays)  # pyright: ignore[reportArgumentType] - it has no option "W0"
     replace_file(Path(path), content.getvalue())
     return Path(path)
