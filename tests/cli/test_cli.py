@@ -999,7 +999,7 @@ BAD = {
     "warm-up": ("train --warm-up -1", 1, "warm_up must be at least 0"),
     "warm-up-long": ("train --warm-up 1350 --schedule cosine", 1, "leaves none of the run's 1,350"),
     "dropout": ("train --dropout lots", 2, "'lots' is neither a number nor a list"),
-    "dropout-many": ("train --dropout 0.1,0.1,0.1", 1, "dropout must be one"),
+    "dropout-many": ("train --dropout 0.1,0.1,0.1", 1, "dropout must be a single value"),
     "class-weight": ("train --class-weight even", 2, "'even' is neither balanced nor a list"),
     "class-weight-twice": ("train --class-weight 0:1,0:2", 2, "the label 0 twice"),
     "class-weight-label": ("train --class-weight 11:3", 1, "the label 11"),
