@@ -11,13 +11,12 @@ from bp_xp.backends import Placement
 from bp_xp.math.activations import ACTIVATIONS, Activation
 from bp_xp.math.costs import COSTS, Cost, MatchedCost
 from bp_xp.math.initializers import INITIALIZERS, Initializer, suited_initializer
-from bp_xp.math.model import Model
+from bp_xp.math.model import Model, classify_pairing
 
 __all__ = [
     "OwnFunction",
     "check_own_functions",
     "check_same_functions",
-    "classify_pairing",
     "make_initializers",
     "make_model",
     "named_model",
@@ -70,18 +69,6 @@ def make_model(sizes: Any, activation: Any, output_activation: Any, cost: Any) -
             "cost='binary_cross_entropy'."
         )
     return model
-
-
-def classify_pairing(cost: Cost | MatchedCost, output: Activation, n_outputs: int) -> str:
-    """Return what keeps a cost and an output activation apart; empty where they go together.
-
-    Returns:
-        ``"unmatched"``: the cost is computed together with another activation; ``"one output"``:
-        the activation shares 1 among outputs, and there is one.
-    """
-    if isinstance(cost, MatchedCost) and cost.output != output.name:
-        return "unmatched"
-    return "one output" if output.coupled and n_outputs == 1 else ""
 
 
 def _check_names(model: Model) -> None:

@@ -14,6 +14,7 @@ from bp_xp.architecture import (
     make_initializers,
     make_model,
     named_model,
+    own_functions,
 )
 from bp_xp.backends import dtype_name, place, to_numpy
 from bp_xp.inspection import BackpropTrace
@@ -562,7 +563,9 @@ class Network(Parameters):
         network._generator = generator
         try:
             network.layers = saved.layers
-            check_same_functions(saved.own, network.describe().own)
+            with network.placement.active():
+                own_now = own_functions(model, network.placement, dtype)
+            check_same_functions(saved.own, own_now)
         except (TypeError, ValueError) as error:
             raise network_file.unfit(path, "be read as a network", error) from error
         return network

@@ -195,8 +195,12 @@ class Parameters:
                 values, "values", placement=self._placement, dtype=self._dtype
             )
 
-    def describe(self) -> NetworkSection:
-        """Return the network as a file holds it: names, numbers, and parameters on the host."""
+    def describe(self, layers: Iterable[Layer] | None = None) -> NetworkSection:
+        """Return the network as a file holds it: names, numbers, and parameters on the host.
+
+        Args:
+            layers: parameters in the place of the network's own, of the same shapes.
+        """
         with self._placement.active():
             own = own_functions(self.model, self._placement, self._dtype)
         return NetworkSection(
@@ -207,5 +211,5 @@ class Parameters:
             seed=self.seed,
             generator=self._generator.bit_generator.state,
             own=own,
-            layers=map_leaves(to_numpy, self._layers),
+            layers=map_leaves(to_numpy, self._layers if layers is None else list(layers)),
         )

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bp_xp import Network
 from bp_xp.backends import Placement
 from bp_xp.engines import replay
 from bp_xp.testing.targets import Target
@@ -122,3 +123,20 @@ def where(placement: Placement) -> Placement:
 def rng() -> np.random.Generator:
     """A generator on the host, with a fixed seed."""
     return np.random.default_rng(20150625)
+
+
+@pytest.fixture
+def make(target):
+    """Network in float64, on the target."""
+
+    def build(*args, **options):
+        settings = {"backend": target.backend, "device": target.device, "dtype": "float64"}
+        return Network(*args, **(settings | options))
+
+    return build
+
+
+@pytest.fixture
+def data(rng):
+    """Inputs of shape (23, 3), and labels of two classes."""
+    return rng.standard_normal((23, 3)), rng.integers(0, 2, 23)

@@ -13,6 +13,8 @@ from bp_xp import checks
 from bp_xp._typing import Array, Namespace
 from bp_xp.math.activations import ACTIVATIONS, Activation
 from bp_xp.math.costs import COSTS, Cost, MatchedCost
+from bp_xp.math.model import classify_pairing
+from bp_xp.training.arguments import is_optimizer
 
 __all__ = [
     "ACTIVATION_NAMES",
@@ -130,13 +132,14 @@ def check_loss(loss: Any, out_activation: str, n_outputs: int) -> None:
         ValueError: it is computed together with other outputs, or needs more of them.
     """
     cost, output = cost_of(loss, out_activation), output_named(out_activation)
-    if isinstance(cost, MatchedCost) and cost.output != output.name:
+    fault = classify_pairing(cost, output, n_outputs)
+    if fault == "unmatched":
         raise ValueError(
             f"loss={cost.name!r} is for {cost.output} outputs, but this estimator has "
             f"{output.name} outputs for this y: use a loss for any outputs, such as 'quadratic'; "
             "or, to classify, 'log_loss'."
         )
-    if output.coupled and n_outputs == 1:
+    if fault == "one output":
         raise ValueError(
             f"loss={cost.name!r} is for two classes or more, with a column of y for each, but y "
             "has one column: use 'binary_cross_entropy' for one probability."
@@ -245,7 +248,7 @@ def check_parameters(estimator: Any) -> None:
             raise ValueError(
                 f"{error} Others are given as objects, such as bp_xp.RMSprop(0.01)."
             ) from None
-    elif isinstance(solver, type) or not (hasattr(solver, "init") and hasattr(solver, "update")):
+    elif not is_optimizer(solver):
         raise TypeError(
             f"solver must be 'lbfgs', 'sgd', 'adam' or an optimizer such as bp_xp.RMSprop(0.01), "
             f"not {solver!r}."

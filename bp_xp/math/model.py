@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from bp_xp.math.activations import Activation
 from bp_xp.math.costs import Cost, MatchedCost
 
-__all__ = ["Model"]
+__all__ = ["Model", "classify_pairing"]
 
 
 @dataclass(frozen=True)
@@ -26,3 +26,15 @@ class Model:
     def classifies(self) -> bool:
         """Whether the outputs are probabilities, so that a class can be told."""
         return self.activations[-1].probability
+
+
+def classify_pairing(cost: Cost | MatchedCost, output: Activation, n_outputs: int) -> str:
+    """Return what keeps a cost and an output activation apart; empty where they go together.
+
+    Returns:
+        ``"unmatched"``: the cost is computed together with another activation; ``"one output"``:
+        the activation shares 1 among outputs, and there is one.
+    """
+    if isinstance(cost, MatchedCost) and cost.output != output.name:
+        return "unmatched"
+    return "one output" if output.coupled and n_outputs == 1 else ""

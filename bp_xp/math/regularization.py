@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from bp_xp._typing import Array, Layer, Namespace
-from bp_xp.math.settings import each_layer, spread
+from bp_xp.math.settings import by_layer, each_layer, spread
 
 __all__ = [
     "Regularization",
@@ -82,10 +82,10 @@ class Regularization:
     def of_layers(self, chosen: Sequence[bool]) -> "Regularization":
         """Return the terms of some layers: where there is a strength for each, only theirs."""
         l1, l2 = (
-            tuple(one for one, is_chosen in zip(by_layer, chosen, strict=True) if is_chosen)
-            if isinstance(by_layer, list | tuple)
-            else by_layer
-            for by_layer in (self.l1, self.l2)
+            tuple(one for one, is_chosen in zip(strength, chosen, strict=True) if is_chosen)
+            if isinstance(strength, list | tuple)
+            else strength
+            for strength in (self.l1, self.l2)
         )
         return replace(self, l1=l1, l2=l2)
 
@@ -122,7 +122,7 @@ def l2_penalty(layers: Sequence[Layer], l2: Strength, *, xp: Namespace) -> Array
     """
     terms = [
         0.5 * strength * xp.sum(W * W, axis=(-2, -1))
-        for (W, _), strength in zip(layers, _strengths(l2, layers), strict=True)
+        for (W, _), strength in zip(layers, by_layer(l2, layers), strict=True)
     ]
     return sum(terms[1:], start=terms[0])
 
@@ -151,7 +151,7 @@ def l1_penalty(layers: Sequence[Layer], l1: Strength, *, xp: Namespace) -> Array
     """
     terms = [
         strength * xp.sum(xp.abs(W), axis=(-2, -1))
-        for (W, _), strength in zip(layers, _strengths(l1, layers), strict=True)
+        for (W, _), strength in zip(layers, by_layer(l1, layers), strict=True)
     ]
     return sum(terms[1:], start=terms[0])
 
@@ -177,11 +177,6 @@ def add_l1_gradient(
 def _is_there(strength: Strength) -> bool:
     """Return whether a strength is anything but 0; an array is taken to be."""
     return bool(strength) if isinstance(strength, int | float | Sequence) else True
-
-
-def _strengths(strength: Strength, layers: Sequence[Layer]) -> list[Array]:
-    """Return a strength for each layer."""
-    return list(strength) if isinstance(strength, list | tuple) else [strength] * len(layers)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 
 from bp_xp._typing import Array, Layer
 
-__all__ = ["each_layer", "spread"]
+__all__ = ["by_layer", "each_layer", "spread"]
 
 
 def spread(setting: Any, axes: int) -> Any:
@@ -27,9 +27,11 @@ def spread(setting: Any, axes: int) -> Any:
     return setting[(..., *[None] * axes)]
 
 
+def by_layer(setting: Any, layers: Sequence[Layer]) -> list[Array]:
+    """Return a setting for each layer, as it is: each its own, or one for all."""
+    return list(setting) if isinstance(setting, list | tuple) else [setting] * len(layers)
+
+
 def each_layer(setting: Any, layers: Sequence[Layer]) -> list[Layer]:
     """Return a setting for each layer, in forms that broadcast against W and b."""
-    values: list[Array] = (
-        list(setting) if isinstance(setting, list | tuple) else [setting] * len(layers)
-    )
-    return [Layer(spread(value, 2), spread(value, 1)) for value in values]
+    return [Layer(spread(one, 2), spread(one, 1)) for one in by_layer(setting, layers)]

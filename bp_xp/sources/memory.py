@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bp_xp._typing import Array, Namespace
-from bp_xp.backends import Placement, to_numpy
+from bp_xp.backends import Placement, dtype_name, to_numpy
 from bp_xp.math.rows import row_blocks
 from bp_xp.sources.samples import Samples
 from bp_xp.sources.source import Source
@@ -124,7 +124,7 @@ class MemorySource:
     @property
     def dtype(self) -> str:
         """The network's: the samples are floats already."""
-        return to_numpy(self.samples.x[:1, :]).dtype.name
+        return dtype_name(self.samples.x.dtype)
 
     @property
     def has_classes(self) -> bool:

@@ -19,6 +19,7 @@ __all__ = [
     "as_regularization",
     "as_trainable",
     "check_switch",
+    "is_optimizer",
     "metric_named",
 ]
 
@@ -48,17 +49,22 @@ class Settings:
     progress: bool = False
 
 
-def as_optimizer(optimizer: Any, what: str = "optimizer") -> Optimizer:
+def is_optimizer(value: Any) -> bool:
+    """Return whether a value has what an optimizer has."""
+    return not isinstance(value, type) and hasattr(value, "init") and hasattr(value, "update")
+
+
+def as_optimizer(optimizer: Any) -> Optimizer:
     """Return an optimizer, or the one that a name stands for, with its defaults.
 
     Raises:
         ValueError: no optimizer has that name.
         TypeError: it is no optimizer.
     """
-    chosen = checks.check_choice(optimizer, OPTIMIZERS, what)
-    if isinstance(chosen, type) or not (hasattr(chosen, "init") and hasattr(chosen, "update")):
+    chosen = checks.check_choice(optimizer, OPTIMIZERS, "optimizer")
+    if not is_optimizer(chosen):
         raise TypeError(
-            f"{what} must be one such as SGD(0.1), or one of the names "
+            "optimizer must be one such as SGD(0.1), or one of the names "
             f"{', '.join(map(repr, OPTIMIZERS))}, not {optimizer!r}."
         )
     return chosen

@@ -16,7 +16,7 @@ import numpy as np
 from bp_xp import checks
 from bp_xp._trees import leaves_of, map_leaves
 from bp_xp._typing import Layer
-from bp_xp.backends import Placement, to_numpy
+from bp_xp.backends import Placement, dtype_name, to_numpy
 from bp_xp.errors import CheckpointError
 from bp_xp.math.initializers import restore_generator
 from bp_xp.sources import Source
@@ -203,7 +203,7 @@ def pack(
     """Return a run as a file holds it."""
     state = position.state
     totals = [to_numpy(total) for total in position.totals]
-    dtype = to_numpy(state.layers[0].b).dtype
+    dtype = dtype_name(state.layers[0].b.dtype)
     return RunSection(
         epoch=position.epoch,
         place=position.place,

@@ -3,16 +3,13 @@
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bp_xp import checks
-from bp_xp._trees import map_leaves
 from bp_xp.architecture import check_same_functions
-from bp_xp.backends import to_numpy
 from bp_xp.math.initializers import restore_generator
 from bp_xp.math.metrics import Metric
 from bp_xp.sources import MemorySource, Samples, intake
@@ -226,7 +223,7 @@ def _resume(network: Any, run: Run, saved: SavedRun, described: Mapping[str, Any
     theirs, ours = saved.content.network, network.describe()
     try:
         for name in ("sizes", "activations", "cost", "dtype"):
-            before, now = (_plain(getattr(one, name)) for one in (theirs, ours))
+            before, now = getattr(theirs, name), getattr(ours, name)
             if before != now:
                 raise ValueError(f"its network has {name} {before!r}, and this one {now!r}")
         check_same_functions(theirs.own, ours.own)
@@ -243,13 +240,9 @@ def _resume(network: Any, run: Run, saved: SavedRun, described: Mapping[str, Any
         logger.info("%s: all %d epochs are run already.", saved.path, epochs)
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, list | tuple) else value
-
-
 def _write(network: Any, described: Mapping[str, Any], begun: Any, path: Path, run: Run) -> None:
     """Write the checkpoint of a run, and keep the one before."""
     section = checkpoint.pack(run.position, run.history, run.best, described, begun)
-    layers = map_leaves(to_numpy, run.position.state.layers)
+    content = NetworkFile(network.describe(run.position.state.layers), section)
     keep_previous(path)
-    network_file.write(path, NetworkFile(replace(network.describe(), layers=layers), section))
+    network_file.write(path, content)

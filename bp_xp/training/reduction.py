@@ -3,6 +3,7 @@
 On one process there is nothing to put together, and the step has no such operation.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -43,9 +44,7 @@ def reduce_gradients(
     mean = flat[:-1] / xp.maximum(flat[-1:], 1e-30)
     reduced, start = [], 0
     for part in parts:
-        size = 1
-        for length in part.shape:
-            size *= length
+        size = math.prod(part.shape)
         reduced.append(xp.reshape(mean[start : start + size], part.shape))
         start += size
     return [Layer(W, b) for W, b in zip(reduced[::2], reduced[1::2], strict=True)]

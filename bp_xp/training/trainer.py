@@ -12,7 +12,6 @@ All are told before the run ends, whoever asks for it; the first who asks gives 
 """
 
 import contextlib
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,8 +40,6 @@ __all__ = [
     "Trainee",
     "train",
 ]
-
-logger = logging.getLogger("bp_xp")
 
 
 class Trainee(Protocol):
