@@ -304,6 +304,7 @@ MORE_POSITIONAL = {
     "book._step": COMPILED,
     "estimators._solvers._sums": COMPILED,
     "inspection._measure": COMPILED,
+    "training.evaluation._evaluation": COMPILED,
     "training.evaluation.totals_of": COMPILED,
     "training.looks._chunk": COMPILED,
     "optim.adaptive.rule": "each_parameter gives it a parameter of each tree, and each setting",

@@ -10,8 +10,8 @@ and the writer of CUDA kernels. The engines themselves are in the rooms of their
     function go past it   kernel       on the same memory
 """
 
-from bp_xp.engines.engine import Engine, Loop, Step
+from bp_xp.engines.engine import Elementwise, Engine, Loop, Step, argmax
 from bp_xp.engines.plain import PLAIN
 from bp_xp.engines.report import Report
 
-__all__ = ["PLAIN", "Engine", "Loop", "Report", "Step"]
+__all__ = ["PLAIN", "Elementwise", "Engine", "Loop", "Report", "Step", "argmax"]

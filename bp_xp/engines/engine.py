@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from bp_xp._typing import Array, Namespace
 from bp_xp.engines.report import Report
 
-__all__ = ["Compile", "Elementwise", "Engine", "Loop", "Step"]
+__all__ = ["Compile", "Elementwise", "Engine", "Loop", "Step", "argmax"]
 
 Step = Callable[..., tuple[Any, Array]]
 """A training step: a pure function (state, *batch, xp=xp) -> (state, zᴸ), where ``xp`` is the
@@ -67,6 +67,11 @@ def _not_fused(function: Elementwise) -> Elementwise:
     return function
 
 
+def argmax(values: Array, *, xp: Namespace) -> Array:
+    """Return where the greatest entry of each row is, the first of equal ones, shape (..., N)."""
+    return xp.argmax(values, axis=-1)
+
+
 @dataclass(frozen=True)
 class Engine:
     """How one library runs many steps.
@@ -80,6 +85,7 @@ class Engine:
             the settings.
         fuse: makes one operation of an elementwise function ``f(*arrays, xp=xp)``, where the
             library can and ``compile`` does not do it anyway.
+        argmax: the library's fastest ``argmax(values, xp=xp)``, alike to :func:`argmax`.
         describe: returns what writes the program of a step as text, (step, state, batch, xp);
             None where the loop itself tells the report.
     """
@@ -89,4 +95,5 @@ class Engine:
     new_loop: Callable[[Report], Loop]
     compile: Compile = _not_compiled
     fuse: Callable[[Elementwise], Elementwise] = _not_fused
+    argmax: Elementwise = argmax
     describe: Callable[[Step, Any, Sequence[Array], Namespace], Callable[[], str]] | None = None

@@ -7,6 +7,7 @@ import numpy as np
 
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.backends import Placement, to_numpy
+from bp_xp.engines import Elementwise, argmax
 from bp_xp.math.backprop import cost_of_samples, feedforward, forward
 from bp_xp.math.metrics import Metric
 from bp_xp.math.model import Model
@@ -26,6 +27,8 @@ def totals_of(
     z: Array,
     y: Array,
     weights: Array | None = None,
+    *,
+    argmax: Elementwise = argmax,
 ) -> Array:
     """Return the sums over samples of their cost, of how many are classified correctly, of weight.
 
@@ -36,6 +39,7 @@ def totals_of(
         z: zᴸ, shape (..., N, O).
         y: targets, shape (..., N, O).
         weights: how much each sample counts, shape (..., N), or None.
+        argmax: the engine's.
 
     Returns:
         Shape (..., 3).
@@ -43,20 +47,21 @@ def totals_of(
     cost = cost_of_samples(model, z, y, xp=xp)
     correct = xp.zeros_like(cost)
     if has_classes:
-        correct = xp.astype(_are_correct(model, z, y, xp), z.dtype)
+        correct = xp.astype(_are_correct(model, z, y, argmax, xp=xp), z.dtype)
     if weights is None:
         weights = xp.ones_like(cost)
     else:
         cost, correct = cost * weights, correct * weights
-    return sum_rows(xp.stack([cost, correct, weights], axis=-1), xp=xp)
+    sums = [sum_rows(values[..., None], xp=xp) for values in (cost, correct, weights)]
+    return xp.concat(sums, axis=-1)
 
 
-def _are_correct(model: Model, z: Array, y: Array, xp: Namespace) -> Array:
+def _are_correct(model: Model, z: Array, y: Array, argmax: Elementwise, *, xp: Namespace) -> Array:
     """Return whether each sample's class is the one that the network tells, shape (..., N)."""
     a = model.activations[-1].sigma(z, xp=xp)
     if a.shape[-1] == 1:
         return ((a > 0.5) == (y > 0.5))[..., 0]
-    return xp.argmax(a, axis=-1) == xp.argmax(y, axis=-1)
+    return argmax(a, xp=xp) == argmax(y, xp=xp)
 
 
 def means_of(totals: Array, has_classes: bool) -> tuple[float, float | None]:
@@ -71,22 +76,25 @@ def means_of(totals: Array, has_classes: bool) -> tuple[float, float | None]:
 def _evaluation(
     model: Model,
     has_classes: bool,
+    argmax: Elementwise,
     xp: Namespace,
     layers: Sequence[Layer],
     x: Array,
     *given: Array,
 ) -> Array:
     """Return the totals of samples that are not trained on, given y and perhaps weights."""
-    return totals_of(model, has_classes, xp, forward(model, layers, x, xp=xp).zs[-1], *given)
+    z = forward(model, layers, x, xp=xp).zs[-1]
+    return totals_of(model, has_classes, xp, z, *given, argmax=argmax)
 
 
 def evaluate(
     model: Model, layers: Sequence[Layer], source: Source, *, placement: Placement
 ) -> tuple[float, float | None]:
     """Return mean cost and accuracy over samples; without classes, None for the accuracy."""
-    judge = placement.engine.compile(_evaluation, model, source.has_classes, placement.xp)
+    engine, xp = placement.engine, placement.xp
+    judge = engine.compile(_evaluation, model, source.has_classes, engine.argmax, xp)
     totals = [judge(layers, *block) for block in source.blocks(ROWS_AT_ONCE)]
-    return means_of(to_numpy(placement.xp.stack(totals)), source.has_classes)
+    return means_of(to_numpy(xp.stack(totals)), source.has_classes)
 
 
 def measure(

@@ -18,7 +18,7 @@ import numpy as np
 from bp_xp._trees import map_leaves
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.backends import Placement, to_numpy
-from bp_xp.engines import Engine, Loop, Report
+from bp_xp.engines import Elementwise, Engine, Loop, Report
 from bp_xp.math import dropout
 from bp_xp.math.model import Model
 from bp_xp.optim import Optimizer
@@ -171,7 +171,7 @@ def take_looks(
         _check_can_be_scheduled(settings.optimizer, position.state.optimizer)
     rule = _rule_of(_fused(model, engine), source, settings, scheduled=scheduled, total=total)
     loop = engine.new_loop(report)
-    chunk = engine.compile(_chunk, rule, source.has_classes, loop, xp, consumes=True)
+    chunk = engine.compile(_chunk, rule, source.has_classes, engine.argmax, loop, xp, consumes=True)
     at_once = steps_at_once(placement, settings.batch_size * source.row_entries)
     state, first, place, step, totals, order = position
     generator.bit_generator.state = order
@@ -295,6 +295,7 @@ def _keep_account(
 def _chunk(
     rule: Rule,
     has_classes: bool,
+    argmax: Elementwise,
     loop: Loop,
     xp: Namespace,
     state: State,
@@ -303,7 +304,7 @@ def _chunk(
     """Take a step for each mini-batch of a chunk; return the new state and each one's totals."""
     state, zs = loop(make_step(rule), state, batches, xp=xp)
     weights = batches[2] if rule.weighted else None
-    return state, totals_of(rule.model, has_classes, xp, zs, batches[1], weights)
+    return state, totals_of(rule.model, has_classes, xp, zs, batches[1], weights, argmax=argmax)
 
 
 def _fused(model: Model, engine: Engine) -> Model:

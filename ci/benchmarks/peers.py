@@ -376,13 +376,9 @@ def torch_by_hand(work: Workload, *, graphed: bool = False, device: str = "cpu")
 # JAX
 
 
-def jax_by_hand(work: Workload, *, scan: bool, device: str = "cpu") -> Run:
-    """Return jax.grad of the cost under jit: one program a step, or one for all steps."""
+def jax_step(work: Workload) -> Callable[..., Any]:
+    """Return a step by jax.grad: (parameters, (x, y)) -> (parameters, mean cost)."""
     import jax
-
-    place = functools.partial(jax.device_put, device=jax.devices(device)[0])
-    parameters = [(place(w), place(b)) for w, b in work.parameters()]
-    xs, ys = place(work.xs), place(work.ys)
 
     def cost(parameters, x, y):
         a = x
@@ -401,6 +397,17 @@ def jax_by_hand(work: Workload, *, scan: bool, device: str = "cpu") -> Run:
         value, slopes = jax.value_and_grad(cost)(parameters, *batch)
         return jax.tree.map(lambda p, g: p - RATE * g, parameters, slopes), value
 
+    return step
+
+
+def jax_by_hand(work: Workload, *, scan: bool, device: str = "cpu") -> Run:
+    """Return jax.grad of the cost under jit: one program a step, or one for all steps."""
+    import jax
+
+    place = functools.partial(jax.device_put, device=jax.devices(device)[0])
+    parameters = [(place(w), place(b)) for w, b in work.parameters()]
+    xs, ys = place(work.xs), place(work.ys)
+    step = jax_step(work)
     state = {"parameters": parameters}
     if scan:
         program = jax.jit(lambda p, xs, ys: jax.lax.scan(step, p, (xs, ys)), donate_argnums=0)
@@ -472,7 +479,7 @@ def ours(work: Workload, backend: str, *, device: str | None = None, engine: str
     own = where.engine
     rule = Rule(_fused(net.model, own), optimizer.update, Regularization())
     loop = own.new_loop(where.new_report())
-    chunk = own.compile(_chunk, rule, True, loop, where.xp, consumes=True)
+    chunk = own.compile(_chunk, rule, True, own.argmax, loop, where.xp, consumes=True)
     layers = [
         Layer(where.xp.asarray(W, copy=True), where.xp.asarray(b, copy=True)) for W, b in net.layers
     ]

@@ -10,7 +10,7 @@ from helpers import assert_agrees, assert_layers_agree, random_layers, to_device
 from steps import BATCH, DESCENTS, MODEL, SIZES
 
 from bp_xp import Network
-from bp_xp.backends import LIBRARIES, Library, place
+from bp_xp.backends import LIBRARIES, Library, place, to_numpy
 from bp_xp.engines import PLAIN, Engine, Report
 from bp_xp.engines.engine import Loop
 from bp_xp.math.regularization import Regularization
@@ -116,6 +116,13 @@ def test_engine_has_the_signature_of_the_plain_loop(name):
     wanted = list(inspect.signature(Loop.__call__).parameters.values())[1:]
     found = inspect.signature(engine.new_loop(Report("engine", "way"))).parameters.values()
     assert [(p.name, p.kind) for p in found] == [(p.name, p.kind) for p in wanted]
+
+
+def test_argmax_of_an_engine_is_the_first_of_equal_greatest_entries(where):
+    values = np.random.default_rng(0).integers(0, 3, (4, 50, 5)).astype(np.float64)
+    values[0, 0, :] = -np.inf
+    found = where.engine.argmax(where.asarray(values), xp=where.xp)
+    np.testing.assert_array_equal(to_numpy(found), np.argmax(values, axis=-1))
 
 
 def test_an_engine_has_the_name_of_its_library_and_others_take_the_plain_loop():

@@ -36,6 +36,16 @@ def _compile(
     return jax.jit(functools.partial(function, *settings), donate_argnums=donated)
 
 
+def _argmax(values: Array, *, xp: Namespace) -> Array:
+    """Return what xp.argmax returns, which XLA makes slower code of.
+
+    A row with NaN has no greatest entry; its answer is the last place.
+    """
+    n = values.shape[-1]
+    greatest = values == xp.max(values, axis=-1, keepdims=True)
+    return xp.min(xp.where(greatest, xp.arange(n, dtype=xp.int32), n - 1), axis=-1)
+
+
 def _describe(step: Step, state: Any, batch: Sequence[Array], xp: Namespace) -> Callable[[], str]:
     """Return what writes a step as JAX sees it; the arrays themselves are not kept."""
     import jax
@@ -56,5 +66,6 @@ ENGINE = Engine(
     "the steps of a chunk are compiled into one program, once for each shape",
     new_loop=lambda report: _loop,
     compile=_compile,
+    argmax=_argmax,
     describe=_describe,
 )
