@@ -7,7 +7,8 @@ Not every test runs everywhere. A table of cases (each activation beside each co
 whole on NumPy in float64; on every other library and dtype a part is run, another one on each: a
 mistake of a library shows in many cases, and a mistake of a case on any library. JAX compiles each
 operation for each shape, and the strict checker is slow: of their two dtypes, a test is run in one,
-unless it speaks of dtypes. ``--whole-tables`` runs everything everywhere.
+unless it speaks of dtypes. Of the tests of what is written against the standard alone, and goes
+through no engine, one in three is run on JAX. ``--whole-tables`` runs everything everywhere.
 """
 
 import contextlib
@@ -36,6 +37,8 @@ replay._STEPS_BEFORE = 1
 # A table has so many cases at least; each is run on one in so many of the other variants.
 _TABLE, _TURNS, _TURNS_ON_JAX = 6, 5, 12
 
+_NO_ENGINE = ("tests/math/", "tests/plotting/", "tests/test_inspection.py", "tests/test_book.py")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option."""
@@ -60,6 +63,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if variant != _reference(variants[table])
         and (
             _is_twin(table, variant, variants[table])
+            or _is_left_to_others(table, variant)
             or _is_for_another(cases[table], case, variants[table], variant)
         )
     ]
@@ -78,6 +82,15 @@ def _is_twin(table: str, variant: tuple[str, str], variants: Mapping[Any, int]) 
     if backend.startswith("jax"):
         return dtype != ("float32", "float64")[zlib.crc32(table.encode()) % 2]
     return backend.startswith("array_api_strict") and dtype == "float32"
+
+
+def _is_left_to_others(table: str, variant: tuple[str, str]) -> bool:
+    """Return whether a test that goes through no engine is left to other libraries than JAX."""
+    return (
+        variant[0].startswith("jax")
+        and table.startswith(_NO_ENGINE)
+        and zlib.crc32(table.encode()) % 3 != 0
+    )
 
 
 def _is_for_another(

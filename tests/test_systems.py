@@ -200,17 +200,17 @@ def peak(hidden, cost, eta, seed, epochs):
 
 def test_two_epochs_of_mnist_come_close_to_the_book():
     # The best of three seeds: some leave an output neuron saturated for many epochs.
-    assert max(peak(30, "quadratic", 3.0, seed, 2) for seed in range(3)) >= 0.90
+    assert any(peak(30, "quadratic", 3.0, seed, 2) >= 0.90 for seed in range(3))
     assert peak(30, "binary_cross_entropy", 0.5, 0, 2) >= 0.91
 
 
 @pytest.mark.slow
 def test_the_quadratic_cost_on_mnist_is_as_accurate_as_in_the_book():
     # Published: 95.42 %, for one seed.
-    assert max(peak(30, "quadratic", 3.0, seed, 30) for seed in range(3)) >= 0.95
+    assert any(peak(30, "quadratic", 3.0, seed, 30) >= 0.95 for seed in range(3))
 
 
 @pytest.mark.slow
 def test_the_cross_entropy_on_mnist_is_as_accurate_as_in_the_book():
     # Published: 96.82 %, for one seed.
-    assert max(peak(100, "binary_cross_entropy", 0.5, seed, 30) for seed in range(3)) >= 0.966
+    assert any(peak(100, "binary_cross_entropy", 0.5, seed, 30) >= 0.966 for seed in range(3))

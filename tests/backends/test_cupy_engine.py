@@ -36,6 +36,8 @@ from bp_xp.math.model import Model
 from bp_xp.math.regularization import Regularization
 from bp_xp.training import looks
 
+pytestmark = pytest.mark.compiler
+
 # Rounding grows along a trajectory, but a net that learns is no chaos.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
 
