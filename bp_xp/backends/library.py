@@ -105,6 +105,10 @@ class Library:
         except (TypeError, ValueError, RuntimeError):
             return np.from_dlpack(array)
 
+    def aligned(self, batches: Array) -> Array:
+        """Mini-batches, shape (steps, ...), each lying where a step rounds as it does elsewhere."""
+        return batches
+
     def active(self, device: Any) -> contextlib.AbstractContextManager[Any]:
         """A context in which the library's kernels run on ``device``."""
         del device

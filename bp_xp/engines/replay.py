@@ -143,24 +143,44 @@ def _items(array: Array) -> Any:
 def new_loop(record: Record, report: Report, *, effort: int = 1) -> Loop:
     """Return the loop that replays what a recorder records, once for each shape of mini-batch.
 
+    A program may differ from the plain loop in its rounding. So which of them takes a step depends
+    on the number of the step in the whole run, and on nothing that differs where the run is cut
+    into chunks or resumed: a shape of which an epoch has many is recorded at once, any other one
+    after a number of steps.
+
     Args:
         record: the recorder.
         report: what to keep the accounts in.
         effort: how long it takes, against that of NumPy.
     """
     programs: dict[Any, Program | None] = {}
+    taken: dict[Any, int] = {}
 
     def loop(
         step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace
     ) -> tuple[Any, Array]:
         n, shape = batches[0].shape[0], tuple(batches[0].shape[1:])
         account = report.account(shape)
+        number = account.before + taken.get(shape, 0)
+        taken[shape] = taken.get(shape, 0) + n
         least = effort * _STEPS_BEFORE
+        if report.epoch.get(shape[0], n) < least and number < least:
+            account.reason = f"recording takes as long as {least} steps"
+            first = min(n, least - number)
+            account.plain += first
+            state, zs = _plainly(step, state, [part[:first, ...] for part in batches], xp)
+            if first == n:
+                return state, zs
+            state, others = replayed(step, state, [part[first:, ...] for part in batches], xp=xp)
+            return state, xp.concat([zs, others], axis=0)
+        return replayed(step, state, batches, xp=xp)
+
+    def replayed(
+        step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace
+    ) -> tuple[Any, Array]:
+        n, shape = batches[0].shape[0], tuple(batches[0].shape[1:])
+        account = report.account(shape)
         if shape not in programs:
-            if account.plain + n < least:
-                account.plain += n
-                account.reason = f"recording takes as long as {least} steps"
-                return _plainly(step, state, batches, xp)
             programs[shape] = _recorded(record, step, state, batches, report, xp=xp)
         if (program := programs[shape]) is not None:
             z = program.z

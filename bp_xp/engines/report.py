@@ -16,12 +16,14 @@ class Account:
     Attributes:
         steps: steps taken.
         plain: those of them that the plain loop took.
+        before: steps that the run took before it was resumed.
         reason: why the plain loop took steps; empty where it took none.
         program: returns the text of the program that took the others; None without one.
     """
 
     steps: int = 0
     plain: int = 0
+    before: int = 0
     reason: str = ""
     program: Callable[[], str] | None = None
 
@@ -40,12 +42,14 @@ class Report:
         way: how it takes steps, in a few words.
         why: why this engine, where the library has no faster one or another was asked for.
         accounts: what became of the mini-batches of each shape.
+        epoch: how many mini-batches of so many rows an epoch has, where that is known.
     """
 
     engine: str
     way: str
     why: str = ""
     accounts: dict[tuple[int, ...], Account] = field(default_factory=dict)
+    epoch: dict[int, int] = field(default_factory=dict)
 
     def account(self, shape: tuple[int, ...]) -> Account:
         """Return the account of the mini-batches of a shape."""

@@ -62,6 +62,7 @@ class RunSection:
         step: steps taken in the run.
         order: the generator's state before the order of the epoch was drawn.
         begun: the generator's state when the run began.
+        taken: for each shape of mini-batch, the shape and then how many steps took one.
         state: what the steps carry on besides the parameters, as a list of arrays.
         totals: those of the epoch so far, shape (n, 3).
         best: the best parameters so far, or None.
@@ -75,6 +76,7 @@ class RunSection:
     step: int
     order: Any
     begun: Any
+    taken: Sequence[Sequence[int]]
     state: Sequence[np.ndarray]
     totals: np.ndarray
     best: Sequence[Layer] | None
@@ -117,7 +119,7 @@ class NetworkFile:
 
 
 _NETWORK_FIELDS = ("sizes", "activations", "cost", "dtype", "seed", "generator", "own")
-_RUN_FIELDS = ("epoch", "place", "step", "order", "begun", "best_epoch", "settings")
+_RUN_FIELDS = ("epoch", "place", "step", "order", "begun", "taken", "best_epoch", "settings")
 
 
 def write(path: str | os.PathLike[str], content: NetworkFile) -> Path:
@@ -185,7 +187,7 @@ def _content(kind: str, tensors: dict[str, np.ndarray], header: dict[str, Any]) 
     _check_shapes(layers, network.sizes)
     run = None
     if kind == "run":
-        entries = header["run"]
+        entries = {"taken": []} | header["run"]  # which the first files did not have
         totals, best = left.pop("totals"), None
         if entries["best_epoch"] is not None:
             best = _take_layers(left, len(names), "best", described["dtype"])

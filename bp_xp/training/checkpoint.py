@@ -17,6 +17,7 @@ from bp_xp import checks
 from bp_xp._trees import leaves_of, map_leaves
 from bp_xp._typing import Layer
 from bp_xp.backends import Placement, dtype_name, to_numpy
+from bp_xp.engines import Report
 from bp_xp.errors import CheckpointError
 from bp_xp.math.initializers import restore_generator
 from bp_xp.sources import Source
@@ -25,7 +26,7 @@ from bp_xp.storage.files import check_replaceable, previous_of
 from bp_xp.storage.network_file import NetworkFile, RunSection
 from bp_xp.training.arguments import Settings
 from bp_xp.training.history import EpochRecord, History
-from bp_xp.training.looks import Position
+from bp_xp.training.looks import Position, copied
 from bp_xp.training.step import State
 
 __all__ = [
@@ -54,8 +55,8 @@ class Checkpoint:
         resume: True goes on from the file if there is one, or from the one before it where it is
             damaged, and begins otherwise; or the path of a file that must be there. Settings and
             samples must be those of the run that was saved, but for the number of epochs. The run
-            is then that which was never interrupted: to the last bit on NumPy and JAX, to rounding
-            on another backend than before and on PyTorch.
+            is then that which was never interrupted: to the last bit with the same library on a
+            CPU, to rounding on another one or on a GPU.
 
     Raises:
         ValueError: ``every`` is out of its range.
@@ -198,7 +199,9 @@ def pack(
     history: History,
     best: Sequence[Layer] | None,
     settings: Mapping[str, Any],
+    *,
     begun: Any,
+    report: Report,
 ) -> RunSection:
     """Return a run as a file holds it."""
     state = position.state
@@ -210,6 +213,7 @@ def pack(
         step=position.step,
         order=position.order,
         begun=begun,
+        taken=[[*shape, one.before + one.steps] for shape, one in report.accounts.items()],
         state=[to_numpy(leaf) for leaf in leaves_of([state.optimizer, state.masks])],
         totals=np.concatenate(totals) if totals else np.zeros((0, 3), dtype),
         best=None if best is None else map_leaves(to_numpy, list(best)),
@@ -248,7 +252,7 @@ def unpack(
         best = None if run.best is None else _placed_layers(run.best, fresh.layers, placement)
         restore_generator(run.order)
         position = Position(
-            state=State(layers, optimizer, masks),
+            state=copied(State(layers, optimizer, masks), placement.xp),
             epoch=int(run.epoch),
             place=run.place,
             step=int(run.step),

@@ -233,6 +233,8 @@ def _resume(network: Any, run: Run, saved: SavedRun, described: Mapping[str, Any
     run.position, run.history, run.best = checkpoint.unpack(
         saved, described, run.position.state, placement=network.placement
     )
+    for *shape, steps in saved.run.taken:
+        run.report.account(tuple(shape)).before = steps
     run.show(copied(run.position.state.layers, network.xp))
     network.seed = seed
     if run.is_over:
@@ -242,7 +244,9 @@ def _resume(network: Any, run: Run, saved: SavedRun, described: Mapping[str, Any
 
 def _write(network: Any, described: Mapping[str, Any], begun: Any, path: Path, run: Run) -> None:
     """Write the checkpoint of a run, and keep the one before."""
-    section = checkpoint.pack(run.position, run.history, run.best, described, begun)
+    section = checkpoint.pack(
+        run.position, run.history, run.best, described, begun=begun, report=run.report
+    )
     content = NetworkFile(network.describe(run.position.state.layers), section)
     keep_previous(path)
     network_file.write(path, content)

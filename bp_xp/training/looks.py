@@ -170,6 +170,7 @@ def take_looks(
     if scheduled:
         _check_can_be_scheduled(settings.optimizer, position.state.optimizer)
     rule = _rule_of(_fused(model, engine), source, settings, scheduled=scheduled, total=total)
+    report.epoch = _mini_batches_of_an_epoch(source, settings.batch_size)
     loop = engine.new_loop(report)
     chunk = engine.compile(_chunk, rule, source.has_classes, engine.argmax, loop, xp, consumes=True)
     at_once = steps_at_once(placement, settings.batch_size * source.row_entries)
@@ -192,6 +193,7 @@ def take_looks(
                 if scheduled:
                     last_rates = rates(rate, step, taken, history)
                     batches.append(placement.asarray(last_rates, dtype))
+                batches = [placement.library.aligned(part) for part in batches]
                 _keep_account(report, engine, rule, state, batches, xp=xp)
                 # A run that overflows ends in a DivergenceError, which says more than a warning.
                 with np.errstate(over="ignore", invalid="ignore"):
@@ -272,6 +274,14 @@ def _judged(
 def _until_look(step: int, at_once: int, look_every: Sequence[int]) -> int:
     """Return how many steps may be taken at once, after so many of the run, until the next look."""
     return min([at_once, *(every - step % every for every in look_every)])
+
+
+def _mini_batches_of_an_epoch(source: Source, batch_size: int) -> dict[int, int]:
+    """Return how many mini-batches of so many rows an epoch has; empty where nobody knows."""
+    if source.n_rows is None:
+        return {}
+    whole, rest = divmod(source.n_rows, batch_size)
+    return {batch_size: whole} | ({rest: 1} if rest else {})
 
 
 def _keep_account(

@@ -147,14 +147,37 @@ def test_a_step_is_recorded_once_there_are_enough_of_them(at, monkeypatch):
 
     loop = new_loop(at)
     state, total = [at.asarray(np.zeros(()))], 0.0
-    for steps, called in ((4, 4), (5, 9), (1, 10), (7, 10)):  # the tenth is recorded
+    for steps, called in ((4, 4), (5, 9), (1, 10), (7, 11)):  # then one is recorded
         x = at.asarray(np.full((steps, 2), 3.0))
         state, zs = loop(step, state, [x], xp=at.xp)
         total += 6.0 * steps
         assert len(calls) == called
         assert (to_numpy(state[0]).item(), zs.shape) == (total, (steps, 2))
     loop(step, state, [at.asarray(np.ones((6, 3)))], xp=at.xp)  # of another shape
-    assert len(calls) == 16
+    assert len(calls) == 17
+
+
+def taken_plainly(at, chunks, *, before=0, epoch=None):
+    """Return how many steps of some chunks the plain loop takes."""
+    report = at.new_report()
+    report.account((2,)).before = before
+    if epoch is not None:
+        report.epoch = {2: epoch}
+    loop, state = at.engine.new_loop(report), [at.asarray(np.zeros(()))]
+    for steps in chunks:
+        x = at.asarray(np.arange(2.0 * steps).reshape(steps, 2))
+        state, zs = loop(lambda s, x, *, xp: ([s[0] + xp.sum(x)], 2.0 * x), state, [x], xp=at.xp)
+        np.testing.assert_array_equal(to_numpy(zs), 2.0 * to_numpy(x))
+    return report.account((2,)).plain
+
+
+def test_which_steps_the_plain_loop_takes_depends_on_their_number_in_the_run(at, monkeypatch):
+    monkeypatch.setattr(replay, "_STEPS_BEFORE", 10)
+    for chunks in ((20,), (4, 16), (9, 2, 9), (1,) * 20):
+        assert taken_plainly(at, chunks, epoch=9) == 10
+        assert taken_plainly(at, chunks, epoch=9, before=7) == 3  # a run that is resumed
+        assert taken_plainly(at, chunks, epoch=9, before=10) == 0
+        assert taken_plainly(at, chunks, epoch=10) == 0  # each epoch has enough of them
 
 
 def test_what_a_step_returns_beside_a_new_state_may_be_of_the_old_one(at):

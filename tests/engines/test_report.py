@@ -210,7 +210,7 @@ def test_steps_before_the_recording_are_told(where, recorder, monkeypatch):
     network, history = fitted(where)  # six steps an epoch
     assert history.engine == where.backend
     assert (
-        "12 steps this way, 6 steps in the plain loop (before there were enough to record a step)"
+        "6 steps this way, 12 steps in the plain loop (before there were enough to record a step)"
     ) in str(network.explain())
 
 

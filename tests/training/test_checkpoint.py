@@ -1,3 +1,4 @@
+import itertools
 import os
 import subprocess
 import sys
@@ -10,7 +11,6 @@ from helpers import on_host
 from bp_xp import (
     SGD,
     Adam,
-    Callback,
     Checkpoint,
     CheckpointError,
     CosineDecay,
@@ -22,6 +22,7 @@ from bp_xp import (
     StopWhen,
     to_numpy,
 )
+from bp_xp.engines import replay
 from bp_xp.storage.tensors import read_tensors, write_tensors
 
 STEPS = 60  # 10 epochs of 6 mini-batches, the last of them short
@@ -110,7 +111,7 @@ def test_a_run_that_goes_on_is_the_run_that_was_never_interrupted(
         saved.write_bytes(taken[stop - 1])
         again = make()
         resumed = Checkpoint(tmp_path / "again.safetensors", resume=saved)
-        history = run(again, data, checkpoint=resumed, callbacks=[EachStep()], **settings)
+        history = run(again, data, checkpoint=resumed, **settings)
         assert bits(again) == bits(whole)
         assert figures(history) == figures(wanted)
         assert history.best_epoch == wanted.best_epoch
@@ -118,16 +119,66 @@ def test_a_run_that_goes_on_is_the_run_that_was_never_interrupted(
         assert again._generator.random() == copy_of(whole._generator).random()
 
 
-class EachStep(Callback):
-    """Looks where a checkpoint of each step would: chunks of steps are then the same."""
-
-    every = 1
-
-
 def copy_of(generator):
     twin = np.random.default_rng(0)
     twin.bit_generator.state = generator.bit_generator.state
     return twin
+
+
+def whole_and_cut(make_network, samples, path, settings, *, epochs, seed):
+    """Train twice: at one go, and cut at random moments; return both networks and histories."""
+    rng = np.random.default_rng(seed)
+    whole, cut = make_network(), None
+    wanted = whole.fit(*samples, epochs=epochs, **settings)
+    every = rng.choice([None, None, 1, 3, 17])
+    now, history = int(rng.integers(1, epochs + 1)), []
+    while len(history) < epochs:
+        asked, at = itertools.count(1), int(rng.choice([10**9, *range(1, 40)]))
+        cut = make_network()
+        history = cut.fit(
+            *samples,
+            epochs=now,
+            checkpoint=Checkpoint(path, every=every and int(every), resume=True),
+            callbacks=StopWhen(lambda asked=asked, at=at: next(asked) >= at),
+            **settings,
+        )
+        now = epochs
+    return whole, wanted, cut, history
+
+
+CUTS = [*range(3), *(pytest.param(k, marks=pytest.mark.slow) for k in range(3, 70))]
+
+
+@pytest.mark.filterwarnings("ignore:batch_size=32 is more than")
+@pytest.mark.parametrize("seed", CUTS)
+def test_a_run_cut_at_random_moments_is_the_whole_run(where, tmp_path, monkeypatch, seed):
+    # Shapes whose mini-batches begin anywhere in memory; enough steps for what is recorded.
+    monkeypatch.setattr(replay, "_STEPS_BEFORE", 32)
+    rng = np.random.default_rng([1, seed])
+    n = int(rng.choice([37, 100, 203, 640]))
+    samples = rng.standard_normal((n, 7)), rng.integers(0, 3, n)
+    settings = {
+        "optimizer": list(OPTIMIZERS.values())[seed % 3] if seed % 2 else SGD(0.1, momentum=0.9),
+        "batch_size": int(rng.choice([5, 8, 32])),
+        "shuffle": bool(rng.random() < 0.7),
+        "dropout": float(rng.choice([0.0, 0.3])),
+        "l2": float(rng.choice([0.0, 1e-3])),
+        "validation_data": 0.2,
+        "progress": False,
+    }
+    options = {"activation": "tanh", "cost": "categorical_cross_entropy", "seed": seed}
+    options |= {"dtype": str(rng.choice(["float32", "float64"]))}
+    options |= {"backend": where.backend, "device": where.device_name}
+    whole, wanted, cut, history = whole_and_cut(
+        lambda: Network([7, 9, 3], **options),
+        samples,
+        tmp_path / "run.safetensors",
+        settings,
+        epochs=int(rng.integers(3, 7)),
+        seed=seed,
+    )
+    assert bits(cut) == bits(whole)
+    assert figures(history) == figures(wanted)
 
 
 def test_an_interrupted_run_goes_on(make, data, tmp_path):
@@ -465,7 +516,8 @@ def test_a_run_killed_at_any_moment_leaves_a_whole_file(tmp_path):
         import os, random, signal, sys, time
         import numpy as np
         from bp_xp import Adam, Checkpoint, Network
-        from bp_xp.storage.tensors import read_tensors
+        from bp_xp.engines import replay
+from bp_xp.storage.tensors import read_tensors
 
         path, kills = sys.argv[1], random.Random(0)
         rng = np.random.default_rng(0)

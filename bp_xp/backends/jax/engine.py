@@ -15,6 +15,8 @@ def _loop(step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace) ->
     import jax
 
     try:
+        if batches[0].shape[0] == 1:
+            return _single(step, state, batches, xp=xp)
         return jax.lax.scan(lambda carry, batch: step(carry, *batch, xp=xp), state, tuple(batches))
     except (
         jax.errors.ConcretizationTypeError,
@@ -23,6 +25,30 @@ def _loop(step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace) ->
     ) as error:
         error.add_note("A compiled step can't look at a value: engine='plain' takes such a step.")
         raise
+
+
+def _single(
+    step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace
+) -> tuple[Any, Array]:
+    """Take the step of a chunk of one as a loop takes the steps of a longer one.
+
+    XLA makes other code of a loop that it knows to go round once, and that rounds otherwise: so it
+    is not told how often the loop goes round, nor that there is nothing but this mini-batch.
+    """
+    import jax
+
+    batches = [xp.concat([part, part], axis=0) for part in batches]
+    times = jax.lax.optimization_barrier(xp.asarray(1))
+    z = jax.eval_shape(lambda: step(state, *(part[0, ...] for part in batches), xp=xp)[1])
+
+    def take(carried: tuple[Array, Any, Array]) -> tuple[Array, Any, Array]:
+        k, state, zs = carried
+        state, z = step(state, *(part[k, ...] for part in batches), xp=xp)
+        return k + 1, state, zs.at[k, ...].set(z)
+
+    start = xp.zeros_like(times), state, xp.zeros((2, *z.shape), z.dtype)
+    _, state, zs = jax.lax.while_loop(lambda carried: carried[0] < times, take, start)
+    return state, zs[:1, ...]
 
 
 @functools.lru_cache(maxsize=256)
