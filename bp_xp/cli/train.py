@@ -14,8 +14,6 @@ from click.core import ParameterSource
 
 from bp_xp import (
     METRICS,
-    Checkpoint,
-    CheckpointError,
     EarlyStopping,
     History,
     Metric,
@@ -26,7 +24,8 @@ from bp_xp import (
 )
 from bp_xp.backends import SUPPORTED_DTYPES, place
 from bp_xp.cli import config
-from bp_xp.cli._data import LOADERS, check_output, load_data
+from bp_xp.cli._data import LOADERS, load_data
+from bp_xp.cli._files import as_checkpoint, check_files
 from bp_xp.cli._networks import allow_float64, make_network, score, tell_device
 from bp_xp.cli._options import (
     CLASS_WEIGHT,
@@ -52,13 +51,11 @@ from bp_xp.cli._options import (
     target_option,
     use_config,
 )
-from bp_xp.cli._pictures import check_picture, drawing
+from bp_xp.cli._pictures import drawing
 from bp_xp.cli._program import Termination, logger, main, stop
 from bp_xp.datasets import Dataset
 from bp_xp.optim import Optimizer
 from bp_xp.plotting import training_curves
-from bp_xp.storage import network_file
-from bp_xp.storage.files import check_replaceable, previous_of
 from bp_xp.training.arguments import as_metrics
 
 __all__ = ["train"]
@@ -175,6 +172,11 @@ _FILE_DEFAULTS = _Defaults((64,), 50, 32, 0.02)
 @of_files("--checkpoint-every", type=int, metavar="STEPS", help="And after so many steps.")
 @of_files("--resume", is_flag=True, help="Go on from the checkpoint, if there is one.")
 @of_files(
+    "--overwrite",
+    is_flag=True,
+    help="Replace the checkpoint of another run, and an output that is no network of this library.",
+)
+@of_files(
     "--plot",
     type=FILE,
     metavar="PICTURE",
@@ -222,7 +224,8 @@ def train(ctx: click.Context, **options: Any) -> None:
     A file for --config has a key for each option, as in batch-size = 32; options given here win,
     and --optimizer leaves out the file's momentum, nesterov and weight-decay. Paths in the file
     start from its folder. The settings of each run are written beside its network, as NAME.toml
-    for NAME.safetensors, all but --resume: that file, given to --config, repeats the run.
+    for NAME.safetensors, all but --resume and --overwrite: that file, given to --config, repeats
+    the run.
 
     Ctrl-C or SIGTERM ends the run after the step under way and writes the network all the same
     (exit status 130, 143); the second one ends it at once. With --checkpoint, the same command and
@@ -242,7 +245,7 @@ def train(ctx: click.Context, **options: Any) -> None:
     given = SimpleNamespace(**options)
     _check_together(ctx, given)
     given.path = given.output or Path(f"{Path(given.data).stem}.safetensors")
-    given.settings_path = _check_files(given, given.path)
+    given.settings_path = check_files(given, given.path)
     defaults = _DEFAULTS.get(given.data, _FILE_DEFAULTS)
     # What can be said without the data is said before it is loaded.
     _check_numbers(given, defaults)
@@ -304,13 +307,10 @@ def _fit(
     n = len(dataset.x_train) - round(fraction * len(dataset.x_train))
     run_optimizer = optimizer(given.epochs * math.ceil(n / given.batch_size))
     settings = config.settings_text(_used(given, network, run_optimizer, given.path))
-    _tell_checkpoint(given)
+    checkpoint = as_checkpoint(given)
     validation: Any = fraction or None
     if dataset.x_validation is not None:
         validation = (dataset.x_validation, dataset.y_validation)
-    checkpoint = None
-    if given.checkpoint is not None:
-        checkpoint = Checkpoint(given.checkpoint, given.checkpoint_every, given.resume)
     termination.training = True
     history = network.fit(
         dataset.x_train,
@@ -391,41 +391,6 @@ def _check_together(ctx: click.Context, given: SimpleNamespace) -> None:
                 raise click.UsageError(
                     f"{flag} needs --checkpoint FILE, where the run is kept.", ctx
                 )
-
-
-def _check_files(given: SimpleNamespace, path: Path) -> Path:
-    """Refuse files that could not be written, or would be lost; return where the settings go."""
-    inputs = [given.data, *([] if given.config is None else [given.config])]
-    check_output(path, *inputs)
-    check_replaceable(path)
-    settings_path = path.with_suffix(".toml")
-    if path == settings_path:
-        raise ValueError(
-            f"--output {path} is the name of the file that the settings go into: let the "
-            "network's end in .safetensors."
-        )
-    config.check_settings_file(settings_path)
-    results = [path, settings_path]
-    if given.checkpoint is not None:
-        check_output(given.checkpoint, *inputs, name="--checkpoint")
-        _check_apart("--checkpoint", given.checkpoint, results)
-        check_replaceable(given.checkpoint)
-        results += [given.checkpoint, previous_of(given.checkpoint)]
-    if given.plot is not None:
-        check_picture(given.plot, *inputs, name="--plot")
-        _check_apart("--plot", given.plot, results)
-    return settings_path
-
-
-def _check_apart(name: str, path: Path, results: Sequence[Path]) -> None:
-    """Refuse a file that the run writes something else to."""
-    if _identity(path) in map(_identity, results):
-        raise ValueError(f"{name} {path} is where the run's result goes: name another file.")
-
-
-def _identity(path: Path) -> str:
-    """Return what two paths of one file have in common, whether the file is there or not."""
-    return os.path.normcase(os.path.realpath(path))
 
 
 def _optimizer(given: SimpleNamespace, defaults: _Defaults) -> Callable[[int], Optimizer]:
@@ -545,20 +510,6 @@ def _relative(path: Path, folder: Path) -> str:
         return Path(os.path.relpath(place, os.path.realpath(folder))).as_posix()
     except ValueError:  # another drive
         return Path(place).as_posix()
-
-
-def _tell_checkpoint(given: SimpleNamespace) -> None:
-    """Say what happens to a checkpoint that is there; a run goes on with its own seed or not."""
-    path = given.checkpoint
-    if path is None or not path.exists():
-        return
-    if not given.resume:
-        logger.info("%s is replaced: --resume would go on from it", path)
-        return
-    seed = network_file.read(path, "be resumed").network.seed
-    if seed != given.seed:
-        raise CheckpointError(f"{path} is of a run with --seed {seed}, and not {given.seed}.")
-    logger.info("going on from %s", path)
 
 
 def _tell_best(history: History) -> None:

@@ -3,14 +3,17 @@
 import contextlib
 import errno
 import glob
+import math
 import os
 import secrets
 import shutil
+import socket
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["check_replaceable", "keep_previous", "previous_of", "replace_file"]
+__all__ = ["check_replaceable", "keep_previous", "locked", "previous_of", "replace_file"]
 
 _WINDOWS = os.name == "nt"
 
@@ -30,7 +33,7 @@ def replace_file(path: Path, data: bytes) -> None:
     try:
         # The name is unique and the file must be new, so two writers cannot share one.
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            _remove_stale(path, now=os.fstat(file.fileno()).st_mtime)
+            _remove_left(path, older_than=os.fstat(file.fileno()).st_mtime - _STALE_SECONDS)
             file.write(data)
             file.flush()
             # The content must be on the disk before the name refers to it, and the name before
@@ -92,16 +95,16 @@ def _rename(path: Path, new: Path) -> None:
     os.replace(path, new)
 
 
-def _remove_stale(path: Path, now: float) -> None:
+def _remove_left(path: Path, older_than: float = math.inf) -> None:
     """Remove temporary files that killed writers left beside a path.
 
-    Nothing portable tells whether a writer lives, so age decides; ``now`` comes from the clock of
-    the file system, as the ages do. A writer that was suspended for longer finds its file gone at
+    Where two may write at once, nothing portable tells whether a writer lives, so age decides, by
+    the clock of the file system. A writer that was suspended for longer finds its file gone at
     ``os.replace`` and fails with an error: ``path`` is whole in that case too.
     """
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.tmp"):
         with contextlib.suppress(OSError):  # another writer may be quicker
-            if now - leftover.stat().st_mtime > _STALE_SECONDS:
+            if leftover.stat().st_mtime < older_than:
                 leftover.unlink()
 
 
@@ -132,12 +135,90 @@ def keep_previous(path: Path) -> None:
     if path.exists():
         link = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         try:
-            os.link(path, link)
-        except OSError:  # a file system without links
-            shutil.copy2(path, link)
-        _rename(link, previous_of(path))
+            try:
+                os.link(path, link)
+            except OSError:  # a file system without links
+                shutil.copy2(path, link)
+            _rename(link, previous_of(path))
+        finally:
+            # To rename one link of a file to another link of it does nothing, and is no error.
+            link.unlink(missing_ok=True)
 
 
 def previous_of(path: Path) -> Path:
     """Return where :func:`keep_previous` keeps a file: ``run.previous.safetensors``."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+# ---------------------------------------------------------------------------------------------
+# One owner
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Own a file until the context ends; what a killed owner left half written is removed.
+
+    The system lets the lock go when its owner dies. Where a file system has no locks, nobody is
+    kept out.
+
+    Raises:
+        BlockingIOError: somebody else owns the file; the message tells who.
+        OSError: the lock could not be written beside the file.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    descriptor = _take_lock(lock, path)
+    try:
+        _remove_left(path)
+        yield
+    finally:
+        if _WINDOWS:  # where an open file can't be removed
+            os.close(descriptor)
+        with contextlib.suppress(OSError):
+            lock.unlink()
+        if not _WINDOWS:
+            os.close(descriptor)
+
+
+def _take_lock(lock: Path, path: Path) -> int:
+    """Return the descriptor of a lock file that is ours and lies at its place."""
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(descriptor)
+            # The owner before may have removed it between these two lines.
+            if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f" process {os.getpid()} on {socket.gethostname()}".encode())
+                return descriptor
+        except BlockingIOError:
+            os.lseek(descriptor, 1, os.SEEK_SET)  # Windows lets nobody read the byte that is locked
+            owner = os.read(descriptor, 200).decode(errors="replace") or "another process"
+            os.close(descriptor)
+            raise BlockingIOError(
+                errno.EAGAIN, f"{owner} is writing it: wait, or name another file", str(path)
+            ) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock an open file, or raise BlockingIOError."""
+    if _WINDOWS:
+        import msvcrt
+
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        except OSError as error:
+            raise BlockingIOError from error
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
+            raise

@@ -4,9 +4,15 @@ A run goes on with the same settings and samples, or not at all. What is in the 
 :mod:`bp_xp.storage.network_file`.
 """
 
+import contextlib
 import dataclasses
+import errno
+import functools
+import hashlib
+import inspect
 import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +26,13 @@ from bp_xp.backends import Placement, dtype_name, to_numpy
 from bp_xp.engines import Report
 from bp_xp.errors import CheckpointError
 from bp_xp.math.initializers import restore_generator
+from bp_xp.math.metrics import METRICS
 from bp_xp.sources import Source
 from bp_xp.storage import network_file
-from bp_xp.storage.files import check_replaceable, previous_of
+from bp_xp.storage.files import check_replaceable, locked, previous_of
 from bp_xp.storage.network_file import NetworkFile, RunSection
 from bp_xp.training.arguments import Settings
+from bp_xp.training.callbacks import EarlyStopping
 from bp_xp.training.history import EpochRecord, History
 from bp_xp.training.looks import Position, copied
 from bp_xp.training.step import State
@@ -35,6 +43,7 @@ __all__ = [
     "as_checkpoint",
     "describe_settings",
     "history_of",
+    "owned",
     "pack",
     "read_saved",
     "unpack",
@@ -57,6 +66,7 @@ class Checkpoint:
             samples must be those of the run that was saved, but for the number of epochs. The run
             is then that which was never interrupted: to the last bit with the same library on a
             CPU, to rounding on another one or on a GPU.
+        overwrite: whether a run that does not go on from a file at ``path`` may replace it.
 
     Raises:
         ValueError: ``every`` is out of its range.
@@ -71,12 +81,15 @@ class Checkpoint:
     path: str | os.PathLike[str]
     every: int | None = None
     resume: bool | str | os.PathLike[str] = False
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str | os.PathLike):
             raise TypeError(f"path must be that of a file, not {self.path!r}.")
         if not isinstance(self.resume, bool | str | os.PathLike):
             raise TypeError(f"resume must be True, False or a path, not {self.resume!r}.")
+        if not isinstance(self.overwrite, bool):
+            raise TypeError(f"overwrite must be True or False, not {self.overwrite!r}.")
         if self.every is not None:
             checks.check_integer(self.every, "every")
 
@@ -85,6 +98,7 @@ def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
     """Return a checkpoint, a path as one, or None.
 
     Raises:
+        FileExistsError: there is a file that the run would replace, and nothing says that it may.
         OSError: the file could not be written.
         TypeError: it is something else.
     """
@@ -94,8 +108,36 @@ def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
         checkpoint = Checkpoint(checkpoint)
     if not isinstance(checkpoint, Checkpoint):
         raise TypeError(f"checkpoint must be a path, or Checkpoint(path, ...), not {checkpoint!r}.")
-    check_replaceable(Path(checkpoint.path))  # now, and not after an epoch
+    path = Path(checkpoint.path)
+    check_replaceable(path)  # now, and not after an epoch
+    if path.exists() and not checkpoint.overwrite and not _goes_on(checkpoint):
+        raise FileExistsError(
+            errno.EEXIST,
+            "the run would replace this file: pass Checkpoint(path, resume=True) to go on from it, "
+            "overwrite=True to replace it, or another path",
+            str(path),
+        )
     return checkpoint
+
+
+def _goes_on(checkpoint: Checkpoint) -> bool:
+    """Return whether a run goes on from the file at its path, or from the one before."""
+    if isinstance(checkpoint.resume, bool):
+        return checkpoint.resume
+    path, source = Path(checkpoint.path), Path(checkpoint.resume)
+    return any(
+        one.exists() and source.exists() and one.samefile(source)
+        for one in (path, previous_of(path))
+    )
+
+
+def owned(checkpoint: Checkpoint | None) -> contextlib.AbstractContextManager[None]:
+    """Return the context of a run in which no other run writes its checkpoint.
+
+    Raises:
+        BlockingIOError: another run does; the message tells which.
+    """
+    return contextlib.nullcontext() if checkpoint is None else locked(Path(checkpoint.path))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -103,35 +145,90 @@ def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
 
 
 def describe_settings(
-    settings: Settings, source: Source, validation: Source | None
+    settings: Settings,
+    stopping: EarlyStopping | None,
+    source: Source,
+    validation: Source | None,
 ) -> dict[str, Any]:
-    """Return what must be the same for a run to go on: settings, and a digest of the samples."""
+    """Return what must be the same for a run to go on: settings, and a digest of the samples.
+
+    Left out is what changes no step: callbacks, whether there is a bar, and the number of epochs.
+    """
     return {
         "optimizer": _described(settings.optimizer),
         "batch_size": settings.batch_size,
         "shuffle": settings.shuffle,
         "regularization": _described(settings.regularization),
         "trainable": list(settings.trainable) or None,
-        "metrics": [metric.name for metric in settings.metrics],
+        "metrics": [
+            metric.name if METRICS.get(metric.name) == metric else _described(metric)
+            for metric in settings.metrics
+        ],
+        "early_stopping": _described(stopping),
         "data": source.fingerprint(),
         "validation data": None if validation is None else validation.fingerprint(),
     }
 
 
 def _described(value: Any) -> Any:
-    """Return what JSON can hold of a setting: fields of dataclasses, names of functions."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: _described(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"kind": type(value).__name__, **fields}
+    """Return what JSON can hold of a setting: numbers, fields of objects, functions by their code.
+
+    What can't be told from another one is its type's name.
+    """
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
         return [_described(item) for item in value]
-    return getattr(value, "__qualname__", type(value).__qualname__)
+    if isinstance(value, Mapping):
+        return {str(key): _described(item) for key, item in value.items()}
+    if inspect.isfunction(value):
+        return _described_function(value)
+    if isinstance(value, functools.partial):
+        return {"kind": "partial", "of": [_described(v) for v in (value.func, value.args)]} | {
+            name: _described(item) for name, item in value.keywords.items()
+        }
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: _described(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"kind": type(value).__name__, **fields}
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    own = vars(value) if hasattr(value, "__dict__") and not isinstance(value, type) else {}
+    settled = {key: _described(item) for key, item in own.items() if _is_plain(item)}
+    return {"kind": name, **settled} if settled else name
+
+
+def _described_function(function: Any) -> Any:
+    """Return a function's name, and a digest of its code that one version of Python understands."""
+    code = function.__code__
+    constants = [one for one in code.co_consts if not inspect.iscode(one)]
+    inner = [one.co_code.hex() for one in code.co_consts if inspect.iscode(one)]
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    parts = [code.co_code.hex(), inner, code.co_names, constants]
+    parts += [function.__defaults__, function.__kwdefaults__]
+    # What else a function closes over has an address in its text, another one in each process.
+    parts += [cell if _is_plain(cell) else type(cell).__qualname__ for cell in cells]
+    text = repr(parts)
+    return {
+        "function": function.__qualname__,
+        "python": ".".join(map(str, sys.version_info[:2])),
+        "code": hashlib.sha256(text.encode()).hexdigest()[:16],
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value is a number, a text or a sequence of these."""
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, int | float | str | np.generic)
 
 
 def _differences(saved: Any, now: Any, name: str = "") -> list[str]:
     """Return how settings differ, one line each."""
+    if _is_code(saved) and _is_code(now):
+        same = saved["python"] != now["python"] or saved["code"] == now["code"]
+        if saved["function"] == now["function"]:
+            return [] if same else [f"{name} is another function of the name {now['function']!r}"]
     if isinstance(saved, Mapping) and isinstance(now, Mapping) and set(saved) == set(now):
         return [
             line
@@ -143,6 +240,10 @@ def _differences(saved: Any, now: Any, name: str = "") -> list[str]:
     if name.endswith("data"):
         return [f"the {name} is not the same"]
     return [f"{name} was {saved!r} and is now {now!r}"]
+
+
+def _is_code(value: Any) -> bool:
+    return isinstance(value, Mapping) and set(value) == {"function", "python", "code"}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -239,7 +340,9 @@ def unpack(
     """
     run, network = saved.run, saved.content.network
     try:
-        if differences := _differences(run.settings, settings):
+        # The first files did not say what ends a run early.
+        theirs = {"early_stopping": settings["early_stopping"], **run.settings}
+        if differences := _differences(theirs, settings):
             raise ValueError("it is of a run with other settings: " + "; ".join(differences))
         leaves = iter(enumerate(run.state))
 

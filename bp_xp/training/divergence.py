@@ -1,16 +1,17 @@
 """Numbers that are no longer finite: found on the device, told on the host."""
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from bp_xp._typing import Array, Layer, Namespace
+from bp_xp._trees import leaves_of
+from bp_xp._typing import Array, Namespace
 from bp_xp.backends import Placement, to_numpy
 from bp_xp.errors import DivergenceError
 from bp_xp.optim.schedules import is_scheduled
 from bp_xp.training.arguments import Settings
+from bp_xp.training.step import State
 
 __all__ = ["are_finite", "check_finite"]
 
@@ -34,44 +35,56 @@ def are_finite(arrays: Iterable[Array], *, xp: Namespace) -> np.ndarray:
 
 
 def check_finite(
-    cost: float,
-    layers: Sequence[Layer],
+    state: State,
     epoch: int,
     settings: Settings,
     *,
-    rates: np.ndarray,
+    totals: np.ndarray | None = None,
+    rates: np.ndarray | None = None,
     placement: Placement,
 ) -> None:
-    """Refuse a cost or parameters that are no longer finite at the end of an epoch.
+    """Refuse costs, parameters or an optimizer's state that are no longer finite.
 
     Args:
-        cost: the mean cost of the epoch.
-        layers: the parameters after it.
-        epoch: its number.
+        state: what the steps carry on.
+        epoch: the number of the epoch.
         settings: those of the run, for the advice.
-        rates: the learning rates of its last steps, where they follow a schedule.
+        totals: the sums of each step of the epoch, shape (steps, 3), where they are known.
+        rates: the learning rates of its last steps, where they follow a schedule and are known.
         placement: library and device.
 
     Raises:
-        DivergenceError: one is not; the message says which, and what to try.
+        DivergenceError: something is not; the message says what, since which step, and what to try.
     """
-    parts = are_finite((part for layer in layers for part in layer), xp=placement.xp)
-    finite = parts.reshape(-1, 2).all(axis=1)
-    if math.isfinite(cost) and finite.all():
+    parts = [part for layer in state.layers for part in layer]
+    dtype = parts[0].dtype
+    held = [leaf for leaf in leaves_of(state.optimizer) if getattr(leaf, "dtype", None) == dtype]
+    finite = are_finite([*parts, *held], xp=placement.xp)
+    costs = np.zeros(0) if totals is None else totals[:, 0]
+    if finite.all() and np.isfinite(costs).all():
         return
-    where = (
-        "" if finite.all() else f"; the first layer that is not finite is layer {finite.argmin()}"
+    layers = finite[: len(parts)].reshape(-1, 2).all(axis=1)
+    found = []
+    if not np.isfinite(costs).all():
+        found.append(f"the cost is first not finite at its step {np.isfinite(costs).argmin() + 1}")
+    if not layers.all():
+        found.append(f"the first layer that is not finite is layer {layers.argmin()}")
+    elif not finite.all():
+        found.append("the optimizer's state is not finite")
+    raise DivergenceError(
+        f"the run diverged in epoch {epoch}: {', and '.join(found)}. Try {_remedy(settings, rates)}"
+        f", scaled inputs, or another initializer. The network keeps its last finite parameters."
     )
+
+
+def _remedy(settings: Settings, rates: np.ndarray | None) -> str:
+    """Return what to lower."""
     rate: Any = getattr(settings.optimizer, "learning_rate", None)
     if is_scheduled(rate):
-        rate = float(np.max(rates[-1]))
+        rate = None if rates is None else float(np.max(rates[-1]))
     elif isinstance(rate, list | tuple):
         rate = max(rate)
     remedy = "a smaller learning rate" if rate is None else f"a learning rate below {rate:g}"
     if l2 := settings.regularization.l2:
         remedy += f", l2 below {np.max(l2):g}"
-    raise DivergenceError(
-        f"the run diverged in epoch {epoch}: its mean cost is {cost:g}{where}. Try {remedy}, "
-        "scaled inputs, or another initializer. The network keeps its parameters from "
-        f"{f'epoch {epoch - 1}' if epoch > 1 else 'before the run'}."
-    )
+    return remedy

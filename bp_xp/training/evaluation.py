@@ -48,12 +48,10 @@ def totals_of(
     correct = xp.zeros_like(cost)
     if has_classes:
         correct = xp.astype(_are_correct(model, z, y, argmax, xp=xp), z.dtype)
-    if weights is None:
-        weights = xp.ones_like(cost)
-    else:
-        cost, correct = cost * weights, correct * weights
-    sums = [sum_rows(values[..., None], xp=xp) for values in (cost, correct, weights)]
-    return xp.concat(sums, axis=-1)
+    columns = [cost, correct, xp.ones_like(cost)]
+    if weights is not None:
+        columns = [cost * weights, correct * weights, weights]
+    return xp.concat([sum_rows(column[..., None], xp=xp) for column in columns], axis=-1)
 
 
 def _are_correct(model: Model, z: Array, y: Array, argmax: Elementwise, *, xp: Namespace) -> Array:

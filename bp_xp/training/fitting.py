@@ -99,11 +99,14 @@ def fit(
         progress=progress,
     )
     kept = checkpoint.as_checkpoint(checkpoint_argument)
-    saved = checkpoint.read_saved(kept)
-    if saved and warm_start:
-        raise ValueError("pass Checkpoint(resume=...) or warm_start, not both.")
-    begun = saved.run.begun if saved else network._generator.bit_generator.state
-    with network.placement.active("Take a smaller batch_size; no step was left half done."):
+    with (
+        checkpoint.owned(kept),
+        network.placement.active("Take a smaller batch_size; no step was left half done."),
+    ):
+        saved = checkpoint.read_saved(kept)
+        if saved and warm_start:
+            raise ValueError("pass Checkpoint(resume=...) or warm_start, not both.")
+        begun = saved.run.begun if saved else network._generator.bit_generator.state
         samples, validation = _samples(
             network,
             x,
@@ -124,7 +127,7 @@ def fit(
             run.position = _go_on(run.position, warm.position)
         observers = [Recorder(), *([EarlyStop(stopping)] if stopping else []), TellCallbacks(told)]
         if kept:
-            described = checkpoint.describe_settings(settings, run.source, run.validation)
+            described = checkpoint.describe_settings(settings, stopping, run.source, run.validation)
             if saved:
                 _resume(network, run, saved, described)
             write = functools.partial(_write, network, described, begun)

@@ -162,7 +162,8 @@ def take_looks(
         ValueError: the optimizer returns parameters of another shape or dtype, or the schedule
             gives no learning rate.
         TypeError: there is a schedule, and the optimizer's state has no learning rate.
-        DivergenceError: the cost or a parameter is no longer finite at the end of an epoch.
+        DivergenceError: the cost, a parameter or the optimizer's state is no longer finite at the
+            end of an epoch.
     """
     xp, engine = placement.xp, placement.engine
     rate: Any = getattr(settings.optimizer, "learning_rate", None)
@@ -208,17 +209,12 @@ def take_looks(
                     state = state if sent is None else sent
                     if stop:
                         return
-            cost, accuracy = means_of(to_numpy(xp.concat(totals, axis=0)), source.has_classes)
-            check_finite(cost, state.layers, epoch, settings, rates=last_rates, placement=placement)
+            sums = to_numpy(xp.concat(totals, axis=0))
+            check_finite(state, epoch, settings, totals=sums, rates=last_rates, placement=placement)
             judged = _judged(model, state.layers, validation, settings, placement=placement)
             seconds = time.perf_counter() - begun
-            record = EpochRecord(
-                epoch=epoch,
-                cost=cost,
-                accuracy=accuracy,
-                seconds=seconds,
-                samples_per_second=n_samples / seconds,
-                **judged,
+            record = _record(
+                epoch, sums, judged, seconds, n_samples=n_samples, has_classes=source.has_classes
             )
             progress.finish(record)
             place, totals = 0, []
@@ -249,6 +245,27 @@ def _check_can_be_scheduled(optimizer: Optimizer, state: Any) -> None:
             "a schedule needs an optimizer whose state is a NamedTuple with a learning_rate, not "
             f"{type(state).__name__}, that of {type(optimizer).__name__}."
         )
+
+
+def _record(
+    epoch: int,
+    totals: np.ndarray,
+    judged: dict[str, Any],
+    seconds: float,
+    *,
+    n_samples: int,
+    has_classes: bool,
+) -> EpochRecord:
+    """Return the record of an epoch."""
+    cost, accuracy = means_of(totals, has_classes)
+    return EpochRecord(
+        epoch=epoch,
+        cost=cost,
+        accuracy=accuracy,
+        seconds=seconds,
+        samples_per_second=n_samples / seconds,
+        **judged,
+    )
 
 
 def _judged(

@@ -22,10 +22,12 @@ import numpy as np
 from bp_xp._typing import Layer
 from bp_xp.backends import Placement
 from bp_xp.engines import Report
+from bp_xp.errors import DivergenceError
 from bp_xp.math.model import Model
 from bp_xp.sources import Source
 from bp_xp.training.arguments import Settings
 from bp_xp.training.callbacks import Callback, EarlyStopping
+from bp_xp.training.divergence import check_finite
 from bp_xp.training.history import EpochRecord, History
 from bp_xp.training.looks import Position, copied, take_looks
 from bp_xp.training.reduction import Total
@@ -334,17 +336,33 @@ class KeepCheckpoint(Observer):
 
     def __init__(self, path: Path, every: int | None, write: Callable[[Path, Run], None]) -> None:
         self._path, self._every, self._write = path, every, write
+        self._last: Sequence[Layer] = ()
 
     def looks_at(self) -> Sequence[int]:
         """Return the number of steps between two files."""
         return [] if self._every is None else [self._every]
 
+    def on_train_start(self, run: Run) -> None:
+        """Remember the parameters."""
+        self._last = run.network._layers
+
     def on_steps(self, run: Run) -> None:
         """Write if it is time."""
         due = self._every is not None and run.position.step % self._every == 0
         if run.interrupted or due:
-            self._write(self._path, run)
+            self._keep(run)
 
     def on_epoch_end(self, run: Run, record: EpochRecord) -> None:
         """Write."""
+        self._keep(run)
+
+    def _keep(self, run: Run) -> None:
+        """Write what is finite; otherwise let the network have what was written last."""
+        try:
+            position = run.position
+            check_finite(position.state, position.epoch, run.settings, placement=run.placement)
+        except DivergenceError:
+            run.show(self._last)
+            raise
         self._write(self._path, run)
+        self._last = run.layers

@@ -172,7 +172,7 @@ def test_options_reach_the_network():
 
 
 def test_same_seed_gives_the_same_file_and_replaces_the_older_one():
-    Path("digits.safetensors").write_text("something older")
+    run_well("train -q --epochs 1")
     run_well("train -q --epochs 2")
     first = Path("digits.safetensors").read_bytes()
     run_well("train -q --epochs 2")
@@ -537,7 +537,7 @@ def test_settings_beside_the_network_repeat_the_run_to_the_last_bit(command):
     run_well(f"train --device cpu -o net.safetensors {command}")
     written = {name: Path(name).read_bytes() for name in ("net.safetensors", "net.toml")}
     Path("net.safetensors").unlink()
-    run_well("train --config net.toml")
+    run_well("train --config net.toml --overwrite")
     assert {name: Path(name).read_bytes() for name in written} == written
 
 
@@ -595,7 +595,14 @@ def test_settings_are_written_as_they_were_used():
         "plot": "curves.png",
     }
     known = {o.name.replace("_", "-") for o in main.commands["train"].params}
-    outside = {"config", "debug", "quiet", "resume", "target"}  # target: of tables only
+    outside = {
+        "config",
+        "debug",
+        "quiet",
+        "resume",
+        "overwrite",
+        "target",
+    }  # target: of tables only
     assert known - set(settings) - outside == {"momentum", "nesterov"}
 
 
@@ -643,7 +650,7 @@ def test_paths_in_a_file_start_from_its_folder(points, monkeypatch):
     os.rename("data", "moved/data")
     os.rename("runs", "moved/runs")
     monkeypatch.chdir("elsewhere")
-    run_well("train -q --config ../moved/runs/a.toml")
+    run_well("train -q --config ../moved/runs/a.toml --overwrite")
     assert Path("../moved/runs/a.safetensors").read_bytes() == first
 
 
@@ -1253,10 +1260,45 @@ def test_resume_with_other_settings_is_refused(option, named):
     assert Path("run").read_bytes() == before
 
 
-def test_checkpoint_that_will_be_replaced_is_told():
+def test_a_run_is_not_lost_by_forgetting_an_option():
     run_well("train -q --epochs 1 --checkpoint run")
-    _, stderr = run_well("train --epochs 1 --checkpoint run")
-    assert "run is replaced: --resume would go on from it" in stderr
+    before = Path("run").read_bytes()
+    result = run("train -q --epochs 1 --seed 1 --checkpoint run")
+    assert result.exit_code == 1
+    assert all(flag in result.stderr for flag in ("--resume", "--overwrite", "--checkpoint"))
+    assert Path("run").read_bytes() == before
+    run_well("train -q --epochs 1 --seed 1 --checkpoint run --overwrite")
+    assert Path("run").read_bytes() != before
+
+
+@pytest.mark.parametrize("kind", ["a text", "a run", "a damaged network"])
+def test_an_output_of_somebody_else_is_not_replaced(kind):
+    out = Path("out.safetensors")
+    if kind == "a text":
+        out.write_text("notes")
+    else:
+        run_well("train -q --epochs 1 -o out.safetensors --checkpoint run")
+        data = out.read_bytes()[:-1] if "net" in kind else Path("run").read_bytes()
+        out.write_bytes(data)
+    before = out.read_bytes()
+    result = run("train -q --epochs 1 -o out.safetensors")
+    assert result.exit_code == 1
+    assert "would be lost: name another --output, or pass --overwrite" in result.stderr
+    assert out.read_bytes() == before
+    run_well("train -q --epochs 1 -o out.safetensors --overwrite")
+    assert out.read_bytes() != before
+
+
+def test_resume_takes_the_checkpoint_before_where_the_newest_is_damaged():
+    run_well("train -q --epochs 3 --checkpoint run.safetensors -o whole")
+    whole = Path("whole").read_bytes()
+    run_well("train -q --epochs 2 --checkpoint run.safetensors --overwrite -o part")
+    path = Path("run.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+    _, stderr = run_well("train --epochs 3 --checkpoint run.safetensors --resume -o part")
+    assert stderr.count("resuming from the one before") == 1
+    assert "going on from run.previous.safetensors" in stderr
+    assert Path("part").read_bytes() == whole
 
 
 # ---------------------------------------------------------------------------------------------

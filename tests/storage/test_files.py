@@ -431,3 +431,91 @@ def test_two_processes_writing_one_path_always_leave_one_whole_file(path):
     assert first.returncode == second.returncode == 0
     assert seen <= {1000, 1001, 1002, 20_000, 20_001, 20_002}
     assert list(path.parent.iterdir()) == [path]
+
+
+# ---------------------------------------------------------------------------------------------
+# One owner
+
+
+def leftovers(folder):
+    return sorted(one.name for one in folder.iterdir() if one.name.endswith((".tmp", ".lock")))
+
+
+def test_a_file_has_one_owner_who_is_named_to_others(path):
+    with files.locked(path):
+        named = f"process {os.getpid()} on .*{path.name}"
+        with pytest.raises(BlockingIOError, match=named), files.locked(path):
+            pass
+        with files.locked(path.with_name("other")):
+            pass
+    with files.locked(path):
+        pass
+    assert leftovers(path.parent) == []
+
+
+def test_an_owner_clears_what_a_killed_one_left_however_young(path):
+    left = path.with_name(f".{path.name}.{'0' * 16}.tmp")
+    stranger = path.with_name(f".other.{'0' * 16}.tmp")
+    for one in (left, stranger):
+        one.write_bytes(b"half")
+    with files.locked(path):
+        assert leftovers(path.parent) == [f".{path.name}.lock", stranger.name]
+
+
+@pytest.mark.process
+@posix
+def test_a_lock_goes_with_its_owner(path):
+    program = f"""
+        import pathlib, time
+        from bp_xp.storage import files
+        with files.locked(pathlib.Path({str(path)!r})):
+            print("mine", flush=True)
+            time.sleep(60)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "mine\n"
+        with pytest.raises(BlockingIOError, match=f"process {owner.pid} "), files.locked(path):
+            pass
+        owner.kill()
+        owner.wait()
+        with files.locked(path):
+            pass
+    assert leftovers(path.parent) == []
+
+
+@posix
+def test_a_file_system_without_locks_keeps_nobody_out(path, monkeypatch):
+    import fcntl
+
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with files.locked(path), files.locked(path):
+        pass
+    assert leftovers(path.parent) == []
+
+
+def test_a_file_that_is_kept_twice_leaves_nothing_behind(saved):
+    path, content = saved
+    for _ in range(3):  # of the second on, both names are links of one file
+        files.keep_previous(path)
+    assert files.previous_of(path).read_bytes() == content
+    assert leftovers(path.parent) == []
+
+
+def test_where_the_one_before_can_t_be_kept_nothing_is_left_behind(saved, monkeypatch):
+    path, content = saved
+
+    def full(source, target):
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(os, "link", full)
+    monkeypatch.setattr(files.shutil, "copy2", full)
+    with pytest.raises(OSError, match="no space left"):
+        files.keep_previous(path)
+    assert path.read_bytes() == content
+    assert leftovers(path.parent) == []

@@ -1,8 +1,11 @@
+import functools
+import inspect
 import itertools
 import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -18,12 +21,15 @@ from bp_xp import (
     EarlyStopping,
     Network,
     ReduceOnPlateau,
+    Regularization,
     RMSprop,
+    StepDecay,
     StopWhen,
     to_numpy,
 )
 from bp_xp.engines import replay
 from bp_xp.storage.tensors import read_tensors, write_tensors
+from bp_xp.training.arguments import Settings
 
 STEPS = 60  # 10 epochs of 6 mini-batches, the last of them short
 
@@ -45,7 +51,9 @@ def data():
 def make(target):
     def make(**options):
         settings = {"backend": target.backend, "device": target.device, "seed": 1}
-        return Network([3, 5, 2], cost="categorical_cross_entropy", **(settings | options))
+        if "output_activation" not in options:
+            settings["cost"] = "categorical_cross_entropy"
+        return Network([3, 5, 2], **(settings | options))
 
     return make
 
@@ -60,12 +68,44 @@ def run(net, data, **options):
         "early_stopping": EarlyStopping(patience=9),
         "progress": False,
     }
+    if "regularization" in options:
+        del settings["dropout"]
     return net.fit(*data, **(settings | options))
 
 
 def going_on(path):
     """A checkpoint that resumes from a file, which must be there."""
     return Checkpoint(path, resume=path)
+
+
+def odd(a, y, *, xp):
+    """A metric of one's own."""
+    return xp.mean(a)
+
+
+def half(step):
+    """A schedule of one's own."""
+    return 0.5
+
+
+def constantly(rate):
+    """Return a schedule that knows its rate from outside."""
+    return lambda step: rate
+
+
+def at(rate, step):
+    """A schedule once its rate is given."""
+    return rate
+
+
+class Constantly:
+    """A schedule that is an object."""
+
+    def __init__(self, rate):
+        self.rate = rate
+
+    def __call__(self, step):
+        return self.rate
 
 
 def bits(net):
@@ -110,7 +150,7 @@ def test_a_run_that_goes_on_is_the_run_that_was_never_interrupted(
         saved = tmp_path / "saved.safetensors"
         saved.write_bytes(taken[stop - 1])
         again = make()
-        resumed = Checkpoint(tmp_path / "again.safetensors", resume=saved)
+        resumed = Checkpoint(tmp_path / "again.safetensors", resume=saved, overwrite=True)
         history = run(again, data, checkpoint=resumed, **settings)
         assert bits(again) == bits(whole)
         assert figures(history) == figures(wanted)
@@ -315,6 +355,14 @@ def test_a_checkpoint_is_a_network(make, data, target, tmp_path):
     ("options", "message"),
     [
         ({"batch_size": 5}, "batch_size was 4 and is now 5"),
+        ({"trainable": [True, False]}, r"trainable was None and is now \[True, False\]"),
+        ({"regularization": Regularization(max_norm=1.0)}, "regularization.max_norm was None and"),
+        ({"l2": 0.5}, "regularization.l2 was 0.0 and is now 0.5"),
+        ({"early_stopping": EarlyStopping(patience=8)}, "early_stopping.patience was 9 and is"),
+        ({"early_stopping": None}, "early_stopping was .*EarlyStopping.* and is now None"),
+        ({"callbacks": EarlyStopping(), "early_stopping": None}, "early_stopping.patience was 9"),
+        ({"class_weight": {0: 2.0}}, "the data is not the same"),
+        ({"metrics": [odd]}, "metrics was"),
         ({"shuffle": False}, "shuffle was True and is now False"),
         ({"optimizer": SGD(0.3)}, r"optimizer.learning_rate was 0.1 and is now 0.3"),
         ({"optimizer": Adam(0.1)}, r"optimizer was .*SGD.* and is now .*Adam"),
@@ -332,6 +380,103 @@ def test_other_settings_are_refused_by_name(data, tmp_path, options, message):
     with pytest.raises(CheckpointError, match=message):
         run(net, data, checkpoint=going_on(path), **options)
     assert bits(net) == before
+
+
+def test_every_setting_of_fit_is_compared_or_changes_no_step():
+    compared = test_other_settings_are_refused_by_name.pytestmark[0].args[1]
+    of_data = {"x", "y"}  # see below
+    none = {"self", "epochs", "callbacks", "checkpoint", "progress", "terms"}
+    none |= {"warm_start"}  # refused beside a run that is resumed
+    tried = {name for options, _ in compared for name in options}
+    assert set(inspect.signature(Network.fit).parameters) - of_data - none <= tried
+    assert {field.name for field in fields(Settings)} - {"epochs", "progress"} <= tried
+
+
+@pytest.mark.parametrize(
+    ("saved", "same", "other"),
+    [
+        (SGD(np.float32(0.5)), SGD(0.5), SGD(np.float32(0.25))),
+        (SGD(StepDecay(0.5, 0.1, every=np.int64(3))), SGD(StepDecay(0.5, 0.1, every=3)), None),
+        (
+            SGD(StepDecay(0.5, 0.1, every=np.int64(3))),
+            None,
+            SGD(StepDecay(0.5, 0.1, every=np.int64(9))),
+        ),
+        (SGD(half), SGD(half), SGD(lambda step: 0.25)),
+        (SGD(constantly(0.5)), SGD(constantly(0.5)), SGD(constantly(0.25))),
+        (SGD(functools.partial(at, 0.5)), SGD(functools.partial(at, 0.5)), None),
+        (SGD(functools.partial(at, 0.5)), None, SGD(functools.partial(at, 0.25))),
+        (SGD(Constantly(0.5)), SGD(Constantly(0.5)), SGD(Constantly(0.25))),
+    ],
+)
+def test_numbers_and_functions_are_compared_by_what_they_do(data, tmp_path, saved, same, other):
+    path = tmp_path / "run.safetensors"
+    run(Network([3, 5, 2], seed=1), data, epochs=1, checkpoint=path, optimizer=saved)
+    if other is not None:
+        with pytest.raises(CheckpointError, match="other settings: optimizer"):
+            run(Network([3, 5, 2]), data, epochs=2, checkpoint=going_on(path), optimizer=other)
+    if same is not None:
+        net = Network([3, 5, 2])
+        history = run(net, data, epochs=2, checkpoint=going_on(path), optimizer=same)
+        assert len(history) == 2
+
+
+def test_a_function_s_code_is_compared_within_one_version_of_python(data, tmp_path, monkeypatch):
+    path = tmp_path / "run.safetensors"
+    run(Network([3, 5, 2]), data, epochs=1, checkpoint=path, optimizer=SGD(constantly(0.5)))
+    monkeypatch.setattr(sys, "version_info", (3, 99))
+    other = SGD(constantly(0.25))
+    assert run(Network([3, 5, 2]), data, epochs=2, checkpoint=going_on(path), optimizer=other)
+
+
+def test_an_older_run_is_not_replaced_unless_asked(data, tmp_path):
+    path = tmp_path / "run.safetensors"
+    run(Network([3, 5, 2], seed=1), data, epochs=2, checkpoint=path)
+    before = path.read_bytes()
+    net = Network([3, 5, 2], seed=2)
+    for kept in (path, str(path), Checkpoint(path, every=1), Checkpoint(path, resume=False)):
+        with pytest.raises(FileExistsError, match=r"resume=True.*overwrite=True"):
+            run(net, data, epochs=1, checkpoint=kept)
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(before)
+    with pytest.raises(FileExistsError):
+        run(net, data, checkpoint=Checkpoint(path, resume=other))
+    assert path.read_bytes() == before
+    run(net, data, epochs=1, checkpoint=Checkpoint(path, overwrite=True))
+    assert path.read_bytes() != before
+
+
+@pytest.mark.parametrize("every", [None, 1, 3])
+def test_what_is_not_finite_is_never_written(make, data, tmp_path, every):
+    path = tmp_path / "run.safetensors"
+    net = make(activation="relu", output_activation="identity", dtype="float32")
+    x, y = data
+    options = {"metrics": [], "dropout": 0.0, "early_stopping": None, "epochs": 1}
+    run(net, (x, np.eye(2)[y]), checkpoint=path, **options)
+    kept = Checkpoint(path, every=every, overwrite=True)
+    with pytest.raises(DivergenceError, match="the run diverged in epoch 1: "):
+        run(net, (x, np.eye(2)[y]), checkpoint=kept, optimizer=SGD(1e15), **options)
+    left = [one for one in (path, tmp_path / "run.previous.safetensors") if one.exists()]
+    for one in left:  # a file that is not finite could not be loaded
+        Network.load(one)
+    assert bits(Network.load(path)) == bits(net)
+    assert all(np.isfinite(part).all() for layer in on_host(net.layers) for part in layer)
+
+
+def test_a_second_run_on_a_checkpoint_is_refused_and_the_first_goes_on(data, tmp_path):
+    path = tmp_path / "run.safetensors"
+    refused = []
+
+    def second(network, history):
+        if not refused:
+            with pytest.raises(BlockingIOError, match=f"process {os.getpid()} on") as caught:
+                run(Network([3, 5, 2]), data, checkpoint=Checkpoint(path, resume=True))
+            refused.append(str(caught.value))
+
+    history = run(Network([3, 5, 2]), data, epochs=3, checkpoint=path, callbacks=second)
+    assert len(refused) == 1
+    assert len(history) == 3
+    assert [one.name for one in tmp_path.glob(".*")] == []
 
 
 def test_other_data_is_refused(data, tmp_path):

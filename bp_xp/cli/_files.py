@@ -1,0 +1,94 @@
+"""The files of a run of ``bp-xp train``: what may be written, and what would be lost."""
+
+import errno
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+from bp_xp import Checkpoint, CheckpointError
+from bp_xp.cli import config
+from bp_xp.cli._data import check_output
+from bp_xp.cli._pictures import check_picture
+from bp_xp.cli._program import logger
+from bp_xp.storage import network_file
+from bp_xp.storage.files import check_replaceable, previous_of
+from bp_xp.training.checkpoint import read_saved
+
+__all__ = ["as_checkpoint", "check_files"]
+
+
+def check_files(given: SimpleNamespace, path: Path) -> Path:
+    """Refuse files that could not be written, or would be lost; return where the settings go."""
+    inputs = [given.data, *([] if given.config is None else [given.config])]
+    check_output(path, *inputs)
+    check_replaceable(path)
+    if path.exists() and not given.overwrite:
+        _check_is_network(path)
+    settings_path = path.with_suffix(".toml")
+    if path == settings_path:
+        raise ValueError(
+            f"--output {path} is the name of the file that the settings go into: let the "
+            "network's end in .safetensors."
+        )
+    config.check_settings_file(settings_path)
+    results = [path, settings_path]
+    if given.checkpoint is not None:
+        check_output(given.checkpoint, *inputs, name="--checkpoint")
+        _check_apart("--checkpoint", given.checkpoint, results)
+        check_replaceable(given.checkpoint)
+        if given.checkpoint.exists() and not (given.resume or given.overwrite):
+            raise FileExistsError(
+                errno.EEXIST,
+                "a run would be lost: pass --resume to go on with it, --overwrite to begin anew, "
+                "or name another --checkpoint",
+                str(given.checkpoint),
+            )
+        results += [given.checkpoint, previous_of(given.checkpoint)]
+    if given.plot is not None:
+        check_picture(given.plot, *inputs, name="--plot")
+        _check_apart("--plot", given.plot, results)
+    return settings_path
+
+
+def _check_is_network(path: Path) -> None:
+    """Refuse to replace a file that this command has not written."""
+    try:
+        kind = network_file.read(path).kind
+    except CheckpointError:
+        kind = "file that is no network of bp-xp"
+    if kind != "network":
+        raise FileExistsError(
+            errno.EEXIST,
+            f"a {kind} would be lost: name another --output, or pass --overwrite",
+            str(path),
+        )
+
+
+def _check_apart(name: str, path: Path, results: Sequence[Path]) -> None:
+    """Refuse a file that the run writes something else to."""
+    if _identity(path) in map(_identity, results):
+        raise ValueError(f"{name} {path} is where the run's result goes: name another file.")
+
+
+def _identity(path: Path) -> str:
+    """Return what two paths of one file have in common, whether the file is there or not."""
+    return os.path.normcase(os.path.realpath(path))
+
+
+def as_checkpoint(given: SimpleNamespace) -> Checkpoint | None:
+    """Return where the run is kept, and say what it goes on from."""
+    if given.checkpoint is None:
+        return None
+    kept = Checkpoint(
+        given.checkpoint, given.checkpoint_every, given.resume, overwrite=given.overwrite
+    )
+    saved = read_saved(kept)
+    if saved is None:
+        return kept
+    seed = saved.content.network.seed
+    if seed != given.seed:
+        raise CheckpointError(f"{saved.path} is of a run with --seed {seed}, and not {given.seed}.")
+    logger.info("going on from %s", saved.path)
+    return replace(kept, resume=saved.path)
