@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, Unpack
 
@@ -140,6 +141,9 @@ class Network(Parameters):
         seed: int | None = None,
     ) -> "Network":
         """Make a network of given parameters.
+
+        These alone do not tell what the layers do with them: name the activations and the cost, or
+        ask a network that has them for :meth:`with_layers`.
 
         Args:
             layers: pairs (W, b), or Layers, with W of shape (O, I) and b of shape (O,). They are
@@ -506,18 +510,38 @@ class Network(Parameters):
         copy.layers = map_leaves(to_numpy, self._layers)
         return copy
 
+    def with_layers(self, layers: Iterable[tuple[Any, Any]]) -> "Network":
+        """Return a copy with other parameters; activations, cost, place and seed are this one's.
+
+        Args:
+            layers: pairs (W, b) of the shapes of this network's; they are copied.
+
+        Raises:
+            ValueError: the shapes do not fit, or a value is not finite.
+        """
+        here = self._placement
+        copy = self.to(here.device_name, backend=here.backend_word, engine=here.engine_word)
+        copy.layers = layers
+        return copy
+
+    def __copy__(self) -> "Network":
+        # A copy that shared the generator would change what this one draws.
+        return deepcopy(self)
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the network to a safetensors file, which any backend can load.
 
         The file is complete or not there: it is written beside its place and then renamed.
 
         Args:
-            path: the file; an older one of that name is replaced.
+            path: the file, whose name ends in .safetensors or has no ending; an older one of that
+                name is replaced.
 
         Returns:
             The path.
 
         Raises:
+            ValueError: the name promises another format.
             OSError: it could not be written; an older file is left as it was.
         """
         return network_file.write(path, NetworkFile(self.describe()))

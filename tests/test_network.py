@@ -148,6 +148,43 @@ def test_one_layer_can_not_be_assigned_by_itself_and_be_lost(make):
         make([3, 2]).layers[0] = Layer([[0.0] * 3] * 2, [0.0] * 2)
 
 
+def test_a_shallow_copy_goes_its_own_way_too(make, x):
+    net, twin = make([3, 4, 1], seed=1), make([3, 4, 1], seed=1)
+    shallow = copy.copy(net)
+    y = x[:, :1] > 0
+    shallow.fit(x, y, epochs=1, batch_size=2, progress=False)
+    for one in (net, twin):
+        one.fit(x, y, epochs=1, batch_size=2, progress=False)
+    for one, other in zip(net.layers, twin.layers, strict=True):
+        np.testing.assert_array_equal(to_numpy(one.W), to_numpy(other.W))
+
+
+def test_other_layers_keep_what_the_network_does_with_them(make, x):
+    net = make([3, 4, 2], activation="relu", cost="categorical_cross_entropy", seed=1)
+    other = net.with_layers([(2.0 * W, b) for W, b in net.layers])
+    assert other.model == net.model
+    assert (other.seed, other.placement, other.dtype) == (net.seed, net.placement, net.dtype)
+    twice = Network.from_layers(
+        [(2.0 * to_numpy(W), to_numpy(b)) for W, b in net.layers],
+        activation="relu",
+        cost="categorical_cross_entropy",
+    )
+    np.testing.assert_allclose(to_numpy(other(x)), twice(x), rtol=1e-5)
+    with pytest.raises(ValueError, match="expected 2 layers, not 1"):
+        net.with_layers([([[1.0]], [0.0])])
+
+
+@pytest.mark.parametrize("name", ["net.npz", "net.onnx", "net.pt"])
+def test_a_name_that_promises_another_format_is_refused(tmp_path, name):
+    net, path = Network([2, 1]), tmp_path / name
+    with pytest.raises(ValueError, match=r"written as \.safetensors"):
+        net.save(path)
+    with pytest.raises(ValueError, match=r"written as \.safetensors"):
+        net.fit([[0.0, 1.0]], [1.0], checkpoint=path)
+    assert not path.exists()
+    assert net.save(tmp_path / "net").exists()
+
+
 def test_a_deep_copy_goes_its_own_way(make, target, x):
     net = make([3, 4, 2], dtype="float64", seed=1)
 

@@ -24,7 +24,16 @@ from bp_xp._typing import Layer
 from bp_xp.errors import CheckpointError
 from bp_xp.storage.tensors import read_tensors, write_tensors
 
-__all__ = ["NetworkFile", "NetworkSection", "RunSection", "Section", "read", "unfit", "write"]
+__all__ = [
+    "NetworkFile",
+    "NetworkSection",
+    "RunSection",
+    "Section",
+    "check_suffix",
+    "read",
+    "unfit",
+    "write",
+]
 
 
 @dataclass(frozen=True)
@@ -122,12 +131,28 @@ _NETWORK_FIELDS = ("sizes", "activations", "cost", "dtype", "seed", "generator",
 _RUN_FIELDS = ("epoch", "place", "step", "order", "begun", "taken", "best_epoch", "settings")
 
 
+def check_suffix(path: str | os.PathLike[str]) -> None:
+    """Refuse a name that promises another format.
+
+    Raises:
+        ValueError: the name ends in something else than .safetensors.
+    """
+    suffix = Path(path).suffix
+    if suffix not in ("", ".safetensors"):
+        raise ValueError(
+            f"{os.fspath(path)!r} ends in {suffix}, and networks are written as .safetensors files "
+            "(the command bp-xp export makes an .npz file of one)."
+        )
+
+
 def write(path: str | os.PathLike[str], content: NetworkFile) -> Path:
     """Write a file, whole or not at all.
 
     Raises:
+        ValueError: the name ends in something else than .safetensors.
         OSError: it could not be written; an older file is left as it was.
     """
+    check_suffix(path)
     network, run = content.network, content.run
     header: dict[str, Any] = {
         "kind": content.kind,

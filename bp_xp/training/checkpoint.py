@@ -69,7 +69,8 @@ class Checkpoint:
         overwrite: whether a run that does not go on from a file at ``path`` may replace it.
 
     Raises:
-        ValueError: ``every`` is out of its range.
+        ValueError: ``every`` is out of its range, or the path ends in something else than
+            .safetensors.
         TypeError: an argument of the wrong kind.
         OSError: the file could not be written.
 
@@ -86,6 +87,7 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if not isinstance(self.path, str | os.PathLike):
             raise TypeError(f"path must be that of a file, not {self.path!r}.")
+        network_file.check_suffix(self.path)
         if not isinstance(self.resume, bool | str | os.PathLike):
             raise TypeError(f"resume must be True, False or a path, not {self.resume!r}.")
         if not isinstance(self.overwrite, bool):
