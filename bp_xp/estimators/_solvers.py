@@ -1,5 +1,6 @@
 """scikit-learn's solvers as optimizers of bp_xp, and L-BFGS over the same gradients."""
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -381,13 +382,24 @@ def minimize(
         slope += pack([Layer(alpha / weight * W, np.zeros_like(b)) for W, b in host])
         return cost + penalty_of(host), slope
 
-    result = optimize.minimize(
-        objective, pack(layers), method="L-BFGS-B", jac=True, options=options
-    )
+    with _one_pool(placement):
+        result = optimize.minimize(
+            objective, pack(layers), method="L-BFGS-B", jac=True, options=options
+        )
     found, message = unpack(result.x), result.message
     penalty = penalty_of(found)
     complaint = "" if result.status == 0 else str(message)
     return Minimum(found, float(result.fun) - penalty, penalty, int(result.nit), complaint)
+
+
+def _one_pool(placement: Placement) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which SciPy's threads do not wait for the processor with a library's own.
+
+    The minimizer and the gradients take turns, and each one's idle threads spin for a while.
+    """
+    if placement.backend == "numpy":
+        return contextlib.nullcontext()
+    return require("threadpoolctl", "sklearn").threadpool_limits(limits=1, user_api="blas")
 
 
 def _sums(
