@@ -257,7 +257,11 @@ def _safetensors_header(data: bytes) -> Any:
 
 def _parse_json(text: str | bytes) -> Any:
     """Return the value that a JSON text stands for, None where it stands for none."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is Python's own, and never written")
+
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=refuse)
     except (ValueError, RecursionError):  # also for integers of too many digits, and deep nesting
         return None
