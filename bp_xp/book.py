@@ -27,9 +27,10 @@ import numpy as np
 from bp_xp import checks
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.backends import dtype_name, library_of, place, to_numpy
+from bp_xp.backends.registry import as_array
 from bp_xp.datasets import load_mnist
 from bp_xp.engines import PLAIN
-from bp_xp.errors import DivergenceError
+from bp_xp.errors import DataFormatError, DivergenceError
 from bp_xp.math import backprop
 from bp_xp.math.activations import ACTIVATIONS
 from bp_xp.math.costs import COSTS, Cost
@@ -362,7 +363,7 @@ class Network:
 
     def _rows(self, columns: Any, name: str, size: int) -> Array:
         """Return columns side by side, shape (size, N), as rows on the device, shape (N, size)."""
-        values = columns if library_of(columns) is not None else np.asarray(columns)
+        values = as_array(columns, name)
         shape = tuple(values.shape)
         if len(shape) != 2 or shape[0] != size:
             hint = f": reshape it with {name}.reshape({size}, 1)" if shape == (size,) else ""
@@ -373,7 +374,7 @@ class Network:
 
     def _stacked(self, columns: Sequence[Any], name: str, size: int) -> Array:
         """Return a list of columns as rows on the device, shape (N, size)."""
-        arrays = [c if library_of(c) is not None else np.asarray(c) for c in columns]
+        arrays = [as_array(column, f"{name} of sample {i}") for i, column in enumerate(columns)]
         for i, array in enumerate(arrays):
             if tuple(array.shape) != (size, 1):
                 raise ValueError(
@@ -548,8 +549,11 @@ def sigmoid_prime(z: Any) -> Array:
 
 
 def _own_kind(z: Any) -> tuple[Array, Namespace]:
+    z = as_array(z, "z")
     library = library_of(z)
-    return (np.asarray(z, dtype=np.float64), np) if library is None else (z, library.namespace())
+    if library is None or z.dtype == object:
+        return np.asarray(z, dtype=np.float64), np
+    return z, library.namespace()
 
 
 def load_data_wrapper(
@@ -570,11 +574,16 @@ def load_data_wrapper(
     Raises:
         DownloadError: an archive is needed from the network and can't be had.
         FileNotFoundError: an archive is missing.
-        DataFormatError: a file is damaged.
+        DataFormatError: a file is damaged, or a label is no digit.
     """
     mnist = load_mnist(folder, download=download)
     if mnist.x_validation is None or mnist.y_validation is None:
         raise AssertionError("MNIST has a validation part")
+    if mnist.n_outputs > 10:
+        raise DataFormatError(
+            f"labels go up to {mnist.n_outputs - 1}, and the book's are digits, 0 to 9: read other "
+            "sets with bp_xp.datasets.load_mnist."
+        )
     targets = np.eye(10)[mnist.y_train][:, :, None]
     training_data = list(zip(_pixels(mnist.x_train), targets, strict=True))
     validation_data, test_data = (

@@ -17,6 +17,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from bp_xp._trees import map_leaves
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.backends import Placement, dtype_name, library_of, place, to_numpy
+from bp_xp.backends.registry import as_host_array, check_form
 from bp_xp.errors import DeviceError
 from bp_xp.estimators import _settings as settings
 from bp_xp.estimators._run import forget_runs, take_steps
@@ -181,6 +182,7 @@ class MLP(BaseEstimator):
 
     def _validate(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
         """Return samples as arrays that scikit-learn has checked."""
+        X, y = _as_scikit_takes(X, "X"), _as_scikit_takes(y, "y")
         xp = _array_library(X) or np
         # A device such as Apple's has no float64, which the standard's own words tell.
         wanted = [dtype_name(self.dtype)] if self.dtype is not None else ["float64", "float32"]
@@ -214,6 +216,7 @@ class MLP(BaseEstimator):
         """Return the samples of a call on the device."""
         weights = None
         if sample_weight is not None:
+            sample_weight = _as_scikit_takes(sample_weight, "sample_weight")
             weights = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
             weights = to_numpy(weights).astype(np.float64)
         targets, truth = self._encode(y, placement, fresh=fresh)
@@ -300,6 +303,7 @@ class MLP(BaseEstimator):
         X, y, weights = (*given, None)[:3]
         X, y = self._validate(X, y, reset=False)
         if weights is not None:
+            weights = _as_scikit_takes(weights, "the sample_weight of validation_data")
             weights = _check_sample_weight(weights, X, ensure_non_negative=True)
             weights = to_numpy(weights).astype(np.float64)
         targets, truth = self._encode(y, placement, fresh=False)
@@ -421,6 +425,7 @@ class MLP(BaseEstimator):
     def _outputs(self, X: Any, method: str) -> Array:
         """Return the outputs for samples, shape (N, O), on the device."""
         check_is_fitted(self)
+        X = _as_scikit_takes(X, "X")
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         placement = self._where or place(self.device, self.backend)
         self._check_same_kind(X, placement, method)
@@ -510,6 +515,26 @@ class MLP(BaseEstimator):
         tags.input_tags.sparse = True
         tags.array_api_support = True
         return tags
+
+
+def _as_scikit_takes(values: Any, name: str) -> Any:
+    """Return samples in a form of which scikit-learn takes all that there is to it.
+
+    It takes sparse matrices, and drops the mask of a masked array. What is an array of the CPU to
+    it may have a dtype that NumPy lacks.
+
+    Raises:
+        TypeError: they are masked, sharded, or a sparse array of a library of arrays.
+    """
+    if hasattr(values, "tocsr"):
+        return values
+    check_form(values, name)
+    if isinstance(values, np.ndarray):
+        return as_host_array(values)
+    library = library_of(values)
+    if library is None or _array_library(values) is not None:
+        return values
+    return to_numpy(values) if _place_of(values).on_cpu else values
 
 
 def _array_library(X: Any) -> Namespace | None:

@@ -191,7 +191,7 @@ def check_fields_of_network(fields: Any) -> None:
     _fields(_NETWORK)(fields, "")
     layers, names = len(fields["sizes"]) - 1, len(fields["activations"])
     if names != layers:
-        raise ValueError(f"it names {names} activations for {layers} layers")
+        raise ValueError(f"its {names} activations do not fit its sizes {fields['sizes']}")
 
 
 def check_fields_of_run(fields: Any, totals: np.ndarray, dtype: str) -> None:
