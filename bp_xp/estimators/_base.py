@@ -3,12 +3,13 @@
 import itertools
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 from sklearn import get_config
-from sklearn.base import BaseEstimator, is_classifier, is_regressor
+from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d, compute_sample_weight
@@ -113,6 +114,21 @@ class MLP(BaseEstimator):
 
     # -----------------------------------------------------------------------------------------
     # Learning
+
+    @staticmethod
+    def _as_validation_data(
+        validation_data: Any, X_val: Any, y_val: Any, sample_weight_val: Any
+    ) -> Any:
+        """Return validation samples that are given in parts as those that are given together."""
+        parts = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
+        given = [name for name, part in parts.items() if part is not None]
+        if not given:
+            return validation_data
+        if validation_data is not None:
+            raise ValueError(f"pass validation_data or {given[0]}, not both.")
+        if X_val is None or y_val is None:
+            raise ValueError(f"X_val and y_val go together, but only {', '.join(given)} came.")
+        return X_val, y_val, sample_weight_val
 
     def _check_incremental(self) -> None:
         """Refuse what ``partial_fit`` can't do."""
@@ -504,6 +520,29 @@ class MLP(BaseEstimator):
                 self.intercepts_ = [self._where.asarray(b) for b in self.intercepts_]
                 if hasattr(self, "classes_"):
                     self.classes_ = self._labels_at(self.classes_, self._where)
+
+    def __sklearn_array_api_convert__(self, convert: Callable[[Any], Array]) -> Any:
+        """Return a copy that predicts for samples of another library or device.
+
+        Args:
+            convert: returns an array there.
+        """
+        made: Any = clone(self)
+        left = {*self.get_params(deep=False), "_on_device", "_where"}
+        for name, value in vars(self).items():
+            if name not in left:
+                setattr(made, name, value.on_host() if name == "_optimizer" else deepcopy(value))
+        if not hasattr(self, "coefs_"):
+            return made
+        made.coefs_ = [convert(W) for W in self.coefs_]
+        made.intercepts_ = [convert(b) for b in self.intercepts_]
+        made._in_arrays = not isinstance(made.coefs_[0], np.ndarray)
+        made._where = (
+            _place_of(made.coefs_[0]) if made._in_arrays else place(self.device, self.backend)
+        )
+        if hasattr(self, "classes_"):
+            made.classes_ = made._labels_at(to_numpy(self.classes_), made._where)
+        return made
 
     def _labels_at(self, labels: np.ndarray, placement: Placement) -> Any:
         """Return labels as an array of the samples' kind; text can be of NumPy alone."""
