@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
+from bp_xp._files import open_regular
 from bp_xp.errors import DataFormatError, DownloadError
 
 __all__ = ["Archive", "fetch"]
@@ -110,7 +111,7 @@ def _download(archive: Archive, path: Path, mirrors: Sequence[str]) -> None:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
