@@ -263,6 +263,38 @@ def test_an_array_of_another_library_is_refused_by_name(door, form):
 
 
 # ---------------------------------------------------------------------------------------------
+# Pictures
+
+PICTURES = {
+    "confusion_matrix x": lambda plot, net, form: plot.confusion_matrix(net, form(X), LABELS),
+    "confusion_matrix y": lambda plot, net, form: plot.confusion_matrix(net, X, form(LABELS)),
+    "confusion_matrix counts": lambda plot, net, form: plot.confusion_matrix(form(np.eye(2))),
+    "misclassified x": lambda plot, net, form: plot.misclassified(net, form(X), LABELS, (1, 3)),
+    "misclassified y": lambda plot, net, form: plot.misclassified(net, X, form(LABELS), (1, 3)),
+    "network_graph": lambda plot, net, form: plot.network_graph(net, form(X[:1]), Y[:1]),
+    "decision_regions": lambda plot, net, form: plot.decision_regions(
+        Network([2, 3, 2], seed=0), form(X[:, :2].copy()), LABELS
+    ),
+}
+
+
+@pytest.mark.parametrize("form", ["list", "data frame", "float16", "bfloat16", "masked", "csr"])
+@pytest.mark.parametrize("picture", PICTURES)
+def test_a_picture_is_drawn_of_a_form_of_array_or_refuses_it_by_name(picture, form):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    plotting = pytest.importorskip("bp_xp.plotting")
+    shape, refusal = HOST_FORMS[form]
+    try:
+        if refusal is None:
+            assert PICTURES[picture](plotting, network(), shape) is not None
+            return
+        with pytest.raises(TypeError, match=refusal):
+            PICTURES[picture](plotting, network(), shape)
+    finally:
+        pyplot.close("all")
+
+
+# ---------------------------------------------------------------------------------------------
 # Estimators, which take sparse matrices
 
 

@@ -128,8 +128,8 @@ def _unusable(folder: Path, what: str, error: OSError) -> DownloadError:
     """The error for a folder that can't serve as a cache."""
     return DownloadError(
         f"{folder}, where downloads are kept, can't be {what} ({error.strerror or error}): let it "
-        f"be {what}, move the cache with XDG_CACHE_HOME (on Linux), or get the archives by hand and name "
-        "their folder with BP_XP_DATA_DIR."
+        f"be {what}, move the cache with XDG_CACHE_HOME (on Linux), or get the archives by hand "
+        "and name their folder with BP_XP_DATA_DIR."
     )
 
 
