@@ -107,7 +107,7 @@ def to_numpy(array: Array) -> np.ndarray:
         float32.
 
     Raises:
-        TypeError: it is sparse or masked, so that its values are not all there is to it.
+        TypeError: it is sparse, or some of it is masked: its values are not all there is to it.
 
     Examples:
         >>> to_numpy([1.0, 2.0])

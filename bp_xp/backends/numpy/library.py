@@ -35,9 +35,9 @@ class NumPy(Library):
 
     def odd_form(self, array: Array) -> Form | None:
         if isinstance(array, np.ma.MaskedArray):
-            return Form(
-                "a masked array, whose mask would be lost", "fill it first, as in {0}.filled(0)"
-            )
+            words = "a masked array, whose mask would be lost"
+            remedy = "fill it first, as in {0}.filled(0)"
+            return Form(words, remedy, comes_home=not np.ma.is_masked(array))
         if isinstance(array, np.matrix):
             words = "a numpy.matrix, where * means another product"
             return Form(words, "pass numpy.asarray({0})", comes_home=True)
