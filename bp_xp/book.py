@@ -27,9 +27,10 @@ import numpy as np
 from bp_xp import checks
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.backends import dtype_name, library_of, place, to_numpy
+from bp_xp.backends.registry import as_array
 from bp_xp.datasets import load_mnist
 from bp_xp.engines import PLAIN
-from bp_xp.errors import DivergenceError
+from bp_xp.errors import DataFormatError, DivergenceError
 from bp_xp.math import backprop
 from bp_xp.math.activations import ACTIVATIONS
 from bp_xp.math.costs import COSTS, Cost
@@ -37,6 +38,7 @@ from bp_xp.math.model import Model
 from bp_xp.math.rows import row_blocks
 from bp_xp.sources import intake
 from bp_xp.training.divergence import are_finite
+from bp_xp.training.evaluation import ROWS_AT_ONCE
 
 __all__ = ["Network", "load_data_wrapper", "sigmoid", "sigmoid_prime"]
 
@@ -45,8 +47,6 @@ _SIGMOID = ACTIVATIONS["sigmoid"]
 # Mini-batches are gathered from the shuffled data some at a time: one look-up serves them all, and
 # on a CPU they stay in its cache.
 _BATCHES_AT_ONCE = 64
-
-_EVALUATION_ROWS = 4096
 
 
 class Network:
@@ -107,6 +107,15 @@ class Network:
         self.weights = [
             np.random.randn(y, x) for x, y in zip(self.sizes[:-1], self.sizes[1:], strict=True)
         ]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Arrays of the host, set last: no library need be there to read a pickle.
+        home = {name: list(map(to_numpy, getattr(self, name))) for name in ("biases", "weights")}
+        return {k: v for k, v in vars(self).items() if k[1:] not in home} | home
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
 
     # -----------------------------------------------------------------------------------------
     # Parameters
@@ -339,7 +348,7 @@ class Network:
             test = self._test_samples(test_data, "test_data")
             told = [
                 self._placement.xp.argmax(self.feedforward(test.x[rows, :].mT), axis=0)
-                for rows in row_blocks(len(test), _EVALUATION_ROWS)
+                for rows in row_blocks(len(test), ROWS_AT_ONCE)
             ]
             return int((np.concatenate([to_numpy(part) for part in told]) == test.y).sum())
 
@@ -362,7 +371,7 @@ class Network:
 
     def _rows(self, columns: Any, name: str, size: int) -> Array:
         """Return columns side by side, shape (size, N), as rows on the device, shape (N, size)."""
-        values = columns if library_of(columns) is not None else np.asarray(columns)
+        values = as_array(columns, name)
         shape = tuple(values.shape)
         if len(shape) != 2 or shape[0] != size:
             hint = f": reshape it with {name}.reshape({size}, 1)" if shape == (size,) else ""
@@ -373,7 +382,7 @@ class Network:
 
     def _stacked(self, columns: Sequence[Any], name: str, size: int) -> Array:
         """Return a list of columns as rows on the device, shape (N, size)."""
-        arrays = [c if library_of(c) is not None else np.asarray(c) for c in columns]
+        arrays = [as_array(column, f"{name} of sample {i}") for i, column in enumerate(columns)]
         for i, array in enumerate(arrays):
             if tuple(array.shape) != (size, 1):
                 raise ValueError(
@@ -409,7 +418,8 @@ class Network:
         if isinstance(pairs, _Samples):
             return pairs
         xs, ys = _unzip(pairs, name)
-        labels = np.asarray([to_numpy(y) for y in ys]) if _same_shape(ys) else np.empty((0, 0))
+        alike = len({np.shape(y) for y in ys}) == 1
+        labels = np.asarray([to_numpy(y) for y in ys]) if alike else np.empty((0, 0))
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise ValueError(
                 f"{name}: y of a test sample is a whole number, the index of the right output, not "
@@ -500,10 +510,6 @@ def _step(
     return _descend(biases, nabla_b, eta), _descend(weights, nabla_w, eta)
 
 
-# ---------------------------------------------------------------------------------------------
-# Reading pairs
-
-
 def _unzip(pairs: Iterable[tuple[Any, Any]], name: str) -> tuple[list[Any], list[Any]]:
     """Return the x and the y of a list or an iterator of pairs."""
     listed = list(pairs)
@@ -515,10 +521,6 @@ def _unzip(pairs: Iterable[tuple[Any, Any]], name: str) -> tuple[list[Any], list
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise TypeError(f"{name}: sample {i} must be a pair (x, y), not {type(pair).__name__}.")
     return [x for x, _ in listed], [y for _, y in listed]
-
-
-def _same_shape(values: Iterable[Any]) -> bool:
-    return len({np.shape(value) for value in values}) == 1
 
 
 # ---------------------------------------------------------------------------------------------
@@ -548,8 +550,11 @@ def sigmoid_prime(z: Any) -> Array:
 
 
 def _own_kind(z: Any) -> tuple[Array, Namespace]:
+    z = as_array(z, "z")
     library = library_of(z)
-    return (np.asarray(z, dtype=np.float64), np) if library is None else (z, library.namespace())
+    if library is None or z.dtype == object:
+        return np.asarray(z, dtype=np.float64), np
+    return z, library.namespace()
 
 
 def load_data_wrapper(
@@ -570,11 +575,15 @@ def load_data_wrapper(
     Raises:
         DownloadError: an archive is needed from the network and can't be had.
         FileNotFoundError: an archive is missing.
-        DataFormatError: a file is damaged.
+        DataFormatError: a file is damaged, or a label is no digit.
     """
     mnist = load_mnist(folder, download=download)
     if mnist.x_validation is None or mnist.y_validation is None:
         raise AssertionError("MNIST has a validation part")
+    if mnist.n_outputs > 10:
+        raise DataFormatError(
+            f"labels go up to {mnist.n_outputs - 1}, and a digit is 0 to 9: load_mnist reads it."
+        )
     targets = np.eye(10)[mnist.y_train][:, :, None]
     training_data = list(zip(_pixels(mnist.x_train), targets, strict=True))
     validation_data, test_data = (

@@ -1,20 +1,24 @@
 """Parameters on a device: what a network is, before anything is done with it."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from bp_xp import checks
 from bp_xp._trees import map_leaves
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.architecture import check_own_functions, own_functions
-from bp_xp.backends import Placement, dtype_name, to_numpy
+from bp_xp.backends import Placement, dtype_name, library_of, to_numpy
 from bp_xp.engines import Report
 from bp_xp.math.initializers import make_generator
 from bp_xp.math.model import Model
 from bp_xp.sources import intake
 from bp_xp.storage.network_file import NetworkSection
 from bp_xp.training.fitting import WarmStart
+from bp_xp.training.looks import Position
 
 __all__ = ["Parameters"]
 
@@ -43,6 +47,32 @@ class Parameters:
         placement.dtype(self._dtype)
         with placement.active():
             check_own_functions(model, placement, self._dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickle holds: arrays of the host, so that no library need be there to read.
+
+        The library is asked for when the network is made of it, and named where it is missing.
+        """
+        warm = self._warm
+        if warm is not None:
+            # What was measured doesn't matter to what comes next, and may be no function of a file.
+            settings = replace(warm.settings, metrics=())
+            warm = WarmStart(settings, _with_arrays(_brought_home, warm.position))
+        layers = map_leaves(to_numpy, self._layers)
+        return vars(self) | {"_layers": layers, "_warm": warm}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the content of a pickle."""
+        vars(self).update(state)
+
+        def placed(leaf: Any) -> Any:
+            return self._placement.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+        with self._placement.active():
+            self._layers = map_leaves(placed, self._layers)
+            if self._warm is not None:
+                position = _with_arrays(placed, self._warm.position)
+                self._warm = self._warm._replace(position=position)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -213,3 +243,14 @@ class Parameters:
             own=own,
             layers=map_leaves(to_numpy, self._layers if layers is None else list(layers)),
         )
+
+
+def _with_arrays(function: Callable[[Any], Any], position: Position) -> Position:
+    """Return where a run is with a function applied to its arrays."""
+    state, totals = (map_leaves(function, part) for part in (position.state, position.totals))
+    return position._replace(state=state, totals=totals)
+
+
+def _brought_home(leaf: Any) -> Any:
+    """Return an array on the host; what is no array as it is."""
+    return leaf if library_of(leaf) is None else to_numpy(leaf)

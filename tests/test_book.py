@@ -8,7 +8,7 @@ import pytest
 from bp_xp import book, to_numpy
 from bp_xp.backends import LIBRARIES, place
 from bp_xp.datasets import Dataset
-from bp_xp.errors import DivergenceError
+from bp_xp.errors import DataFormatError, DivergenceError
 
 SIZES = [5, 4, 3]
 
@@ -420,3 +420,11 @@ def test_the_loader_returns_the_books_formats(monkeypatch):
     assert validation[0][1] == 9
     assert isinstance(test[0][1], int)
     assert test[0][0].shape == (2, 1)
+
+
+def test_labels_that_are_no_digits_are_refused(monkeypatch):
+    x, y = np.zeros((4, 2), np.float32), np.array([3, 0, 20, 3])
+    letters = Dataset("mnist", x, y, x, y, x, y)
+    monkeypatch.setattr(book, "load_mnist", lambda folder, *, download: letters)
+    with pytest.raises(DataFormatError, match=r"labels go up to 20, .* 0 to 9: load_mnist reads"):
+        book.load_data_wrapper()

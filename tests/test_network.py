@@ -469,7 +469,7 @@ def saved(tmp_path):
     [
         ({"sizes": [3, 4]}, "do not fit its sizes [3, 4]"),
         ({"sizes": [3, 5, 2]}, "do not fit its sizes [3, 5, 2]"),
-        ({"sizes": [3, 0, 2]}, "do not fit its sizes [3, 0, 2]"),
+        ({"sizes": [3, 0, 2]}, "its sizes[1] must be a whole number from 1"),
         ({"activations": ["sigmoid"]}, "do not fit its sizes [3, 4, 2]"),
         ({"activations": []}, "activations"),
         ({"activations": ["sigmoid", "wobbly"]}, "unknown activation 'wobbly'"),

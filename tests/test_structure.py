@@ -32,17 +32,18 @@ EVERY_MODULE = pytest.mark.parametrize("module", MODULES, ids=lambda name: name 
 
 # A room is a folder, or a module beside the folders; inside a room all may import each other.
 LIBRARY_ROOMS = {module for module in PACKAGES if module.startswith("backends.")}
-BASIS = {"_typing", "_trees", "_optional", "errors", "checks"}
+BASIS = {"_typing", "_trees", "_optional", "_files", "errors", "checks"}
 BACKENDS = {"backends", "backends.library", *LIBRARY_ROOMS}
 
 MAY_IMPORT = {
     "_typing": set(),
     "_trees": set(),
+    "_files": set(),
     "errors": set(),
     "checks": {"errors"},
     "_optional": {"errors"},
-    "datasets": {"_typing", "errors"},
-    "storage": {"_typing", "errors"},
+    "datasets": {"_typing", "_files", "errors"},
+    "storage": {"_typing", "_files", "errors"},
     "math": {"_typing", "_trees"},
     "engines": {"_typing", "_trees"},
     # What bp_xp asks of a library, the room of each, which knows no other, and what finds them.

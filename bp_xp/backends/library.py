@@ -6,7 +6,7 @@ its way to NumPy, and ``engine.py`` where it has an engine of its own.
 
 import contextlib
 import importlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import array_api_compat
 import numpy as np
@@ -14,9 +14,23 @@ import numpy as np
 from bp_xp._typing import Array, Namespace
 from bp_xp.engines import PLAIN, Engine
 
-__all__ = ["SUPPORTED_DTYPES", "Library", "dtype_name"]
+__all__ = ["SUPPORTED_DTYPES", "Form", "Library", "dtype_name", "is_foreign_number"]
 
 SUPPORTED_DTYPES = ("float32", "float64")
+
+
+class Form(NamedTuple):
+    """A form of array that can't be computed with as it is.
+
+    Attributes:
+        words: what the array is, for messages: ``"a sparse tensor"``.
+        remedy: what makes another of it, with ``{0}`` for its name: ``"pass {0}.to_dense()"``.
+        comes_home: whether its values are all there is to it, so that they can be had on the host.
+    """
+
+    words: str
+    remedy: str
+    comes_home: bool = False
 
 
 class Library:
@@ -98,8 +112,17 @@ class Library:
         """``array`` (C-contiguous, native byte order) as an array on ``device``."""
         return self.namespace().asarray(array, device=device)
 
+    def odd_form(self, array: Array) -> Form | None:
+        """The form of ``array`` if it is one that can't be computed with as it is."""
+        del array
+        return None
+
+    def by_value(self, array: Array) -> Array:
+        """``array`` without the record that a library keeps to differentiate it."""
+        return array
+
     def to_numpy(self, array: Array) -> np.ndarray:
-        """``array`` as a NumPy array on the host."""
+        """``array`` as a NumPy array on the host; it may be one that can't be written to."""
         try:
             return np.asarray(array)
         except (TypeError, ValueError, RuntimeError):
@@ -141,3 +164,13 @@ def dtype_name(dtype: Any) -> str:
             f"dtype {name!r} is not supported: use one of {', '.join(map(repr, SUPPORTED_DTYPES))}."
         )
     return name
+
+
+def is_foreign_number(dtype: np.dtype) -> bool:
+    """Whether a dtype is a small number that another package has taught NumPy: bfloat16, ...
+
+    Examples:
+        >>> is_foreign_number(np.dtype("float16")), is_foreign_number(np.dtype("V2"))
+        (False, False)
+    """
+    return dtype.kind == "V" and np.can_cast(dtype, np.float32)

@@ -1,4 +1,7 @@
-"""The libraries that bp_xp knows. To add one: a room beside this file, and a line in the table."""
+"""The libraries that bp_xp knows, and what it takes of their arrays.
+
+To add one: a room beside this file, and a line in the table.
+"""
 
 from types import ModuleType
 from typing import Any
@@ -9,11 +12,19 @@ from bp_xp._typing import Array, Namespace
 from bp_xp.backends.array_api_strict.library import ArrayAPIStrict
 from bp_xp.backends.cupy.library import CuPy
 from bp_xp.backends.jax.library import JAX
-from bp_xp.backends.library import Library
+from bp_xp.backends.library import Form, Library, is_foreign_number
 from bp_xp.backends.numpy.library import NumPy
 from bp_xp.backends.torch.library import Torch
 
-__all__ = ["LIBRARIES", "find_library", "library_of", "to_numpy"]
+__all__ = [
+    "LIBRARIES",
+    "as_array",
+    "as_host_array",
+    "check_form",
+    "find_library",
+    "library_of",
+    "to_numpy",
+]
 
 LIBRARIES: dict[str, Library] = {
     library.name: library for library in (NumPy(), CuPy(), Torch(), JAX(), ArrayAPIStrict())
@@ -31,6 +42,58 @@ def library_of(array: Any) -> Library | None:
     return None
 
 
+def _form_of(values: Any) -> Form | None:
+    """The form of what people pass if it is one that can't be computed with as it is."""
+    if any(hasattr(values, word) for word in ("tocsr", "toarray", "todense")):
+        word = (
+            "todense" if not hasattr(values, "tocsr") and hasattr(values, "todense") else "toarray"
+        )
+        return Form("a sparse matrix", f"pass {{0}}.{word}()")
+    library = library_of(values)
+    return None if library is None else library.odd_form(values)
+
+
+def check_form(values: Any, name: str) -> None:
+    """Refuse a form of array that can't be computed with as it is.
+
+    Args:
+        values: what people pass.
+        name: what the caller calls it.
+
+    Raises:
+        TypeError: it is sparse, masked, sharded ...; the message says what makes another of it.
+    """
+    _refuse_form(values, name)
+
+
+def _refuse_form(values: Any, name: str, *, to_bring_home: bool = False) -> None:
+    form = _form_of(values)
+    if form and not (to_bring_home and form.comes_home):
+        raise TypeError(f"{name} is {form.words}: {form.remedy.format(name)}.")
+    if isinstance(values, list | tuple):
+        for i, row in enumerate(values):
+            if isinstance(row, np.ma.MaskedArray):
+                _refuse_form(row, f"{name}[{i}]")
+
+
+def as_array(values: Any, name: str) -> Array:
+    """An array of any library as it is, host values as an array of the host.
+
+    Raises:
+        TypeError: as for :func:`check_form`.
+    """
+    check_form(values, name)
+    library = library_of(values)
+    foreign = library is not None and library.name != "numpy"
+    return values if foreign else as_host_array(values)
+
+
+def as_host_array(values: Any) -> np.ndarray:
+    """What ``numpy.asarray`` makes of host values, with numbers that NumPy knows."""
+    host = np.asarray(values)
+    return host.astype(np.float32) if is_foreign_number(host.dtype) else host
+
+
 def to_numpy(array: Array) -> np.ndarray:
     """Bring an array of any library and device home.
 
@@ -39,14 +102,24 @@ def to_numpy(array: Array) -> np.ndarray:
             ``numpy.asarray`` takes.
 
     Returns:
-        The same values as a NumPy array; no copy where the memory can be shared.
+        The same values as a NumPy array; no copy where the memory can be shared. That of another
+        library's array may be written to. Floats that NumPy lacks, such as bfloat16, become
+        float32.
+
+    Raises:
+        TypeError: it is sparse, or some of it is masked: its values are not all there is to it.
 
     Examples:
         >>> to_numpy([1.0, 2.0])
         array([1., 2.])
     """
+    _refuse_form(array, "array", to_bring_home=True)
     library = library_of(array)
-    return np.asarray(array) if library is None else library.to_numpy(array)
+    if library is None or library.name == "numpy":
+        return as_host_array(array)
+    host = library.to_numpy(array)
+    # Memory that another library owns, and hands out to be read only.
+    return host if host.flags.writeable else host.copy()
 
 
 def find_library(backend: str | Namespace) -> Library:

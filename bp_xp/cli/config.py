@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bp_xp import checks
+from bp_xp._files import read_regular
 from bp_xp.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from bp_xp.optim.schedules import (
     CosineDecay,
@@ -322,7 +323,7 @@ def read_settings(path: str | os.PathLike[str], kinds: Mapping[str, Kind]) -> di
         ValueError: it is no TOML, or has a key that is no setting, or a value of another kind.
     """
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+        content = tomllib.loads(read_regular(path).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         what = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
         raise ValueError(f"{path} is not a TOML file: {what}") from None
@@ -411,7 +412,7 @@ def check_settings_file(path: Path) -> None:
         OSError: it is such a file, or no regular one; or there is no folder to write it in.
     """
     check_replaceable(path)
-    if path.exists() and not path.read_bytes().startswith(_MARK.encode()):
+    if path.exists() and not read_regular(path).startswith(_MARK.encode()):
         raise FileExistsError(
             errno.EEXIST,
             "the settings of the run would go into this file, which bp-xp did not write: move it, "

@@ -1,5 +1,6 @@
 """Files that are downloaded once, checked, and kept."""
 
+import errno
 import hashlib
 import os
 import warnings
@@ -8,11 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
+from bp_xp._files import open_regular
 from bp_xp.errors import DataFormatError, DownloadError
 
 __all__ = ["Archive", "fetch"]
 
 _TIMEOUT = (10, 30)  # seconds to connect, and between two pieces of an answer
+
+
+# What only the writing of a file can end in, whatever a network does.
+_OF_THE_DISK = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EFBIG)
 
 
 class Archive(NamedTuple):
@@ -46,12 +52,15 @@ def fetch(archive: Archive, folder: Path, *, mirrors: Sequence[str], download: b
         folder / archive.name
 
     Raises:
-        DownloadError: where no mirror gave the file.
+        DownloadError: where no mirror gave the file, or the folder can't be written to.
         FileNotFoundError: where the file is not there and download is False.
         DataFormatError: where the file is damaged and download is False.
     """
     path = folder / archive.name
-    found = _sha256(path) if path.exists() else None
+    try:
+        found = _sha256(path) if path.exists() else None
+    except PermissionError as error:
+        raise _unusable(folder, "read", error) from error
     if found == archive.sha256:
         return path
     if found is None:
@@ -77,8 +86,12 @@ def _download(archive: Archive, path: Path, mirrors: Sequence[str]) -> None:
     get = HTTPDownloader(
         timeout=_TIMEOUT, chunk_size=2**16, headers={"Accept-Encoding": "identity"}
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+    except OSError as error:
+        raise _unusable(path.parent, "written to", error) from error
     failures: list[str] = []
     cause = None
     try:
@@ -87,6 +100,8 @@ def _download(archive: Archive, path: Path, mirrors: Sequence[str]) -> None:
             try:
                 get(url, str(part), None)
             except OSError as error:  # what requests raises, from no network to a 404
+                if error.errno in _OF_THE_DISK:
+                    raise _unusable(path.parent, "written to", error) from error
                 cause = error
                 # pooch leaves the connection open when the answer is, say, a 404.
                 if (answer := getattr(error, "response", None)) is not None:
@@ -109,8 +124,17 @@ def _download(archive: Archive, path: Path, mirrors: Sequence[str]) -> None:
     ) from cause
 
 
+def _unusable(folder: Path, what: str, error: OSError) -> DownloadError:
+    """The error for a folder that can't serve as a cache."""
+    return DownloadError(
+        f"{folder}, where downloads are kept, can't be {what} ({error.strerror or error}): let it "
+        f"be {what}, move the cache with XDG_CACHE_HOME (on Linux), or get the archives by hand "
+        "and name their folder with BP_XP_DATA_DIR."
+    )
+
+
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

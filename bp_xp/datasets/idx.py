@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bp_xp._files import open_regular
 from bp_xp.datasets.bounded import expansion_limit, read_array
 from bp_xp.errors import DataFormatError
 
@@ -37,7 +38,7 @@ def read_idx(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> n
         FileNotFoundError: where there is no such file.
     """
     path = Path(path)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         limit = expansion_limit(os.fstat(file.fileno()).st_size, max_bytes)
         start = file.read(16)
         file.seek(0)

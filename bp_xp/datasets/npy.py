@@ -14,11 +14,12 @@ import struct
 import sys
 import zipfile
 import zlib
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import IO, Literal, NamedTuple
 
 import numpy as np
 
+from bp_xp._files import open_regular
 from bp_xp.datasets.bounded import expansion_limit, read_array
 from bp_xp.errors import DataFormatError
 
@@ -45,7 +46,7 @@ def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
             something other than numbers or text.
         FileNotFoundError: where there is no such file.
     """
-    with Path(path).open("rb") as file:
+    with open_regular(path) as file:
         return _read_npy(file, os.fstat(file.fileno()).st_size, str(path))
 
 
@@ -68,7 +69,7 @@ def load_npz(
         FileNotFoundError: where there is no such file.
     """
     member = "the table of contents"
-    with Path(path).open("rb") as file:
+    with open_regular(path) as file:
         try:
             with zipfile.ZipFile(file) as archive:
                 members = archive.infolist()

@@ -1,14 +1,15 @@
 """Tables of numbers in CSV files."""
 
 import csv
+import io
 import os
 from array import array
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal, NamedTuple, Self, TextIO
 
 import numpy as np
 
+from bp_xp._files import open_regular
 from bp_xp.errors import DataFormatError
 
 __all__ = ["Missing", "Table", "check_missing", "load_csv"]
@@ -57,7 +58,10 @@ def load_csv(
         FileNotFoundError: where there is no such file.
     """
     check_missing(missing)
-    with Path(path).open(encoding="utf-8-sig", newline="") as file:
+    with (
+        open_regular(path) as octets,
+        io.TextIOWrapper(octets, encoding="utf-8-sig", newline="") as file,
+    ):
         lines = _Lines(file)
         try:
             rows = csv.reader(lines, delimiter=delimiter, strict=True)

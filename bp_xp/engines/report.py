@@ -1,8 +1,10 @@
 """What an engine says of a run: how mini-batches were taken, and why not in a faster way."""
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = ["Account", "Report"]
 
@@ -31,6 +33,11 @@ class Account:
     def fast(self) -> int:
         """Steps taken in the engine's own way."""
         return self.steps - self.plain
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What writes the text holds on to an engine's own things, which can't be pickled.
+        text = self.program and functools.partial(str, self.program())
+        return vars(self) | {"program": text}
 
 
 @dataclass

@@ -3,12 +3,13 @@
 import itertools
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 from sklearn import get_config
-from sklearn.base import BaseEstimator, is_classifier, is_regressor
+from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d, compute_sample_weight
@@ -17,6 +18,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from bp_xp._trees import map_leaves
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.backends import Placement, dtype_name, library_of, place, to_numpy
+from bp_xp.backends.registry import as_host_array, check_form
 from bp_xp.errors import DeviceError
 from bp_xp.estimators import _settings as settings
 from bp_xp.estimators._run import forget_runs, take_steps
@@ -113,6 +115,21 @@ class MLP(BaseEstimator):
     # -----------------------------------------------------------------------------------------
     # Learning
 
+    @staticmethod
+    def _as_validation_data(
+        validation_data: Any, X_val: Any, y_val: Any, sample_weight_val: Any
+    ) -> Any:
+        """Return validation samples that are given in parts as those that are given together."""
+        parts = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
+        given = [name for name, part in parts.items() if part is not None]
+        if not given:
+            return validation_data
+        if validation_data is not None:
+            raise ValueError(f"pass validation_data or {given[0]}, not both.")
+        if X_val is None or y_val is None:
+            raise ValueError(f"X_val and y_val go together, but only {', '.join(given)} came.")
+        return X_val, y_val, sample_weight_val
+
     def _check_incremental(self) -> None:
         """Refuse what ``partial_fit`` can't do."""
         if self.early_stopping:
@@ -181,6 +198,7 @@ class MLP(BaseEstimator):
 
     def _validate(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
         """Return samples as arrays that scikit-learn has checked."""
+        X, y = _as_scikit_takes(X, "X"), _as_scikit_takes(y, "y")
         xp = _array_library(X) or np
         # A device such as Apple's has no float64, which the standard's own words tell.
         wanted = [dtype_name(self.dtype)] if self.dtype is not None else ["float64", "float32"]
@@ -214,6 +232,7 @@ class MLP(BaseEstimator):
         """Return the samples of a call on the device."""
         weights = None
         if sample_weight is not None:
+            sample_weight = _as_scikit_takes(sample_weight, "sample_weight")
             weights = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
             weights = to_numpy(weights).astype(np.float64)
         targets, truth = self._encode(y, placement, fresh=fresh)
@@ -300,6 +319,7 @@ class MLP(BaseEstimator):
         X, y, weights = (*given, None)[:3]
         X, y = self._validate(X, y, reset=False)
         if weights is not None:
+            weights = _as_scikit_takes(weights, "the sample_weight of validation_data")
             weights = _check_sample_weight(weights, X, ensure_non_negative=True)
             weights = to_numpy(weights).astype(np.float64)
         targets, truth = self._encode(y, placement, fresh=False)
@@ -421,6 +441,7 @@ class MLP(BaseEstimator):
     def _outputs(self, X: Any, method: str) -> Array:
         """Return the outputs for samples, shape (N, O), on the device."""
         check_is_fitted(self)
+        X = _as_scikit_takes(X, "X")
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         placement = self._where or place(self.device, self.backend)
         self._check_same_kind(X, placement, method)
@@ -500,6 +521,29 @@ class MLP(BaseEstimator):
                 if hasattr(self, "classes_"):
                     self.classes_ = self._labels_at(self.classes_, self._where)
 
+    def __sklearn_array_api_convert__(self, convert: Callable[[Any], Array]) -> Any:
+        """Return a copy that predicts for samples of another library or device.
+
+        Args:
+            convert: returns an array there.
+        """
+        made: Any = clone(self)
+        left = {*self.get_params(deep=False), "_on_device", "_where"}
+        for name, value in vars(self).items():
+            if name not in left:
+                setattr(made, name, value.on_host() if name == "_optimizer" else deepcopy(value))
+        if not hasattr(self, "coefs_"):
+            return made
+        made.coefs_ = [convert(W) for W in self.coefs_]
+        made.intercepts_ = [convert(b) for b in self.intercepts_]
+        made._in_arrays = not isinstance(made.coefs_[0], np.ndarray)
+        made._where = (
+            _place_of(made.coefs_[0]) if made._in_arrays else place(self.device, self.backend)
+        )
+        if hasattr(self, "classes_"):
+            made.classes_ = made._labels_at(to_numpy(self.classes_), made._where)
+        return made
+
     def _labels_at(self, labels: np.ndarray, placement: Placement) -> Any:
         """Return labels as an array of the samples' kind; text can be of NumPy alone."""
         there = self._in_arrays and labels.dtype.kind in "iufb"
@@ -510,6 +554,26 @@ class MLP(BaseEstimator):
         tags.input_tags.sparse = True
         tags.array_api_support = True
         return tags
+
+
+def _as_scikit_takes(values: Any, name: str) -> Any:
+    """Return samples in a form of which scikit-learn takes all that there is to it.
+
+    It takes sparse matrices, and drops the mask of a masked array. What is an array of the CPU to
+    it may have a dtype that NumPy lacks.
+
+    Raises:
+        TypeError: they are masked, sharded, or a sparse array of a library of arrays.
+    """
+    if hasattr(values, "tocsr"):
+        return values
+    check_form(values, name)
+    if isinstance(values, np.ndarray):
+        return as_host_array(values)
+    library = library_of(values)
+    if library is None or _array_library(values) is not None:
+        return values
+    return to_numpy(values) if _place_of(values).on_cpu else values
 
 
 def _array_library(X: Any) -> Namespace | None:

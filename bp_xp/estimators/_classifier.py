@@ -139,7 +139,15 @@ class MLPClassifier(ClassifierMixin, MLP):
         self._store(locals())
 
     def fit(
-        self, X: Any, y: Any, sample_weight: Any = None, validation_data: Any = None
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        validation_data: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
     ) -> "MLPClassifier":
         """Learn from samples.
 
@@ -149,6 +157,10 @@ class MLPClassifier(ClassifierMixin, MLP):
             sample_weight: how much each sample counts, shape (N,).
             validation_data: (X, y) or (X, y, sample_weight) to look at after each epoch; with
                 ``early_stopping`` they take the place of held-out samples.
+            X_val: the inputs of ``validation_data`` by themselves, which a pipeline transforms with
+                ``transform_input=["X_val"]``.
+            y_val: the labels or targets that go with them.
+            sample_weight_val: how much each of them counts.
 
         Returns:
             The estimator.
@@ -158,7 +170,8 @@ class MLPClassifier(ClassifierMixin, MLP):
             TypeError: a parameter of the wrong kind.
             DeviceError: the device does not work on this machine.
         """
-        return self._fit(X, y, sample_weight, validation_data)
+        given = self._as_validation_data(validation_data, X_val, y_val, sample_weight_val)
+        return self._fit(X, y, sample_weight, given)
 
     def _takes_steps(self) -> bool:
         """Return whether there is a ``partial_fit``."""

@@ -9,7 +9,7 @@ from bp_xp.backends import place, to_numpy
 from bp_xp.estimators._base import MLP
 from bp_xp.estimators._classifier import MLPClassifier
 from bp_xp.estimators._regressor import MLPRegressor
-from bp_xp.estimators._settings import as_list
+from bp_xp.estimators._settings import as_list, parameters_of
 from bp_xp.network import Network
 
 __all__ = ["from_sklearn", "to_network", "to_sklearn"]
@@ -52,11 +52,14 @@ def from_sklearn(
             "from_sklearn takes an MLPClassifier or MLPRegressor of sklearn.neural_network, not a "
             f"{type(fitted).__name__}{ours}."
         )
-    ours = MLPClassifier if isinstance(fitted, neural_network.MLPClassifier) else MLPRegressor
+    classifies = isinstance(fitted, neural_network.MLPClassifier)
+    ours = MLPClassifier if classifies else MLPRegressor
+    theirs = neural_network.MLPClassifier if classifies else neural_network.MLPRegressor
     _check_fitted(fitted)
     place(device, backend)  # an error now rather than at the first prediction
-    made = ours(**fitted.get_params(deep=False), device=device, backend=backend, dtype=dtype)
-    _copy_attributes(fitted, made)
+    given = parameters_of(fitted, theirs)
+    made = ours(**given, device=device, backend=backend, dtype=dtype)
+    _copy_attributes(fitted, made, given)
     made.validation_loss_curve_ = None
     if dtype is not None:
         made.coefs_ = [W.astype(dtype) for W in made.coefs_]
@@ -96,14 +99,14 @@ def to_sklearn(fitted: MLPClassifier | MLPRegressor) -> Any:
         raise ValueError(f"scikit-learn has no output activation {fitted.out_activation_!r}.")
     classifies = isinstance(fitted, MLPClassifier)
     made: Any = neural_network.MLPClassifier() if classifies else neural_network.MLPRegressor()
-    ours = fitted.get_params(deep=False)
+    ours = parameters_of(fitted, MLPClassifier if classifies else MLPRegressor)
     kept = {name: ours[name] for name in made.get_params(deep=False)}
     kept["activation"] = _ACTIVATIONS[names.pop()]
     for name, theirs in _CHOICES.items():
         if kept.get(name) not in theirs:
             kept.pop(name, None)
     made.set_params(**kept)
-    _copy_attributes(fitted, made)
+    _copy_attributes(fitted, made, ours)
     for name in ("coefs_", "intercepts_"):
         setattr(made, name, [to_numpy(array).copy() for array in getattr(fitted, name)])
     if isinstance(fitted, MLPClassifier):
@@ -138,9 +141,9 @@ def _check_fitted(estimator: Any) -> None:
         raise ValueError(f"this {type(estimator).__name__} is not fitted: call its fit first.")
 
 
-def _copy_attributes(source: Any, made: Any) -> None:
-    """Copy what a fit has left, but for what belongs to one library alone."""
-    parameters = source.get_params(deep=False)
+def _copy_attributes(source: Any, made: Any, given: dict[str, Any]) -> None:
+    """Copy what a fit has left, but for parameters and what belongs to one library alone."""
+    parameters = given.keys() | source.get_params(deep=False).keys()
     for name, value in vars(source).items():
         if name not in parameters and name not in _OWN_ATTRIBUTES and name != "loss":
             setattr(made, name, copy.deepcopy(value))

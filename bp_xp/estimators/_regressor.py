@@ -103,7 +103,15 @@ class MLPRegressor(RegressorMixin, MLP):
         self._store(locals())
 
     def fit(
-        self, X: Any, y: Any, sample_weight: Any = None, validation_data: Any = None
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        validation_data: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
     ) -> "MLPRegressor":
         """Learn from samples.
 
@@ -113,6 +121,10 @@ class MLPRegressor(RegressorMixin, MLP):
             sample_weight: how much each sample counts, shape (N,).
             validation_data: (X, y) or (X, y, sample_weight) to look at after each epoch; with
                 ``early_stopping`` they take the place of held-out samples.
+            X_val: the inputs of ``validation_data`` by themselves, which a pipeline transforms with
+                ``transform_input=["X_val"]``.
+            y_val: the labels or targets that go with them.
+            sample_weight_val: how much each of them counts.
 
         Returns:
             The estimator.
@@ -122,7 +134,8 @@ class MLPRegressor(RegressorMixin, MLP):
             TypeError: a parameter of the wrong kind.
             DeviceError: the device does not work on this machine.
         """
-        return self._fit(X, y, sample_weight, validation_data)
+        given = self._as_validation_data(validation_data, X_val, y_val, sample_weight_val)
+        return self._fit(X, y, sample_weight, given)
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MLPRegressor":
         """Learn from some samples more: one pass over them, the optimizer going on where it was.

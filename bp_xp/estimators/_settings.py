@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import InvalidParameterError
 
 from bp_xp import checks
 from bp_xp._typing import Array, Namespace
+from bp_xp.backends import dtype_name
 from bp_xp.math.activations import ACTIVATIONS, Activation
 from bp_xp.math.costs import COSTS, Cost, MatchedCost
 from bp_xp.math.model import classify_pairing
-from bp_xp.training.arguments import is_optimizer
+from bp_xp.training.arguments import as_regularization, is_optimizer
 
 __all__ = [
     "ACTIVATION_NAMES",
@@ -28,6 +30,7 @@ __all__ = [
     "hidden_sizes",
     "known",
     "output_named",
+    "parameters_of",
 ]
 
 
@@ -210,14 +213,38 @@ _OF_SOLVERS = (
 )
 
 
+def parameters_of(estimator: Any, kind: type) -> dict[str, Any]:
+    """Return the parameters of an estimator as ``kind`` has them, from its attributes.
+
+    A subclass may take fewer or others in its own constructor, which ``get_params`` goes by.
+
+    Args:
+        estimator: an estimator.
+        kind: the class of it whose parameters are meant.
+    """
+    return {name: getattr(estimator, name) for name in inspect.signature(kind).parameters}
+
+
+def _own_class(estimator: Any) -> type:
+    """Return the class of bp_xp that an estimator is of, or its class was made from."""
+    package = __name__.rpartition(".")[0]
+    return next(kind for kind in type(estimator).__mro__ if kind.__module__.startswith(package))
+
+
 def check_parameters(estimator: Any) -> None:
     """Refuse parameters that are out of their range; ``fit`` asks, as scikit-learn wants it.
 
     Raises:
-        ValueError: a number is out of range, a name is not known, or two do not go together.
-        TypeError: a value of the wrong kind.
+        InvalidParameterError: a number is out of range, a name is not known, a value is of the
+            wrong kind, or two do not go together. It is a ValueError and a TypeError.
     """
-    given = estimator.get_params(deep=False)
+    try:
+        _check_parameters(parameters_of(estimator, _own_class(estimator)), _own_class(estimator))
+    except (TypeError, ValueError) as error:
+        raise InvalidParameterError(str(error)) from error
+
+
+def _check_parameters(given: dict[str, Any], kind: type) -> None:
     for name, bounds in _NUMBERS.items():
         checks.check_number(given[name], name, **bounds)
     if checks.check_number(given["momentum"], "momentum", least=0.0) > 1.0:
@@ -230,7 +257,11 @@ def check_parameters(estimator: Any) -> None:
     _check_verbose(given["verbose"])
     _check_random_state(given["random_state"])
     _check_class_weight(given.get("class_weight"))
-    activations_of(given["activation"], len(hidden_sizes(given["hidden_layer_sizes"])))
+    hidden = len(hidden_sizes(given["hidden_layer_sizes"]))
+    activations_of(given["activation"], hidden)
+    as_regularization(None, {"dropout": as_list(given["dropout"])}, hidden)
+    if given["dtype"] is not None:
+        dtype_name(given["dtype"])
     cost_of(given["loss"], "")
     for name in _SWITCHES:
         if not isinstance(given[name], bool | np.bool_):
@@ -240,7 +271,18 @@ def check_parameters(estimator: Any) -> None:
             f"callbacks must be a list or None, not {given['callbacks']!r}: put it in a list, "
             "as in [callback]."
         )
-    solver, rate = given["solver"], given["learning_rate"]
+    _check_solver(given["solver"], given["learning_rate"])
+    _check_unused(given, kind)
+    if given["solver"] == "lbfgs":
+        asked = [name for name in ("dropout", "callbacks", "progress") if as_list(given[name])]
+        if asked:
+            raise ValueError(
+                f"solver='lbfgs' takes no mini-batches, so {asked[0]} has nothing to act on: use "
+                "'sgd', 'adam' or an optimizer."
+            )
+
+
+def _check_solver(solver: Any, rate: Any) -> None:
     if isinstance(solver, str):
         try:
             checks.check_choice(solver, dict.fromkeys(_SOLVERS), "solver")
@@ -265,17 +307,9 @@ def check_parameters(estimator: Any) -> None:
             f"a schedule as learning_rate goes with solver 'sgd' or 'adam', not {solver!r}: give "
             "an optimizer its schedule as its own learning rate."
         )
-    _check_unused(estimator, given)
-    if solver == "lbfgs":
-        asked = [name for name in ("dropout", "callbacks", "progress") if as_list(given[name])]
-        if asked:
-            raise ValueError(
-                f"solver='lbfgs' takes no mini-batches, so {asked[0]} has nothing to act on: use "
-                "'sgd', 'adam' or an optimizer."
-            )
 
 
-def _check_unused(estimator: Any, given: dict[str, Any]) -> None:
+def _check_unused(given: dict[str, Any], kind: type) -> None:
     """Refuse what an optimizer or a schedule takes the place of: it would be given in vain."""
     if not isinstance(given["solver"], str):
         names, instead = _OF_SOLVERS, "an optimizer as solver"
@@ -283,7 +317,7 @@ def _check_unused(estimator: Any, given: dict[str, Any]) -> None:
         names, instead = ("learning_rate_init",), "a schedule as learning_rate"
     else:
         return
-    defaults = inspect.signature(type(estimator)).parameters
+    defaults = inspect.signature(kind).parameters
     for name in names:
         if given[name] != defaults[name].default:
             raise ValueError(

@@ -112,6 +112,6 @@ def restore_generator(state: Any) -> np.random.Generator:
     generator = make_generator(0)
     try:
         generator.bit_generator.state = state
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"the state of its generator is damaged ({error})") from error
     return generator

@@ -11,6 +11,7 @@ import numpy as np
 
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends import Placement, library_of, to_numpy
+from bp_xp.backends.registry import as_host_array, check_form
 from bp_xp.checks import check_number, warn
 
 __all__ = [
@@ -141,25 +142,20 @@ def check_parameter(
 
 def _check_kind(values: Any, name: str, placement: Placement) -> Any:
     """Return ``values`` as an array of real numbers: the network's own kind, or a host array."""
-    if isinstance(values, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name} is a masked array, whose mask would be lost: fill it first, as in "
-            f"{name}.filled(0)."
-        )
-    if isinstance(values, np.matrix):
-        raise TypeError(
-            f"{name} is a numpy.matrix, where * means another product: pass numpy.asarray({name})."
-        )
-    if hasattr(values, "tocsr"):
-        raise TypeError(f"{name} is a sparse matrix: pass {name}.toarray().")
+    check_form(values, name)
     library = library_of(values)
     if library is not None and library.name != "numpy":
         _check_own(values, name, library, placement)
-        dtype = values.dtype
-        if not placement.xp.isdtype(dtype, ("real floating", "integral", "bool")):
+        dtype, isdtype = values.dtype, placement.xp.isdtype
+        if isdtype(dtype, "complex floating"):
             raise ValueError(f"{name}: Complex data not supported, it has dtype {dtype}.")
-        return values
-    host = np.asarray(values)
+        if not isdtype(dtype, ("real floating", "integral", "bool")):
+            raise TypeError(
+                f"{name} must be an array of numbers, not of dtype {dtype}: convert it first, to "
+                "float32 for example."
+            )
+        return library.by_value(values)
+    host = as_host_array(values)
     if host.dtype.kind == "c":
         raise ValueError(f"{name}: Complex data not supported, it has dtype {host.dtype}.")
     if host.dtype.kind == "O":

@@ -22,6 +22,11 @@ import numpy as np
 
 from bp_xp._typing import Layer
 from bp_xp.errors import CheckpointError
+from bp_xp.storage.fields import (
+    check_fields_of_network,
+    check_fields_of_run,
+    check_fields_of_section,
+)
 from bp_xp.storage.tensors import read_tensors, write_tensors
 
 __all__ = [
@@ -67,7 +72,7 @@ class RunSection:
 
     Attributes:
         epoch: the epoch under way, from 1.
-        place: the source's place in that epoch; 0 at its start.
+        place: the source's place in that epoch, how many mini-batches are taken.
         step: steps taken in the run.
         order: the generator's state before the order of the epoch was drawn.
         begun: the generator's state when the run began.
@@ -81,7 +86,7 @@ class RunSection:
     """
 
     epoch: int
-    place: Any
+    place: int
     step: int
     order: Any
     begun: Any
@@ -191,7 +196,7 @@ def read(path: str | os.PathLike[str], purpose: str = "be read as a network") ->
         if "network" not in header:
             header = _from_version_1(header)
         return _content(kind, tensors, header)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise unfit(path, purpose, error) from error
 
 
@@ -204,29 +209,32 @@ def unfit(path: str | os.PathLike[str], purpose: str, error: Exception) -> Check
 def _content(kind: str, tensors: dict[str, np.ndarray], header: dict[str, Any]) -> NetworkFile:
     """Return the sections of a file."""
     left = dict(tensors)
-    described, names = header["network"], header["network"]["activations"]
-    if not isinstance(names, list) or not names:
-        raise ValueError("it names no activations")
+    described = header["network"]
+    check_fields_of_network(described)
+    names = described["activations"]
     layers = _take_layers(left, len(names), "layers", described["dtype"])
     network = NetworkSection(**{name: described[name] for name in _NETWORK_FIELDS}, layers=layers)
     _check_shapes(layers, network.sizes)
     run = None
     if kind == "run":
+        check_fields_of_section(header["run"], "run")
         entries = {"taken": []} | header["run"]  # which the first files did not have
-        totals, best = left.pop("totals"), None
+        totals, best = _take(left, "totals"), None
+        check_fields_of_run(entries, totals, network.dtype)
         if entries["best_epoch"] is not None:
-            best = _take_layers(left, len(names), "best", described["dtype"])
+            best = _take_layers(left, len(names), "best", network.dtype)
             _check_shapes(best, network.sizes)
         count = sum(name.startswith("state.") for name in left)
         run = RunSection(
             **{name: entries[name] for name in _RUN_FIELDS},
-            state=[left.pop(f"state.{i}") for i in range(count)],
+            state=[_take(left, f"state.{i}") for i in range(count)],
             totals=totals,
             best=best,
             history=[_map_values(_number_in, record) for record in entries["history"]],
         )
     others = {}
     for name in header.keys() - {"kind", "network", "run"}:
+        check_fields_of_section(header[name], name)
         own = {key: left.pop(key) for key in [*left] if key.startswith(f"{name}.")}
         shorter = {key.removeprefix(f"{name}."): array for key, array in own.items()}
         others[name] = Section(header[name], shorter)
@@ -268,13 +276,19 @@ def _take_layers(
     layers = []
     for l in range(n_layers):  # noqa: E741
         names = Layer(f"{prefix}.{l}.W", f"{prefix}.{l}.b")
-        for name in names:
-            if name not in tensors:
-                raise ValueError(f"tensor {name!r} is missing")
-            if tensors[name].dtype.name != dtype:
-                raise ValueError(f"tensor {name!r} is {tensors[name].dtype}, not {dtype}")
-        layers.append(Layer(*(tensors.pop(name) for name in names)))
+        layer = Layer(*(_take(tensors, name) for name in names))
+        for name, part in zip(names, layer, strict=True):
+            if part.dtype.name != dtype:
+                raise ValueError(f"tensor {name!r} is {part.dtype}, not {dtype}")
+        layers.append(layer)
     return layers
+
+
+def _take(tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """Take one of the tensors of a file."""
+    if name not in tensors:
+        raise ValueError(f"tensor {name!r} is missing")
+    return tensors.pop(name)
 
 
 def _check_shapes(layers: Sequence[Layer], sizes: Any) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
+from bp_xp._files import read_regular
 from bp_xp.errors import CheckpointError
 from bp_xp.storage.files import replace_file
 
@@ -108,11 +109,12 @@ def read_tensors(
     Raises:
         CheckpointError: The file is damaged, is of a newer format version or another program's, or
             holds NaN or infinity that were not allowed. The message says which.
-        OSError: The file cannot be read: FileNotFoundError, IsADirectoryError, PermissionError.
+        OSError: The file cannot be read: FileNotFoundError, IsADirectoryError, PermissionError;
+            or it is no regular file, but a pipe or a device.
     """
     path = Path(path)
     try:
-        return _decode(path.read_bytes(), allow_nonfinite=allow_nonfinite)
+        return _decode(read_regular(path), allow_nonfinite=allow_nonfinite)
     except CheckpointError as error:
         raise CheckpointError(f"{path} {error}") from error
 
@@ -257,7 +259,11 @@ def _safetensors_header(data: bytes) -> Any:
 
 def _parse_json(text: str | bytes) -> Any:
     """Return the value that a JSON text stands for, None where it stands for none."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is Python's own, and never written")
+
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=refuse)
     except (ValueError, RecursionError):  # also for integers of too many digits, and deep nesting
         return None

@@ -440,3 +440,11 @@ def test_float32_products_have_all_their_digits(where, rng):
         product = to_numpy(where.asarray(a, "float32") @ where.asarray(b, "float32"))
     # With the 10 bits of TF32 the error is some 3e-4.
     assert np.linalg.norm(product - a @ b) <= 1e-5 * np.linalg.norm(a @ b)
+
+
+def test_a_masked_array_comes_home_if_nothing_of_it_is_masked():
+    whole = np.ma.masked_array([1.0, 2.0])
+    assert type(to_numpy(whole)) is np.ndarray
+    whole[0] = np.ma.masked
+    with pytest.raises(TypeError, match=r"a masked array, .*array\.filled\(0\)"):
+        to_numpy(whole)

@@ -1,3 +1,4 @@
+import errno
 import gzip
 import hashlib
 import http.server
@@ -343,3 +344,50 @@ def test_two_processes_that_download_at_once_both_get_the_file(tmp_path, server)
     assert [process.exitcode for process in processes] == [0, 0]
     assert (tmp_path / ARCHIVE.name).read_bytes() == CONTENT
     assert remaining(tmp_path) == [ARCHIVE.name]
+
+
+def refuse_all_writing(monkeypatch, error):
+    """Let nothing new be written, as on a disk that is read-only: even root can't then."""
+
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Path, "touch", refuse)
+
+
+@pytest.mark.parametrize("reason", ["Permission denied", "Read-only file system"])
+def test_a_cache_that_cannot_be_written_to_is_named_with_what_to_set(
+    tmp_path, server, monkeypatch, reason
+):
+    code = {"Permission denied": errno.EACCES, "Read-only file system": errno.EROFS}[reason]
+    refuse_all_writing(monkeypatch, OSError(code, reason))
+    with pytest.raises(DownloadError, match=rf"written to \({reason}\).*BP_XP_DATA_DIR") as caught:
+        fetch(ARCHIVE, tmp_path, mirrors=[server.url])
+    assert str(tmp_path) in str(caught.value)
+    assert "later" not in str(caught.value)
+    assert server.requests == []
+
+
+def test_a_cache_in_the_place_of_a_file_is_named(tmp_path, server):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DownloadError, match=r"file.cache, where downloads are kept"):
+        fetch(ARCHIVE, tmp_path / "file" / "cache", mirrors=[server.url])
+
+
+def test_a_disk_that_is_full_is_no_fault_of_a_mirror(tmp_path, server, monkeypatch):
+    def fill(self, url, output, *_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", fill)
+    with pytest.raises(DownloadError, match=r"can't be written to \(No space left on device\)"):
+        fetch(ARCHIVE, tmp_path, mirrors=[server.url, server.url])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_read_is_named(tmp_path, server, monkeypatch):
+    def refuse(_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(DownloadError, match=r"can't be read \(Permission denied\)"):
+        fetch(ARCHIVE, tmp_path, mirrors=[server.url])

@@ -6,7 +6,12 @@ import pytest
 from helpers import assert_layers_agree
 
 from bp_xp import ACTIVATIONS, INITIALIZERS, Layer, Network, to_numpy
-from bp_xp.math.initializers import Initializer, make_generator, suited_initializer
+from bp_xp.math.initializers import (
+    Initializer,
+    make_generator,
+    restore_generator,
+    suited_initializer,
+)
 
 N_IN, N_OUT = 400, 300
 MEAN = (N_IN + N_OUT) / 2
@@ -162,3 +167,11 @@ def test_users_own_function_draws_a_layer(where, dtype):
     (layer,) = network.layers
     assert_layers_agree([layer], [halves(make_generator(3), 2, 3)], where, dtype, eps=0)
     assert to_numpy(layer.W).dtype == dtype
+
+
+@pytest.mark.parametrize("state", [-1, 2**200, "1", None])
+def test_a_generator_is_not_restored_from_numbers_that_are_no_state(state):
+    damaged = make_generator(0).bit_generator.state
+    damaged["state"]["state"] = state
+    with pytest.raises(ValueError, match="state of its generator is damaged"):
+        restore_generator(damaged)

@@ -5,11 +5,12 @@ import importlib
 from typing import Any
 
 import array_api_compat
+import numpy as np
 
 from bp_xp._optional import require
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends.jax.engine import ENGINE
-from bp_xp.backends.library import Library
+from bp_xp.backends.library import Form, Library, is_foreign_number
 from bp_xp.errors import DeviceError
 
 __all__ = ["JAX"]
@@ -59,6 +60,27 @@ class JAX(Library):
                 f"of platform {platform!r}."
             )
         return available[int(index or 0)]
+
+    def device_of(self, array: Array) -> Any:
+        # Where an array was placed by a sharding, its ``device`` is that, even with one device.
+        devices = self._devices_of(array)
+        return devices.pop() if len(devices) == 1 else super().device_of(array)
+
+    def odd_form(self, array: Array) -> Form | None:
+        if (n := len(self._devices_of(array))) < 2:
+            return None
+        remedy = "pass jax.device_put({0}, jax.devices()[0])"
+        return Form(f"an array that is sharded over {n} devices", remedy, comes_home=True)
+
+    def _devices_of(self, array: Array) -> set[Any]:
+        """The devices that an array lies on; empty while it is traced."""
+        jax = require("jax", self.extra)
+        return set() if isinstance(array, jax.core.Tracer) else set(array.devices())
+
+    def to_numpy(self, array: Array) -> np.ndarray:
+        host = np.asarray(array)
+        # NumPy has no bfloat16 of its own; what JAX makes of one is no float to most functions.
+        return host.astype(np.float32) if is_foreign_number(host.dtype) else host
 
     def dtype(self, name: str) -> Any:
         if name == "float64" and not require("jax", self.extra).config.jax_enable_x64:

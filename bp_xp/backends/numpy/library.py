@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from bp_xp._typing import Array, Namespace
-from bp_xp.backends.library import Library
+from bp_xp.backends.library import Form, Library
 from bp_xp.backends.numpy.engine import ENGINE
 
 __all__ = ["NumPy"]
@@ -32,6 +32,16 @@ class NumPy(Library):
 
     def device_of(self, array: Array) -> Any:
         return "cpu"
+
+    def odd_form(self, array: Array) -> Form | None:
+        if isinstance(array, np.ma.MaskedArray):
+            words = "a masked array, whose mask would be lost"
+            remedy = "fill it first, as in {0}.filled(0)"
+            return Form(words, remedy, comes_home=not np.ma.is_masked(array))
+        if isinstance(array, np.matrix):
+            words = "a numpy.matrix, where * means another product"
+            return Form(words, "pass numpy.asarray({0})", comes_home=True)
+        return None
 
     def from_numpy(self, array: np.ndarray, device: Any) -> Array:
         return array

@@ -8,7 +8,7 @@ import numpy as np
 
 from bp_xp._optional import require
 from bp_xp._typing import Array, Namespace
-from bp_xp.backends.library import Library
+from bp_xp.backends.library import Form, Library
 from bp_xp.backends.torch.engine import ENGINE
 from bp_xp.errors import DeviceError
 
@@ -68,8 +68,29 @@ class Torch(Library):
         make = torch.asarray if array.flags.writeable else torch.tensor
         return make(array, device=device)
 
+    def odd_form(self, array: Array) -> Form | None:
+        torch = require("torch", self.extra)
+        if array.is_nested:
+            return Form("a nested tensor", "pass torch.nested.to_padded_tensor({0}, 0.0)")
+        if array.is_quantized:
+            return Form("a quantized tensor", "pass {0}.dequantize()")
+        if hasattr(array, "full_tensor"):
+            return Form("a tensor that is spread over processes", "pass {0}.full_tensor()")
+        if array.layout != torch.strided:
+            return Form("a sparse tensor", "pass {0}.to_dense()")
+        return None
+
+    def by_value(self, array: Array) -> Array:
+        return array.detach()
+
     def to_numpy(self, array: Array) -> np.ndarray:
-        return array.detach().cpu().numpy()
+        torch = require("torch", self.extra)
+        host = array.detach().cpu().resolve_conj().resolve_neg()
+        # NumPy has no bfloat16, and no floats of one byte; each is a float32 as well.
+        known = (torch.float16, torch.float32, torch.float64)
+        if host.dtype.is_floating_point and host.dtype not in known:
+            host = host.to(torch.float32)
+        return host.numpy()
 
     def aligned(self, batches: Array) -> Array:
         # On a CPU a product rounds by where its arrays begin in a line of the cache. So that a step

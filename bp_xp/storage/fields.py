@@ -1,0 +1,258 @@
+"""What the fields of a header may be: types and ranges, checked once, where a file is read.
+
+A checksum tells that a file is as somebody wrote it, not that it makes sense. What is checked here
+need not be doubted anywhere else: numbers are numbers and in their range, lists have the length
+that they must have, and what is there twice is the same.
+"""
+
+import math
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+__all__ = ["check_fields_of_network", "check_fields_of_run", "check_fields_of_section"]
+
+Check: TypeAlias = Callable[[Any, str], None]
+"""Raises ValueError for a value that its field, which is named, can't have."""
+
+_NOT_FINITE = ("nan", "inf", "-inf")
+"""How numbers are written that JSON does not know."""
+
+
+def _refuse(name: str, wanted: str, value: Any) -> ValueError:
+    return ValueError(f"its {name} must be {wanted}, not {reprlib.repr(value)}")
+
+
+# ---------------------------------------------------------------------------------------------
+# What a value may be
+
+
+def _whole(least: int = 0, below: int = 2**53) -> Check:
+    """Return the check for a whole number; those below 2⁵³ are exact as floats, too."""
+
+    def check(value: Any, name: str) -> None:
+        # To Python, True is a whole number.
+        if type(value) is not int or not least <= value < below:
+            raise _refuse(name, f"a whole number from {least} to below {below}", value)
+
+    return check
+
+
+def _seed(value: Any, name: str) -> None:
+    if type(value) is not int or value < 0:
+        raise _refuse(name, "a whole number of at least 0", value)
+
+
+def _is_number(value: Any) -> bool:
+    if type(value) not in (int, float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond the floats
+        return False
+
+
+def _number(value: Any, name: str) -> None:
+    if not _is_number(value):
+        raise _refuse(name, "a finite number", value)
+
+
+def _any_number(value: Any, name: str) -> None:
+    if not _is_number(value) and not (isinstance(value, str) and value in _NOT_FINITE):
+        raise _refuse(name, f"a number, or one of {', '.join(map(repr, _NOT_FINITE))}", value)
+
+
+def _duration(value: Any, name: str) -> None:
+    if not _is_number(value) or value < 0.0:
+        raise _refuse(name, "a finite number of at least 0", value)
+
+
+def _text(value: Any, name: str) -> None:
+    if not isinstance(value, str) or not value:
+        raise _refuse(name, "a text", value)
+
+
+def _one_of(*choices: str) -> Check:
+    def check(value: Any, name: str) -> None:
+        if not isinstance(value, str) or value not in choices:
+            raise _refuse(name, f"one of {', '.join(map(repr, choices))}", value)
+
+    return check
+
+
+def _or_none(check_it: Check) -> Check:
+    def check(value: Any, name: str) -> None:
+        if value is not None:
+            check_it(value, name)
+
+    return check
+
+
+def _list_of(check_each: Check, least: int = 0) -> Check:
+    def check(value: Any, name: str) -> None:
+        if not isinstance(value, list) or len(value) < least:
+            raise _refuse(name, f"a list of at least {least}" if least else "a list", value)
+        for i, each in enumerate(value):
+            check_each(each, f"{name}[{i}]")
+
+    return check
+
+
+def _names_to(check_each: Check) -> Check:
+    def check(value: Any, name: str) -> None:
+        check_fields_of_section(value, name)
+        for key, each in value.items():
+            check_each(each, f"{name}[{key!r}]")
+
+    return check
+
+
+def _fields(checks: Mapping[str, Check], *, no_others: bool = False) -> Check:
+    """Return the check for what has these fields; whether it has others may not matter."""
+
+    def check(value: Any, name: str) -> None:
+        check_fields_of_section(value, name)
+        if no_others and (more := value.keys() - checks.keys()):
+            raise ValueError(f"its {name} has the unknown field {min(more)!r}")
+        for field, check_field in checks.items():
+            check_field(value[field], f"{name}.{field}" if name else field)
+
+    return check
+
+
+# NumPy takes any numbers for the state of a generator, or fails in a way of its own.
+_words = {"state": _whole(below=2**128), "inc": _whole(below=2**128)}
+_generator = _fields(
+    {
+        "bit_generator": _one_of("PCG64"),
+        "state": _fields(_words, no_others=True),
+        "has_uint32": _whole(below=2),
+        "uinteger": _whole(below=2**32),
+    },
+    no_others=True,
+)
+
+_NETWORK: dict[str, Check] = {
+    "sizes": _list_of(_whole(least=1), least=2),
+    "activations": _list_of(_text, least=1),
+    "cost": _text,
+    "dtype": _one_of("float32", "float64"),
+    "seed": _seed,
+    "generator": _generator,
+    "own": _names_to(_list_of(_any_number)),
+}
+
+
+def _metric(value: Any, name: str) -> None:
+    """Check a metric: its name, or what describes one of a user's own."""
+    _text(_metric_name(value), name)
+
+
+def _metric_name(metric: Any) -> Any:
+    return metric.get("name") if isinstance(metric, dict) else metric
+
+
+_RECORD: dict[str, Check] = {
+    "epoch": _whole(least=1),
+    "cost": _number,
+    "accuracy": _or_none(_number),
+    "validation_cost": _or_none(_any_number),
+    "validation_accuracy": _or_none(_any_number),
+    "seconds": _duration,
+    "samples_per_second": _duration,
+    "metrics": _names_to(_any_number),
+}
+
+_RUN: dict[str, Check] = {
+    "epoch": _whole(least=1),
+    "place": _whole(),
+    "step": _whole(),
+    "order": _generator,
+    "begun": _generator,
+    "taken": _list_of(_list_of(_whole(), least=2)),
+    "best_epoch": _or_none(_whole(least=1)),
+    "history": _list_of(_fields(_RECORD, no_others=True)),
+    "settings": _fields({"metrics": _list_of(_metric)}),
+}
+
+
+# ---------------------------------------------------------------------------------------------
+# What a section may be
+
+
+def check_fields_of_section(fields: Any, name: str) -> None:
+    """Refuse what is no mapping of names to values.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(fields, dict):
+        raise _refuse(name, "a mapping of names to values", fields)
+
+
+def check_fields_of_network(fields: Any) -> None:
+    """Refuse fields that describe no network.
+
+    Raises:
+        KeyError: one is missing.
+        ValueError: one has a value that it can't have; the message names it.
+    """
+    _fields(_NETWORK)(fields, "")
+    layers, names = len(fields["sizes"]) - 1, len(fields["activations"])
+    if names != layers:
+        raise ValueError(f"its {names} activations do not fit its sizes {fields['sizes']}")
+
+
+def check_fields_of_run(fields: Any, totals: np.ndarray, dtype: str) -> None:
+    """Refuse fields that describe no run.
+
+    Args:
+        fields: the fields.
+        totals: those of the epoch under way, of which each step adds a row.
+        dtype: the network's dtype.
+
+    Raises:
+        KeyError: one is missing.
+        ValueError: one has a value that it can't have, or two contradict each other; the message
+            names them.
+    """
+    _fields(_RUN)(fields, "")
+    epoch, place, step = (fields[name] for name in ("epoch", "place", "step"))
+    history, best = fields["history"], fields["best_epoch"]
+    if [record["epoch"] for record in history] != [*range(1, len(history) + 1)]:
+        raise ValueError("the epochs of its history do not follow one another from 1")
+    if len(history) != epoch - 1:
+        raise ValueError(f"it is in epoch {epoch}, and has the records of {len(history)} before")
+    if step < place + len(history):
+        raise ValueError(
+            f"it has taken {step} steps, fewer than {len(history)} epochs and {place} steps have"
+        )
+    if best is not None and best > len(history):
+        raise ValueError(f"its best_epoch is {best}, of {len(history)} epochs")
+    if (totals.shape, totals.dtype.name) != ((place, 3), dtype):
+        raise ValueError(
+            f"tensor 'totals' has shape {totals.shape} and dtype {totals.dtype}, where {place} "
+            f"steps of the epoch make it ({place}, 3) and {dtype}"
+        )
+    _check_alike(history, fields["settings"])
+
+
+def _check_alike(history: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> None:
+    """Refuse records that do not say the same of each epoch, or not what the settings ask for."""
+    validates = bool(history) and history[0]["validation_cost"] is not None
+    if history and isinstance(settings.get("validation data"), str) and not validates:
+        raise ValueError("its history has no validation_cost, and its settings validation data")
+    measured = (
+        {f"validation_{_metric_name(one)}" for one in settings["metrics"]} if validates else set()
+    )
+    for record in history:
+        for name in ("accuracy", "validation_cost", "validation_accuracy"):
+            if (record[name] is None) != (history[0][name] is None):
+                raise ValueError(f"its history has {name} of some epochs only")
+        if record["metrics"].keys() != measured:
+            raise ValueError(
+                f"its history has the metrics {sorted(record['metrics'])} of epoch "
+                f"{record['epoch']}, and its settings {names}"
+            )
