@@ -404,8 +404,8 @@ class Network(Parameters):
                 often and whether to resume.
             warm_start: whether the optimizer goes on from where the call before left it, the step
                 of its schedule included, if that had warm_start as well.
-            progress: whether to show a bar on a terminal; without one, each epoch is logged
-                (logger ``"bp_xp"``, level INFO).
+            progress: whether to show a bar on a terminal and in a notebook, and otherwise a line an
+                epoch: in the log, where logger ``"bp_xp"`` has level INFO, or on standard error.
             terms: fields of :class:`~bp_xp.Regularization` by name: ``l1``, ``l2``, ``dropout``,
                 ``clip_norm``, ``clip_value``, ``max_norm``.
 

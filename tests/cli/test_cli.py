@@ -245,7 +245,7 @@ def test_terminal_shows_a_bar_with_the_running_cost():
     os.close(controller)
     screen = b"".join(shown).decode()
     assert process.returncode == 0
-    assert re.search(r"epoch \d+/60: .*samples.*cost 0\.\d{4}", screen)
+    assert re.search(r"epoch \d+/60: .*cost 0\.\d{4}.*samples/s", screen)
     assert "epoch 1  cost" not in screen
 
 
