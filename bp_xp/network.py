@@ -273,9 +273,10 @@ class Network(Parameters):
         Args:
             x: inputs, shape (N, I).
             y: labels, shape (N,), or targets, shape (N, O).
-            sample_weight: how much each sample counts for cost and accuracy, shape (N,).
-            metrics: names of :data:`bp_xp.METRICS`, or functions of (outputs, targets, xp); one or
-                a list.
+            sample_weight: how much each sample counts, shape (N,): for the cost, the accuracy, and
+                each metric that takes weights, as all of bp_xp's do.
+            metrics: names of :data:`bp_xp.METRICS`, or functions of (outputs, targets, xp), or of
+                (outputs, targets, weights, xp); one or a list.
 
         Returns:
             ``{"cost": ..., "accuracy": ..., ...}``; the cost has no L2 term. The accuracy is the
@@ -400,7 +401,8 @@ class Network(Parameters):
                 number, the share of the samples to hold out for it, drawn from the network's
                 generator, each class its share.
             metrics: what to measure on the validation data after each epoch: names of
-                :data:`bp_xp.METRICS`, or functions of (outputs, targets, xp); one or a list.
+                :data:`bp_xp.METRICS`, or functions of (outputs, targets, xp), or of (outputs,
+                targets, weights, xp); one or a list. Each is one number.
             early_stopping: ends the run when a value has stopped improving; a number n is
                 ``EarlyStopping(patience=n)``.
             callbacks: objects of :class:`~bp_xp.Callback`, or functions of (network, history) that
@@ -410,8 +412,8 @@ class Network(Parameters):
                 often and whether to resume.
             warm_start: whether the optimizer goes on from where the call before left it, the step
                 of its schedule included, if that had warm_start as well.
-            progress: whether to show a bar on a terminal; without one, each epoch is logged
-                (logger ``"bp_xp"``, level INFO).
+            progress: whether to show a bar on a terminal and in a notebook, and otherwise a line an
+                epoch: in the log, where logger ``"bp_xp"`` has level INFO, or on standard error.
             terms: fields of :class:`~bp_xp.Regularization` by name: ``l1``, ``l2``, ``dropout``,
                 ``clip_norm``, ``clip_value``, ``max_norm``.
 

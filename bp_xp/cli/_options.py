@@ -251,7 +251,8 @@ metric_option = of_validation(
     multiple=True,
     metavar="NAME",
     help=f"What to measure besides cost and accuracy: {', '.join(METRICS)}, top_5 (any number). "
-    "May be repeated.",
+    "Of two classes, precision, recall and f1 are those of class 1, and of more their mean; "
+    "..._macro is always the mean. May be repeated.",
 )
 quiet_option = _flag(
     "--quiet", "-q", callback=_set_quiet, help="Only results, warnings and errors."

@@ -66,7 +66,7 @@ class MLPClassifier(ClassifierMixin, MLP):
             layers, or one for each; one more, in front, is that of the inputs.
         callbacks: objects of :class:`bp_xp.Callback`, or functions of (network, history) that are
             called after each epoch; one that returns True ends the run.
-        progress: whether to show a bar on a terminal, or log a line an epoch.
+        progress: whether to show a bar on a terminal and in a notebook, or a line an epoch.
         restore_best_weights: whether to go back to the parameters of the best epoch without
             ``early_stopping`` too: that of the least validation loss, or of the least loss where
             there is no ``validation_data``.

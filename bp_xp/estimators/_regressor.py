@@ -53,7 +53,7 @@ class MLPRegressor(RegressorMixin, MLP):
         dtype: ``"float32"``, ``"float64"`` or None.
         dropout: probability with which a neuron is left out of a step.
         callbacks: what is told of each epoch.
-        progress: whether to show a bar.
+        progress: whether to show a bar on a terminal and in a notebook, or a line an epoch.
         restore_best_weights: whether to go back to the best epoch.
 
     Examples:

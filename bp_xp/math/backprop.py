@@ -10,6 +10,7 @@ from typing import NamedTuple
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.math import equations
 from bp_xp.math.costs import MatchedCost
+from bp_xp.math.freshness import returns_fresh
 from bp_xp.math.model import Model
 
 __all__ = [
@@ -113,7 +114,11 @@ def errors(
     delta, sigma_prime_z = _output_error(model, zs[-1], activations[-1], y, xp=xp)
     # δ is small and the gradients are large: the mean's 1/N is taken here, once.
     # A share of a mini-batch may be empty.
-    delta *= 1.0 / max(delta.shape[-2], 1) if weights is None else _shares(weights, xp=xp)
+    share = 1.0 / max(delta.shape[-2], 1) if weights is None else _shares(weights, xp=xp)
+    if isinstance(model.cost, MatchedCost) and not returns_fresh(model.cost.error):
+        delta = delta * share  # it may be y itself
+    else:
+        delta *= share
     yield delta, sigma_prime_z
     for l in range(len(layers) - 2, -1, -1):  # noqa: E741 - the book's index of layers
         sigma_prime_z = model.activations[l].sigma_prime(zs[l], activations[l + 1], xp=xp)

@@ -5,14 +5,16 @@ the dtype of a. Nothing is fetched from the device.
 
 Where classes are told, row i of y is the class of sample i: 1 in one column, 0 in the others. The
 class that the network tells is the first of the largest outputs. A single column is the
-probability of class 1, told where it is above ½, and makes two classes. Averages over classes are
-plain means ('macro'), and what would be 0/0 is 0.
+probability of class 1, told where it is above ½, and makes two classes. What would be 0/0 is 0.
+
+Samples may have weights, shape (N,): weight k is k copies of the sample, and 0 its absence.
 
 Counts of samples are exact, as integers, and sums are taken block by block, so that float32 serves
 for millions of rows.
 """
 
 import functools
+import inspect
 import numbers
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -29,7 +31,8 @@ class MetricFunction(Protocol):
     def __call__(self, a: Array, y: Array, *, xp: Namespace) -> Array:
         """Return the metric, shape (), for outputs and targets of (N, O), N at least 1.
 
-        It may be compiled, so it must do nothing but compute with arrays.
+        It may be compiled, so it must do nothing but compute with arrays. A function that has an
+        argument ``weights`` as well is given those of the samples, shape (N,), or None.
         """
         ...
 
@@ -40,7 +43,8 @@ class Metric:
 
     Attributes:
         name: what records and messages call it.
-        function: the metric, called as ``function(a, y, xp=xp)``.
+        function: the metric, called as ``function(a, y, xp=xp)``; as ``function(a, y,
+            weights=weights, xp=xp)`` if it has such an argument.
         needs_classes: whether each target must be one class.
         higher_is_better: whether a better network has a higher value; otherwise a lower one.
 
@@ -60,9 +64,29 @@ class Metric:
     needs_classes: bool
     higher_is_better: bool
 
-    def __call__(self, a: Array, y: Array, *, xp: Namespace) -> Array:
-        """Return the metric, shape (), for outputs and targets of (N, O)."""
-        return self.function(a, y, xp=xp)
+    @property
+    def takes_weights(self) -> bool:
+        """Whether the function has an argument ``weights``; without it, all samples count alike."""
+        try:
+            return "weights" in inspect.signature(self.function).parameters
+        except (TypeError, ValueError):  # it does not tell
+            return False
+
+    def __call__(self, a: Array, y: Array, *, weights: Array | None = None, xp: Namespace) -> Array:
+        """Return the metric, shape (), for outputs and targets of (N, O), and weights of (N,).
+
+        Raises:
+            ValueError: there are weights, and its function does not take them.
+        """
+        if weights is None:
+            return self.function(a, y, xp=xp)
+        if not self.takes_weights:
+            raise ValueError(
+                f"the metric {self.name!r} takes no sample weights: its function has no argument "
+                "weights."
+            )
+        weighted: Any = self.function
+        return weighted(a, y, weights=weights, xp=xp)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -84,24 +108,31 @@ def _one_class(values: Array, *, xp: Namespace) -> Array:
     return largest == _columns(values, xp=xp)
 
 
-def _count(truths: Array, dtype: Any, *, xp: Namespace) -> Array:
-    """Return how many rows are true, for each column; an integer until it is known."""
-    return xp.astype(xp.sum(xp.astype(truths, xp.int32), axis=0), dtype)
+def _count(truths: Array, weights: Array | None, dtype: Any, *, xp: Namespace) -> Array:
+    """Return how much the rows weigh that are true, for each column: without weights, how many."""
+    if weights is None:
+        return xp.astype(xp.sum(xp.astype(truths, xp.int32), axis=0), dtype)
+    return sum_rows(xp.astype(truths, dtype) * weights[:, None], xp=xp)
+
+
+def _total(a: Array, weights: Array | None, *, xp: Namespace) -> Any:
+    """Return how much all samples weigh together: without weights, N."""
+    return a.shape[0] if weights is None else sum_rows(weights[:, None], xp=xp)[0]
 
 
 class _Counts:
     """For each class, shape (K,), samples that are of it, told to be of it, and both."""
 
-    def __init__(self, a: Array, y: Array, *, xp: Namespace) -> None:
+    def __init__(self, a: Array, y: Array, weights: Array | None, *, xp: Namespace) -> None:
         told, true = (_one_class(values, xp=xp) for values in (a, y))
         self.told, self.true, self.right = (
-            _count(truths, a.dtype, xp=xp) for truths in (told, true, told & true)
+            _count(truths, weights, a.dtype, xp=xp) for truths in (told, true, told & true)
         )
 
 
 def _ratio(numerator: Array, denominator: Array, *, xp: Namespace) -> Array:
     """Return the ratio of two counts, 0 where the lower one is 0: then the upper one is as well."""
-    return numerator / xp.maximum(denominator, 1.0)
+    return numerator / xp.where(denominator > 0.0, denominator, xp.ones_like(denominator))
 
 
 def _mean_over(classes: Array, values: Array, *, xp: Namespace) -> Array:
@@ -110,37 +141,62 @@ def _mean_over(classes: Array, values: Array, *, xp: Namespace) -> Array:
     return xp.sum(weights * values) / xp.sum(weights)
 
 
-def _accuracy(a: Array, y: Array, *, xp: Namespace) -> Array:
+def _accuracy(a: Array, y: Array, *, weights: Array | None = None, xp: Namespace) -> Array:
     # Share of samples told right.
-    return xp.sum(_Counts(a, y, xp=xp).right) / a.shape[0]
+    right = xp.sum(_Counts(a, y, weights, xp=xp).right)
+    return right / _total(a, weights, xp=xp)
 
 
-def _precision(a: Array, y: Array, *, xp: Namespace) -> Array:
-    # Of the samples told to be of a class, the share that is: mean over the classes that occur.
-    n = _Counts(a, y, xp=xp)
-    return _mean_over(n.true + n.told > 0, _ratio(n.right, n.told, xp=xp), xp=xp)
+class _OfClasses(Protocol):
+    """A score of each class, from its counts."""
+
+    def __call__(self, n: _Counts, *, xp: Namespace) -> Array:
+        """Return the scores, shape (K,)."""
+        ...
 
 
-def _recall(a: Array, y: Array, *, xp: Namespace) -> Array:
-    # Of the samples of a class, the share that is told: mean over the classes that occur.
-    n = _Counts(a, y, xp=xp)
-    return _mean_over(n.true + n.told > 0, _ratio(n.right, n.true, xp=xp), xp=xp)
+@dataclass(frozen=True)
+class _Score:
+    """A score of classes: of class 1 where there are two, or the mean over those that occur.
+
+    Attributes:
+        of_classes: the score of each class.
+        macro: whether two classes have their mean as well.
+    """
+
+    of_classes: _OfClasses
+    macro: bool = False
+
+    def __call__(self, a: Array, y: Array, *, weights: Array | None = None, xp: Namespace) -> Array:
+        n = _Counts(a, y, weights, xp=xp)
+        scores = self.of_classes(n, xp=xp)
+        if scores.shape[0] == 2 and not self.macro:
+            return scores[1, ...]
+        return _mean_over(n.true + n.told > 0, scores, xp=xp)
 
 
-def _f1(a: Array, y: Array, *, xp: Namespace) -> Array:
-    # The harmonic mean of precision and recall, 2 right / (told + true), over the same classes.
-    n = _Counts(a, y, xp=xp)
-    both = n.true + n.told
-    return _mean_over(both > 0, _ratio(2.0 * n.right, both, xp=xp), xp=xp)
+def _precision(n: _Counts, *, xp: Namespace) -> Array:
+    # Of the samples told to be of a class, the share that is.
+    return _ratio(n.right, n.told, xp=xp)
 
 
-def _balanced_accuracy(a: Array, y: Array, *, xp: Namespace) -> Array:
+def _recall(n: _Counts, *, xp: Namespace) -> Array:
+    # Of the samples of a class, the share that is told.
+    return _ratio(n.right, n.true, xp=xp)
+
+
+def _f1(n: _Counts, *, xp: Namespace) -> Array:
+    # The harmonic mean of precision and recall, 2 right / (told + true).
+    return _ratio(2.0 * n.right, n.true + n.told, xp=xp)
+
+
+def _balanced_accuracy(a: Array, y: Array, *, weights: Array | None = None, xp: Namespace) -> Array:
     # Recall, as a mean over the classes that samples are of; told ones do not count.
-    n = _Counts(a, y, xp=xp)
-    return _mean_over(n.true > 0, _ratio(n.right, n.true, xp=xp), xp=xp)
+    n = _Counts(a, y, weights, xp=xp)
+    return _mean_over(n.true > 0, _recall(n, xp=xp), xp=xp)
 
 
-def confusion_matrix(a: Array, y: Array, *, xp: Namespace) -> Array:
+def confusion_matrix(a: Array, y: Array, *, weights: Array | None = None, xp: Namespace) -> Array:
     """Return how often each class was told for each class.
 
     As a product of matrices with a 1 in each row: Trueᵀ Told
@@ -148,13 +204,17 @@ def confusion_matrix(a: Array, y: Array, *, xp: Namespace) -> Array:
     Args:
         a: outputs, shape (N, O), N at most 2²⁴ in float32.
         y: targets, shape (N, O).
+        weights: how much each sample counts, shape (N,), or None.
         xp: their namespace.
 
     Returns:
         Counts as int32, shape (K, K): row i, column j holds the samples of class i that were told
-        to be of class j. K is O, or 2 where O = 1.
+        to be of class j. K is O, or 2 where O = 1. With weights, how much these samples weigh, in
+        the dtype of a.
     """
     true, told = (xp.astype(_one_class(values, xp=xp), a.dtype) for values in (y, a))
+    if weights is not None:
+        return (true * weights[:, None]).mT @ told
     return xp.astype(true.mT @ told, xp.int32)
 
 
@@ -178,7 +238,7 @@ def top_k(k: int) -> Metric:
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k!r}.")
 
-    def share(a: Array, y: Array, *, xp: Namespace) -> Array:
+    def share(a: Array, y: Array, *, weights: Array | None = None, xp: Namespace) -> Array:
         true = _one_class(y, xp=xp)
         if a.shape[-1] == 1:
             a = xp.concat([1.0 - a, a], axis=-1)
@@ -189,7 +249,7 @@ def top_k(k: int) -> Metric:
         no_better = (a < own) | ((a == own) & (columns >= place))
         behind = xp.sum(xp.astype(no_better, xp.int32), axis=-1, keepdims=True)
         hits = behind > a.shape[-1] - min(k, a.shape[-1])
-        return _count(hits, a.dtype, xp=xp)[0] / a.shape[0]
+        return _count(hits, weights, a.dtype, xp=xp)[0] / _total(a, weights, xp=xp)
 
     return Metric(f"top_{k}", share, needs_classes=True, higher_is_better=True)
 
@@ -198,36 +258,52 @@ def top_k(k: int) -> Metric:
 # Numbers
 
 
-def _mean_rows(values: Array, *, xp: Namespace) -> Array:
+def _weigh(values: Array, weights: Array | None) -> Array:
+    """Return the rows times their weights."""
+    return values if weights is None else values * weights[:, None]
+
+
+def _mean_rows(values: Array, weights: Array | None, *, xp: Namespace) -> Array:
     """Return the mean of each column, shape (O,)."""
-    return sum_rows(values, xp=xp) / values.shape[0]
+    return sum_rows(_weigh(values, weights), xp=xp) / _total(values, weights, xp=xp)
 
 
-def _mae(a: Array, y: Array, *, xp: Namespace) -> Array:
+def _mae(a: Array, y: Array, *, weights: Array | None = None, xp: Namespace) -> Array:
     # mean |a − y| over samples and outputs
-    return xp.mean(_mean_rows(xp.abs(a - y), xp=xp))
+    return xp.mean(_mean_rows(xp.abs(a - y), weights, xp=xp))
 
 
-def _mse(a: Array, y: Array, *, xp: Namespace) -> Array:
+def _mse(a: Array, y: Array, *, weights: Array | None = None, xp: Namespace) -> Array:
     # mean (a − y)² over samples and outputs
     residual = a - y
-    return xp.mean(_mean_rows(residual * residual, xp=xp))
+    return xp.mean(_mean_rows(residual * residual, weights, xp=xp))
 
 
-def _r2(a: Array, y: Array, *, xp: Namespace) -> Array:
+def _r2(a: Array, y: Array, *, weights: Array | None = None, xp: Namespace) -> Array:
     # 1 − Σ(a − y)² / Σ(y − ȳ)² for each output, then the mean over outputs. An output whose
     # targets are all the same scores 1 where each is met, otherwise 0.
     residual = a - y
-    unexplained = sum_rows(residual * residual, xp=xp)
+    unexplained = sum_rows(_weigh(residual * residual, weights), xp=xp)
     # Equal targets are exactly 0 from the first of them, but not always from their rounded mean.
-    deviation = y - y[:1, :]
-    deviation = deviation - _mean_rows(deviation, xp=xp)
-    total = sum_rows(deviation * deviation, xp=xp)
+    deviation = y - _first_row(y, weights, xp=xp)
+    deviation = deviation - _mean_rows(deviation, weights, xp=xp)
+    total = sum_rows(_weigh(deviation * deviation, weights), xp=xp)
     varies = total > 0.0
     met = xp.astype(unexplained == 0.0, a.dtype)
     scores = xp.where(varies, 1.0 - unexplained / xp.where(varies, total, met + 1.0), met)
     score = xp.mean(scores)
-    return score if a.shape[0] > 1 else score * float("nan")  # there is no variance of one
+    if weights is None:
+        return score if a.shape[0] > 1 else score * float("nan")  # there is no variance of one
+    several = xp.sum(xp.astype(weights > 0.0, xp.int32)) > 1
+    return xp.where(several, score, score * float("nan"))
+
+
+def _first_row(y: Array, weights: Array | None, *, xp: Namespace) -> Array:
+    """Return the first row that counts, shape (1, O)."""
+    if weights is None:
+        return y[:1, :]
+    first = xp.argmax(xp.astype(weights > 0.0, xp.int32), axis=0, keepdims=True)
+    return xp.take(y, first, axis=0)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -238,9 +314,17 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("accuracy", _accuracy, needs_classes=True, higher_is_better=True),
         Metric("balanced_accuracy", _balanced_accuracy, needs_classes=True, higher_is_better=True),
-        Metric("precision", _precision, needs_classes=True, higher_is_better=True),
-        Metric("recall", _recall, needs_classes=True, higher_is_better=True),
-        Metric("f1", _f1, needs_classes=True, higher_is_better=True),
+        Metric("precision", _Score(_precision), needs_classes=True, higher_is_better=True),
+        Metric("recall", _Score(_recall), needs_classes=True, higher_is_better=True),
+        Metric("f1", _Score(_f1), needs_classes=True, higher_is_better=True),
+        *(
+            Metric(name, _Score(score, macro=True), needs_classes=True, higher_is_better=True)
+            for name, score in (
+                ("precision_macro", _precision),
+                ("recall_macro", _recall),
+                ("f1_macro", _f1),
+            )
+        ),
         Metric("r2", _r2, needs_classes=False, higher_is_better=True),
         Metric("mae", _mae, needs_classes=False, higher_is_better=False),
         Metric("mse", _mse, needs_classes=False, higher_is_better=False),
@@ -248,6 +332,11 @@ METRICS: dict[str, Metric] = {
 }
 """The metrics that a name stands for, beside ``"top_<k>"`` for any k (:func:`top_k`).
 
-Precision, recall, f1, balanced accuracy and r2 are those of scikit-learn with ``average="macro"``
-and ``zero_division=0``, and r2 of one sample is NaN, as it is there.
+Precision, recall and f1 of two classes are those of class 1, as scikit-learn's are by default. Of
+more classes they are the mean over the classes that occur, ``average="macro"``; so are
+``precision_macro``, ``recall_macro`` and ``f1_macro``, of two classes as well. Balanced accuracy is
+the mean recall of the classes that samples are of. All of these are as scikit-learn has them with
+``zero_division=0``, and r2 of one sample is NaN, as it is there.
+
+All take the weights of the samples. A class whose samples all have weight 0 does not occur.
 """

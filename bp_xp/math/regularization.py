@@ -103,11 +103,16 @@ class Regularization:
             gradients = clip_by_norm(gradients, self.clip_norm, xp=xp)
         return gradients
 
-    def bound_parameters(self, layers: list[Layer], *, xp: Namespace) -> list[Layer]:
-        """Return the parameters after a step with the limits on them kept."""
+    def bound_parameters(
+        self, layers: list[Layer], *, fresh: bool = True, xp: Namespace
+    ) -> list[Layer]:
+        """Return the parameters after a step with the limits on them kept.
+
+        They may be overwritten if they are ``fresh``: held by nobody else.
+        """
         if self.max_norm is None:
             return layers
-        return limit_weight_norms(layers, self.max_norm, xp=xp)
+        return limit_weight_norms(layers, self.max_norm, fresh=fresh, xp=xp)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -228,7 +233,9 @@ def clip_by_value(gradients: Sequence[Layer], limit: Any, *, xp: Namespace) -> l
     ]
 
 
-def limit_weight_norms(layers: Sequence[Layer], limit: Any, *, xp: Namespace) -> list[Layer]:
+def limit_weight_norms(
+    layers: Sequence[Layer], limit: Any, *, fresh: bool = True, xp: Namespace
+) -> list[Layer]:
     """Return the layers, each neuron's incoming weights scaled down to a norm of at most ``limit``.
 
     W[j, :] ← W[j, :] · min(1, limit/‖W[j, :]‖)
@@ -236,8 +243,9 @@ def limit_weight_norms(layers: Sequence[Layer], limit: Any, *, xp: Namespace) ->
     For use after an update, beside dropout above all. Biases stay as they are.
 
     Args:
-        layers: the parameters; like an optimizer, this may overwrite them.
+        layers: the parameters.
         limit: above 0; 3 to 4 is usual.
+        fresh: whether they may be overwritten, as by an optimizer.
         xp: their namespace.
 
     References:
@@ -248,6 +256,10 @@ def limit_weight_norms(layers: Sequence[Layer], limit: Any, *, xp: Namespace) ->
     for W, b in layers:
         norms = xp.sqrt(xp.sum(W * W, axis=-1, keepdims=True))
         most = spread(limit, 2)
-        W *= most / xp.maximum(norms, most)
+        scale = most / xp.maximum(norms, most)
+        if fresh:
+            W *= scale
+        else:
+            W = W * scale
         limited.append(Layer(W, b))
     return limited

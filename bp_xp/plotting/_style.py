@@ -1,6 +1,6 @@
 """The one look of all pictures: what they are drawn on, their colors, and their words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -182,6 +182,11 @@ def names_of_classes(class_names: Any, n: int) -> list[str]:
     """
     if class_names is None:
         return [str(label) for label in range(n)]
+    if isinstance(class_names, Mapping):  # by label
+        unnamed = [label for label in range(n) if label not in class_names]
+        if unnamed:
+            raise ValueError(f"class_names has no name for class {unnamed[0]} of {n}.")
+        class_names = [class_names[label] for label in range(n)]
     if isinstance(class_names, str) or not isinstance(class_names, Iterable):
         raise TypeError(
             f"class_names must be a list with a name for each class, not {class_names!r}."

@@ -41,7 +41,8 @@ def confusion_matrix(
             rows, as :func:`bp_xp.confusion_matrix` returns, and then no x and y.
         x: inputs, shape (N, I).
         y: labels, shape (N,), or targets that are one class each, shape (N, O).
-        class_names: a name for each class; None takes their numbers.
+        class_names: a name for each class, a list or ``{label: name}``; None takes their
+            numbers.
         ax: where to draw; None opens a new figure.
 
     Returns:
@@ -164,7 +165,8 @@ def decision_regions(
         network: one with two inputs, that tells classes or has one output.
         x: inputs, shape (N, 2).
         y: labels, shape (N,), or targets, shape (N, O).
-        class_names: a name for each class; None takes their numbers.
+        class_names: a name for each class, a list or ``{label: name}``; None takes their
+            numbers.
         ax: where to draw; None opens a new figure.
 
     Returns:

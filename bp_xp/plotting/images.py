@@ -81,7 +81,8 @@ def misclassified(
         x: inputs, shape (N, I).
         y: labels, shape (N,), or targets that are one class each, shape (N, O).
         shape: height and width of a sample as an image; None takes a square.
-        class_names: a name for each class; None takes their numbers.
+        class_names: a name for each class, a list or ``{label: name}``; None takes their
+            numbers.
         samples: how many to show at most.
         ax: where to draw; None opens a new figure.
 

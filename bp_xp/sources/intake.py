@@ -112,12 +112,15 @@ def check_class_weight(class_weight: Any, counts: np.ndarray) -> np.ndarray:
             f"{class_weight!r}."
         )
     weights = np.ones(n_classes)
-    for label, weight in class_weight.items():
-        if isinstance(label, bool) or label not in range(n_classes):
+    classes = {label: label for label in range(n_classes)}
+    for key, weight in class_weight.items():
+        # By value, as labels are: True, 1.0 and numpy.int8(1) are class 1. None of them may become
+        # an index itself.
+        if (label := classes.get(key)) is None:
             raise ValueError(
-                f"class_weight has the label {label!r}, but the classes are 0 to {n_classes - 1}."
+                f"class_weight has the label {key!r}, but the classes are 0 to {n_classes - 1}."
             )
-        weights[label] = check_number(weight, f"class_weight[{label}]", least=0.0)
+        weights[label] = check_number(weight, f"class_weight[{key}]", least=0.0)
     if not (weights * counts).any():
         raise ValueError("class_weight is zero for every class that the samples have.")
     return weights

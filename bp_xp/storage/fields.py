@@ -244,9 +244,8 @@ def _check_alike(history: Sequence[Mapping[str, Any]], settings: Mapping[str, An
     validates = bool(history) and history[0]["validation_cost"] is not None
     if history and isinstance(settings.get("validation data"), str) and not validates:
         raise ValueError("its history has no validation_cost, and its settings validation data")
-    measured = (
-        {f"validation_{_metric_name(one)}" for one in settings["metrics"]} if validates else set()
-    )
+    names = [_metric_name(one) for one in settings["metrics"]]
+    measured = {f"validation_{name}" for name in names} if validates else set()
     for record in history:
         for name in ("accuracy", "validation_cost", "validation_accuracy"):
             if (record[name] is None) != (history[0][name] is None):

@@ -36,22 +36,30 @@ def explain(run: Other, x: Any, y: Any, options: dict[str, Any]) -> list[str]:
     lines = [f"{run} does not train as {run.reference} does ({run.network.dtype})."]
     if run.differing:
         first, *rest = run.differing
+        when = f"after step {run.step}"
+        if _of_costs(run) and run.every > 1:
+            when = f"at the end of epoch {run.epochs}"
         lines += [
-            f"The first difference is after step {run.step}, in {first.quantity}{_at(first)}:",
+            f"The first difference is {when}, in {first.quantity}{_at(first)}:",
             *_values(run, first, "largest value so far", run.rtol),
         ]
         if rest:
             lines.append(f"  too far off as well: {', '.join(str(one.quantity) for one in rest)}")
-        if run.step == 0:
+        if run.step == 0 and not _of_costs(run):
             return [*lines, *_why_not_from_the_start(run)]
     elif run.error:
         lines.append(f"It {run.fault}, as the reference does not: {run.error}")
     else:
         return [*lines, f"Its parameters agree (rtol {run.rtol:g}), but it {run.fault}."]
     lines.append(f"  largest difference by step: {_growth(run)}")
-    if run.every > 1:
+    if run.every > 1 and not _of_costs(run):
         return [*lines, f"Pass every=1 to see which of {run.every} steps differs, and why."]
     return [*lines, *_why_from_a_step(run, to_numpy(x), to_numpy(y), options)]
+
+
+def _of_costs(run: Other) -> bool:
+    """Return whether the first that differs is the cost of an epoch, and not a parameter."""
+    return bool(run.differing) and run.differing[0].quantity.layer == 0
 
 
 def _why_not_from_the_start(run: Other) -> list[str]:
@@ -71,15 +79,16 @@ def _why_from_a_step(
     run: Other, x: np.ndarray, y: np.ndarray, options: dict[str, Any]
 ) -> list[str]:
     """Look for the cause in the step that went wrong, or in the costs of its epoch."""
-    of_costs = not run.differing or run.differing[0].quantity.layer == 0
-    if not of_costs and (drawn := _drawn_differently(run, options)):
+    of_costs = not run.differing or _of_costs(run)
+    since = of_costs and run.every > 1  # the steps since the last look are not known to agree
+    if (not of_costs or since) and (drawn := _drawn_differently(run, options)):
         return drawn
     step, start = run.step, run.step if of_costs else run.step - 1
-    rows = _rows_of(run.reference, step, len(x), options)
+    rows = None if since else _rows_of(run.reference, step, len(x), options)
     samples = f"the mini-batch of step {step}"
     if rows is None:
         rows, samples = np.arange(len(x)), "all samples"
-    equal = run.reference.parameters[start]
+    equal = run.reference.parameters[start // run.every]
     tolerance = _ROUNDINGS_OF_A_PASS * float(np.finfo(run.network.dtype).eps)
     lines = [f"From equal parameters, those after step {start}, on {samples}:"]
     cause, kink = _search(run, equal, equal, (x, y), rows, tolerance=tolerance)
@@ -88,8 +97,9 @@ def _why_from_a_step(
     if not kink:
         lines.append("all quantities of backpropagation agree.")
         if of_costs:
-            how = "What differs is how costs are computed over many samples, or added up."
-            return [*lines, how]
+            how = "What differs is how costs are computed over many samples, or added up"
+            more = ", or a step since then: pass every=1 to see which." if since else "."
+            return [*lines, how + more]
         _, kink = _search(run, equal, run.parameters[-2], (x, y), rows, tolerance=run.rtol)
         if kink:
             lines.append("From the parameters of each, which agree within rtol:")

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bp_xp import checks
-from bp_xp._typing import Layer
+from bp_xp._typing import Array, Layer
 from bp_xp.backends import to_numpy
-from bp_xp.math.backprop import cost_of_samples, forward
+from bp_xp.math.costs import MatchedCost
 from bp_xp.math.model import Model
 from bp_xp.network import Network
+from bp_xp.testing._terms import Terms, gradient_of_step, make_terms
 
 __all__ = ["GradientReport", "TensorCheck", "check_gradients"]
 
@@ -154,6 +155,10 @@ def check_gradients(
     x: Any,
     y: Any,
     *,
+    weights: Any = None,
+    l1: float | Sequence[float] = 0.0,
+    l2: float | Sequence[float] = 0.0,
+    dropout: float | Sequence[float] = (),
     directions: int | str | None = None,
     tolerance: float | None = None,
     step: float = 1e-3,
@@ -168,6 +173,11 @@ def check_gradients(
     copy of the network in float64, on its own library and device, or on NumPy where the device has
     no float64. The network itself is only asked for ``backprop(x, y)``, and is left as it came.
 
+    With weights, penalties or dropout, the gradient is the one that a training step gives its
+    optimizer, and the cost is Σ wₙ Cₙ / Σ wₙ + Σ (l1 |w| + ½ l2 w²), with what dropout leaves out
+    left out: all of this is written down here a second time, so that what is wrong alike on all
+    libraries is found.
+
     Where the cost has a kink (ReLU at z = 0) within reach of h, its slopes to the left and to the
     right differ. The gradient may then be either of them. If it is neither, h is made smaller; and
     if the slopes still differ by as much as the gradient differs from them, nothing can be said,
@@ -178,6 +188,10 @@ def check_gradients(
         network: on any backend. To check a ``backprop`` of one's own, override it in a subclass.
         x: inputs, shape (N, I).
         y: labels, shape (N,), or targets, shape (N, O).
+        weights: how much each sample counts, shape (N,), or None.
+        l1: as in ``fit``, like the next two.
+        l2: likewise.
+        dropout: likewise.
         directions: None checks each entry of tensors of at most 100 entries, and 8 random
             directions in larger ones; ``"all"`` checks each entry of every tensor, and a number
             takes as many random directions in every tensor.
@@ -191,7 +205,7 @@ def check_gradients(
 
     Raises:
         AssertionError: a derivative is wrong, or more of a tensor was left out than checked; the
-            message holds the table, and names the worst derivative.
+            message holds the table, and names the worst derivative. Or a mask is none of dropout.
         ValueError: shapes do not fit, or the cost is not finite.
         TypeError: an argument of the wrong kind.
 
@@ -221,20 +235,25 @@ def check_gradients(
             return None if tensor.claims.size <= _FEW_ENTRIES else _DIRECTIONS
         return directions if isinstance(directions, int) else None
 
-    gradients = _claimed(network, x, y)
+    terms = make_terms(network, weights, l1, l2, dropout)
+    gradients, terms = _claimed(network, x, y, terms, seed)
     reference = _in_float64(network)
     tensors = []
     with reference.placement.active():
-        cost = _Cost(reference, *_rounded(network, x, y))
+        cost = _Cost(reference, *_rounded(network, x, y), terms)
         for l, gradient in enumerate(gradients):  # noqa: E741 - the book's index of layers
             for name, claims in zip(Layer._fields, gradient, strict=True):
                 tensor = _Tensor(cost, l, name, claims, step)
                 tensors.append(_check_tensor(tensor, lines_of(tensor), tolerance, rng))
+    with_terms = f", with {terms}" if terms else ""
     report = GradientReport(
-        repr(network), f"on {reference.backend} {reference.device}", tolerance, tuple(tensors)
+        f"{network!r}{with_terms}",
+        f"on {reference.backend} {reference.device}",
+        tolerance,
+        tuple(tensors),
     )
     if not report.passed:
-        raise AssertionError(f"{_in_words(report, network.model)}\n{report}")
+        raise AssertionError(f"{_in_words(report, network.model, terms)}\n{report}")
     return report
 
 
@@ -242,15 +261,22 @@ def check_gradients(
 # The two sides
 
 
-def _claimed(network: Network, x: Any, y: Any) -> list[Layer]:
-    """Return the network's gradient on the host, in float64."""
-    gradients = [Layer(*layer) for layer in network.backprop(x, y)]
+def _claimed(
+    network: Network, x: Any, y: Any, terms: Terms, seed: int
+) -> tuple[list[Layer], Terms]:
+    """Return the network's gradient on the host, in float64, and the terms that are in it."""
+    if terms:
+        gradients, terms = gradient_of_step(network, x, y, terms, seed)
+    else:
+        gradients = [Layer(*layer) for layer in network.backprop(x, y)]
     layers = network.layers
     came = [tuple(tuple(part.shape) for part in layer) for layer in gradients]
     wanted = [tuple(tuple(part.shape) for part in layer) for layer in layers]
     if came != wanted:
         raise AssertionError(f"backprop returns derivatives of shapes {came}, not {wanted}.")
-    return [Layer(*(to_numpy(part).astype(np.float64) for part in layer)) for layer in gradients]
+    return [
+        Layer(*(to_numpy(part).astype(np.float64) for part in layer)) for layer in gradients
+    ], terms
 
 
 def _in_float64(network: Network) -> Network:
@@ -268,24 +294,38 @@ def _rounded(network: Network, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Cost:
-    """The mean cost of a network, as a function of the parameters of one layer."""
+    """The mean cost of a network with its terms, as a function of the parameters of one layer."""
 
-    def __init__(self, network: Network, x: np.ndarray, y: np.ndarray) -> None:
-        self.network, self._y = network, network.asarray(y)
-        self._below = forward(
-            network.model, network.layers, network.asarray(x), xp=network.xp
-        ).activations
+    def __init__(self, network: Network, x: np.ndarray, y: np.ndarray, terms: Terms) -> None:
+        self.network, self._y, self._terms = network, network.asarray(y), terms
+        self._masks = [None if mask is None else network.asarray(mask) for mask in terms.masks]
+        self._on_host = [Layer(*map(to_numpy, layer)) for layer in network.layers]
+        self._below = [network.asarray(x)]
+        for l, layer in enumerate(network.layers):  # noqa: E741 - the book's index of layers
+            self._below.append(self._layer(l, layer, self._below[-1])[1])
         self.here = self(0, network.layers[0])
         if not np.isfinite(self.here):
             raise ValueError(f"the mean cost is {self.here}: there is no gradient to check.")
 
+    def _layer(self, l: int, layer: Layer, a: Array) -> tuple[Array, Array]:  # noqa: E741
+        """Return z and a of a layer, from the activations below, some of which are left out."""
+        mask = self._masks[l] if l < len(self._masks) else None
+        z = (a if mask is None else a * mask) @ layer.W.mT + layer.b
+        return z, self.network.model.activations[l].sigma(z, xp=self.network.xp)
+
     def __call__(self, l: int, layer: Layer) -> float:  # noqa: E741
         """Return the mean cost with ``layer`` in place of layer l; what is below stays."""
-        model, xp = self.network.model, self.network.xp
-        above = Model(model.sizes[l:], model.activations[l:], model.cost)
-        layers = [layer, *self.network.layers[l + 1 :]]
-        z = forward(above, layers, self._below[l], xp=xp).zs[-1]
-        return float(to_numpy(xp.mean(cost_of_samples(above, z, self._y, xp=xp))))
+        z = a = self._below[l]
+        for k, one in enumerate([layer, *self.network.layers[l + 1 :]], start=l):
+            z, a = self._layer(k, one, a)
+        cost = self.network.model.cost
+        outputs = z if isinstance(cost, MatchedCost) else a
+        costs = to_numpy(cost.value(outputs, self._y, xp=self.network.xp))
+        if not self._terms:
+            return float(costs.mean())
+        layers = [*self._on_host]
+        layers[l] = Layer(*map(to_numpy, layer))
+        return self._terms.mean(costs) + self._terms.penalty(layers)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -450,7 +490,7 @@ def _check_lines(tensor: _Tensor, lines: Sequence[_Line], tolerance: float) -> T
     )
 
 
-def _in_words(report: GradientReport, model: Model) -> str:
+def _in_words(report: GradientReport, model: Model, terms: Terms) -> str:
     """Return what is wrong, in words."""
     if not report.wrong:
         names = ", ".join(f"layer {one.layer} {one.name}" for one in report.unchecked)
@@ -460,6 +500,10 @@ def _in_words(report: GradientReport, model: Model) -> str:
             "derivatives are too small to be told from its rounding. Pass other samples, or a "
             "network with other parameters: random ones, biases included."
         )
+    what, besides = "backprop", ""
+    if terms:
+        what = "the gradient of a step"
+        besides = f" If it is right without {terms}, look at these."
     worst = report.worst
     first = max(one.layer for one in report.wrong)
     parts = " and ".join(one.name for one in report.wrong if one.layer == first)
@@ -467,8 +511,9 @@ def _in_words(report: GradientReport, model: Model) -> str:
     if first == len(model.activations):
         suspects = f"the cost {model.cost.name!r} and {suspects}"
     return (
-        f"backprop is wrong in {worst.where}: the derivative is {worst.claimed:.6g} by backprop "
+        f"{what} is wrong in {worst.where}: the derivative is {worst.claimed:.6g} by backprop "
         f"and {worst.measured:.6g} by differences of the cost, off by {worst.error:.2g} of the "
         f"largest derivative there (tolerance {report.tolerance:g}). On the way back from the "
         f"outputs the first error is in layer {first}, {parts}: look there, at {suspects} first."
+        f"{besides}"
     )

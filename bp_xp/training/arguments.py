@@ -103,11 +103,24 @@ def as_metrics(metrics: Any) -> tuple[Metric, ...]:
     """Return metrics: one name, Metric or function, or a list of these.
 
     Raises:
-        ValueError: no metric has that name.
+        ValueError: no metric has that name, or a name does not tell two values apart.
         TypeError: it is nothing of the kind.
     """
     several = [metrics] if _is_single(metrics, str, Metric) else metrics
-    return tuple(metric_named(one) for one in several)
+    chosen: dict[str, Metric] = {}
+    for metric in map(metric_named, several):
+        name = metric.name
+        if name in ("cost", "accuracy") and metric is not METRICS.get(name):
+            raise ValueError(
+                f"a metric of your own is named {name!r}, as a value that each run records: give "
+                "it another name."
+            )
+        if chosen.setdefault(name, metric) != metric:
+            raise ValueError(
+                f"two metrics are named {name!r}: give one another name, as in "
+                "bp_xp.Metric(name, function, ...)."
+            )
+    return tuple(chosen.values())
 
 
 def _is_single(value: Any, *kinds: type) -> bool:
@@ -228,8 +241,8 @@ def metric_named(metric: str | Metric | Callable[..., Array]) -> Metric:
 
     Args:
         metric: a name, such as ``"f1"`` or ``"top_5"``; a Metric; or a function of (a, y, *, xp),
-            of which a higher value is taken to be better, for any targets: give a
-            :class:`Metric` to say otherwise.
+            or (a, y, *, weights, xp) if it takes the weights of the samples, of which a higher
+            value is taken to be better, for any targets: give a :class:`Metric` to say otherwise.
 
     Raises:
         ValueError: no metric has that name; the message lists those there are.

@@ -9,7 +9,7 @@ from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.backends import Placement, to_numpy
 from bp_xp.engines import Elementwise, argmax
 from bp_xp.math.backprop import cost_of_samples, feedforward, forward
-from bp_xp.math.metrics import Metric
+from bp_xp.math.metrics import METRICS, Metric
 from bp_xp.math.model import Model
 from bp_xp.math.rows import sum_rows
 from bp_xp.sources import Source
@@ -103,17 +103,22 @@ def measure(
     *,
     placement: Placement,
 ) -> dict[str, Any]:
-    """Return the value of each metric over samples: a number, or a NumPy array."""
+    """Return the value of each metric over samples: a number, or a NumPy array.
+
+    Of the accuracy there is one value, that of :func:`evaluate`: it is left out here. A metric that
+    takes no weights counts all samples alike.
+    """
+    metrics = [metric for metric in metrics if metric is not METRICS["accuracy"]]
     if not metrics:
         return {}
     xp = placement.xp
     predict = placement.engine.compile(_outputs, model, xp)
-    outputs, targets = [], []
-    for x, y, *_ in source.blocks(ROWS_AT_ONCE):
-        outputs.append(predict(layers, x))
-        targets.append(y)
-    a, y = xp.concat(outputs, axis=0), xp.concat(targets, axis=0)
-    values = {m.name: to_numpy(m.function(a, y, xp=xp)) for m in metrics}
+    blocks = [(predict(layers, x), *rest) for x, *rest in source.blocks(ROWS_AT_ONCE)]
+    a, y, *weights = (xp.concat(parts, axis=0) for parts in zip(*blocks, strict=True))
+    values = {}
+    for metric in metrics:
+        given = {"weights": weights[0]} if weights and metric.takes_weights else {}
+        values[metric.name] = to_numpy(metric(a, y, **given, xp=xp))
     return {name: value if value.ndim else float(value) for name, value in values.items()}
 
 

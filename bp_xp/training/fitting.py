@@ -11,16 +11,18 @@ import numpy as np
 from bp_xp import checks
 from bp_xp.architecture import check_same_functions
 from bp_xp.math.initializers import restore_generator
-from bp_xp.math.metrics import Metric
+from bp_xp.math.metrics import METRICS, Metric
+from bp_xp.optim.schedules import LinearWarmUp, ReduceOnPlateau
 from bp_xp.sources import MemorySource, Samples, intake
 from bp_xp.sources.samples import hold_out, make_samples, parts_of_validation, weigh_classes
 from bp_xp.storage import network_file
 from bp_xp.storage.files import keep_previous
 from bp_xp.storage.network_file import NetworkFile
-from bp_xp.training import arguments, checkpoint
+from bp_xp.training import arguments, checkpoint, evaluation
 from bp_xp.training.arguments import Settings
+from bp_xp.training.callbacks import EarlyStopping
 from bp_xp.training.checkpoint import SavedRun
-from bp_xp.training.history import History
+from bp_xp.training.history import EpochRecord, History
 from bp_xp.training.looks import Position, copied, start
 from bp_xp.training.trainer import EarlyStop, KeepCheckpoint, Recorder, Run, TellCallbacks, train
 
@@ -119,6 +121,7 @@ def fit(
         )
         settings = make_settings(batch_size=checks.check_batch_size(batch_size, samples.x.shape[0]))
         _check_measured(network, settings.metrics, samples, validation)
+        _check_monitored(settings, stopping, samples, validation)
         warm, network._warm = (network._warm if warm_start else None), None
         if warm:
             warm.check(settings)
@@ -169,19 +172,77 @@ def _check_measured(network: Any, metrics: Any, samples: Samples, validation: An
             "metrics are measured on validation data: pass validation_data, as (x, y) or as the "
             "share of the samples to hold out."
         )
-    check_metrics(metrics, validation or samples)
+    if validation is not None:
+        check_metrics(metrics, validation)
+        _check_numbers(network, metrics, validation)
     if network.classifies:
         output = network.model.activations[-1].name
         intake.warn_of_unreachable(samples.y, "y", output, xp=network.xp)
 
 
+def _check_numbers(network: Any, metrics: Sequence[Metric], validation: Samples) -> None:
+    """Refuse a metric of a user's own that is no number, before the first step."""
+    own = [metric for metric in metrics if METRICS.get(metric.name) is not metric]
+    if not own:
+        return
+    some = [values[: evaluation.ROWS_AT_ONCE, ...] for values in validation.arrays]
+    few = MemorySource(
+        Samples(some[0], some[1], validation.has_classes, *some[2:]), network.placement
+    )
+    with np.errstate(all="ignore"):  # the network has not learned anything
+        values = evaluation.measure(
+            network.model, network._layers, few, own, placement=network.placement
+        )
+    for name, value in values.items():
+        if not isinstance(value, float):
+            raise ValueError(
+                f"the metric {name!r} is an array of shape {value.shape}, and a run records "
+                "numbers: ask for it after the run, as in evaluate(x, y, metrics=...)."
+            )
+
+
+def _check_monitored(
+    settings: Settings,
+    stopping: EarlyStopping | None,
+    samples: Samples,
+    validation: Samples | None,
+) -> None:
+    """Refuse to monitor what the run does not record, before the first step."""
+    validated = validation is not None
+    record = EpochRecord(
+        epoch=1,
+        cost=1.0,
+        accuracy=0.0 if samples.has_classes else None,
+        validation_cost=1.0 if validated else None,
+        validation_accuracy=0.0 if validated and validation.has_classes else None,
+        seconds=1.0,
+        samples_per_second=1.0,
+        metrics={f"validation_{metric.name}": 0.0 for metric in settings.metrics},
+    )
+    after_one_epoch = History([record])
+    if stopping is not None:
+        stopping.best_epoch(after_one_epoch)
+    rate = getattr(settings.optimizer, "learning_rate", None)
+    for schedule in rate if isinstance(rate, list | tuple) else [rate]:
+        if isinstance(schedule, ReduceOnPlateau | LinearWarmUp):
+            try:
+                schedule.scale(after_one_epoch)
+            except KeyError as error:
+                raise ValueError(f"ReduceOnPlateau monitors {error.args[0]}.") from None
+
+
 def check_metrics(metrics: Sequence[Metric], samples: Samples) -> None:
-    """Refuse metrics of classes where the targets are none.
+    """Refuse metrics of classes where the targets are none; warn of weights that one leaves out.
 
     Raises:
         ValueError: a metric needs classes.
     """
     for metric in metrics:
+        if samples.weights is not None and not metric.takes_weights:
+            checks.warn(
+                f"the metric {metric.name!r} takes no sample weights, and counts all samples "
+                "alike: give its function an argument weights, as in f(a, y, *, weights, xp)."
+            )
         if metric.needs_classes and not samples.has_classes:
             raise ValueError(
                 f"the metric {metric.name!r} needs targets that are one class each, and outputs "

@@ -1,11 +1,14 @@
 """The record that a training run leaves."""
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple, overload
 
 __all__ = ["EpochRecord", "History"]
+
+_MOST_ROWS = 60
 
 
 class EpochRecord(NamedTuple):
@@ -53,7 +56,8 @@ class EpochRecord(NamedTuple):
 class History(Sequence[EpochRecord]):
     """The record of a training run: a sequence with an entry for each complete epoch.
 
-    ``history["cost"]`` is the list of one value over all epochs, ``history[-1]`` the last epoch.
+    ``history["cost"]`` is the list of one value over all epochs, ``history[-1]`` the last epoch. It
+    prints as a line an epoch, and a notebook shows it as a table.
 
     Attributes:
         records: the entries.
@@ -92,3 +96,42 @@ class History(Sequence[EpochRecord]):
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.records))
+
+    def _repr_html_(self) -> str:
+        """Return the records as a table, which notebooks show; of very many the first and last."""
+        names = [
+            *(name for name in EpochRecord._fields[:-1] if self._has(name)),
+            *(self.records[0].metrics if self.records else ()),
+        ]
+        columns = [[_as_cell(name, value) for value in self[name]] for name in names]
+        rows = list(map(list, zip(*columns, strict=True)))
+        if len(rows) > _MOST_ROWS:
+            half = _MOST_ROWS // 2
+            rows = [*rows[:half], ["…"] * len(names), *rows[-half:]]
+        head = _as_row("th", [name.replace("_", " ") for name in names])
+        body = "".join(_as_row("td", row) for row in rows)
+        best = "" if self.best_epoch is None else f"; the best epoch is {self.best_epoch}"
+        caption = f"{len(self)} epochs, {self.steps} steps, ended by: {self.stopped}{best}"
+        return (
+            f"<table><caption>{html.escape(caption)}</caption>"
+            f"<thead>{head}</thead><tbody>{body}</tbody></table>"
+        )
+
+    def _has(self, name: str) -> bool:
+        """Return whether any record has a value of this name."""
+        return any(getattr(record, name) is not None for record in self.records)
+
+
+def _as_row(tag: str, cells: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+
+def _as_cell(name: str, value: Any) -> str:
+    """Return a value as people read it."""
+    if value is None or isinstance(value, int | str):
+        return "" if value is None else str(value)
+    if name in ("accuracy", "validation_accuracy"):
+        return f"{value:.2%}"
+    return {"seconds": f"{value:.2f}", "samples_per_second": f"{value:,.0f}"}.get(
+        name, f"{value:.4f}"
+    )

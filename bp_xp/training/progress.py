@@ -1,11 +1,13 @@
 """A training run and the person before it: progress, and Ctrl-C."""
 
 import contextlib
+import importlib.util
 import logging
 import signal
 import sys
 import threading
 import time
+from typing import Any
 
 from tqdm import tqdm
 
@@ -17,24 +19,28 @@ __all__ = ["Interruption", "Progress"]
 
 logger = logging.getLogger("bp_xp")
 
+_HEAD = "{desc}: {percentage:3.0f}%|{bar}| "
+_LEAST_BAR, _PERCENT = 6, len(": 100%|| ")
+# What is told of time, and how long it becomes.
+_TIMES = {
+    "  {elapsed}<{remaining}, {rate_fmt}": len("  00:00:00<00:00:00, 1.23M samples/s"),
+    "  {elapsed}<{remaining}": len("  00:00:00<00:00:00"),
+    "": 0,
+}
+
 
 class Progress:
-    """A bar on a terminal; a log line an epoch where there is none."""
+    """A bar on a terminal and in a notebook; a line an epoch where there is neither.
+
+    A line goes to the logger ``"bp_xp"`` where somebody listens to it at level INFO, and otherwise
+    to standard error.
+    """
 
     def __init__(self, epochs: int, n: int | None, *, show: bool) -> None:
         self._epochs, self._show = epochs, show
-        terminal = show and sys.stderr is not None and sys.stderr.isatty()
-        self._bar = (
-            tqdm(
-                total=None if n is None else epochs * n,
-                unit=" samples",
-                unit_scale=True,
-                mininterval=0.2,
-            )
-            if terminal
-            else None
-        )
+        self._bar = _new_bar(None if n is None else epochs * n) if show else None
         self._looked = time.monotonic()
+        self._last: EpochRecord | None = None
 
     def __enter__(self) -> "Progress":
         return self
@@ -55,16 +61,79 @@ class Progress:
         now = time.monotonic()
         if now - self._looked > 0.25:
             self._looked = now
-            cost, _, weight = to_numpy(totals).sum(axis=0)
-            self._bar.set_postfix_str(f"cost {cost / weight:.4f}", refresh=False)
+            cost, correct, weight = to_numpy(totals).sum(axis=0)
+            # What is not known of this epoch yet is shown as of the one before.
+            parts = [f"cost {cost / weight:.4f}"]
+            if (last := self._last) is not None:
+                accuracy = None if last.accuracy is None else correct / weight
+                parts = _parts(last._replace(cost=cost / weight, accuracy=accuracy))
+            self._write(parts)
         self._bar.update(samples)
 
     def finish(self, record: EpochRecord) -> None:
         """Report an epoch."""
+        self._last = record
         if self._bar is not None:
-            self._bar.set_postfix_str(record.values(), refresh=False)
-        elif self._show:
+            self._write(_parts(record))
+            self._bar.refresh()
+        elif self._show and logger.isEnabledFor(logging.INFO) and logger.hasHandlers():
             logger.info("%s", record)
+        elif self._show and sys.stderr is not None:
+            print(record, file=sys.stderr, flush=True)
+
+    def _write(self, parts: list[str]) -> None:
+        """Let the bar show values, those first that matter most, as many as there is room for."""
+        bar = self._bar
+        assert bar is not None
+        columns = bar.format_dict["ncols"]
+        room = float("inf")
+        if isinstance(columns, int) and columns > 0:
+            room = columns - len(bar.desc or "") - _PERCENT - _LEAST_BAR
+        text = parts[0]
+        for part in parts[1:]:
+            if len(text) + 2 + len(part) > room:
+                break
+            text = f"{text}  {part}"
+        left = room - len(text)
+        times = next((one for one, length in _TIMES.items() if length <= left), "")
+        head = _HEAD if bar.total else "{desc}: {n_fmt}{unit} "
+        bar.bar_format = head + text.replace("{", "{{").replace("}", "}}") + times
+
+
+def _new_bar(total: int | None) -> Any:
+    """Return a bar, or None where there is no place for one."""
+    options: dict[str, Any] = {"unit": " samples", "unit_scale": True, "mininterval": 0.2}
+    if _is_notebook():
+        if importlib.util.find_spec("ipywidgets") is not None:
+            from tqdm.auto import tqdm as notebook_bar
+
+            return notebook_bar(total=total, bar_format=_HEAD, **options)
+        return tqdm(total=total, bar_format=_HEAD, **options)
+    if sys.stderr is not None and sys.stderr.isatty():
+        return tqdm(total=total, bar_format=_HEAD, dynamic_ncols=True, **options)
+    return None
+
+
+def _is_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return "IPKernelApp" in getattr(shell, "config", ())
+
+
+def _parts(record: EpochRecord) -> list[str]:
+    """Return the values of a record in few letters, the most important first."""
+    cost, accuracy = f"cost {record.cost:.4f}", ""
+    if record.validation_cost is not None:
+        cost += f" (val {record.validation_cost:.4f})"
+    if record.accuracy is not None:
+        accuracy = f"accuracy {record.accuracy:.2%}"
+    if record.validation_accuracy is not None:
+        accuracy += f" (val {record.validation_accuracy:.2%})"
+    metrics = (
+        f"{name.replace('validation_', 'val ').replace('_', ' ')} {value:.4f}"
+        for name, value in record.metrics.items()
+    )
+    return [part for part in (cost, accuracy.strip(), *metrics) if part]
 
 
 class Interruption(contextlib.AbstractContextManager["Interruption"]):

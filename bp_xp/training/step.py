@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from bp_xp._trees import forms_of
+from bp_xp._trees import forms_of, map_leaves
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.engines import Step
 from bp_xp.math import dropout
 from bp_xp.math.backprop import backpropagate
+from bp_xp.math.freshness import returns_fresh
 from bp_xp.math.model import Model
 from bp_xp.math.regularization import Regularization
 from bp_xp.optim import Update
@@ -63,6 +64,7 @@ def make_step(rule: Rule) -> Step:
     """
     trainable = rule.trainable or (True,) * len(rule.model.activations)
     terms = rule.regularization.of_layers(trainable)
+    fresh = returns_fresh(rule.update)
 
     def step(
         state: State, x: Array, y: Array, *extras: Array, xp: Namespace
@@ -88,7 +90,9 @@ def make_step(rule: Rule) -> Step:
         before = forms_of([learning, optimizer])
         learning, optimizer = rule.update(learning, gradients, optimizer, xp=xp)
         _check_form(rule.update, before, [learning, optimizer], n_parameters=2 * len(learning))
-        learned = iter(terms.bound_parameters(learning, xp=xp))
+        if not fresh:
+            learning, optimizer = _each_its_own((learning, optimizer), xp=xp)
+        learned = iter(terms.bound_parameters(learning, fresh=fresh, xp=xp))
         layers = [
             next(learned) if learns else layer
             for layer, learns in zip(layers, trainable, strict=True)
@@ -107,6 +111,23 @@ def _with_given(optimizer: Any, values: dict[str, Array]) -> Any:
         if isinstance(own := getattr(optimizer, name), list):  # one for each layer
             values[name] = [value[l, ...] for l in range(len(own))]  # noqa: E741
     return optimizer._replace(**values)
+
+
+def _each_its_own(tree: Any, *, xp: Namespace) -> Any:
+    """Return a nesting of arrays in which none stands twice: a second time it is a copy.
+
+    An optimizer of a user's own may remember parameters as they are. The next step writes to them.
+    """
+    seen: set[int] = set()
+
+    def own(leaf: Any) -> Any:
+        if not hasattr(leaf, "dtype") or id(leaf) not in seen:
+            seen.add(id(leaf))
+            return leaf
+        # An operation that every engine can record.
+        return xp.logical_or(leaf, leaf) if xp.isdtype(leaf.dtype, "bool") else leaf * 1
+
+    return map_leaves(own, tree)
 
 
 def _check_form(

@@ -245,7 +245,7 @@ def test_terminal_shows_a_bar_with_the_running_cost():
     os.close(controller)
     screen = b"".join(shown).decode()
     assert process.returncode == 0
-    assert re.search(r"epoch \d+/60: .*samples.*cost 0\.\d{4}", screen)
+    assert re.search(r"epoch \d+/60: .*cost 0\.\d{4}.*samples/s", screen)
     assert "epoch 1  cost" not in screen
 
 
@@ -1347,3 +1347,10 @@ def test_names_that_stdout_cannot_show_are_escaped(encoding):
     with start("train", "--help", env=environment, text=False) as process:
         process.communicate(timeout=30)
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_help_says_what_the_scores_of_two_classes_are(command):
+    text = " ".join(run(f"{command} --help").output.split())
+    assert "f1_macro" in text
+    assert "Of two classes, precision, recall and f1 are those of class 1" in text

@@ -307,6 +307,17 @@ def test_class_weight_weighs_the_samples_of_a_class():
     np.testing.assert_allclose(balanced.loss_curve_, by_hand.loss_curve_, rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("of_key", "of_label"),
+    [(np.bool_, bool), (np.bool_, int), (float, bool), (np.float32, float), (np.int8, np.uint8)],
+)
+def test_labels_and_the_keys_of_their_weights_are_compared_by_value(of_key, of_label):
+    wanted = MLPClassifier(**SMALL, class_weight={0: 1.0, 1: 9.0}).fit(X, Y % 2)
+    per_class = {of_key(0): 1.0, of_key(1): 9.0}
+    found = MLPClassifier(**SMALL, class_weight=per_class).fit(X, (Y % 2).astype(of_label))
+    assert found.loss_curve_ == wanted.loss_curve_
+
+
 def test_a_part_of_the_samples_may_miss_a_class_that_has_a_weight():
     mlp = MLPClassifier(**SMALL, class_weight={"a": 5.0}, shuffle=False)
     plain = MLPClassifier(**SMALL, shuffle=False)

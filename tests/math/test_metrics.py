@@ -12,7 +12,9 @@ from bp_xp.math.model import Model
 from bp_xp.training.arguments import metric_named
 from bp_xp.training.evaluation import totals_of
 
-CLASS_METRICS = ["accuracy", "balanced_accuracy", "precision", "recall", "f1"]
+OF_CLASS_1 = ["precision", "recall", "f1"]
+CLASS_METRICS = ["accuracy", "balanced_accuracy", *OF_CLASS_1, *(f"{n}_macro" for n in OF_CLASS_1)]
+NUMBER_METRICS = ["r2", "mae", "mse"]
 
 
 def one_hot(labels, classes):
@@ -21,12 +23,14 @@ def one_hot(labels, classes):
     return np.eye(classes)[np.asarray(labels)]
 
 
-def value(name, a, y, where, dtype="float64"):
+def value(name, a, y, where, dtype="float64", weights=None):
     """Return a metric as a number, having checked what kind of array it is."""
     metric = metric_named(name)
-    placed = [where.asarray(np.asarray(part, dtype)) for part in (a, y)]
+    given = (a, y) if weights is None else (a, y, weights)
+    placed = [where.asarray(np.asarray(part, dtype)) for part in given]
     before = [to_numpy(part).copy() for part in placed]
-    found = metric(*placed, xp=where.xp)
+    options = {} if weights is None else {"weights": placed[2]}
+    found = metric(placed[0], placed[1], **options, xp=where.xp)
     assert all(
         np.array_equal(to_numpy(p), b, equal_nan=True) for p, b in zip(placed, before, strict=True)
     )
@@ -55,6 +59,7 @@ BY_HAND = {
     "precision": (1 + 1 / 2 + 1 / 2) / 3,
     "f1": (4 / 5 + 2 / 4 + 2 / 3) / 3,
 }
+BY_HAND |= {f"{name}_macro": BY_HAND[name] for name in OF_CLASS_1}
 
 
 @pytest.mark.parametrize("name", CLASS_METRICS)
@@ -74,7 +79,9 @@ def test_single_output_tells_class_1_above_a_half(where, dtype):
     assert matrix(a, y, where, dtype).tolist() == [[2, 1], [1, 1]]
     rel = 4 * float(np.finfo(dtype).eps)
     assert value("accuracy", a, y, where, dtype) == pytest.approx(3 / 5, rel=rel)
-    assert value("precision", a, y, where, dtype) == pytest.approx((2 / 3 + 1 / 2) / 2, rel=rel)
+    assert value("precision", a, y, where, dtype) == pytest.approx(1 / 2, rel=rel)
+    macro = value("precision_macro", a, y, where, dtype)
+    assert macro == pytest.approx((2 / 3 + 1 / 2) / 2, rel=rel)
     assert value("top_1", a, y, where, dtype) == pytest.approx(3 / 5, rel=rel)
     assert value("top_2", a, y, where, dtype) == 1.0
 
@@ -92,35 +99,39 @@ def test_numbers_are_judged_as_by_hand(where, dtype):
 # As scikit-learn
 
 
-def sklearn_value(name, a, y):
+def sklearn_value(name, a, y, weights=None):
     metrics = pytest.importorskip("sklearn.metrics")
     labels = [
         (part[:, 0] > 0.5).astype(int) if part.shape[1] == 1 else part.argmax(axis=1)
         for part in (y, a)
     ]
-    average = {"average": "macro", "zero_division": 0}
+    weigh = {"sample_weight": weights}
+    stem = name.removesuffix("_macro")
+    average = "binary" if a.shape[1] <= 2 and stem == name else "macro"
+    of_classes = {"average": average, "zero_division": 0} | weigh
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they warn of classes that do not occur
-        match name:
+        match stem:
             case "accuracy":
-                return metrics.accuracy_score(*labels)
+                return metrics.accuracy_score(*labels, **weigh)
             case "balanced_accuracy":
-                return metrics.balanced_accuracy_score(*labels)
+                return metrics.balanced_accuracy_score(*labels, **weigh)
             case "precision":
-                return metrics.precision_score(*labels, **average)
+                return metrics.precision_score(*labels, **of_classes)
             case "recall":
-                return metrics.recall_score(*labels, **average)
+                return metrics.recall_score(*labels, **of_classes)
             case "f1":
-                return metrics.f1_score(*labels, **average)
+                return metrics.f1_score(*labels, **of_classes)
             case "r2":
-                return metrics.r2_score(y, a)
+                return metrics.r2_score(y, a, **weigh)
             case "mae":
-                return metrics.mean_absolute_error(y, a)
+                return metrics.mean_absolute_error(y, a, **weigh)
             case "mse":
-                return metrics.mean_squared_error(y, a)
+                return metrics.mean_squared_error(y, a, **weigh)
             case _:
                 k = int(name.removeprefix("top_"))
-                return metrics.top_k_accuracy_score(labels[0], a, k=k, labels=range(a.shape[1]))
+                labeled = {"k": k, "labels": range(a.shape[1])}
+                return metrics.top_k_accuracy_score(labels[0], a, **labeled, **weigh)
 
 
 def class_cases():
@@ -204,7 +215,7 @@ NUMBER_CASES = number_cases()
 
 
 @pytest.mark.parametrize("case", NUMBER_CASES)
-@pytest.mark.parametrize("name", ["r2", "mae", "mse"])
+@pytest.mark.parametrize("name", NUMBER_METRICS)
 def test_number_metrics_are_those_of_scikit_learn(where, name, case):
     a, y = NUMBER_CASES[case]
     assert value(name, a, y, where) == pytest.approx(sklearn_value(name, a, y), rel=1e-12)
@@ -220,6 +231,93 @@ def test_rounding_is_no_variance_of_constant_targets(where, dtype):
 def test_r2_of_one_sample_is_nan(where):
     assert np.isnan(value("r2", [[1.0]], [[1.0]], where))
     assert value("mae", [[1.0]], [[3.0]], where) == 2.0
+
+
+def test_scores_of_two_classes_are_those_of_class_1_and_not_their_mean(where):
+    # 2 % positives, half of which are told, beside as many false alarms.
+    y = np.zeros((1000, 1))
+    a = np.zeros((1000, 1))
+    y[:20] = 1.0
+    a[10:30] = 1.0
+    for columns in (lambda v: v, lambda v: np.concatenate([1.0 - v, v], axis=1)):
+        for name in OF_CLASS_1:
+            assert value(name, columns(a), columns(y), where) == pytest.approx(0.5)
+            macro = value(f"{name}_macro", columns(a), columns(y), where)
+            assert macro == pytest.approx((0.5 + 970 / 980) / 2)
+
+
+# ---------------------------------------------------------------------------------------------
+# Weights
+
+WEIGHTED_CASES = ["many", "two", "one-output", "ties", "perfect", "never-right"]
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        *((name, case) for case in WEIGHTED_CASES for name in CLASS_METRICS),
+        ("top_2", "many"),
+    ],
+)
+def test_weighted_class_metrics_are_those_of_scikit_learn(where, name, case):
+    a, y = CLASS_CASES[case]
+    weights = np.random.default_rng(1).random(len(a)) ** 3 + 1e-3
+    found = value(name, a, y, where, weights=weights)
+    assert found == pytest.approx(sklearn_value(name, a, y, weights), rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize("case", NUMBER_CASES)
+@pytest.mark.parametrize("name", NUMBER_METRICS)
+def test_weighted_number_metrics_are_those_of_scikit_learn(where, name, case):
+    a, y = NUMBER_CASES[case]
+    # With these, scikit-learn's mean of constant targets is not rounded.
+    weights = np.random.default_rng(2).integers(1, 5, len(a)).astype(np.float64)
+    found = value(name, a, y, where, weights=weights)
+    assert found == pytest.approx(sklearn_value(name, a, y, weights), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", [*CLASS_METRICS, "top_2", *NUMBER_METRICS])
+def test_a_weight_is_so_many_copies_of_a_sample(where, rng, name):
+    y = one_hot([3, 0, 0, 1, 2, 1, 0, 2], 4)  # class 3 has one sample, of weight 0
+    a = rng.random((8, 4)) * [1.0, 1.0, 1.0, 0.1]
+    copies = np.array([0, 1, 2, 3, 1, 0, 4, 1])
+    found = value(name, a, y, where, weights=copies)
+    repeated = value(name, *(np.repeat(part, copies, axis=0) for part in (a, y)), where)
+    assert found == pytest.approx(repeated, rel=1e-13)
+
+
+def test_the_one_sample_that_counts_has_no_variance(where):
+    a, y = [[1.0], [2.0], [3.0]], [[1.0], [2.5], [7.0]]
+    assert np.isnan(value("r2", a, y, where, weights=[0.0, 2.0, 0.0]))
+
+
+def test_rounding_is_no_variance_of_constant_targets_with_weights(where, dtype):
+    y = np.full((1000, 1), 0.1)
+    y[0] = 5.0
+    weights = np.full(1000, 0.3)
+    weights[0] = 0.0
+    assert value("r2", y, y, where, dtype, weights=weights) == 1.0
+    assert value("r2", y + 0.1, y, where, dtype, weights=weights) == 0.0
+
+
+def test_confusion_matrix_with_weights_holds_what_the_samples_weigh(where, dtype):
+    given = 0.9 * one_hot(TOLD, 4), one_hot(TRUE, 4), np.array([1.0, 2.0, 4.0, 8.0, 0.5, 0.25])
+    a, y, weights = (where.asarray(part, dtype) for part in given)
+    wanted = [[3.0, 4.0, 0, 0], [0, 8.0, 0.5, 0], [0, 0, 0.25, 0], [0, 0, 0, 0]]
+    assert_agrees(confusion_matrix(a, y, weights=weights, xp=where.xp), wanted, where, dtype)
+
+
+def test_every_metric_of_bp_xp_takes_weights():
+    assert all(metric.takes_weights for metric in (*METRICS.values(), top_k(3)))
+
+
+def test_a_metric_that_takes_no_weights_says_so(where):
+    metric = metric_named(lambda a, y, *, xp: xp.max(a))
+    a = where.asarray([[1.0], [3.0]])
+    assert not metric.takes_weights
+    assert float(metric(a, a, xp=where.xp)) == 3.0
+    with pytest.raises(ValueError, match="'<lambda>' takes no sample weights"):
+        metric(a, a, weights=a[:, 0], xp=where.xp)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -263,7 +361,7 @@ def test_class_metrics_agree_under_jit(name):
     assert float(compiled(a, y)) == pytest.approx(float(metric(a, y, xp=np)), rel=1e-15)
 
 
-@pytest.mark.parametrize("name", ["r2", "mae", "mse"])
+@pytest.mark.parametrize("name", NUMBER_METRICS)
 def test_number_metrics_agree_under_jit(name):
     jax = pytest.importorskip("jax")
     a, y = NUMBER_CASES["close"]
@@ -278,7 +376,7 @@ def test_number_metrics_agree_under_jit(name):
 ROWS = 100_003
 
 
-@pytest.mark.parametrize("name", ["r2", "mae", "mse"])
+@pytest.mark.parametrize("name", NUMBER_METRICS)
 def test_number_metrics_hold_in_float32_over_many_rows(where, rng, name):
     y = (rng.normal(size=(ROWS, 2)) + 30.0).astype(np.float32)
     a = (y + 0.3 * rng.normal(size=y.shape)).astype(np.float32)

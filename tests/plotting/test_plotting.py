@@ -501,6 +501,15 @@ def test_names_are_shown_as_they_are_and_the_longest_are_cut(ax):
     assert not any(tick.get_parse_math() for tick in ax.get_xticklabels())
 
 
+def test_names_of_classes_may_be_told_by_label():
+    ax = Figure().add_subplot()
+    names = {np.True_: "one", 0.0: "none", np.int8(2): "two"}
+    plotting.confusion_matrix(np.eye(3, dtype=int), class_names=names, ax=ax)
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["none", "one", "two"]
+    with pytest.raises(ValueError, match="class_names has no name for class 1 of 3"):
+        plotting.confusion_matrix(np.eye(3, dtype=int), class_names={0: "a", 2: "b", 3: "c"}, ax=ax)
+
+
 def test_of_very_many_classes_some_are_named():
     ax = plotting.confusion_matrix(np.eye(200, dtype=int))
     assert len(ax.get_xticks()) <= 30

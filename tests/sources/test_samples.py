@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from helpers import parameters
 
 from bp_xp import Network
 from bp_xp.sources.samples import split_rows
@@ -24,7 +25,12 @@ def test_bad_weights_are_refused(make, data, weights, message):
     ("class_weight", "error", "message"),
     [
         ({2: 1.0}, ValueError, "has the label 2, but the classes are 0 to 1"),
-        ({True: 1.0}, ValueError, "has the label True"),
+        ({0.5: 1.0}, ValueError, r"has the label 0\.5, but the classes are 0 to 1"),
+        ({-1: 1.0}, ValueError, "has the label -1"),
+        ({np.int64(-1): 1.0}, ValueError, r"has the label np\.int64\(-1\)"),
+        ({np.nan: 1.0}, ValueError, "has the label nan"),
+        ({"1": 1.0}, ValueError, "has the label '1'"),
+        ({None: 1.0}, ValueError, "has the label None"),
         ({0: -1.0}, ValueError, r"class_weight\[0\] must be"),
         ({0: 0.0, 1: 0.0}, ValueError, "zero for every class"),
         ("fair", ValueError, "or 'balanced', not 'fair'"),
@@ -34,6 +40,27 @@ def test_bad_weights_are_refused(make, data, weights, message):
 def test_bad_class_weights_are_refused(data, class_weight, error, message):
     with pytest.raises(error, match=message):
         Network([3, 2]).fit(*data, class_weight=class_weight)
+
+
+TYPES = [bool, int, float, np.bool_, np.int8, np.uint8, np.int64, np.uint64, np.float16, np.float64]
+
+
+@pytest.mark.parametrize("outputs", [2, 1])
+@pytest.mark.parametrize("kind", TYPES)
+def test_labels_and_the_keys_of_their_weights_are_compared_by_value(data, outputs, kind):
+    x, y = data
+    cost = "binary_cross_entropy"
+
+    def run(labels, class_weight):
+        net = Network([3, outputs], cost=cost, seed=0)
+        settings = {"validation_data": 0.3, "metrics": "f1", "progress": False}
+        history = net.fit(x, labels, epochs=2, class_weight=class_weight, **settings)
+        return [*parameters(net), *history["cost"], *history["validation_f1"]]
+
+    wanted = run(y, {0: 1.0, 1: 9.0})
+    assert run(y, {kind(0): 1.0, kind(1): 9.0}) == wanted
+    assert run(y.astype(kind), {kind(1): 9.0}) == wanted
+    assert run([kind(label) for label in y], {0: 1, 1: 9}) == wanted
 
 
 def test_class_weights_need_classes(data):

@@ -7,8 +7,9 @@ from helpers import random_layers, random_samples
 
 from bp_xp import ACTIVATIONS, COSTS, Activation, Cost, Layer, MatchedCost, Network
 from bp_xp.backends import to_numpy
-from bp_xp.math import equations
+from bp_xp.math import backprop, dropout, equations, regularization
 from bp_xp.testing.gradients import TensorCheck, check_gradients
+from bp_xp.training import step
 
 HIDDEN = [name for name, sigma in ACTIVATIONS.items() if not sigma.coupled]
 CHAINED = ["quadratic", "huber"]  # costs that take any output activation
@@ -578,3 +579,148 @@ def test_tensor_says_where_its_worst_error_is():
     some = TensorCheck(2, "W", (4, 3), "entries", 12, 0, 0.5, (3, 1), 1.0, 2.0)
     assert some.where == "layer 2, W[3, 1]"
     assert dataclasses.replace(some, index=None).where == "layer 2, W along a random direction"
+
+
+# ---------------------------------------------------------------------------------------------
+# Weights, penalties, dropout
+
+TERMS = {
+    "weights": {"weights": [0.5, 0.0, 2.0, 1.0, 1.0, 3.0, 0.1, 1.5]},
+    "l1": {"l1": 0.01},
+    "l2": {"l2": [0.1, 0.0, 0.3]},
+    "dropout": {"dropout": [0.2, 0.5, 0.3]},
+    "all": {
+        "weights": [0.5, 0.0, 2.0, 1.0, 1.0, 3.0, 0.1, 1.5],
+        "l1": [0.01, 0.02, 0.0],
+        "l2": 0.1,
+        "dropout": 0.4,
+    },
+}
+
+
+@pytest.mark.parametrize("terms", TERMS)
+@pytest.mark.parametrize(
+    "options", [{}, {"cost": "binary_cross_entropy"}, {"output_activation": "softmax"}]
+)
+def test_what_a_gradient_holds_besides_the_cost_is_right(where, dtype, rng, options, terms):
+    network = make_network(rng, where=where, dtype=dtype, **options)
+    x, y = random_samples(network, rng)
+    before = [to_numpy(part).copy() for layer in network.layers for part in layer]
+    report = check_gradients(network, x, y, **TERMS[terms])
+    assert report.passed
+    assert report.left_out == 0
+    assert report.worst_error < {"float32": 1e-4, "float64": 1e-8}[dtype]
+    assert terms == "all" or f", with {terms}" in str(report)
+    after = [to_numpy(part) for layer in network.layers for part in layer]
+    assert all(np.array_equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def plant_weights_by_n(monkeypatch):
+    def shares(weights, *, xp):
+        return (weights / weights.shape[-1])[..., None]
+
+    monkeypatch.setattr(backprop, "_shares", shares)
+
+
+def plant_weights_left_out(monkeypatch):
+    whole = step.backpropagate
+    monkeypatch.setattr(
+        step, "backpropagate", lambda *a, weights, **o: whole(*a, weights=None, **o)
+    )
+
+
+def plant_doubled_l2(monkeypatch):
+    add = regularization.add_l2_gradient
+    monkeypatch.setattr(
+        regularization, "add_l2_gradient", lambda g, layers, l2: add(add(g, layers, l2), layers, l2)
+    )
+
+
+def plant_l1_without_sign(monkeypatch):
+    def add(gradients, layers, l1, *, xp):
+        return [
+            Layer(dW + one * xp.abs(xp.sign(W)), db)
+            for (dW, db), (W, _), one in zip(gradients, layers, l1, strict=True)
+        ]
+
+    monkeypatch.setattr(regularization, "add_l1_gradient", add)
+
+
+def plant_penalized_biases(monkeypatch):
+    def add(gradients, layers, l2):
+        return [
+            Layer(dW + one * W, db + one * b)
+            for (dW, db), (W, b), one in zip(gradients, layers, l2, strict=True)
+        ]
+
+    monkeypatch.setattr(regularization, "add_l2_gradient", add)
+
+
+def plant_masks_forward_only(monkeypatch):
+    walk = backprop.errors
+    monkeypatch.setattr(backprop, "errors", lambda *a, masks=None, **o: walk(*a, **o))
+
+
+def plant_masks_of_another_layer(monkeypatch):
+    forward = backprop.forward
+
+    def odd(model, layers, x, *, masks=None, xp):
+        masks = masks and [masks[0], masks[2], masks[1]]
+        return forward(model, layers, x, masks=masks, xp=xp)
+
+    monkeypatch.setattr(backprop, "forward", odd)
+
+
+def plant_masks_that_keep_no_mean(monkeypatch):
+    keep = dropout.keep_scale
+    monkeypatch.setattr(
+        dropout, "keep_scale", lambda c, key, rate, **o: keep(c, key, rate, **o) * (1.0 - rate)
+    )
+
+
+def plant_masks_of_another_rate(monkeypatch):
+    keep = dropout.keep_scale
+
+    def odd(counters, key, rate, *, xp, dtype):
+        mask = keep(counters, key, 0.05, xp=xp, dtype=dtype)
+        return mask * (0.95 / (1.0 - rate))
+
+    monkeypatch.setattr(dropout, "keep_scale", odd)
+
+
+@pytest.mark.parametrize(
+    ("plant", "terms", "message"),
+    [
+        (plant_weights_by_n, {"weights": np.arange(8.0)}, "right without weights, look at these"),
+        (plant_weights_left_out, {"weights": np.arange(8.0)}, "right without weights"),
+        (plant_doubled_l2, {"l2": 0.1}, r"wrong in layer \d, W\[.*right without l2 \[0.1, 0.1"),
+        (plant_penalized_biases, {"l2": 0.1}, r"wrong in layer \d, b\["),
+        (plant_l1_without_sign, {"l1": 0.1}, r"wrong in layer \d, W\[.*right without l1"),
+        (plant_masks_forward_only, {"dropout": 0.4}, "gradient of a step is wrong in layer"),
+        (plant_masks_of_another_layer, {"dropout": [0.2, 0.5, 0.5]}, "wrong in layer"),
+        (plant_masks_that_keep_no_mean, {"dropout": 0.4}, r"layer 1's mask .* holds 1: .*1\.66667"),
+        (plant_masks_of_another_rate, {"dropout": 0.8}, "leaves out a share of 0.0.*rate is 0.8"),
+    ],
+    ids=lambda value: getattr(value, "__name__", "").removeprefix("plant_") or None,
+)
+def test_what_is_wrong_alike_on_all_libraries_is_caught(rng, monkeypatch, plant, terms, message):
+    network = make_network(rng, [4, 6, 6, 3])
+    x, y = random_samples(network, rng)
+    check_gradients(network, x, y, **terms)
+    plant(monkeypatch)
+    with pytest.raises(AssertionError) as caught:
+        check_gradients(network, x, y, **terms)
+    assert re.search(message, str(caught.value), re.DOTALL)
+
+
+def test_terms_are_checked_as_those_of_fit(rng):
+    network = make_network(rng)
+    x, y = random_samples(network, rng)
+    for terms, message in (
+        ({"weights": [1.0]}, r"sample_weight must have shape \(8,\)"),
+        ({"l2": -1.0}, "l2 must be"),
+        ({"dropout": 1.0}, "dropout must be"),
+        ({"l1": [0.1]}, "l1 must be a single value, or one for each of the 3 layers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_gradients(network, x, y, **terms)

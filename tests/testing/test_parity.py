@@ -402,6 +402,42 @@ def test_another_order_on_the_device_is_caught(monkeypatch):
     assert "Pass every=1 to see which of 5 steps differs, and why." in message
 
 
+@pytest.mark.parametrize("steps", [10, 30])
+@pytest.mark.parametrize(
+    ("part", "cause"),
+    [
+        ("value", "the first quantity to differ is C.*Look at the value of the cost 'odd'"),
+        ("gradient", "the first quantity to differ is ∇ₐC.*Look at the gradient of the cost"),
+    ],
+)
+def test_a_cost_that_differs_between_two_looks_is_told_by_its_cause(steps, part, cause):
+    # An epoch has 7 steps, and ends before the first look.
+    message = complaint(builder(cost=odd_cost(part)), every=10, steps=steps)
+    assert "The first difference is at the end of epoch 1, in cost of the epoch" in message
+    assert "From equal parameters, those after step 0, on all samples" in message
+    assert re.search(cause, message, re.DOTALL)
+    assert "start from different parameters" not in message
+
+
+def test_an_optimizer_that_differs_between_two_looks_is_not_said_to_be_a_cost():
+    message = complaint(builder(), every=10, optimizer=OddDescent(biases=0.0))
+    assert "all quantities of backpropagation agree" in message
+    assert "or a step since then: pass every=1 to see which." in message
+
+
+def test_orders_that_differ_between_two_looks_are_told():
+    seeds = iter([0, 1])
+    layers = builder()(backend="numpy").layers
+
+    def build(**where):
+        network = Network(SIZES, seed=next(seeds), dtype="float64", **where)
+        network.layers = layers
+        return network
+
+    message = complaint(build, every=10)
+    assert "In epoch 1 they draw other random numbers" in message
+
+
 def test_costs_that_are_added_up_wrongly_are_caught(monkeypatch):
     totals = looks.totals_of
 

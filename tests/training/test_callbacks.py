@@ -10,7 +10,9 @@ from bp_xp import (
     EarlyStopping,
     EpochRecord,
     History,
+    LinearWarmUp,
     Network,
+    ReduceOnPlateau,
     StopWhen,
     to_numpy,
 )
@@ -151,10 +153,10 @@ def test_the_best_parameters_are_restored_whatever_ends_the_run(data, ending):
     settings = {"epochs": 3, "batch_size": 5, "optimizer": SGD(3.0), "progress": False}
     stop = [StopWhen(lambda: len(seen) == 2)] if ending == "interrupt" else []
     # A value that says the first epoch was the best.
-    rising = iter([1.0, 2.0, np.nan if ending == "divergence" else 3.0])
+    rising = [1.0, 2.0, np.nan if ending == "divergence" else 3.0]
 
     def loss(a, y, *, xp):
-        return xp.sum(a) * 0.0 + next(rising)
+        return xp.sum(a) * 0.0 + rising[len(seen)]
 
     def run():
         return net.fit(
@@ -178,14 +180,49 @@ def test_the_best_parameters_are_restored_whatever_ends_the_run(data, ending):
     ("monitor", "message"),
     [
         ("validation_cost", "give it validation data"),
+        ("validation_accuracy", "give it validation data"),
         ("validation_f1", "'validation_f1': a record has .*cost"),
     ],
 )
-def test_what_is_not_recorded_can_not_be_monitored(data, monitor, message):
-    with pytest.raises(ValueError, match=message):
-        Network([4, 2], seed=1).fit(
-            *data, epochs=2, early_stopping=EarlyStopping(monitor), progress=False
+@pytest.mark.parametrize("by", ["early-stopping", "schedule", "schedule-of-a-layer"])
+def test_what_is_not_recorded_can_not_be_monitored(data, monitor, message, by):
+    options = {"early_stopping": EarlyStopping(monitor)}
+    if by != "early-stopping":
+        rate = LinearWarmUp(2, ReduceOnPlateau(0.1, monitor=monitor))
+        options = {"optimizer": SGD(rate if by == "schedule" else [0.1, rate])}
+    net = Network([4, 3, 2], seed=1)
+    before = parameters(net)
+    steps = []
+    with pytest.raises(ValueError, match=f"monitors .*{message}"):
+        net.fit(*data, epochs=2, callbacks=lambda *_: steps.append(1), progress=False, **options)
+    assert not steps
+    assert np.array_equal(parameters(net), before)
+
+
+def test_an_accuracy_can_not_be_monitored_where_there_are_no_classes(data, rng):
+    net = Network([4, 2], output_activation="identity", seed=1)
+    numbers = data[0], rng.standard_normal((len(data[0]), 2))
+    with pytest.raises(ValueError, match="give it validation data"):
+        net.fit(
+            *numbers,
+            validation_data=numbers,
+            early_stopping=EarlyStopping("validation_accuracy"),
+            progress=False,
         )
+
+
+def test_all_that_is_recorded_can_be_monitored(data):
+    for monitor in ("cost", "accuracy", "validation_cost", "validation_accuracy", "validation_f1"):
+        history = Network([4, 2], seed=1).fit(
+            *data,
+            epochs=2,
+            validation_data=data,
+            metrics="f1",
+            optimizer=SGD(ReduceOnPlateau(0.1, monitor=monitor)),
+            early_stopping=EarlyStopping(monitor),
+            progress=False,
+        )
+        assert history.best_epoch is not None
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 
@@ -93,3 +94,43 @@ def test_history_is_a_sequence_of_records_and_columns(data):
 def test_a_record_prints_what_it_has():
     assert str(EpochRecord(3, 0.5, None, None, None, 1.0, 10.0)) == "epoch 3  cost 0.5000  1.00 s"
     assert str(History()) == ""
+
+
+def test_a_notebook_shows_a_history_as_a_table(data):
+    def largest(a, y, *, xp):
+        return xp.max(a)
+
+    history = Network([3, 2], seed=0).fit(
+        *data, epochs=3, validation_data=data, metrics=["f1", largest], progress=False
+    )
+    shown = history._repr_html_()
+
+    head = re.findall(r"<th>(.*?)</th>", shown)
+    assert head == [
+        *("epoch", "cost", "accuracy", "validation cost", "validation accuracy", "seconds"),
+        *("samples per second", "validation f1", "validation largest"),
+    ]
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in shown.split("<tr>")[2:]]
+    assert [row[0] for row in rows] == ["1", "2", "3"]
+    assert [row[1] for row in rows] == [f"{cost:.4f}" for cost in history["cost"]]
+    assert [row[4] for row in rows] == [f"{v:.2%}" for v in history["validation_accuracy"]]
+    assert [row[7] for row in rows] == [f"{value:.4f}" for value in history["validation_f1"]]
+    assert "3 epochs, 3 steps, ended by: epochs" in shown
+
+
+def test_a_table_leaves_out_what_no_record_has_and_escapes_names():
+    record = EpochRecord(1, 0.5, None, None, None, 1.0, 10.0, {"validation_<b>": 1.0})
+    shown = History([record])._repr_html_()
+    assert "accuracy" not in shown
+    assert "<b>" not in shown
+    assert "validation &lt;b&gt;" in shown
+    assert "0 epochs" in History()._repr_html_()
+
+
+def test_a_long_table_is_cut_in_the_middle():
+    records = [EpochRecord(n, 0.5, None, None, None, 1.0, 10.0) for n in range(1, 1001)]
+    shown = History(records, best_epoch=7)._repr_html_()
+    assert shown.count("<tr>") == 62
+    assert "<td>1000</td>" in shown
+    assert "<td>500</td>" not in shown
+    assert "the best epoch is 7" in shown
