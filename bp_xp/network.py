@@ -1,10 +1,10 @@
 """Networks: layers of parameters on a device, and what can be done with them."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, TypeAlias, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from bp_xp import checks, inspection
 from bp_xp._trees import map_leaves
@@ -24,7 +24,6 @@ from bp_xp.math import backprop
 from bp_xp.math.activations import Activation
 from bp_xp.math.costs import Cost, MatchedCost
 from bp_xp.math.initializers import Initializer, restore_generator
-from bp_xp.math.metrics import Metric
 from bp_xp.math.regularization import Regularization
 from bp_xp.math.rows import row_blocks
 from bp_xp.optim import Optimizer
@@ -34,16 +33,13 @@ from bp_xp.sources.samples import make_samples
 from bp_xp.storage import network_file
 from bp_xp.storage.network_file import NetworkFile
 from bp_xp.training import evaluation, fitting
-from bp_xp.training.arguments import as_metrics
+from bp_xp.training.arguments import MetricLike, as_metrics
 from bp_xp.training.callbacks import CallbackLike, EarlyStopping
 from bp_xp.training.checkpoint import Checkpoint
 from bp_xp.training.fitting import check_metrics
 from bp_xp.training.history import EpochRecord, History
 
 __all__ = ["Network", "RegularizationTerms"]
-
-MetricLike: TypeAlias = str | Metric | Callable[..., Array]
-"""A metric's name, a Metric, or a function of (outputs, targets, xp)."""
 
 
 class RegularizationTerms(TypedDict, total=False):
@@ -540,8 +536,7 @@ class Network(Parameters):
         The file is complete or not there: it is written beside its place and then renamed.
 
         Args:
-            path: the file, whose name ends in .safetensors or has no ending; an older one of that
-                name is replaced.
+            path: the file, which ends in .safetensors or in nothing; an older one is replaced.
 
         Returns:
             The path.

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from helpers import parameters
 
-from bp_xp import Adam, GradientFlow, Network, ReduceOnPlateau, book, to_numpy
+from bp_xp import Adam, EpochRecord, GradientFlow, Network, ReduceOnPlateau, book, to_numpy
+from bp_xp.math.metrics import top_k
 
 OPTIMIZER = Adam(ReduceOnPlateau(0.1, monitor="cost"))
 
@@ -68,6 +69,16 @@ def test_what_a_run_leaves_is_pickled(net, data):
     assert str(again(net.explain())) == str(net.explain())
     trace = net.trace(*data)
     assert np.array_equal(to_numpy(again(trace).layers[0].delta), to_numpy(trace.layers[0].delta))
+
+
+def test_a_record_made_by_hand_is_pickled_and_copied():
+    record = EpochRecord(1, 0.5, None, None, None, 0.1, 10.0)
+    assert again(record) == copy.deepcopy(record) == record
+
+
+def test_top_k_is_pickled(net, data):
+    metric = again(top_k(1))
+    assert net.evaluate(*data, metrics=[metric])["top_1"] == net.evaluate(*data)["accuracy"]
 
 
 def test_the_book_s_network_is_pickled(target):

@@ -11,6 +11,13 @@ README = Path(__file__).parents[1] / "README.md"
 PROGRAMS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
+# What is shown learns: these lines are put after the programs that train.
+LEARNS = dict.fromkeys(
+    ("bp_xp.datasets", "bp_xp.inspection"),
+    '\nassert net.evaluate(data.x_test, data.y_test)["accuracy"] > 0.85',
+) | {"sklearn.preprocessing": "\nassert model.score(data.x_test, data.y_test) > 0.85"}
+
+
 def title(program):
     imported = re.findall(r"^from (\S+)", program, re.MULTILINE)
     return imported[-1]
@@ -25,14 +32,16 @@ def test_program_runs(program, tmp_path, monkeypatch):
         pytest.importorskip("torch")
     monkeypatch.setenv("MPLBACKEND", "Agg")
     file = tmp_path / "test_program.py"
-    file.write_text(program, encoding="utf-8")
+    file.write_text(program + LEARNS.get(title(program), ""), encoding="utf-8")
     command = [sys.executable, str(file)]
     if "def test_" in program:  # on the libraries that it names, without plugins that take long
         options = ["--bp-xp-backends", "numpy,torch", "-p", "no:hypothesispytest"]
         command = [sys.executable, "-m", "pytest", "-q", *options, str(file)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert ("plotting" in program) == any(tmp_path.glob("*.png"))
 
 
 def test_there_are_programs():
     assert len(PROGRAMS) > 4
+    assert set(map(title, PROGRAMS)) >= set(LEARNS)

@@ -16,7 +16,7 @@ value, is taken by the plain loop; so are a few steps, for which it is not worth
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from bp_xp._trees import leaves_of, map_leaves
 from bp_xp._typing import Array, Namespace
@@ -164,7 +164,8 @@ def new_loop(record: Record, report: Report, *, effort: int = 1) -> Loop:
         number = account.before + taken.get(shape, 0)
         taken[shape] = taken.get(shape, 0) + n
         least = effort * _STEPS_BEFORE
-        if report.epoch.get(shape[0], n) < least and number < least:
+        of_epoch = report.epoch.get(shape[0], cast(int, n))
+        if of_epoch < least and number < least:
             account.reason = f"recording takes as long as {least} steps"
             first = min(n, least - number)
             account.plain += first

@@ -237,21 +237,23 @@ def top_k(k: int) -> Metric:
         raise TypeError(f"k must be an integer of at least 1, not {k!r}.")
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k!r}.")
+    return Metric(
+        f"top_{k}", functools.partial(_top, k=int(k)), needs_classes=True, higher_is_better=True
+    )
 
-    def share(a: Array, y: Array, *, weights: Array | None = None, xp: Namespace) -> Array:
-        true = _one_class(y, xp=xp)
-        if a.shape[-1] == 1:
-            a = xp.concat([1.0 - a, a], axis=-1)
-        columns = _columns(a, xp=xp)
-        own = xp.sum(xp.where(true, a, xp.zeros_like(a)), axis=-1, keepdims=True)
-        place = xp.argmax(xp.astype(true, xp.int32), axis=-1, keepdims=True)
-        # Its own output included; a comparison with NaN is false.
-        no_better = (a < own) | ((a == own) & (columns >= place))
-        behind = xp.sum(xp.astype(no_better, xp.int32), axis=-1, keepdims=True)
-        hits = behind > a.shape[-1] - min(k, a.shape[-1])
-        return _count(hits, weights, a.dtype, xp=xp)[0] / _total(a, weights, xp=xp)
 
-    return Metric(f"top_{k}", share, needs_classes=True, higher_is_better=True)
+def _top(a: Array, y: Array, *, k: int, weights: Array | None = None, xp: Namespace) -> Array:
+    true = _one_class(y, xp=xp)
+    if a.shape[-1] == 1:
+        a = xp.concat([1.0 - a, a], axis=-1)
+    columns = _columns(a, xp=xp)
+    own = xp.sum(xp.where(true, a, xp.zeros_like(a)), axis=-1, keepdims=True)
+    place = xp.argmax(xp.astype(true, xp.int32), axis=-1, keepdims=True)
+    # Its own output included; a comparison with NaN is false.
+    no_better = (a < own) | ((a == own) & (columns >= place))
+    behind = xp.sum(xp.astype(no_better, xp.int32), axis=-1, keepdims=True)
+    hits = behind > a.shape[-1] - min(k, a.shape[-1])
+    return _count(hits, weights, a.dtype, xp=xp)[0] / _total(a, weights, xp=xp)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 from bp_xp import checks
 from bp_xp._typing import Array
@@ -12,6 +12,7 @@ from bp_xp.optim import OPTIMIZERS, Optimizer
 from bp_xp.training.callbacks import Callback, EarlyStopping, as_callback
 
 __all__ = [
+    "MetricLike",
     "Settings",
     "as_callbacks",
     "as_metrics",
@@ -22,6 +23,10 @@ __all__ = [
     "is_optimizer",
     "metric_named",
 ]
+
+
+MetricLike: TypeAlias = str | Metric | Callable[..., Array]
+"""A metric's name, a Metric, or a function of (outputs, targets, xp)."""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,9 @@ class EpochRecord(NamedTuple):
     samples_per_second: float
     metrics: Mapping[str, float] = MappingProxyType({})
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EpochRecord, (*self[:-1], dict(self.metrics))  # a proxy can't be copied or pickled
+
     def __str__(self) -> str:
         return f"epoch {self.epoch}  {self.values()}  {self.seconds:.2f} s"
 
