@@ -185,7 +185,8 @@ def _check_numbers(network: Any, metrics: Sequence[Metric], validation: Samples)
     own = [metric for metric in metrics if METRICS.get(metric.name) is not metric]
     if not own:
         return
-    some = [values[: evaluation.ROWS_AT_ONCE, ...] for values in validation.arrays]
+    rows = min(evaluation.ROWS_AT_ONCE, validation.x.shape[0])
+    some = [values[:rows, ...] for values in validation.arrays]
     few = MemorySource(
         Samples(some[0], some[1], validation.has_classes, *some[2:]), network.placement
     )

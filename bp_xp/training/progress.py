@@ -20,6 +20,7 @@ __all__ = ["Interruption", "Progress"]
 logger = logging.getLogger("bp_xp")
 
 _HEAD = "{desc}: {percentage:3.0f}%|{bar}| "
+_HEAD_WITHOUT_END = "{desc}: {n_fmt}{unit} "
 _LEAST_BAR, _PERCENT = 6, len(": 100%|| ")
 # What is told of time, and how long it becomes.
 _TIMES = {
@@ -96,21 +97,22 @@ class Progress:
             text = f"{text}  {part}"
         left = room - len(text)
         times = next((one for one, length in _TIMES.items() if length <= left), "")
-        head = _HEAD if bar.total else "{desc}: {n_fmt}{unit} "
+        head = _HEAD if bar.total else _HEAD_WITHOUT_END
         bar.bar_format = head + text.replace("{", "{{").replace("}", "}}") + times
 
 
 def _new_bar(total: int | None) -> Any:
     """Return a bar, or None where there is no place for one."""
     options: dict[str, Any] = {"unit": " samples", "unit_scale": True, "mininterval": 0.2}
+    options |= {"total": total, "bar_format": _HEAD if total else _HEAD_WITHOUT_END}
     if _is_notebook():
         if importlib.util.find_spec("ipywidgets") is not None:
             from tqdm.auto import tqdm as notebook_bar
 
-            return notebook_bar(total=total, bar_format=_HEAD, **options)
-        return tqdm(total=total, bar_format=_HEAD, **options)
+            return notebook_bar(**options)
+        return tqdm(**options)
     if sys.stderr is not None and sys.stderr.isatty():
-        return tqdm(total=total, bar_format=_HEAD, dynamic_ncols=True, **options)
+        return tqdm(dynamic_ncols=True, **options)
     return None
 
 

@@ -159,7 +159,7 @@ def test_older_picture_is_replaced_and_kept_where_drawing_fails(files):
 @pytest.mark.parametrize("kind", ["curves", "weights"])
 def test_checkpoint_of_a_run_without_epochs_is_no_curve_but_a_network(files, kind):
     tensors, header = read_tensors(files / "run.safetensors")
-    header["run"] |= {"history": [], "best_epoch": None}
+    header["run"] |= {"history": [], "best_epoch": None, "epoch": 1}
     tensors = {name: one for name, one in tensors.items() if not name.startswith("best.")}
     write_tensors("begun.safetensors", tensors, header)
     if kind == "curves":
