@@ -661,8 +661,7 @@ def test_a_run_killed_at_any_moment_leaves_a_whole_file(tmp_path):
         import os, random, signal, sys, time
         import numpy as np
         from bp_xp import Adam, Checkpoint, Network
-        from bp_xp.engines import replay
-from bp_xp.storage.tensors import read_tensors
+        from bp_xp.storage.tensors import read_tensors
 
         path, kills = sys.argv[1], random.Random(0)
         rng = np.random.default_rng(0)
