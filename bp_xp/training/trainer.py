@@ -347,22 +347,21 @@ class KeepCheckpoint(Observer):
         self._last = run.network._layers
 
     def on_steps(self, run: Run) -> None:
-        """Write if it is time."""
+        """Write if it is time; what is not finite is not written, nor left with the network."""
         due = self._every is not None and run.position.step % self._every == 0
         if run.interrupted or due:
+            position = run.position
+            try:
+                check_finite(position.state, position.epoch, run.settings, placement=run.placement)
+            except DivergenceError:
+                run.show(self._last)
+                raise
             self._keep(run)
 
     def on_epoch_end(self, run: Run, record: EpochRecord) -> None:
-        """Write."""
+        """Write what was found to be finite before the epoch was recorded."""
         self._keep(run)
 
     def _keep(self, run: Run) -> None:
-        """Write what is finite; otherwise let the network have what was written last."""
-        try:
-            position = run.position
-            check_finite(position.state, position.epoch, run.settings, placement=run.placement)
-        except DivergenceError:
-            run.show(self._last)
-            raise
         self._write(self._path, run)
         self._last = run.layers
