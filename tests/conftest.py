@@ -8,7 +8,8 @@ whole on NumPy in float64; on every other library and dtype a part is run, anoth
 mistake of a library shows in many cases, and a mistake of a case on any library. JAX compiles each
 operation for each shape, and the strict checker is slow: of their two dtypes, a test is run in one,
 unless it speaks of dtypes. Of the tests of what is written against the standard alone, and goes
-through no engine, one in three is run on JAX. ``--whole-tables`` runs everything everywhere.
+through no engine, one in three is run on JAX; of the others that are not of its engine, one in two.
+``--whole-tables`` runs everything everywhere.
 """
 
 import contextlib
@@ -38,6 +39,10 @@ replay._STEPS_BEFORE = 1
 _TABLE, _TURNS, _TURNS_ON_JAX = 6, 5, 12
 
 _NO_ENGINE = ("tests/math/", "tests/plotting/", "tests/test_inspection.py", "tests/test_book.py")
+_OF_ENGINES = (
+    *("tests/backends/", "tests/engines/"),
+    "tests/training/test_checkpoint.py::test_a_run_cut_at_random_moments_is_the_whole_run",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -85,12 +90,10 @@ def _is_twin(table: str, variant: tuple[str, str], variants: Mapping[Any, int]) 
 
 
 def _is_left_to_others(table: str, variant: tuple[str, str]) -> bool:
-    """Return whether a test that goes through no engine is left to other libraries than JAX."""
-    return (
-        variant[0].startswith("jax")
-        and table.startswith(_NO_ENGINE)
-        and zlib.crc32(table.encode()) % 3 != 0
-    )
+    """Return whether a test is left to other libraries than JAX."""
+    if not variant[0].startswith("jax") or table.startswith(_OF_ENGINES):
+        return False
+    return zlib.crc32(table.encode()) % (3 if table.startswith(_NO_ENGINE) else 2) != 0
 
 
 def _is_for_another(

@@ -52,6 +52,7 @@ def test_scikit_learns_checks_pass_with_numpy(estimator, check):
     check(estimator)
 
 
+@pytest.mark.slow  # the same code as with NumPy, but for the arrays
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("estimator", "check"), checks_of("torch"))
 def test_scikit_learns_checks_pass_with_torch(estimator, check):

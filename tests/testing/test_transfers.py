@@ -271,6 +271,23 @@ def take_steps(placement, model, optimizer, terms, loop, rng):
     return lambda: run(step, state, batches, xp=placement.xp)
 
 
+# JAX compiles each operation of a plain step: it takes a compiled one below, and whatever
+# ``where`` brings.
+WITHOUT_JAX = pytest.mark.parametrize(
+    "there", [one for one in TELLING if one != "jax"], indirect=True
+)
+
+
+def test_a_compiled_training_step_reads_nothing_back(rng):
+    pytest.importorskip("jax")
+    there = place("cpu", "jax")
+    steps = take_steps(there, sigmoid_model("elu"), OPTIMIZERS[-1], TERMS, "engine", rng)
+    with no_host_transfer():
+        _, zs = steps()
+    assert tuple(zs.shape) == (STEPS, N, SIZES[-1])
+
+
+@WITHOUT_JAX
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda one: type(one).__name__)
 def test_training_steps_read_nothing_back(there, rng, optimizer, loop):
@@ -289,6 +306,7 @@ def test_training_steps_read_nothing_back_wherever_the_tests_run(where, rng, loo
     assert np.isfinite(to_numpy(zs)).all()
 
 
+@WITHOUT_JAX
 @pytest.mark.parametrize(
     "activation", [s for s in ACTIVATIONS.values() if not s.coupled], ids=lambda one: one.name
 )
