@@ -37,7 +37,7 @@ replay._STEPS_BEFORE = 1
 # A table has so many cases at least; each is run on one in so many of the other variants.
 _TABLE, _TURNS, _TURNS_ON_JAX = 6, 5, 12
 
-_NO_ENGINE = ("tests/math/", "tests/plotting/", "tests/test_inspection.py", "tests/test_book.py")
+_NO_ENGINE = ("tests/math/", "tests/plotting/", "tests/test_inspection.py", "tests/book/")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
