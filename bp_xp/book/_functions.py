@@ -10,7 +10,7 @@ from bp_xp.backends import library_of
 from bp_xp.backends.registry import as_array
 from bp_xp.math.activations import ACTIVATIONS
 
-__all__ = ["SIGMOID", "own_kind", "sigmoid", "sigmoid_prime", "vectorized_result"]
+__all__ = ["SIGMOID", "beside", "own_kind", "sigmoid", "sigmoid_prime", "vectorized_result"]
 
 SIGMOID = ACTIVATIONS["sigmoid"]
 
@@ -44,6 +44,16 @@ def own_kind(values: Any, name: str) -> tuple[Array, Namespace]:
     if library is None or values.dtype == object:
         return np.asarray(values, dtype=np.float64), np
     return values, library.namespace()
+
+
+def beside(a: Array, values: Any, name: str) -> Array:
+    """Return values to compute with a: those of the host are moved to its device, as its dtype."""
+    values = as_array(values, name)
+    library = library_of(a)
+    if isinstance(a, np.ndarray) or library is None or not isinstance(values, np.ndarray):
+        return values
+    moved = library.from_numpy(values, library.device_of(a))
+    return library.namespace().astype(moved, a.dtype)
 
 
 def vectorized_result(j: int) -> np.ndarray:

@@ -38,7 +38,7 @@ def test_labels_that_are_no_digits_are_refused(monkeypatch):
 
 
 def test_a_digit_becomes_a_column_of_ten():
-    np.testing.assert_array_equal(book.mnist_loader.vectorized_result(3), np.eye(10)[:, [3]])
+    np.testing.assert_array_equal(book.network2.vectorized_result(3), np.eye(10)[:, [3]])
     for j, error in ((10, ValueError), (-1, ValueError), (1.5, TypeError)):
         with pytest.raises(error, match="j must be"):
             book.mnist_loader.vectorized_result(j)
