@@ -1,7 +1,8 @@
 """The networks of the book, with the book's names and shapes, on any library and device.
 
-A script that was written for the programs of Nielsen's *Neural Networks and Deep Learning*,
-chapters 1 to 3, runs on a GPU by changing its imports and adding a device:
+A script that was written for the modules ``network``, ``network2`` and ``mnist_loader`` of
+Nielsen's *Neural Networks and Deep Learning* runs on a GPU by changing its imports and adding a
+device:
 
     >>> from bp_xp.book import mnist_loader, network, network2
     >>> net = network.Network([784, 30, 10], device="cpu")  # or "cuda", or "auto"
