@@ -38,7 +38,7 @@ replay._STEPS_BEFORE = 1
 # A table has so many cases at least; each is run on one in so many of the other variants.
 _TABLE, _TURNS, _TURNS_ON_JAX = 6, 5, 12
 
-_NO_ENGINE = ("tests/math/", "tests/plotting/", "tests/test_inspection.py", "tests/test_book.py")
+_NO_ENGINE = ("tests/math/", "tests/plotting/", "tests/test_inspection.py", "tests/book/")
 _OF_ENGINES = (
     *("tests/backends/", "tests/engines/"),
     "tests/training/test_checkpoint.py::test_a_run_cut_at_random_moments_is_the_whole_run",

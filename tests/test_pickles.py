@@ -82,9 +82,11 @@ def test_top_k_is_pickled(net, data):
     assert told["top_1"] == pytest.approx(told["accuracy"])
 
 
-def test_the_book_s_network_is_pickled(target):
-    net = book.Network([3, 4, 2], backend=target.backend, device=target.device, dtype="float32")
+@pytest.mark.parametrize("make", [book.Network, book.network2.Network], ids=["1", "3"])
+def test_the_book_s_networks_are_pickled(target, make):
+    net = make([3, 4, 2], backend=target.backend, device=target.device, dtype="float32")
     twin = again(net)
+    assert repr(twin) == repr(net)
     x = [[0.5], [0.25], [1.0]]
     assert np.array_equal(to_numpy(twin.feedforward(x)), to_numpy(net.feedforward(x)))
     twin.biases[0] = np.zeros((4, 1))

@@ -27,7 +27,7 @@ def title(program):
 @pytest.mark.parametrize("program", PROGRAMS, ids=title)
 def test_program_runs(program, tmp_path, monkeypatch):
     if "load_data_wrapper" in program:
-        pytest.skip("takes minutes: tests/test_book.py runs the same on less data")
+        pytest.skip("takes minutes: tests/book runs the same on less data")
     if "backend" in program:
         pytest.importorskip("torch")
     monkeypatch.setenv("MPLBACKEND", "Agg")

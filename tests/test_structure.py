@@ -67,7 +67,7 @@ MAY_IMPORT = {
     "inspection": {"_typing", "checks", "math", "backends", "training"},
     "book": {
         *("_typing", "errors", "checks", "math", "engines", "backends"),
-        *("sources", "training", "datasets"),
+        *("sources", "training", "storage", "datasets"),
     },
     "network": {
         *("_typing", "_trees", "checks", "math", "backends", "optim", "sources", "architecture"),
@@ -302,7 +302,8 @@ MOST_LINES, MOST_LINES_OF_A_BODY, MOST_POSITIONAL = 600, 60, 5
 
 COMPILED = "a compiled function has its settings and then its arrays by position"
 MORE_POSITIONAL = {
-    "book._step": COMPILED,
+    "book._base._step": COMPILED,
+    "book.network2.SGD": "public, and called like this: the book's arguments in the book's order",
     "estimators._solvers._sums": COMPILED,
     "inspection._measure": COMPILED,
     "training.evaluation._evaluation": COMPILED,

@@ -12,7 +12,14 @@ from typing import Protocol
 
 from bp_xp._typing import Array, Namespace
 
-__all__ = ["COSTS", "Cost", "CostGradient", "CostValue", "MatchedCost"]
+__all__ = [
+    "COSTS",
+    "Cost",
+    "CostGradient",
+    "CostValue",
+    "MatchedCost",
+    "cross_entropy_of_outputs",
+]
 
 
 class CostValue(Protocol):
@@ -117,6 +124,28 @@ def _binary_cross_entropy(z: Array, y: Array, *, xp: Namespace) -> Array:
     # −Σ y ln a + (1 − y) ln(1 − a) with a = σ(z) (Nielsen, eq. 63) is Σ ln(1 + eᶻ) − y z, and
     # ln(1 + eᶻ) = max(z, 0) + ln(1 + e^−|z|). The large terms cancel before the small one is added.
     return xp.sum((xp.maximum(z, 0.0) - y * z) + xp.log1p(xp.exp(-xp.abs(z))), axis=-1)
+
+
+def cross_entropy_of_outputs(a: Array, y: Array, *, xp: Namespace) -> Array:
+    """Return the cross-entropy of each sample from rounded outputs, shape (..., N).
+
+    C = −Σ y ln a + (1 − y) ln(1 − a)
+
+    Training computes the same from the weighted input, without loss. An output that is rounded to
+    0 or 1 has lost how near it was: the term counts 0 where that is its target, and the largest
+    number there is where it is not.
+
+    Args:
+        a: outputs from 0 to 1, shape (..., N, O).
+        y: targets from 0 to 1, of the same shape.
+        xp: their namespace.
+
+    References:
+        Nielsen, ch. 3, eq. (63), with 0 · ln 0 = 0 and finite numbers as in his program.
+    """
+    terms = -(y * xp.log(a) + (1 - y) * xp.log(1 - a))
+    terms = xp.where(xp.isnan(terms), xp.zeros_like(terms), terms)
+    return xp.sum(xp.minimum(terms, xp.finfo(terms.dtype).max), axis=-1)
 
 
 def _categorical_cross_entropy(z: Array, y: Array, *, xp: Namespace) -> Array:

@@ -12,7 +12,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["check_fields_of_network", "check_fields_of_run", "check_fields_of_section"]
+__all__ = [
+    "check_fields_of_book",
+    "check_fields_of_network",
+    "check_fields_of_run",
+    "check_fields_of_section",
+]
 
 Check: TypeAlias = Callable[[Any, str], None]
 """Raises ValueError for a value that its field, which is named, can't have."""
@@ -144,6 +149,15 @@ _NETWORK: dict[str, Check] = {
     "own": _names_to(_list_of(_any_number)),
 }
 
+_matrices = _list_of(_list_of(_list_of(_number)))
+
+_BOOK: dict[str, Check] = {
+    "sizes": _list_of(_whole(least=1), least=2),
+    "weights": _matrices,
+    "biases": _matrices,
+    "cost": _text,
+}
+
 
 def _metric(value: Any, name: str) -> None:
     """Check a metric: its name, or what describes one of a user's own."""
@@ -190,6 +204,17 @@ def check_fields_of_section(fields: Any, name: str) -> None:
     """
     if not isinstance(fields, dict):
         raise _refuse(name, "a mapping of names to values", fields)
+
+
+def check_fields_of_book(fields: Any) -> None:
+    """Refuse fields that describe no network of the book; shapes are not looked at.
+
+    Raises:
+        KeyError: one is missing.
+        ValueError: one has a value that it can't have; the message names it.
+    """
+    check_fields_of_section(fields, "content")
+    _fields(_BOOK)(fields, "")
 
 
 def check_fields_of_network(fields: Any) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from bp_xp import ACTIVATIONS, COSTS, Cost, MatchedCost, to_numpy
 from bp_xp.math import equations
+from bp_xp.math.costs import cross_entropy_of_outputs
 
 PLAIN = [name for name, cost in COSTS.items() if isinstance(cost, Cost)]
 MATCHED = [name for name, cost in COSTS.items() if isinstance(cost, MatchedCost)]
@@ -273,3 +274,24 @@ def test_cost_of_a_perfect_answer_is_nothing(where, dtype, rng, name):
     a = where.asarray(rng.normal(size=(3, 2)), dtype)
     assert_agrees(value(name, a, a, where), np.zeros(3), where, dtype)
     assert_agrees(derivative(name, a, a, where), np.zeros((3, 2)), where, dtype)
+
+
+# ---------------------------------------------------------------------------------------------
+# From rounded outputs
+
+
+def test_cross_entropy_of_outputs_is_that_of_the_weighted_input(where, dtype, rng):
+    z = where.asarray(rng.normal(size=(7, 3)), dtype)
+    y = where.asarray(rng.uniform(size=(7, 3)), dtype)
+    a = ACTIVATIONS["sigmoid"].sigma(z, xp=where.xp)
+    wanted = to_numpy(value("binary_cross_entropy", z, y, where))
+    assert_agrees(cross_entropy_of_outputs(a, y, xp=where.xp), wanted, where, dtype)
+
+
+def test_cross_entropy_of_outputs_of_0_and_1_is_a_number(where, dtype):
+    a = where.asarray([[0, 1, 0.5]] * 4, dtype)
+    y = where.asarray([[0, 1, 1], [1, 1, 1], [0, 0, 1], [0, 0.5, 1]], dtype)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        costs = to_numpy(cross_entropy_of_outputs(a, y, xp=where.xp))
+    most = float(np.finfo(dtype).max)
+    np.testing.assert_allclose(costs, [np.log(2), most, most, most], rtol=1e-6)

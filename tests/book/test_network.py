@@ -1,86 +1,12 @@
-import io
 import random
-from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
+from columns import SIZES, Plain, assert_same_parameters, columns, labeled, make, printed
 
 from bp_xp import book, to_numpy
 from bp_xp.backends import LIBRARIES, place
-from bp_xp.datasets import Dataset
-from bp_xp.errors import DataFormatError, DivergenceError
-
-SIZES = [5, 4, 3]
-
-
-def columns(rng, n, sizes=SIZES):
-    """Return n training samples: pairs of columns, y one-hot."""
-    unit = np.eye(sizes[-1])[:, :, None]
-    return [(rng.normal(size=(sizes[0], 1)), unit[rng.integers(sizes[-1])]) for _ in range(n)]
-
-
-def labeled(pairs):
-    """Return the pairs as test data."""
-    return [(x, int(np.argmax(y))) for x, y in pairs]
-
-
-def make(sizes, where=None, seed=3, kind=book.Network, **options):
-    """Return a network of the book with a seed of its own."""
-    np.random.seed(seed)
-    if where is not None:
-        options |= {"backend": where.backend, "device": where.device_name}
-    return kind(sizes, **options)
-
-
-def printed(net, *args, **kwargs):
-    """Return the lines that SGD prints."""
-    with redirect_stdout(io.StringIO()) as out:
-        net.SGD(*args, **kwargs)
-    return out.getvalue().splitlines()
-
-
-class Plain:
-    """The book's algorithm, one sample after the other, straight from the equations."""
-
-    def __init__(self, biases, weights):
-        self.biases = [np.array(b) for b in biases]
-        self.weights = [np.array(w) for w in weights]
-
-    def outputs(self, x):
-        a = [x]
-        for b, w in zip(self.biases, self.weights, strict=True):
-            a.append(1 / (1 + np.exp(-(w @ a[-1] + b))))
-        return a
-
-    def gradient(self, x, y):
-        a = self.outputs(x)
-        delta = (a[-1] - y) * a[-1] * (1 - a[-1])
-        nabla_b, nabla_w = [delta], [delta @ a[-2].T]
-        for l in range(len(self.weights) - 1, 0, -1):  # noqa: E741
-            delta = (self.weights[l].T @ delta) * a[l] * (1 - a[l])
-            nabla_b.insert(0, delta)
-            nabla_w.insert(0, delta @ a[l - 1].T)
-        return nabla_b, nabla_w
-
-    def step(self, batch, eta):
-        nablas = [self.gradient(x, y) for x, y in batch]
-        for l in range(len(self.weights)):  # noqa: E741
-            self.biases[l] = self.biases[l] - eta / len(batch) * sum(nb[l] for nb, _ in nablas)
-            self.weights[l] = self.weights[l] - eta / len(batch) * sum(nw[l] for _, nw in nablas)
-
-    def train(self, data, epochs, size, eta):
-        data = list(data)
-        for _ in range(epochs):
-            random.shuffle(data)
-            for k in range(0, len(data), size):
-                self.step(data[k : k + size], eta)
-
-
-def assert_same_parameters(net, plain, tolerance=1e-12):
-    for name in ("biases", "weights"):
-        for ours, theirs in zip(getattr(net, name), getattr(plain, name), strict=True):
-            assert ours.shape == theirs.shape
-            assert np.abs(to_numpy(ours) - theirs).max() < tolerance
+from bp_xp.errors import DivergenceError
 
 
 def test_the_first_weights_are_the_books():
@@ -93,9 +19,14 @@ def test_the_first_weights_are_the_books():
     assert (net.num_layers, net.sizes) == (3, [3, 4, 2])
 
 
+def test_a_network_tells_what_it_is():
+    shown = repr(make(SIZES, dtype="float32"))
+    assert shown == "Network([5, 4, 3], numpy on cpu, float32, 39 parameters)"
+
+
 def test_two_hundred_updates_follow_the_plain_loop(where, rng):
     net = make(SIZES, where)
-    plain = Plain(*([to_numpy(a) for a in arrays] for arrays in (net.biases, net.weights)))
+    plain = Plain(net)
     data = columns(rng, 77)  # 8 mini-batches an epoch, the last one shorter
     random.seed(5)
     assert printed(net, data, 25, 10, 3.0) == [f"Epoch {j} complete" for j in range(25)]
@@ -113,7 +44,7 @@ def test_float32_stays_float32(where, rng):
 
 def test_data_in_more_than_one_chunk_is_used_whole_and_in_order(rng):
     net = make(SIZES)
-    plain = Plain(net.biases, net.weights)
+    plain = Plain(net)
     data = columns(rng, 150)
     random.seed(1)
     printed(net, data, 2, 1, 0.5)
@@ -149,14 +80,14 @@ def test_training_prints_the_number_of_test_samples_told_right(where, rng):
     net = make(SIZES, where)
     lines = printed(net, data, 2, 10, 1.0, test_data=labeled(data))
     assert lines[1] == f"Epoch 1: {net.evaluate(labeled(data))} / 40"
-    plain = Plain(*([to_numpy(a) for a in arrays] for arrays in (net.biases, net.weights)))
+    plain = Plain(net)
     right = sum(np.argmax(plain.outputs(x)[-1]) == np.argmax(y) for x, y in data)
     assert net.evaluate(labeled(data)) == right
 
 
 def test_backprop_returns_gradients_shaped_as_the_parameters(where, rng):
     net = make(SIZES, where)
-    plain = Plain(*([to_numpy(a) for a in arrays] for arrays in (net.biases, net.weights)))
+    plain = Plain(net)
     (x, y) = columns(rng, 1)[0]
     for ours, theirs in zip(net.backprop(x, y), plain.gradient(x, y), strict=True):
         for nabla, expected in zip(ours, theirs, strict=True):
@@ -176,7 +107,7 @@ def test_feedforward_takes_a_column_or_many(where, rng):
 
 def test_update_mini_batch_takes_a_list_of_pairs(where, rng):
     net = make(SIZES, where)
-    plain = Plain(*([to_numpy(a) for a in arrays] for arrays in (net.biases, net.weights)))
+    plain = Plain(net)
     batch = columns(rng, 6)
     plain.step(batch, 2.0)
     on_device = [(where.asarray(x), where.asarray(y)) for x, y in batch[:3]] + batch[3:]
@@ -219,7 +150,7 @@ def test_an_overridden_cost_derivative_takes_effect(where, rng):
     np.testing.assert_allclose(to_numpy(net.biases[-1]), before - share, atol=1e-14)
 
 
-def test_an_overridden_update_mini_batch_is_called_and_sees_columns(where, rng):
+def test_an_overridden_update_mini_batch_sees_columns(where, rng):
     class BySample(book.Network):
         def update_mini_batch(self, mini_batch, eta):
             nablas = [self.backprop(x, y) for x, y in mini_batch]
@@ -402,29 +333,3 @@ def test_sigmoid_and_its_slope_stay_on_the_device(where):
     np.testing.assert_allclose(a, [[0.0, 0.5, 1 / (1 + np.exp(-2.0))]], atol=1e-15)
     np.testing.assert_allclose(to_numpy(book.sigmoid_prime(z)), a * (1 - a), atol=1e-15)
     assert where.library.owns(book.sigmoid(z))
-
-
-def test_the_loader_returns_the_books_formats(monkeypatch):
-    pixels = np.arange(4, dtype=np.uint8)[:, None] + np.array([0, 252], dtype=np.uint8)
-    x = np.divide(pixels, 255, dtype=np.float32)
-    y = np.array([3, 0, 9, 3])
-    mnist = Dataset("mnist", x, y, x[:2], y[:2], x[2:], y[2:])
-    monkeypatch.setattr(book, "load_mnist", lambda folder, *, download: mnist)
-    training, validation, test = book.load_data_wrapper()
-    assert [len(part) for part in (training, validation, test)] == [4, 2, 2]
-    column, target = training[3]
-    np.testing.assert_array_equal(column, [[3 / 256], [255 / 256]])
-    assert (column.dtype, target.shape, int(target.argmax())) == (np.float32, (10, 1), 3)
-    target[:] = 7.0
-    assert training[0][1].max() == 1.0  # no two samples share their memory
-    assert validation[0][1] == 9
-    assert isinstance(test[0][1], int)
-    assert test[0][0].shape == (2, 1)
-
-
-def test_labels_that_are_no_digits_are_refused(monkeypatch):
-    x, y = np.zeros((4, 2), np.float32), np.array([3, 0, 20, 3])
-    letters = Dataset("mnist", x, y, x, y, x, y)
-    monkeypatch.setattr(book, "load_mnist", lambda folder, *, download: letters)
-    with pytest.raises(DataFormatError, match=r"labels go up to 20, .* 0 to 9: load_mnist reads"):
-        book.load_data_wrapper()
