@@ -21,7 +21,7 @@ from bp_xp.errors import (
 )
 from bp_xp.inspection import GradientFlow
 from bp_xp.math.activations import ACTIVATIONS, Activation
-from bp_xp.math.costs import COSTS, Cost, MatchedCost
+from bp_xp.math.costs import COSTS, Cost, MatchedCost, huber
 from bp_xp.math.initializers import INITIALIZERS
 from bp_xp.math.metrics import METRICS, Metric, confusion_matrix, top_k
 from bp_xp.math.regularization import Regularization
@@ -80,6 +80,7 @@ __all__ = [
     "StopWhen",
     "confusion_matrix",
     "devices",
+    "huber",
     "to_numpy",
     "top_k",
 ]

@@ -5,14 +5,31 @@ kinds. A :class:`Cost` is a function of the outputs a and the targets y; its gra
 beside the σ′ of any output activation. A :class:`MatchedCost` is defined together with one output
 activation and computed from the weighted input z: the logarithm undoes the exponential before
 either is rounded, and the error of the output layer becomes a − y.
+
+Some costs have settings. A function of the cost's name takes them, as in ``huber(delta=2.0)``; so
+does a text that follows its name, ``"huber:delta=2"``, and that is how files and commands have it.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 from bp_xp._typing import Array, Namespace
 
-__all__ = ["COSTS", "Cost", "CostGradient", "CostValue", "MatchedCost"]
+__all__ = [
+    "COSTS",
+    "Cost",
+    "CostGradient",
+    "CostValue",
+    "MatchedCost",
+    "cost_named",
+    "huber",
+]
+
+
+C = TypeVar("C", "Cost", "MatchedCost")
 
 
 class CostValue(Protocol):
@@ -102,15 +119,15 @@ def _quadratic(a: Array, y: Array, *, xp: Namespace) -> Array:
     return 0.5 * xp.sum(residual * residual, axis=-1)
 
 
-def _huber(a: Array, y: Array, *, xp: Namespace) -> Array:
-    # Σ ½r² where |r| ≤ 1, |r| − ½ beyond; with m = min(|r|, 1) both are m(|r| − ½m).
+def _huber(a: Array, y: Array, *, delta: float = 1.0, xp: Namespace) -> Array:
+    # Σ ½r² where |r| ≤ δ, δ(|r| − ½δ) beyond; with m = min(|r|, δ) both are m(|r| − ½m).
     r = xp.abs(a - y)
-    m = xp.minimum(r, 1.0)
+    m = xp.minimum(r, delta)
     return xp.sum(m * (r - 0.5 * m), axis=-1)
 
 
-def _huber_gradient(a: Array, y: Array, *, xp: Namespace) -> Array:
-    return xp.minimum(xp.maximum(a - y, -1.0), 1.0)
+def _huber_gradient(a: Array, y: Array, *, delta: float = 1.0, xp: Namespace) -> Array:
+    return xp.minimum(xp.maximum(a - y, -delta), delta)
 
 
 def _binary_cross_entropy(z: Array, y: Array, *, xp: Namespace) -> Array:
@@ -125,15 +142,128 @@ def _categorical_cross_entropy(z: Array, y: Array, *, xp: Namespace) -> Array:
     return xp.log(xp.sum(xp.exp(z), axis=-1)) - xp.sum(y * z, axis=-1)
 
 
+_HUBER = Cost("huber", _huber, _huber_gradient, output="identity")
+
 COSTS: dict[str, Cost | MatchedCost] = {
     cost.name: cost
     for cost in (
         Cost("quadratic", _quadratic, _difference, output="sigmoid"),
-        Cost("huber", _huber, _huber_gradient, output="identity"),
+        _HUBER,
         MatchedCost("binary_cross_entropy", _binary_cross_entropy, _difference, output="sigmoid"),
         MatchedCost(
             "categorical_cross_entropy", _categorical_cross_entropy, _difference, output="softmax"
         ),
     )
 }
-"""The cost functions that a name stands for."""
+"""The cost functions that a name stands for, beside those with settings (:func:`cost_named`)."""
+
+
+# ---------------------------------------------------------------------------------------------
+# Costs with settings
+
+
+@dataclass(frozen=True)
+class _With:
+    """A function of a cost with settings of its own; equal where these are, as values are."""
+
+    function: Callable[..., Array]
+    settings: tuple[tuple[str, Any], ...]
+
+    def __call__(self, a: Array, y: Array, *, xp: Namespace) -> Array:
+        return self.function(a, y, **dict(self.settings), xp=xp)
+
+
+def huber(delta: float = 1.0) -> Cost:
+    """Return Huber's cost: quadratic near the target, linear far from it, so outliers pull less.
+
+    C = Σ ½r² where |r| ≤ δ, and δ(|r| − ½δ) beyond, with r = a − y
+
+    Args:
+        delta: δ, above 0, in units of the outputs.
+
+    Returns:
+        The cost; its name is ``"huber"``, or for another δ such as ``"huber:delta=2.0"``.
+
+    Raises:
+        ValueError: delta is not finite or not above 0.
+        TypeError: it is no number.
+
+    In PyTorch: ``HuberLoss(delta=delta, reduction="sum")`` divided by the number of samples; the
+    ``"mean"`` of PyTorch and of Keras divides by the number of outputs too. ``SmoothL1Loss(beta)``
+    is δ = beta, divided by beta.
+
+    References:
+        Huber, *Robust estimation of a location parameter*, Ann. Math. Statist. 35, 1964.
+
+    Examples:
+        >>> huber(delta=2.0).name
+        'huber:delta=2.0'
+    """
+    delta = _checked(delta, "delta", above=0.0)
+    if delta == 1.0:
+        return _HUBER
+    return _settled(_HUBER, {"value": _huber, "gradient": _huber_gradient}, delta=delta)
+
+
+def cost_named(cost: Any) -> Any:
+    """Return the cost that a name with settings stands for; anything else as it is.
+
+    Args:
+        cost: such as ``"huber:delta=2"``.
+
+    Raises:
+        ValueError: there is no such setting, or its value is not in its range.
+
+    Examples:
+        >>> cost_named("huber:delta=2") == huber(delta=2.0)
+        True
+        >>> cost_named("quadratic")
+        'quadratic'
+    """
+    if not isinstance(cost, str):
+        return cost
+    name, *parts = cost.split(":")
+    if not parts or name not in _SETTINGS:
+        return cost
+    make, known = _SETTINGS[name]
+    settings: dict[str, Any] = {}
+    for part in parts:
+        key, _, value = part.partition("=")
+        if key not in known or key in settings:
+            raise ValueError(
+                f"cost {cost!r}: {name} takes SETTING=VALUE after a colon, with {', '.join(known)} "
+                f"once for SETTING, not {part!r}."
+            )
+        try:
+            settings[key] = known[key](value)
+        except ValueError:
+            raise ValueError(f"cost {cost!r}: {key} must be a number, not {value!r}.") from None
+    return make(**settings)
+
+
+def _settled(cost: C, functions: Mapping[str, Callable[..., Array]], **settings: Any) -> C:
+    """Return a cost with settings: its functions take them, and its name tells them."""
+    each = tuple(settings.items())
+    told = (f"{key}={_text(value)}" for key, value in each)
+    fields = {field: _With(function, each) for field, function in functions.items()}
+    return replace(cost, name=":".join([cost.name, *told]), **fields)
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
+
+
+def _checked(value: Any, name: str, *, above: float = -math.inf) -> float:
+    """Return a finite number above a limit."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, not {value!r}.")
+    number = float(value)
+    if not (math.isfinite(number) and number > above):
+        raise ValueError(f"{name} must be finite and above {above:g}, not {value!r}.")
+    return number
+
+
+_SETTINGS: Mapping[str, tuple[Callable[..., Cost | MatchedCost], Mapping[str, Callable]]] = {
+    "huber": (huber, {"delta": float}),
+}
+"""For each name: what makes the cost of settings, and what makes each setting of its text."""

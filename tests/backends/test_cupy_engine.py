@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import EVERY_COST
 from steps import BATCH, MODEL, RULES, SIZES, TERMS, begin, copied, pairs_of
 
 from bp_xp import (
@@ -95,10 +96,10 @@ def test_every_activation(cpu, activation):
     assert_taken_by_a_kernel(cpu, *begin(model, SGD(0.1)))
 
 
-@pytest.mark.parametrize("cost", COSTS)
+@pytest.mark.parametrize("cost", EVERY_COST)
 def test_every_cost(cpu, cost):
-    output = "softmax" if cost == "quadratic" else COSTS[cost].output
-    model = Model(SIZES, (ACTIVATIONS["tanh"], ACTIVATIONS[output]), COSTS[cost])
+    output = "softmax" if cost == "quadratic" else EVERY_COST[cost].output
+    model = Model(SIZES, (ACTIVATIONS["tanh"], ACTIVATIONS[output]), EVERY_COST[cost])
     assert_taken_by_a_kernel(cpu, *begin(model, SGD(0.1)))
 
 

@@ -299,7 +299,7 @@ def test_one_hot_targets_are_classes(points):
     assert accuracy(run_well("train --data hot.npz")[0], "test") > 85
 
 
-@pytest.mark.parametrize("cost", ["", "quadratic", "huber"])
+@pytest.mark.parametrize("cost", ["", "quadratic", "huber", "huber:delta=2"])
 def test_numbers_are_fitted_by_outputs_without_activation(points, cost):
     x, y = points
     np.savez("numbers.npz", x=x, y=y)
@@ -317,7 +317,8 @@ def test_whole_numbers_too_large_for_classes_are_refused_unless_the_cost_is_hube
     result = run("train --data prices.npz")
     assert result.exit_code == 1
     assert "--cost huber" in result.stderr
-    run_well("train -q --data prices.npz --cost huber")
+    run_well("train -q --data prices.npz --cost huber:delta=5")
+    run_well("train -q --config prices.toml")
     assert Network.load("prices.safetensors").sizes == (3, 64, 1)
 
 

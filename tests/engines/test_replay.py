@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from helpers import assert_agrees
+from helpers import EVERY_COST, SETTLED, assert_agrees
 from steps import DESCENTS, MODEL, SIZES, Own, begin, pairs_of
 
 from bp_xp import ACTIVATIONS, COSTS, SGD, Network, to_numpy
@@ -65,6 +65,13 @@ def test_every_cost_and_rule_is_replayed(at, cost, rule, l2):
     output = "softmax" if cost == "quadratic" else COSTS[cost].output
     model = Model(SIZES, (ACTIVATIONS["tanh"], ACTIVATIONS[output]), COSTS[cost])
     assert_replayed(model, DESCENTS[rule], at, l2)
+
+
+@pytest.mark.parametrize("cost", SETTLED)
+def test_every_cost_with_settings_is_replayed(at, cost):
+    cost = EVERY_COST[cost]
+    model = Model(SIZES, (ACTIVATIONS["tanh"], ACTIVATIONS[cost.output]), cost)
+    assert_replayed(model, SGD(0.1), at)
 
 
 @pytest.mark.parametrize("activation", [one for one in ACTIVATIONS.values() if not one.coupled])

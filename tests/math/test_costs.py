@@ -1,26 +1,30 @@
+import functools
+import pickle
+
 import mpmath
 import numpy as np
 import pytest
-from helpers import PROPERTY, assert_agrees, central_difference, random_targets
+from helpers import EVERY_COST, PROPERTY, assert_agrees, central_difference, random_targets
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bp_xp import ACTIVATIONS, COSTS, Cost, MatchedCost, to_numpy
+from bp_xp import ACTIVATIONS, COSTS, Cost, MatchedCost, huber, to_numpy
 from bp_xp.math import equations
+from bp_xp.math.costs import cost_named
 
-PLAIN = [name for name, cost in COSTS.items() if isinstance(cost, Cost)]
-MATCHED = [name for name, cost in COSTS.items() if isinstance(cost, MatchedCost)]
+PLAIN = [name for name, cost in EVERY_COST.items() if isinstance(cost, Cost)]
+MATCHED = [name for name, cost in EVERY_COST.items() if isinstance(cost, MatchedCost)]
 
 
 def value(name, z_or_a, y, where):
     """Return the cost of each sample; the floating-point unit may not raise a flag on the way."""
     with np.errstate(over="raise", divide="raise", invalid="raise"):
-        return COSTS[name].value(z_or_a, y, xp=where.xp)
+        return EVERY_COST[name].value(z_or_a, y, xp=where.xp)
 
 
 def derivative(name, z_or_a, y, where):
     """Return ∇ₐC, or for a matched cost δᴸ from the weighted input."""
-    cost = COSTS[name]
+    cost = EVERY_COST[name]
     with np.errstate(over="raise", divide="raise", invalid="raise"):
         if isinstance(cost, Cost):
             return cost.gradient(z_or_a, y, xp=where.xp)
@@ -35,9 +39,11 @@ def mp_quadratic(a, y):
     return mpmath.fsum((a_k - y_k) ** 2 for a_k, y_k in zip(a, y, strict=True)) / 2
 
 
-def mp_huber(a, y):
+def mp_huber(a, y, delta=1):
     residuals = [abs(a_k - y_k) for a_k, y_k in zip(a, y, strict=True)]
-    return mpmath.fsum(r**2 / 2 if r <= 1 else r - mpmath.mpf(1) / 2 for r in residuals)
+    return mpmath.fsum(
+        r**2 / 2 if r <= delta else delta * (r - mpmath.mpf(delta) / 2) for r in residuals
+    )
 
 
 def mp_sigmoid(z):
@@ -66,6 +72,7 @@ def mp_categorical_cross_entropy(z, y):
 DEFINITIONS = {
     "quadratic": mp_quadratic,
     "huber": mp_huber,
+    "huber:delta=0.5": functools.partial(mp_huber, delta=mpmath.mpf(0.5)),
     "binary_cross_entropy": mp_binary_cross_entropy,
     "categorical_cross_entropy": mp_categorical_cross_entropy,
 }
@@ -79,12 +86,12 @@ def in_many_digits(function, *matrices):
 
 
 def test_every_cost_has_a_definition():
-    assert set(DEFINITIONS) == set(COSTS)
-    assert all(name == cost.name for name, cost in COSTS.items())
-    assert all(cost.output in ACTIVATIONS for cost in COSTS.values())
+    assert set(DEFINITIONS) == set(EVERY_COST)
+    assert all(name == cost.name for name, cost in EVERY_COST.items())
+    assert all(cost.output in ACTIVATIONS for cost in EVERY_COST.values())
 
 
-@pytest.mark.parametrize("name", COSTS)
+@pytest.mark.parametrize("name", EVERY_COST)
 def test_cost_equals_its_definition(where, dtype, rng, name):
     inputs = (3.0 * rng.normal(size=(6, 4))).astype(dtype)
     y = random_targets(name, 6, 4, rng).astype(dtype)
@@ -94,7 +101,7 @@ def test_cost_equals_its_definition(where, dtype, rng, name):
     assert_agrees(result, in_many_digits(DEFINITIONS[name], inputs, y), where, dtype)
 
 
-@pytest.mark.parametrize("name", COSTS)
+@pytest.mark.parametrize("name", EVERY_COST)
 @pytest.mark.parametrize("shape", [(1, 1), (4, 3), (2, 4, 3)], ids=str)
 def test_cost_is_one_number_a_sample_and_its_derivative_one_an_output(
     where, dtype, rng, name, shape
@@ -107,7 +114,7 @@ def test_cost_is_one_number_a_sample_and_its_derivative_one_an_output(
         assert_agrees(result, to_numpy(result), where, dtype)
 
 
-@pytest.mark.parametrize("name", COSTS)
+@pytest.mark.parametrize("name", EVERY_COST)
 def test_cost_leaves_its_arguments_alone(where, dtype, rng, name):
     hosts = [rng.random((4, 3)).astype(dtype) for _ in range(2)]
     inputs, y = (where.asarray(host.copy()) for host in hosts)
@@ -119,14 +126,14 @@ def test_cost_leaves_its_arguments_alone(where, dtype, rng, name):
     assert np.array_equal(to_numpy(y), hosts[1])
 
 
-@pytest.mark.parametrize("name", COSTS)
+@pytest.mark.parametrize("name", EVERY_COST)
 def test_derivative_equals_central_differences(where, rng, name):
     inputs, y = rng.normal(size=(6, 4)), random_targets(name, 6, 4, rng)
-    if name == "huber":
-        # A sample at a kink has no difference: all are moved away from |a − y| = 1.
-        residual = inputs - y
-        y = y + np.where(np.abs(np.abs(residual) - 1.0) < 0.02, 0.1, 0.0)
-        assert (np.abs(np.abs(inputs - y) - 1.0) > 0.01).all()
+    if name.startswith("huber"):
+        # A sample at a kink has no difference: all are moved away from |a − y| = δ.
+        kink = 0.5 if name.endswith("=0.5") else 1.0
+        y = y + np.where(np.abs(np.abs(inputs - y) - kink) < 0.02, 0.1, 0.0)
+        assert (np.abs(np.abs(inputs - y) - kink) > 0.01).all()
     y = where.asarray(y)
     columns = [
         central_difference(
@@ -273,3 +280,54 @@ def test_cost_of_a_perfect_answer_is_nothing(where, dtype, rng, name):
     a = where.asarray(rng.normal(size=(3, 2)), dtype)
     assert_agrees(value(name, a, a, where), np.zeros(3), where, dtype)
     assert_agrees(derivative(name, a, a, where), np.zeros((3, 2)), where, dtype)
+
+
+# ---------------------------------------------------------------------------------------------
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("text", "cost"),
+    [
+        ("huber:delta=2", huber(delta=2.0)),
+        ("huber:delta=1", COSTS["huber"]),
+    ],
+)
+def test_a_name_with_settings_stands_for_the_cost_that_has_them(text, cost):
+    assert cost_named(text) == cost == pickle.loads(pickle.dumps(cost))
+    assert cost_named(cost.name) in (cost, cost.name)
+    assert hash(cost_named(text)) == hash(cost)
+    assert cost_named(cost) is cost
+
+
+def test_costs_of_other_settings_are_others():
+    assert huber(0.5) != huber(0.25)
+    assert huber(0.5) != COSTS["huber"] == huber()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("huber:delta=0", "delta must be finite and above 0, not 0.0"),
+        ("huber:delta=nan", "delta must be finite and above 0"),
+        ("huber:delta=wide", "delta must be a number, not 'wide'"),
+        ("huber:delta", "delta must be a number, not ''"),
+        ("huber:", "huber takes SETTING=VALUE after a colon, with delta once"),
+        ("huber:epsilon=1", "with delta once for SETTING, not 'epsilon=1'"),
+        ("huber:delta=1:delta=2", "once for SETTING, not 'delta=2'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_by_name(text, message):
+    with pytest.raises(ValueError, match=message):
+        cost_named(text)
+
+
+@pytest.mark.parametrize("delta", ["1", None, True], ids=repr)
+def test_a_setting_that_is_no_number_is_refused(delta):
+    with pytest.raises(TypeError, match="delta must be a number"):
+        huber(delta)
+
+
+@pytest.mark.parametrize("name", ["quadratic:delta=2", "quartic:x", "huber"])
+def test_other_names_are_left_to_others(name):
+    assert cost_named(name) == name

@@ -60,7 +60,7 @@ def test_schedules_give_the_rates_of_their_formulas(make, data, name):
     [
         {"cost": "categorical_cross_entropy"},
         {"output_activation": "softmax"},
-        {"cost": "huber", "activation": "relu"},
+        {"cost": "huber:delta=0.5", "activation": "relu"},
         {"cost": "binary_cross_entropy"},
     ],
 )
