@@ -10,12 +10,11 @@ Some costs have settings. A function of the cost's name takes them, as in ``hube
 does a text that follows its name, ``"huber:delta=2"``, and that is how files and commands have it.
 """
 
-import math
-import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
+from bp_xp import checks
 from bp_xp._typing import Array, Namespace
 
 __all__ = [
@@ -24,6 +23,7 @@ __all__ = [
     "CostGradient",
     "CostValue",
     "MatchedCost",
+    "categorical_cross_entropy",
     "cost_named",
     "huber",
 ]
@@ -136,13 +136,29 @@ def _binary_cross_entropy(z: Array, y: Array, *, xp: Namespace) -> Array:
     return xp.sum((xp.maximum(z, 0.0) - y * z) + xp.log1p(xp.exp(-xp.abs(z))), axis=-1)
 
 
-def _categorical_cross_entropy(z: Array, y: Array, *, xp: Namespace) -> Array:
+def _categorical_cross_entropy(
+    z: Array, y: Array, *, label_smoothing: float = 0.0, xp: Namespace
+) -> Array:
     # −Σ yₖ ln aₖ with a = softmax(z); ln aₖ = zₖ − ln Σ exp z, and Σ yₖ = 1 (Nielsen, eq. 80).
+    y = _smoothed(y, label_smoothing)
     z = z - xp.max(z, axis=-1, keepdims=True)
     return xp.log(xp.sum(xp.exp(z), axis=-1)) - xp.sum(y * z, axis=-1)
 
 
+def _categorical_error(a: Array, y: Array, *, label_smoothing: float, xp: Namespace) -> Array:
+    del xp
+    return a - _smoothed(y, label_smoothing)
+
+
+def _smoothed(y: Array, share: float) -> Array:
+    """Return targets of which a share goes to all K classes alike: (1 − ε) y + ε/K."""
+    return (1.0 - share) * y + share / y.shape[-1] if share else y
+
+
 _HUBER = Cost("huber", _huber, _huber_gradient, output="identity")
+_CATEGORICAL = MatchedCost(
+    "categorical_cross_entropy", _categorical_cross_entropy, _difference, output="softmax"
+)
 
 COSTS: dict[str, Cost | MatchedCost] = {
     cost.name: cost
@@ -150,9 +166,7 @@ COSTS: dict[str, Cost | MatchedCost] = {
         Cost("quadratic", _quadratic, _difference, output="sigmoid"),
         _HUBER,
         MatchedCost("binary_cross_entropy", _binary_cross_entropy, _difference, output="sigmoid"),
-        MatchedCost(
-            "categorical_cross_entropy", _categorical_cross_entropy, _difference, output="softmax"
-        ),
+        _CATEGORICAL,
     )
 }
 """The cost functions that a name stands for, beside those with settings (:func:`cost_named`)."""
@@ -199,10 +213,46 @@ def huber(delta: float = 1.0) -> Cost:
         >>> huber(delta=2.0).name
         'huber:delta=2.0'
     """
-    delta = _checked(delta, "delta", above=0.0)
+    delta = checks.check_number(delta, "delta", above=0.0)
     if delta == 1.0:
         return _HUBER
     return _settled(_HUBER, {"value": _huber, "gradient": _huber_gradient}, delta=delta)
+
+
+def categorical_cross_entropy(label_smoothing: float = 0.0) -> MatchedCost:
+    """Return the cross-entropy of softmax outputs, of labels that are a little unsure.
+
+    C = −Σ y′ₖ ln aₖ with y′ = (1 − ε) y + ε/K for K classes, and δᴸ = a − y′
+
+    The cost of a sure and right answer is not 0 any more, and its weights do not grow forever. All
+    costs of a run are of y′, those of validation data too; accuracies and metrics are of y.
+
+    Args:
+        label_smoothing: ε, the share of a target that goes to all classes alike, from 0 to below 1.
+
+    Returns:
+        The cost; its name is ``"categorical_cross_entropy"``, with ``":label_smoothing=0.1"`` after
+        it if ε is 0.1.
+
+    Raises:
+        ValueError: the share is not finite or out of its range.
+        TypeError: it is no number.
+
+    In PyTorch: ``CrossEntropyLoss(label_smoothing=ε)``, of z, not of a.
+
+    References:
+        Szegedy et al., *Rethinking the Inception architecture for computer vision*, CVPR 2016,
+        sec. 7.
+
+    Examples:
+        >>> categorical_cross_entropy(label_smoothing=0.1).name
+        'categorical_cross_entropy:label_smoothing=0.1'
+    """
+    share = checks.check_number(label_smoothing, "label_smoothing", least=0.0, below=1.0)
+    if share == 0.0:
+        return _CATEGORICAL
+    functions = {"value": _categorical_cross_entropy, "error": _categorical_error}
+    return _settled(_CATEGORICAL, functions, label_smoothing=share)
 
 
 def cost_named(cost: Any) -> Any:
@@ -253,17 +303,8 @@ def _text(value: Any) -> str:
     return ",".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
 
 
-def _checked(value: Any, name: str, *, above: float = -math.inf) -> float:
-    """Return a finite number above a limit."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, not {value!r}.")
-    number = float(value)
-    if not (math.isfinite(number) and number > above):
-        raise ValueError(f"{name} must be finite and above {above:g}, not {value!r}.")
-    return number
-
-
 _SETTINGS: Mapping[str, tuple[Callable[..., Cost | MatchedCost], Mapping[str, Callable]]] = {
     "huber": (huber, {"delta": float}),
+    "categorical_cross_entropy": (categorical_cross_entropy, {"label_smoothing": float}),
 }
 """For each name: what makes the cost of settings, and what makes each setting of its text."""

@@ -203,6 +203,9 @@ def torch_gradients(layers, x, y, activations, cost):
         ),
         "categorical_cross_entropy": lambda z, a, y: F.cross_entropy(z, y, reduction="sum"),
         "huber:delta=0.5": lambda z, a, y: F.huber_loss(a, y, reduction="sum", delta=0.5),
+        "categorical_cross_entropy:label_smoothing=0.25": lambda z, a, y: F.cross_entropy(
+            z, y, reduction="sum", label_smoothing=0.25
+        ),
     }
     parameters = [
         [torch.tensor(part, dtype=torch.float64, requires_grad=True) for part in layer]

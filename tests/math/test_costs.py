@@ -8,7 +8,7 @@ from helpers import EVERY_COST, PROPERTY, assert_agrees, central_difference, ran
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bp_xp import ACTIVATIONS, COSTS, Cost, MatchedCost, huber, to_numpy
+from bp_xp import ACTIVATIONS, COSTS, Cost, MatchedCost, categorical_cross_entropy, huber, to_numpy
 from bp_xp.math import equations
 from bp_xp.math.costs import cost_named
 
@@ -63,7 +63,8 @@ def mp_binary_cross_entropy(z, y):
     )
 
 
-def mp_categorical_cross_entropy(z, y):
+def mp_categorical_cross_entropy(z, y, smoothing=0):
+    y = [(1 - smoothing) * y_k + mpmath.mpf(smoothing) / len(y) for y_k in y]
     return -mpmath.fsum(
         y_k * mpmath.log(a_k) for y_k, a_k in zip(y, mp_softmax(z), strict=True) if y_k
     )
@@ -73,6 +74,9 @@ DEFINITIONS = {
     "quadratic": mp_quadratic,
     "huber": mp_huber,
     "huber:delta=0.5": functools.partial(mp_huber, delta=mpmath.mpf(0.5)),
+    "categorical_cross_entropy:label_smoothing=0.25": functools.partial(
+        mp_categorical_cross_entropy, smoothing=mpmath.mpf(0.25)
+    ),
     "binary_cross_entropy": mp_binary_cross_entropy,
     "categorical_cross_entropy": mp_categorical_cross_entropy,
 }
@@ -96,7 +100,7 @@ def test_cost_equals_its_definition(where, dtype, rng, name):
     inputs = (3.0 * rng.normal(size=(6, 4))).astype(dtype)
     y = random_targets(name, 6, 4, rng).astype(dtype)
     result = value(name, where.asarray(inputs), where.asarray(y), where)
-    if name == "categorical_cross_entropy":
+    if name.startswith("categorical_cross_entropy"):
         y = y.astype(float) / y.sum(axis=-1, keepdims=True, dtype=float)
     assert_agrees(result, in_many_digits(DEFINITIONS[name], inputs, y), where, dtype)
 
@@ -291,6 +295,8 @@ def test_cost_of_a_perfect_answer_is_nothing(where, dtype, rng, name):
     [
         ("huber:delta=2", huber(delta=2.0)),
         ("huber:delta=1", COSTS["huber"]),
+        ("categorical_cross_entropy:label_smoothing=.1", categorical_cross_entropy(0.1)),
+        ("categorical_cross_entropy:label_smoothing=0", COSTS["categorical_cross_entropy"]),
     ],
 )
 def test_a_name_with_settings_stands_for_the_cost_that_has_them(text, cost):
@@ -315,6 +321,8 @@ def test_costs_of_other_settings_are_others():
         ("huber:", "huber takes SETTING=VALUE after a colon, with delta once"),
         ("huber:epsilon=1", "with delta once for SETTING, not 'epsilon=1'"),
         ("huber:delta=1:delta=2", "once for SETTING, not 'delta=2'"),
+        ("categorical_cross_entropy:label_smoothing=1", "at least 0 and below 1, not 1.0"),
+        ("categorical_cross_entropy:label_smoothing=-0.1", "at least 0 and below 1, not -0.1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_by_name(text, message):
@@ -326,6 +334,14 @@ def test_settings_that_make_no_sense_are_refused_by_name(text, message):
 def test_a_setting_that_is_no_number_is_refused(delta):
     with pytest.raises(TypeError, match="delta must be a number"):
         huber(delta)
+
+
+def test_smoothed_labels_are_those_of_pytorch(rng):
+    torch = pytest.importorskip("torch")
+    z, labels = rng.normal(size=(6, 4)), rng.integers(0, 4, 6)
+    ours = categorical_cross_entropy(label_smoothing=0.1).value(z, np.eye(4)[labels], xp=np)
+    theirs = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+    assert theirs(torch.tensor(z), torch.tensor(labels)).item() == pytest.approx(ours.mean())
 
 
 @pytest.mark.parametrize("name", ["quadratic:delta=2", "quartic:x", "huber"])

@@ -58,7 +58,7 @@ def test_schedules_give_the_rates_of_their_formulas(make, data, name):
 @pytest.mark.parametrize(
     "options",
     [
-        {"cost": "categorical_cross_entropy"},
+        {"cost": "categorical_cross_entropy:label_smoothing=0.1"},
         {"output_activation": "softmax"},
         {"cost": "huber:delta=0.5", "activation": "relu"},
         {"cost": "binary_cross_entropy"},
