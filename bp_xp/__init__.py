@@ -21,7 +21,14 @@ from bp_xp.errors import (
 )
 from bp_xp.inspection import GradientFlow
 from bp_xp.math.activations import ACTIVATIONS, Activation
-from bp_xp.math.costs import COSTS, Cost, MatchedCost, categorical_cross_entropy, huber
+from bp_xp.math.costs import (
+    COSTS,
+    Cost,
+    MatchedCost,
+    binary_cross_entropy,
+    categorical_cross_entropy,
+    huber,
+)
 from bp_xp.math.initializers import INITIALIZERS
 from bp_xp.math.metrics import METRICS, Metric, confusion_matrix, top_k
 from bp_xp.math.regularization import Regularization
@@ -78,6 +85,7 @@ __all__ = [
     "Regularization",
     "StepDecay",
     "StopWhen",
+    "binary_cross_entropy",
     "categorical_cross_entropy",
     "confusion_matrix",
     "devices",

@@ -68,6 +68,11 @@ def make_model(sizes: Any, activation: Any, output_activation: Any, cost: Any) -
             f"{output.name} of one output is always 1: use two outputs, or one with "
             "cost='binary_cross_entropy'."
         )
+    if fault == "weights":
+        raise ValueError(
+            f"cost {cost.name!r} has a positive_weight for each of other outputs than the "
+            f"{sizes[-1]} there are: give one for all, or one for each."
+        )
     return model
 
 

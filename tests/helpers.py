@@ -13,7 +13,12 @@ from bp_xp.testing import assert_close
 from bp_xp.training import looks
 
 # Costs with settings, and all that have a name.
-SETTLED = ["huber:delta=0.5", "categorical_cross_entropy:label_smoothing=0.25"]
+SETTLED = [
+    "huber:delta=0.5",
+    "categorical_cross_entropy:label_smoothing=0.25",
+    "binary_cross_entropy:positive_weight=3.0",
+    "binary_cross_entropy:positive_weight=0.5:label_smoothing=0.25",
+]
 EVERY_COST = COSTS | {name: cost_named(name) for name in SETTLED}
 
 # The fixtures that property tests take (where, dtype) hold nothing that an example could change.

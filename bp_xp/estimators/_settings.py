@@ -147,6 +147,11 @@ def check_loss(loss: Any, out_activation: str, n_outputs: int) -> None:
             f"loss={cost.name!r} is for two classes or more, with a column of y for each, but y "
             "has one column: use 'binary_cross_entropy' for one probability."
         )
+    if fault == "weights":
+        raise ValueError(
+            f"loss={cost.name!r} has a positive_weight for each of other outputs than the "
+            f"{n_outputs} of this y: give one for all, or one for each."
+        )
 
 
 def check_targets(loss: Any, targets: np.ndarray) -> None:

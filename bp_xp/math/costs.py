@@ -10,7 +10,7 @@ Some costs have settings. A function of the cost's name takes them, as in ``hube
 does a text that follows its name, ``"huber:delta=2"``, and that is how files and commands have it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -23,9 +23,11 @@ __all__ = [
     "CostGradient",
     "CostValue",
     "MatchedCost",
+    "binary_cross_entropy",
     "categorical_cross_entropy",
     "cost_named",
     "huber",
+    "n_outputs_of",
 ]
 
 
@@ -136,26 +138,67 @@ def _binary_cross_entropy(z: Array, y: Array, *, xp: Namespace) -> Array:
     return xp.sum((xp.maximum(z, 0.0) - y * z) + xp.log1p(xp.exp(-xp.abs(z))), axis=-1)
 
 
+def _settled_binary_cross_entropy(
+    z: Array,
+    y: Array,
+    *,
+    positive_weight: float | tuple[float, ...] = 1.0,
+    label_smoothing: float = 0.0,
+    xp: Namespace,
+) -> Array:
+    # −Σ p y ln a + (1 − y) ln(1 − a), where −ln a = ln(1 + e⁻ᶻ) = max(−z, 0) + ln(1 + e^−|z|), and
+    # −ln(1 − a) has max(z, 0) instead. No term is below 0, so none cancels another.
+    for_one, for_zero = _weighted_targets(y, positive_weight, label_smoothing, xp=xp)
+    far = for_one * xp.maximum(-z, 0.0) + for_zero * xp.maximum(z, 0.0)
+    return xp.sum(far + (for_one + for_zero) * xp.log1p(xp.exp(-xp.abs(z))), axis=-1)
+
+
+def _settled_binary_error(
+    a: Array,
+    y: Array,
+    *,
+    positive_weight: float | tuple[float, ...] = 1.0,
+    label_smoothing: float = 0.0,
+    xp: Namespace,
+) -> Array:
+    # a (1 − y) − p y (1 − a)
+    for_one, for_zero = _weighted_targets(y, positive_weight, label_smoothing, xp=xp)
+    return a * (for_one + for_zero) - for_one
+
+
+def _weighted_targets(
+    y: Array, positive_weight: float | tuple[float, ...], label_smoothing: float, *, xp: Namespace
+) -> tuple[Array, Array]:
+    """Return p y and 1 − y, shape (N, O) each, for one p or one for each output."""
+    y = _smoothed(y, label_smoothing, 2)
+    if not isinstance(positive_weight, tuple):
+        return positive_weight * y, 1.0 - y
+    # No array is made of the weights: inside a compiled step it would have no device.
+    columns = [p * y[..., k : k + 1] for k, p in enumerate(positive_weight)]
+    return xp.concat(columns, axis=-1), 1.0 - y
+
+
 def _categorical_cross_entropy(
     z: Array, y: Array, *, label_smoothing: float = 0.0, xp: Namespace
 ) -> Array:
     # −Σ yₖ ln aₖ with a = softmax(z); ln aₖ = zₖ − ln Σ exp z, and Σ yₖ = 1 (Nielsen, eq. 80).
-    y = _smoothed(y, label_smoothing)
+    y = _smoothed(y, label_smoothing, y.shape[-1])
     z = z - xp.max(z, axis=-1, keepdims=True)
     return xp.log(xp.sum(xp.exp(z), axis=-1)) - xp.sum(y * z, axis=-1)
 
 
 def _categorical_error(a: Array, y: Array, *, label_smoothing: float, xp: Namespace) -> Array:
     del xp
-    return a - _smoothed(y, label_smoothing)
+    return a - _smoothed(y, label_smoothing, y.shape[-1])
 
 
-def _smoothed(y: Array, share: float) -> Array:
-    """Return targets of which a share goes to all K classes alike: (1 − ε) y + ε/K."""
-    return (1.0 - share) * y + share / y.shape[-1] if share else y
+def _smoothed(y: Array, share: float, n_classes: int) -> Array:
+    """Return targets of which a share goes to all classes alike: (1 − ε) y + ε/K."""
+    return (1.0 - share) * y + share / n_classes if share else y
 
 
 _HUBER = Cost("huber", _huber, _huber_gradient, output="identity")
+_BINARY = MatchedCost("binary_cross_entropy", _binary_cross_entropy, _difference, output="sigmoid")
 _CATEGORICAL = MatchedCost(
     "categorical_cross_entropy", _categorical_cross_entropy, _difference, output="softmax"
 )
@@ -165,7 +208,7 @@ COSTS: dict[str, Cost | MatchedCost] = {
     for cost in (
         Cost("quadratic", _quadratic, _difference, output="sigmoid"),
         _HUBER,
-        MatchedCost("binary_cross_entropy", _binary_cross_entropy, _difference, output="sigmoid"),
+        _BINARY,
         _CATEGORICAL,
     )
 }
@@ -213,10 +256,76 @@ def huber(delta: float = 1.0) -> Cost:
         >>> huber(delta=2.0).name
         'huber:delta=2.0'
     """
-    delta = checks.check_number(delta, "delta", above=0.0)
-    if delta == 1.0:
-        return _HUBER
-    return _settled(_HUBER, {"value": _huber, "gradient": _huber_gradient}, delta=delta)
+    return _settled(
+        _HUBER,
+        {"value": _huber, "gradient": _huber_gradient},
+        plain={"delta": 1.0},
+        delta=checks.check_number(delta, "delta", above=0.0),
+    )
+
+
+def binary_cross_entropy(
+    positive_weight: float | Sequence[float] = 1.0, label_smoothing: float = 0.0
+) -> MatchedCost:
+    """Return the cross-entropy of sigmoid outputs, with a weight of those that should be 1.
+
+    C = −Σ p y′ ln a + (1 − y′) ln(1 − a) with y′ = (1 − ε) y + ε/2, and
+    δᴸ = a (1 − y′) − p y′ (1 − a)
+
+    A weight above 1 makes misses cost more than false alarms, as where few targets are 1. It is a
+    weight inside the sum over outputs; those of samples and classes are arguments of ``fit``, and
+    divide the cost by their sum, which this one does not.
+
+    Args:
+        positive_weight: p, above 0; or a sequence with one for each output.
+        label_smoothing: ε, the share of a target that goes to 0 and 1 alike, from 0 to below 1.
+
+    Returns:
+        The cost; its name is ``"binary_cross_entropy"``, with settings after it such as
+        ``":positive_weight=3.0"`` or ``":positive_weight=1.0,3.0"``.
+
+    Raises:
+        ValueError: a number is not finite or out of its range, or there are none.
+        TypeError: it is no number.
+
+    In PyTorch: ``BCEWithLogitsLoss(pos_weight=p, reduction="sum")`` divided by the number of
+    samples; the ``"mean"`` of PyTorch and of Keras divides by the number of outputs too. PyTorch
+    has no label smoothing here; Keras has this one.
+
+    References:
+        Nielsen, ch. 3, eq. (63). King & Zeng, *Logistic regression in rare events data*, Political
+        Analysis 9, 2001, eq. (8), for the weight. Szegedy et al., as for
+        :func:`categorical_cross_entropy`.
+
+    Examples:
+        >>> binary_cross_entropy(positive_weight=3.0).name
+        'binary_cross_entropy:positive_weight=3.0'
+    """
+    return _settled(
+        _BINARY,
+        {"value": _settled_binary_cross_entropy, "error": _settled_binary_error},
+        plain={"positive_weight": 1.0, "label_smoothing": 0.0},
+        positive_weight=_weights(positive_weight),
+        label_smoothing=_share(label_smoothing),
+    )
+
+
+def _weights(weights: float | Sequence[float]) -> float | tuple[float, ...]:
+    """Return a weight, or one for each output; of one output it is the weight itself."""
+    weights = getattr(weights, "tolist", lambda: weights)()  # an array of any library
+    if isinstance(weights, str) or not isinstance(weights, Sequence):
+        return checks.check_number(weights, "positive_weight", above=0.0)
+    if not weights:
+        raise ValueError("positive_weight is an empty sequence: give one for each output.")
+    first, *more = (
+        checks.check_number(one, f"positive_weight[{k}]", above=0.0)
+        for k, one in enumerate(weights)
+    )
+    return (first, *more) if more else first
+
+
+def _share(label_smoothing: float) -> float:
+    return checks.check_number(label_smoothing, "label_smoothing", least=0.0, below=1.0)
 
 
 def categorical_cross_entropy(label_smoothing: float = 0.0) -> MatchedCost:
@@ -248,11 +357,12 @@ def categorical_cross_entropy(label_smoothing: float = 0.0) -> MatchedCost:
         >>> categorical_cross_entropy(label_smoothing=0.1).name
         'categorical_cross_entropy:label_smoothing=0.1'
     """
-    share = checks.check_number(label_smoothing, "label_smoothing", least=0.0, below=1.0)
-    if share == 0.0:
-        return _CATEGORICAL
-    functions = {"value": _categorical_cross_entropy, "error": _categorical_error}
-    return _settled(_CATEGORICAL, functions, label_smoothing=share)
+    return _settled(
+        _CATEGORICAL,
+        {"value": _categorical_cross_entropy, "error": _categorical_error},
+        plain={"label_smoothing": 0.0},
+        label_smoothing=_share(label_smoothing),
+    )
 
 
 def cost_named(cost: Any) -> Any:
@@ -291,9 +401,30 @@ def cost_named(cost: Any) -> Any:
     return make(**settings)
 
 
-def _settled(cost: C, functions: Mapping[str, Callable[..., Array]], **settings: Any) -> C:
-    """Return a cost with settings: its functions take them, and its name tells them."""
-    each = tuple(settings.items())
+def n_outputs_of(cost: Cost | MatchedCost) -> int | None:
+    """Return how many outputs a cost is for; None if for any number."""
+    weights = dict(getattr(cost.value, "settings", ())).get("positive_weight")
+    return len(weights) if isinstance(weights, tuple) else None
+
+
+def _settled(
+    cost: C,
+    functions: Mapping[str, Callable[..., Array]],
+    *,
+    plain: Mapping[str, float],
+    **settings: Any,
+) -> C:
+    """Return a cost with settings: its functions take them, and its name tells them.
+
+    Args:
+        cost: the one without.
+        functions: those that take settings, by the field of the cost.
+        plain: the settings of the one without.
+        settings: the settings, in the order of the name.
+    """
+    each = tuple((key, value) for key, value in settings.items() if value != plain[key])
+    if not each:
+        return cost
     told = (f"{key}={_text(value)}" for key, value in each)
     fields = {field: _With(function, each) for field, function in functions.items()}
     return replace(cost, name=":".join([cost.name, *told]), **fields)
@@ -303,8 +434,17 @@ def _text(value: Any) -> str:
     return ",".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
 
 
+def _numbers(text: str) -> float | tuple[float, ...]:
+    first, *more = map(float, text.split(","))
+    return (first, *more) if more else first
+
+
 _SETTINGS: Mapping[str, tuple[Callable[..., Cost | MatchedCost], Mapping[str, Callable]]] = {
     "huber": (huber, {"delta": float}),
+    "binary_cross_entropy": (
+        binary_cross_entropy,
+        {"positive_weight": _numbers, "label_smoothing": float},
+    ),
     "categorical_cross_entropy": (categorical_cross_entropy, {"label_smoothing": float}),
 }
 """For each name: what makes the cost of settings, and what makes each setting of its text."""

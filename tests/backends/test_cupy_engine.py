@@ -26,6 +26,7 @@ from bp_xp import (
     Layer,
     Network,
     OutOfMemoryError,
+    binary_cross_entropy,
     to_numpy,
 )
 from bp_xp._trees import leaves_of, map_leaves
@@ -96,10 +97,12 @@ def test_every_activation(cpu, activation):
     assert_taken_by_a_kernel(cpu, *begin(model, SGD(0.1)))
 
 
-@pytest.mark.parametrize("cost", EVERY_COST)
+@pytest.mark.parametrize(
+    "cost", [*EVERY_COST.values(), binary_cross_entropy([0.5, 1.0, 2.0])], ids=lambda one: one.name
+)
 def test_every_cost(cpu, cost):
-    output = "softmax" if cost == "quadratic" else EVERY_COST[cost].output
-    model = Model(SIZES, (ACTIVATIONS["tanh"], ACTIVATIONS[output]), EVERY_COST[cost])
+    output = "softmax" if cost is COSTS["quadratic"] else cost.output
+    model = Model(SIZES, (ACTIVATIONS["tanh"], ACTIVATIONS[output]), cost)
     assert_taken_by_a_kernel(cpu, *begin(model, SGD(0.1)))
 
 

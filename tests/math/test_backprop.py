@@ -203,6 +203,14 @@ def torch_gradients(layers, x, y, activations, cost):
         ),
         "categorical_cross_entropy": lambda z, a, y: F.cross_entropy(z, y, reduction="sum"),
         "huber:delta=0.5": lambda z, a, y: F.huber_loss(a, y, reduction="sum", delta=0.5),
+        "binary_cross_entropy:positive_weight=3.0": lambda z, a, y: (
+            F.binary_cross_entropy_with_logits(z, y, reduction="sum", pos_weight=torch.tensor(3.0))
+        ),
+        "binary_cross_entropy:positive_weight=0.5:label_smoothing=0.25": lambda z, a, y: (
+            F.binary_cross_entropy_with_logits(
+                z, 0.75 * y + 0.125, reduction="sum", pos_weight=torch.tensor(0.5)
+            )
+        ),
         "categorical_cross_entropy:label_smoothing=0.25": lambda z, a, y: F.cross_entropy(
             z, y, reduction="sum", label_smoothing=0.25
         ),

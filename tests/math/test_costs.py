@@ -8,7 +8,17 @@ from helpers import EVERY_COST, PROPERTY, assert_agrees, central_difference, ran
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bp_xp import ACTIVATIONS, COSTS, Cost, MatchedCost, categorical_cross_entropy, huber, to_numpy
+from bp_xp import (
+    ACTIVATIONS,
+    COSTS,
+    Cost,
+    MatchedCost,
+    Network,
+    binary_cross_entropy,
+    categorical_cross_entropy,
+    huber,
+    to_numpy,
+)
 from bp_xp.math import equations
 from bp_xp.math.costs import cost_named
 
@@ -55,10 +65,11 @@ def mp_softmax(z):
     return [power / mpmath.fsum(powers) for power in powers]
 
 
-def mp_binary_cross_entropy(z, y):
+def mp_binary_cross_entropy(z, y, weight=1, smoothing=0):
     # ln(1 − a) is ln σ(−z): a itself would need as many digits as e⁻ᶻ is small.
+    y = [(1 - smoothing) * y_k + mpmath.mpf(smoothing) / 2 for y_k in y]
     return -mpmath.fsum(
-        y_k * mpmath.log(mp_sigmoid(z_k)) + (1 - y_k) * mpmath.log(mp_sigmoid(-z_k))
+        weight * y_k * mpmath.log(mp_sigmoid(z_k)) + (1 - y_k) * mpmath.log(mp_sigmoid(-z_k))
         for z_k, y_k in zip(z, y, strict=True)
     )
 
@@ -78,6 +89,12 @@ DEFINITIONS = {
         mp_categorical_cross_entropy, smoothing=mpmath.mpf(0.25)
     ),
     "binary_cross_entropy": mp_binary_cross_entropy,
+    "binary_cross_entropy:positive_weight=3.0": functools.partial(
+        mp_binary_cross_entropy, weight=3
+    ),
+    "binary_cross_entropy:positive_weight=0.5:label_smoothing=0.25": functools.partial(
+        mp_binary_cross_entropy, weight=mpmath.mpf(0.5), smoothing=mpmath.mpf(0.25)
+    ),
     "categorical_cross_entropy": mp_categorical_cross_entropy,
 }
 
@@ -157,19 +174,27 @@ LOGITS = np.array([s * z for z in (0.0, 1e-8, 1.0, 8.0, 17.0, 30.0, 710.0, 1e4) 
 
 
 @pytest.mark.parametrize("truth", [0.0, 1.0, 0.25], ids=str)
-def test_binary_cross_entropy_is_right_at_extreme_logits(where, dtype, truth):
+@pytest.mark.parametrize(
+    "name", ["binary_cross_entropy", "binary_cross_entropy:positive_weight=3.0"]
+)
+def test_binary_cross_entropy_is_right_at_extreme_logits(where, dtype, truth, name):
     z = LOGITS[:, None].astype(dtype)
     y = np.full_like(z, truth)
-    result = value("binary_cross_entropy", where.asarray(z), where.asarray(y), where)
-    desired = in_many_digits(mp_binary_cross_entropy, z, y)
+    result = value(name, where.asarray(z), where.asarray(y), where)
+    desired = in_many_digits(DEFINITIONS[name], z, y)
     # Relative to the cost itself: a sure and right answer costs little, but not nothing. Costs
     # below the normal numbers may be flushed to zero.
     info = np.finfo(dtype)
     np.testing.assert_allclose(
         to_numpy(result).astype(float), desired, rtol=8 * float(info.eps), atol=float(info.tiny)
     )
-    error = derivative("binary_cross_entropy", where.asarray(z), where.asarray(y), where)
-    assert_agrees(error, in_many_digits(lambda z, y: [mp_sigmoid(z[0]) - y[0]], z, y), where, dtype)
+    weight = 3 if name.endswith("3.0") else 1
+
+    def mp_error(z, y):
+        return [mp_sigmoid(z[0]) * (1 - y[0]) - weight * y[0] * mp_sigmoid(-z[0])]
+
+    error = derivative(name, where.asarray(z), where.asarray(y), where)
+    assert_agrees(error, in_many_digits(mp_error, z, y), where, dtype)
 
 
 ROWS = np.array(
@@ -295,6 +320,14 @@ def test_cost_of_a_perfect_answer_is_nothing(where, dtype, rng, name):
     [
         ("huber:delta=2", huber(delta=2.0)),
         ("huber:delta=1", COSTS["huber"]),
+        ("binary_cross_entropy:positive_weight=3", binary_cross_entropy(3)),
+        ("binary_cross_entropy:positive_weight=3", binary_cross_entropy([3.0])),
+        ("binary_cross_entropy:positive_weight=1,3", binary_cross_entropy(np.array([1.0, 3.0]))),
+        ("binary_cross_entropy:label_smoothing=0.1", binary_cross_entropy(label_smoothing=0.1)),
+        (
+            "binary_cross_entropy:label_smoothing=0.1:positive_weight=3",
+            binary_cross_entropy(3.0, label_smoothing=0.1),
+        ),
         ("categorical_cross_entropy:label_smoothing=.1", categorical_cross_entropy(0.1)),
         ("categorical_cross_entropy:label_smoothing=0", COSTS["categorical_cross_entropy"]),
     ],
@@ -321,6 +354,9 @@ def test_costs_of_other_settings_are_others():
         ("huber:", "huber takes SETTING=VALUE after a colon, with delta once"),
         ("huber:epsilon=1", "with delta once for SETTING, not 'epsilon=1'"),
         ("huber:delta=1:delta=2", "once for SETTING, not 'delta=2'"),
+        ("binary_cross_entropy:positive_weight=0", "positive_weight must be finite and above 0"),
+        ("binary_cross_entropy:positive_weight=1,-2", r"positive_weight\[1\] must be finite and"),
+        ("binary_cross_entropy:positive_weight=1,", "must be a number, not '1,'"),
         ("categorical_cross_entropy:label_smoothing=1", "at least 0 and below 1, not 1.0"),
         ("categorical_cross_entropy:label_smoothing=-0.1", "at least 0 and below 1, not -0.1"),
     ],
@@ -342,6 +378,29 @@ def test_smoothed_labels_are_those_of_pytorch(rng):
     ours = categorical_cross_entropy(label_smoothing=0.1).value(z, np.eye(4)[labels], xp=np)
     theirs = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
     assert theirs(torch.tensor(z), torch.tensor(labels)).item() == pytest.approx(ours.mean())
+
+
+@pytest.mark.parametrize("weights", [3.0, (0.5, 1.0, 4.0)], ids=str)
+def test_positive_weights_are_those_of_pytorch(where, rng, weights):
+    torch = pytest.importorskip("torch")
+    z, y = rng.normal(size=(6, 3)), rng.random((6, 3))
+    cost = binary_cross_entropy(positive_weight=weights)
+    logits = torch.tensor(z, requires_grad=True)
+    loss = torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor(weights), reduction="none")
+    theirs = loss(logits, torch.tensor(y)).sum(dim=-1)
+    theirs.sum().backward()
+    here = where.asarray(z), where.asarray(y)
+    a = ACTIVATIONS["sigmoid"].sigma(here[0], xp=where.xp)
+    assert_agrees(cost.value(*here, xp=where.xp), theirs.detach().numpy(), where, "float64")
+    assert_agrees(cost.error(a, here[1], xp=where.xp), logits.grad.numpy(), where, "float64")
+
+
+def test_positive_weights_fit_the_outputs():
+    assert Network([2, 3], cost=binary_cross_entropy([1.0, 2.0, 3.0])).sizes == (2, 3)
+    with pytest.raises(ValueError, match=r"positive_weight for each of other outputs than the 2"):
+        Network([2, 2], cost=binary_cross_entropy([1.0, 2.0, 3.0]))
+    with pytest.raises(ValueError, match=r"positive_weight is an empty sequence"):
+        binary_cross_entropy([])
 
 
 @pytest.mark.parametrize("name", ["quadratic:delta=2", "quartic:x", "huber"])

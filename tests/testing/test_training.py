@@ -61,7 +61,7 @@ def test_schedules_give_the_rates_of_their_formulas(make, data, name):
         {"cost": "categorical_cross_entropy:label_smoothing=0.1"},
         {"output_activation": "softmax"},
         {"cost": "huber:delta=0.5", "activation": "relu"},
-        {"cost": "binary_cross_entropy"},
+        {"cost": "binary_cross_entropy:positive_weight=2,0.5"},
     ],
 )
 def test_all_that_a_step_has_is_in_the_reference(make, data, options):
