@@ -33,7 +33,7 @@ from bp_xp.math.initializers import INITIALIZERS
 from bp_xp.math.metrics import METRICS, Metric, confusion_matrix, top_k
 from bp_xp.math.regularization import Regularization
 from bp_xp.network import Network
-from bp_xp.optim import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, RMSprop
+from bp_xp.optim import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, NAdam, RMSprop
 from bp_xp.optim.schedules import (
     CosineDecay,
     ExponentialDecay,
@@ -78,6 +78,7 @@ __all__ = [
     "LinearWarmUp",
     "MatchedCost",
     "Metric",
+    "NAdam",
     "Network",
     "OutOfMemoryError",
     "RMSprop",

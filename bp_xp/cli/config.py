@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from bp_xp import checks
 from bp_xp._files import read_regular
-from bp_xp.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from bp_xp.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
 from bp_xp.optim.schedules import (
     CosineDecay,
     ExponentialDecay,
@@ -59,6 +59,7 @@ OPTIMIZERS: dict[str, type] = {
     "rmsprop": RMSprop,
     "adam": Adam,
     "adamw": AdamW,
+    "nadam": NAdam,
 }
 
 # The settings that are given by themselves, and not in the optimizer's text.

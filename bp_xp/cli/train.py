@@ -95,8 +95,8 @@ _FILE_DEFAULTS = _Defaults((64,), 50, 32, 0.02)
 @of_optimizer(
     "--learning-rate",
     type=float,
-    help="η, the length of a step. Without it: see above for sgd, 0.001 for adam and adamw, 0.01 "
-    "for adagrad and rmsprop.",
+    help="η, the length of a step. Without it: see above for sgd, 0.001 for adam and adamw, 0.002 "
+    "for nadam, 0.01 for adagrad and rmsprop.",
 )
 @of_optimizer(
     "--momentum",

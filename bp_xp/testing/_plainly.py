@@ -58,12 +58,23 @@ def _adamw(o: Any, w: np.ndarray, g: np.ndarray, memory: Memory, rate: float) ->
     return _adam(o, w - rate * o.weight_decay * w if decays else w, g, memory, rate)
 
 
+def _nadam(o: Any, w: np.ndarray, g: np.ndarray, memory: Memory, rate: float) -> np.ndarray:
+    t = memory["t"] = memory.get("t", 0) + 1
+    m = memory["m"] = o.beta1 * memory.get("m", 0.0) + (1 - o.beta1) * g
+    v = memory["v"] = o.beta2 * memory.get("v", 0.0) + (1 - o.beta2) * g**2
+    now, later = (o.beta1 * (1 - 0.5 * 0.96 ** (o.momentum_decay * s)) for s in (t, t + 1))
+    product = memory["p"] = memory.get("p", 1.0) * now
+    ahead = (1 - now) * g / (1 - product) + later * m / (1 - product * later)
+    return w - rate * ahead / (np.sqrt(v / (1 - o.beta2**t)) + o.epsilon)
+
+
 _RULES: Mapping[str, Callable[..., np.ndarray]] = {
     "SGD": _sgd,
     "Adagrad": _adagrad,
     "RMSprop": _rmsprop,
     "Adam": _adam,
     "AdamW": _adamw,
+    "NAdam": _nadam,
 }
 
 
