@@ -34,6 +34,7 @@ from bp_xp.math.metrics import METRICS, Metric, confusion_matrix, top_k
 from bp_xp.math.regularization import Regularization
 from bp_xp.network import Network
 from bp_xp.optim import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, NAdam, RMSprop
+from bp_xp.optim.cycles import CosineDecayRestarts, OneCycle
 from bp_xp.optim.schedules import (
     CosineDecay,
     ExponentialDecay,
@@ -63,6 +64,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "CosineDecay",
+    "CosineDecayRestarts",
     "Cost",
     "DataFormatError",
     "DeviceError",
@@ -80,6 +82,7 @@ __all__ = [
     "Metric",
     "NAdam",
     "Network",
+    "OneCycle",
     "OutOfMemoryError",
     "RMSprop",
     "ReduceOnPlateau",

@@ -34,6 +34,7 @@ __all__ = [
     "StepDecay",
     "check_learning_rate",
     "check_learning_rates",
+    "half_wave",
     "initial_rate",
     "is_scheduled",
     "rates",
@@ -174,8 +175,7 @@ class CosineDecay:
 
     def __call__(self, step: int) -> float:
         """Return the rate of a step."""
-        wave = math.cos(math.pi * min(step / self.steps, 1.0))
-        return self.final + 0.5 * (self.initial - self.final) * (1.0 + wave)
+        return half_wave(self.initial, self.final, min(step / self.steps, 1.0))
 
 
 @dataclass(frozen=True)
@@ -248,6 +248,11 @@ class LinearWarmUp:
     def scale(self, history: Past) -> float:
         """Return what ``then`` multiplies its rate by."""
         return _scale(self.then, history)
+
+
+def half_wave(first: float, last: float, share: float) -> float:
+    """Return a rate on half a cosine wave, from the first at share 0 to the last at share 1."""
+    return last + 0.5 * (first - last) * (1.0 + math.cos(math.pi * share))
 
 
 def _check_decay(initial: Any, factor: Any, every: Any) -> None:
