@@ -94,7 +94,7 @@ def suited_initializer(activation: str) -> str:
 
     He for the functions that pass half of their inputs, the book's scaled normal for the rest.
     """
-    rectifiers = ("relu", "leaky_relu", "elu", "silu", "gelu", "softplus")
+    rectifiers = ("relu", "leaky_relu", "elu", "silu", "gelu", "gelu_exact", "softplus")
     return "he_normal" if activation in rectifiers else "scaled_normal"
 
 

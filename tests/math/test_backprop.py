@@ -190,6 +190,7 @@ def torch_gradients(layers, x, y, activations, cost):
         "leaky_relu": lambda z: F.leaky_relu(z, 0.01),
         "elu": F.elu,
         "silu": F.silu,
+        "gelu_exact": F.gelu,
         "gelu": lambda z: F.gelu(z, approximate="tanh"),
         "softplus": lambda z: F.softplus(z, threshold=1e3),
         "identity": lambda z: z,

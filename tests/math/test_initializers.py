@@ -147,7 +147,7 @@ def test_network_starts_with_what_suits_each_activation(activation):
 
 def test_rectifiers_start_with_he_and_the_others_with_the_books_scaled_weights():
     he = {name for name in ACTIVATIONS if suited_initializer(name) == "he_normal"}
-    assert he == {"relu", "leaky_relu", "elu", "silu", "gelu", "softplus"}
+    assert he == {"relu", "leaky_relu", "elu", "silu", "gelu", "gelu_exact", "softplus"}
     rest = {suited_initializer(name) for name in set(ACTIVATIONS) - he}
     assert rest == {"scaled_normal"}
 
