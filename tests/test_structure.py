@@ -309,6 +309,7 @@ MORE_POSITIONAL = {
     "training.evaluation.totals_of": COMPILED,
     "training.looks._chunk": COMPILED,
     "optim.adaptive.rule": "each_parameter gives it a parameter of each tree, and each setting",
+    "optim.nadam.rule": "likewise",
     "inspection.sensitivity": "public, and called like this: network, x, y, then which neuron",
 }
 

@@ -211,4 +211,14 @@ ACTIVATIONS: dict[str, Activation] = {
         Activation("softmax", _softmax, _softmax_jacobian, coupled=True, probability=True),
     )
 }
-"""The activation functions that a name stands for."""
+"""The activation functions that a name stands for.
+
+In PyTorch they are those of ``torch.nn.functional`` with its defaults, but for two: ``"gelu"`` is
+``gelu(z, approximate="tanh")``, and PyTorch's default is ``"gelu_exact"``, z Φ(z), which takes
+longer; ``"softplus"`` has no threshold beyond which it is z. The slope of ``"leaky_relu"`` on the
+left is 0.01, in Keras's layer 0.3.
+
+References:
+    Hendrycks & Gimpel, *Gaussian error linear units (GELUs)*, 2016, for both of ``"gelu"`` and
+    ``"gelu_exact"``.
+"""

@@ -212,7 +212,20 @@ COSTS: dict[str, Cost | MatchedCost] = {
         _CATEGORICAL,
     )
 }
-"""The cost functions that a name stands for, beside those with settings (:func:`cost_named`)."""
+"""The cost functions that a name stands for, beside those with settings (:func:`cost_named`).
+
+The cost of a sample is a sum over outputs, and that of a run a mean over samples. PyTorch's
+``reduction="mean"`` divides by the number of outputs too, but in ``CrossEntropyLoss``: for N
+samples,
+
+    quadratic                  ``MSELoss(reduction="sum")`` / 2N
+    huber                      ``HuberLoss(reduction="sum")`` / N
+    binary_cross_entropy       ``BCEWithLogitsLoss(reduction="sum")`` / N, of z
+    categorical_cross_entropy  ``CrossEntropyLoss()``, of z
+
+A network with a cross-entropy has the sigmoid or softmax as its last activation, and takes the cost
+from z by itself: nothing is to be left out of it, as in PyTorch.
+"""
 
 
 # ---------------------------------------------------------------------------------------------

@@ -86,6 +86,11 @@ INITIALIZERS: dict[str, Initializer] = {
 ``scaled_normal`` its better one, N(0, 1)/√n_in weights (ch. 3). He: He et al., 2015, ICCV, variance
 2/n_in, for the ReLU family. Glorot: Glorot and Bengio, 2010, AISTATS, variance 2/(n_in + n_out).
 LeCun: LeCun et al., 1998, *Efficient BackProp*, variance 1/n_in.
+
+In PyTorch: He is ``kaiming_normal_`` and ``kaiming_uniform_`` with ``nonlinearity="relu"``, Glorot
+is ``xavier_normal_`` and ``xavier_uniform_``, LeCun is He's with ``nonlinearity="linear"``. None is
+what ``torch.nn.Linear`` starts with, uniform on ±1/√n_in for weights and biases. Keras draws the
+normal ones from a truncated normal distribution of the same variance.
 """
 
 

@@ -1,7 +1,8 @@
 """Optimizers and schedules: how gradients move parameters, and how fast."""
 
-from bp_xp.optim.adaptive import Adagrad, Adam, AdamW, NAdam, RMSprop
+from bp_xp.optim.adaptive import Adagrad, Adam, AdamW, RMSprop
 from bp_xp.optim.descent import SGD
+from bp_xp.optim.nadam import NAdam
 from bp_xp.optim.optimizer import Optimizer, Update
 
 __all__ = [

@@ -385,3 +385,29 @@ def test_jacobian_of_softmax_at_extreme_inputs_is_finite_and_its_rows_add_to_not
     _, jacobian = apply("softmax", where.asarray(EXTREME_ROWS, dtype), where)
     sums = to_numpy(jacobian).astype(float).sum(axis=-1)
     assert (np.abs(sums) <= 2 * np.finfo(dtype).eps).all()
+
+
+# ---------------------------------------------------------------------------------------------
+# PyTorch's
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_those_of_pytorch(rng, name):
+    torch = pytest.importorskip("torch")
+    functional, z = torch.nn.functional, 3.0 * rng.normal(size=(20, 5))
+    theirs = {
+        "identity": lambda z: z,
+        "gelu": lambda z: functional.gelu(z, approximate="tanh"),
+        "gelu_exact": functional.gelu,
+        "softplus": lambda z: functional.softplus(z, threshold=np.inf),
+        "softmax": lambda z: functional.softmax(z, dim=-1),
+    }
+    wanted = theirs.get(name, getattr(functional, name, None))(torch.tensor(z)).numpy()
+    np.testing.assert_allclose(ACTIVATIONS[name].sigma(z, xp=np), wanted, rtol=1e-13, atol=1e-14)
+
+
+def test_softplus_of_pytorch_is_the_identity_beyond_its_threshold():
+    torch = pytest.importorskip("torch")
+    z = np.array([25.0])
+    assert torch.nn.functional.softplus(torch.tensor(z)).item() == 25.0
+    assert ACTIVATIONS["softplus"].sigma(z, xp=np)[0] > 25.0

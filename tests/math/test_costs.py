@@ -372,6 +372,32 @@ def test_a_setting_that_is_no_number_is_refused(delta):
         huber(delta)
 
 
+@pytest.mark.parametrize("name", COSTS)
+def test_costs_are_those_of_pytorch_but_for_the_mean_over_outputs(rng, name):
+    torch = pytest.importorskip("torch")
+    inputs, y = 2.0 * rng.normal(size=(6, 4)), random_targets(name, 6, 4, rng)
+    kind, divisor = {
+        "quadratic": (torch.nn.MSELoss, 2),
+        "huber": (torch.nn.HuberLoss, 1),
+        "binary_cross_entropy": (torch.nn.BCEWithLogitsLoss, 1),
+        "categorical_cross_entropy": (torch.nn.CrossEntropyLoss, 1),
+    }[name]
+    arguments, ours = map(torch.tensor, (inputs, y)), COSTS[name].value(inputs, y, xp=np).mean()
+    arguments = list(arguments)
+    total = kind(reduction="sum")(*arguments).item()
+    assert total / len(inputs) / divisor == pytest.approx(ours, rel=1e-13)
+    outputs = 1 if name == "categorical_cross_entropy" else 4
+    assert kind()(*arguments).item() * outputs / divisor == pytest.approx(ours, rel=1e-13)
+
+
+@pytest.mark.parametrize("delta", [0.5, 2.0])
+def test_smooth_l1_of_pytorch_is_huber_divided_by_its_delta(rng, delta):
+    torch = pytest.importorskip("torch")
+    a, y = 2.0 * rng.normal(size=(2, 6, 4))
+    theirs = torch.nn.SmoothL1Loss(beta=delta, reduction="sum")(torch.tensor(a), torch.tensor(y))
+    assert theirs.item() == pytest.approx(huber(delta).value(a, y, xp=np).sum() / delta)
+
+
 def test_smoothed_labels_are_those_of_pytorch(rng):
     torch = pytest.importorskip("torch")
     z, labels = rng.normal(size=(6, 4)), rng.integers(0, 4, 6)

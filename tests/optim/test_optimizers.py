@@ -116,6 +116,28 @@ def test_defaults_are_those_of_pytorch(name, rng):
     assert ours == getattr(torch.optim, name)(list(leaves_of(parameters))).defaults
 
 
+@pytest.mark.parametrize("rule", ["nesterov", "adagrad", "rmsprop", "adam", "nadam"])
+def test_l2_is_the_weight_decay_of_pytorch_on_weights_alone(rng, rule, float64_in_torch):
+    torch, optimizer = float64_in_torch, RULES[rule]
+    layers = random_layers(SIZES, rng)
+    theirs = combine(lambda part: torch.tensor(part, requires_grad=True), layers)
+    reference = of_torch(optimizer, theirs)
+    weights, biases = [W for W, _ in theirs], [b for _, b in theirs]
+    reference.param_groups.clear()
+    reference.add_param_group({"params": weights, "weight_decay": 0.3})
+    reference.add_param_group({"params": biases, "weight_decay": 0.0})
+    state = optimizer.init(layers, **HERE)
+    for _ in range(4):
+        gradients = random_layers(SIZES, rng)
+        for part, gradient in zip(leaves_of(theirs), leaves_of(gradients), strict=True):
+            part.grad = torch.tensor(gradient)
+        reference.step()
+        gradients = Regularization(l2=0.3).shape_gradients(gradients, layers, xp=np)
+        layers, state = optimizer.update(layers, gradients, state, xp=np)
+    for ours, wanted in zip(leaves_of(layers), leaves_of(theirs), strict=True):
+        np.testing.assert_allclose(ours, wanted.detach().numpy(), rtol=0, atol=1e-12)
+
+
 # ---------------------------------------------------------------------------------------------
 # The rules as they are written: functions of (t, w, g, memory) that return w and the memory
 

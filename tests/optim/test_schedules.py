@@ -107,6 +107,10 @@ def of_torch(name, optimizer):
             return theirs.StepLR(optimizer, step_size=4, gamma=0.3)
         case "exponential":
             return theirs.ExponentialLR(optimizer, gamma=0.9)
+        case "exponential-every":
+            return theirs.ExponentialLR(optimizer, gamma=0.3 ** (1 / 4))
+        case "inverse-power":
+            return theirs.LambdaLR(optimizer, lambda t: (t + 1) ** -1.25)
         case "cosine":
             return theirs.CosineAnnealingLR(optimizer, T_max=10)
         case "cosine-final":
@@ -151,6 +155,8 @@ def of_torch(name, optimizer):
     [
         ("step", 25),
         ("exponential", 25),
+        ("exponential-every", 25),
+        ("inverse-power", 25),
         ("cosine", 11),
         ("cosine-final", 8),
         ("restarts", 25),
@@ -291,13 +297,35 @@ def test_a_plateau_halves_the_rate_and_the_wait_begins_again(values, scales, mon
     assert schedule.scale({monitor: []}) == 1.0
 
 
-def test_plateau_is_that_of_pytorch_which_waits_an_epoch_longer(rng):
+def test_cosine_of_pytorch_rises_again_where_this_one_stays():
+    torch = pytest.importorskip("torch")
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)
+    found = []
+    for _ in range(15):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    assert found[14] == pytest.approx(found[6]) == pytest.approx(SCHEDULES["cosine"](6))
+    assert SCHEDULES["cosine"](14) == 0.0
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_plateau_is_that_of_pytorch_which_waits_an_epoch_longer(rng, patience):
     torch = pytest.importorskip("torch")
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, factor=0.3, patience=2, threshold=0.05, threshold_mode="abs", min_lr=0.01, eps=0
+        optimizer,
+        factor=0.3,
+        patience=patience - 1,
+        threshold=0.05,
+        threshold_mode="abs",
+        min_lr=0.01,
+        eps=0,
     )
-    ours = ReduceOnPlateau(1.0, factor=0.3, patience=3, monitor="cost", least=0.01, min_delta=0.05)
+    ours = ReduceOnPlateau(
+        1.0, factor=0.3, patience=patience, monitor="cost", least=0.01, min_delta=0.05
+    )
     costs = list(rng.random(40))
     for n, cost in enumerate(costs):
         theirs.step(cost)
