@@ -21,12 +21,20 @@ from bp_xp.errors import (
 )
 from bp_xp.inspection import GradientFlow
 from bp_xp.math.activations import ACTIVATIONS, Activation
-from bp_xp.math.costs import COSTS, Cost, MatchedCost
+from bp_xp.math.costs import (
+    COSTS,
+    Cost,
+    MatchedCost,
+    binary_cross_entropy,
+    categorical_cross_entropy,
+    huber,
+)
 from bp_xp.math.initializers import INITIALIZERS
 from bp_xp.math.metrics import METRICS, Metric, confusion_matrix, top_k
 from bp_xp.math.regularization import Regularization
 from bp_xp.network import Network
-from bp_xp.optim import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, RMSprop
+from bp_xp.optim import OPTIMIZERS, SGD, Adagrad, Adam, AdamW, NAdam, RMSprop
+from bp_xp.optim.cycles import CosineDecayRestarts, OneCycle
 from bp_xp.optim.schedules import (
     CosineDecay,
     ExponentialDecay,
@@ -56,6 +64,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "CosineDecay",
+    "CosineDecayRestarts",
     "Cost",
     "DataFormatError",
     "DeviceError",
@@ -71,15 +80,20 @@ __all__ = [
     "LinearWarmUp",
     "MatchedCost",
     "Metric",
+    "NAdam",
     "Network",
+    "OneCycle",
     "OutOfMemoryError",
     "RMSprop",
     "ReduceOnPlateau",
     "Regularization",
     "StepDecay",
     "StopWhen",
+    "binary_cross_entropy",
+    "categorical_cross_entropy",
     "confusion_matrix",
     "devices",
+    "huber",
     "to_numpy",
     "top_k",
 ]

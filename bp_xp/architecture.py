@@ -9,7 +9,7 @@ from bp_xp import checks
 from bp_xp._typing import Array
 from bp_xp.backends import Placement
 from bp_xp.math.activations import ACTIVATIONS, Activation
-from bp_xp.math.costs import COSTS, Cost, MatchedCost
+from bp_xp.math.costs import COSTS, Cost, MatchedCost, cost_named
 from bp_xp.math.initializers import INITIALIZERS, Initializer, suited_initializer
 from bp_xp.math.model import Model, classify_pairing
 
@@ -45,7 +45,7 @@ def make_model(sizes: Any, activation: Any, output_activation: Any, cost: Any) -
                 f"{sigma.name} ties the neurons of a layer together: it serves as "
                 "output_activation, not as activation of a hidden layer."
             )
-    cost = checks.check_choice(cost, COSTS, "cost")
+    cost = checks.check_choice(cost_named(cost), COSTS, "cost")
     if not isinstance(cost, Cost | MatchedCost):
         raise TypeError(f"cost must be a name or a Cost, not {cost!r}.")
     output = checks.check_choice(
@@ -68,6 +68,11 @@ def make_model(sizes: Any, activation: Any, output_activation: Any, cost: Any) -
             f"{output.name} of one output is always 1: use two outputs, or one with "
             "cost='binary_cross_entropy'."
         )
+    if fault == "weights":
+        raise ValueError(
+            f"cost {cost.name!r} has a positive_weight for each of other outputs than the "
+            f"{sizes[-1]} there are: give one for all, or one for each."
+        )
     return model
 
 
@@ -75,8 +80,7 @@ def _check_names(model: Model) -> None:
     """Refuse functions that a name does not tell apart."""
     by_name: dict[tuple[type, str], Any] = {}
     for own in (model.cost, *model.activations):
-        known = ACTIVATIONS if isinstance(own, Activation) else COSTS
-        if known.get(own.name, own) is not own:
+        if _known_as(own) not in (None, own):
             raise ValueError(
                 f"{own.name!r} is the name of a function of bp_xp, which a saved network would be "
                 "loaded with: give yours another."
@@ -115,9 +119,17 @@ def _own(model: Model) -> list[OwnFunction]:
     found = {
         (isinstance(one, Activation), one.name): one
         for one in (*model.activations, model.cost)
-        if (ACTIVATIONS if isinstance(one, Activation) else COSTS).get(one.name) is not one
+        if _known_as(one) != one
     }
     return list(found.values())
+
+
+def _known_as(one: OwnFunction) -> OwnFunction | None:
+    """Return the function of bp_xp that has the name of this one, if there is one."""
+    if isinstance(one, Activation):
+        return ACTIVATIONS.get(one.name)
+    known = cost_named(one.name)
+    return COSTS.get(known) if isinstance(known, str) else known
 
 
 def check_own_functions(model: Model, placement: Placement, dtype: str) -> None:
@@ -226,4 +238,6 @@ def named_model(
     sigmas = ACTIVATIONS | {one.name: one for one in own if isinstance(one, Activation)}
     costs = COSTS | {one.name: one for one in own if not isinstance(one, Activation)}
     *hidden, output = (checks.check_choice(str(name), sigmas, "activation") for name in activations)
-    return make_model(sizes, hidden, output, checks.check_choice(str(cost), costs, "cost"))
+    return make_model(
+        sizes, hidden, output, checks.check_choice(cost_named(str(cost)), costs, "cost")
+    )

@@ -63,7 +63,7 @@ class Network(Parameters):
         output_activation: σ of the output layer; None takes the one that belongs to the cost
             (sigmoid for ``"quadratic"`` and ``"binary_cross_entropy"``, softmax for
             ``"categorical_cross_entropy"``, identity for ``"huber"``).
-        cost: C, as a name or a :class:`~bp_xp.Cost`.
+        cost: C, as a name (``"huber:delta=2"`` has settings) or a :class:`~bp_xp.Cost`.
         initializer: a name or a function (:data:`bp_xp.INITIALIZERS`), or a list with one for each
             layer; None takes He for the ReLU family and the book's scaled normal weights elsewhere.
         device: where the network lives: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``; with a

@@ -6,10 +6,20 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from hypothesis import HealthCheck, settings
 
-from bp_xp import Layer, Network, to_numpy
+from bp_xp import COSTS, Layer, Network, to_numpy
 from bp_xp.backends import Placement
+from bp_xp.math.costs import cost_named
 from bp_xp.testing import assert_close
 from bp_xp.training import looks
+
+# Costs with settings, and all that have a name.
+SETTLED = [
+    "huber:delta=0.5",
+    "categorical_cross_entropy:label_smoothing=0.25",
+    "binary_cross_entropy:positive_weight=3.0",
+    "binary_cross_entropy:positive_weight=0.5:label_smoothing=0.25",
+]
+EVERY_COST = COSTS | {name: cost_named(name) for name in SETTLED}
 
 # The fixtures that property tests take (where, dtype) hold nothing that an example could change.
 PROPERTY = settings(
@@ -86,10 +96,11 @@ def random_layers(sizes: Sequence[int], rng: np.random.Generator) -> list[Layer]
 
 def random_targets(cost: str, n: int, n_out: int, rng: np.random.Generator) -> np.ndarray:
     """Draw targets that the cost takes, shape (n, n_out), not only zeros and ones."""
-    if cost == "categorical_cross_entropy":
+    name = cost.partition(":")[0]
+    if name == "categorical_cross_entropy":
         return rng.dirichlet(np.ones(n_out), n)
-    if cost == "huber":
-        # Wide enough that residuals lie on both sides of the kinks at −1 and 1.
+    if name == "huber":
+        # Wide enough that residuals lie on both sides of the kinks at −δ and δ.
         return 2.0 * rng.normal(size=(n, n_out))
     return rng.random((n, n_out))
 

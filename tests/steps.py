@@ -3,7 +3,7 @@
 import numpy as np
 from helpers import random_layers, to_device
 
-from bp_xp import ACTIVATIONS, COSTS, SGD, Adagrad, Adam, AdamW, Layer, RMSprop
+from bp_xp import ACTIVATIONS, COSTS, SGD, Adagrad, Adam, AdamW, Layer, NAdam, RMSprop
 from bp_xp._trees import leaves_of, map_leaves
 from bp_xp.backends import place
 from bp_xp.math import dropout
@@ -32,6 +32,8 @@ RULES = {
     "amsgrad": Adam(0.1, beta2=0.7, amsgrad=True),
     "adamw": AdamW(0.1, weight_decay=0.2),
     "adamw-weights": AdamW(0.1, weight_decay=0.2, decay_biases=False),
+    "nadam": NAdam(0.1),
+    "nadam-numbers": NAdam(0.1, beta1=0.7, beta2=0.95, epsilon=1e-3, momentum_decay=0.5),
     "adamw-amsgrad": AdamW(0.1, beta2=0.7, amsgrad=True, weight_decay=0.2),
 }
 DESCENTS = {

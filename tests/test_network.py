@@ -337,7 +337,7 @@ def test_gradients_are_layers_on_the_device(make, target, x, dtype):
 
 
 def test_a_network_saved_anywhere_loads_everywhere(make, target, x, tmp_path, dtype):
-    reference = Network([3, 4, 2], activation=["silu"], cost="huber", dtype=dtype, seed=9)
+    reference = Network([3, 4, 2], activation=["silu"], cost="huber:delta=2", dtype=dtype, seed=9)
     path = reference.save(tmp_path / "net.safetensors")
 
     here = Network.load(path, backend=target.backend, device=target.device)
@@ -424,6 +424,8 @@ def test_a_function_of_one_s_own_may_not_take_a_name_of_bp_xp():
         Network([3, 4, 2], activation=sine("relu"))
     with pytest.raises(ValueError, match="'huber' is the name of a function of bp_xp"):
         Network([3, 4, 2], cost=quartic("huber"))
+    with pytest.raises(ValueError, match="'huber:delta=2' is the name of a function of bp_xp"):
+        Network([3, 4, 2], cost=quartic("huber:delta=2"))
 
 
 def test_custom_functions_are_checked_when_loading(tmp_path):

@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "_optional": {"errors"},
     "datasets": {"_typing", "_files", "errors"},
     "storage": {"_typing", "_files", "errors"},
-    "math": {"_typing", "_trees"},
+    "math": {"_typing", "_trees", "checks"},
     "engines": {"_typing", "_trees"},
     # What bp_xp asks of a library, the room of each, which knows no other, and what finds them.
     "backends.library": {"_typing", "engines"},
@@ -310,6 +310,7 @@ MORE_POSITIONAL = {
     "training.evaluation.totals_of": COMPILED,
     "training.looks._chunk": COMPILED,
     "optim.adaptive.rule": "each_parameter gives it a parameter of each tree, and each setting",
+    "optim.nadam.rule": "likewise",
     "inspection.sensitivity": "public, and called like this: network, x, y, then which neuron",
 }
 

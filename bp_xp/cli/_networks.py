@@ -50,7 +50,7 @@ def make_network(
         settings: the other arguments of Network.
     """
     y = dataset.y_train
-    labels = y.ndim == 1 and cost != "huber"
+    labels = y.ndim == 1 and (cost or "").partition(":")[0] != "huber"
     n_outputs = max(2, dataset.n_outputs) if labels else math.prod(y.shape[1:])
     if labels and n_outputs > max(2, len(y)):
         raise ValueError(

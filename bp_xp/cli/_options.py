@@ -226,7 +226,12 @@ def activation_option(default: str) -> Callable[..., Any]:
 
 def cost_option(default: str | None = None) -> Callable[..., Any]:
     """Return the option of C; without a default it follows from the data."""
-    return of_network("--cost", default=default, metavar="NAME", help=f"{', '.join(COSTS)}.")
+    return of_network(
+        "--cost",
+        default=default,
+        metavar="NAME",
+        help=f"{', '.join(COSTS)}; settings may follow, as in huber:delta=2.",
+    )
 
 
 optimizer_option = of_optimizer(

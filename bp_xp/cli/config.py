@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 from bp_xp import checks
 from bp_xp._files import read_regular
-from bp_xp.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from bp_xp.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
+from bp_xp.optim.cycles import CosineDecayRestarts, OneCycle
 from bp_xp.optim.schedules import (
     CosineDecay,
     ExponentialDecay,
@@ -59,6 +60,7 @@ OPTIMIZERS: dict[str, type] = {
     "rmsprop": RMSprop,
     "adam": Adam,
     "adamw": AdamW,
+    "nadam": NAdam,
 }
 
 # The settings that are given by themselves, and not in the optimizer's text.
@@ -188,10 +190,17 @@ _FORMS = {
     "step": _Form(StepDecay, ("factor", "every"), 2, "step:FACTOR:STEPS"),
     "exponential": _Form(ExponentialDecay, ("factor", "every"), 1, "exponential:FACTOR[:STEPS]"),
     "cosine": _Form(CosineDecay, ("steps", "final"), 0, "cosine[:STEPS[:FINAL]]"),
+    "restarts": _Form(
+        CosineDecayRestarts,
+        ("steps", "cycle_factor", "final"),
+        1,
+        "restarts:STEPS[:FACTOR[:FINAL]]",
+    ),
+    "onecycle": _Form(OneCycle, ("steps", "rise"), 0, "onecycle[:STEPS[:SHARE]]"),
     "inverse": _Form(InverseScaling, ("power",), 0, "inverse[:POWER]"),
     "plateau": _Form(ReduceOnPlateau, ("factor", "patience"), 0, "plateau[:FACTOR[:EPOCHS]]"),
 }
-_COUNTS = ("every", "steps", "patience")
+_COUNTS = ("every", "steps", "cycle_factor", "patience")
 
 SCHEDULES: dict[str, str] = {name: form.text for name, form in _FORMS.items()}
 """How each schedule is written."""
@@ -204,10 +213,11 @@ def make_schedule(
 
     Args:
         text: name and numbers, as in ``"step:0.5:1000"``; see :data:`SCHEDULES`.
-        rate: the rate that it begins with.
+        rate: the rate that it begins with; of ``onecycle``, the largest.
         warm_up: over how many steps the rate rises before, or None.
         monitor: what ``plateau`` looks at.
-        steps: those of the whole run, which ``cosine`` takes unless it is given others.
+        steps: those of the whole run, which ``cosine`` and ``onecycle`` take unless they are given
+            others.
 
     Raises:
         ValueError: there is no such schedule, or its numbers are none, or out of their range.
@@ -228,7 +238,7 @@ def make_schedule(
         given: dict[str, Any] = {
             key: _number(key, number) for key, number in zip(form.numbers, numbers, strict=False)
         }
-        if form.kind is CosineDecay and not numbers:
+        if form.kind in (CosineDecay, OneCycle) and not numbers:
             given["steps"] = steps - (warm_up or 0)
             if given["steps"] < 1:
                 raise ValueError(

@@ -95,8 +95,8 @@ _FILE_DEFAULTS = _Defaults((64,), 50, 32, 0.02)
 @of_optimizer(
     "--learning-rate",
     type=float,
-    help="η, the length of a step. Without it: see above for sgd, 0.001 for adam and adamw, 0.01 "
-    "for adagrad and rmsprop.",
+    help="η, the length of a step. Without it: see above for sgd, 0.001 for adam and adamw, 0.002 "
+    "for nadam, 0.01 for adagrad and rmsprop.",
 )
 @of_optimizer(
     "--momentum",
@@ -217,9 +217,11 @@ def train(ctx: click.Context, **options: Any) -> None:
 
     The learning rate stays as it is unless --schedule changes it: step multiplies it by FACTOR
     after every STEPS steps, exponential does so little by little, cosine lets it fall to FINAL (0)
-    over STEPS steps (those of the run), inverse divides it by (steps + 1) to the POWER (0.5), and
-    plateau multiplies it by FACTOR (0.5) when EPOCHS (10) have brought no improvement. An epoch has
-    samples / batch size steps, rounded up.
+    over STEPS steps (those of the run), restarts does so again and again, each time over FACTOR (1)
+    times as many steps, onecycle lets it rise to --learning-rate from 1/25 of it, over a SHARE
+    (0.3) of STEPS steps (those of the run), and then fall almost to 0, inverse divides it by
+    (steps + 1) to the POWER (0.5), and plateau multiplies it by FACTOR (0.5) when EPOCHS (10) have
+    brought no improvement. An epoch has samples / batch size steps, rounded up.
 
     A file for --config has a key for each option, as in batch-size = 32; options given here win,
     and --optimizer leaves out the file's momentum, nesterov and weight-decay. Paths in the file

@@ -24,7 +24,7 @@ class MLPRegressor(RegressorMixin, MLP):
 
     Args:
         loss: ``"squared_error"``, ``"poisson"``; or any of :data:`bp_xp.COSTS`, such as
-            ``"huber"``, or a :class:`bp_xp.Cost`.
+            ``"huber"`` or ``"huber:delta=2"``, or a :class:`bp_xp.Cost`.
         hidden_layer_sizes: neurons of each hidden layer.
         activation: σ of the hidden layers.
         solver: how parameters move.

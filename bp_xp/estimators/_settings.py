@@ -14,7 +14,7 @@ from bp_xp import checks
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends import dtype_name
 from bp_xp.math.activations import ACTIVATIONS, Activation
-from bp_xp.math.costs import COSTS, Cost, MatchedCost
+from bp_xp.math.costs import COSTS, Cost, MatchedCost, cost_named
 from bp_xp.math.model import classify_pairing
 from bp_xp.training.arguments import as_regularization, is_optimizer
 
@@ -119,7 +119,7 @@ def cost_of(loss: Any, out_activation: str) -> Cost | MatchedCost:
             "categorical_cross_entropy" if out_activation == "softmax" else "binary_cross_entropy"
         ],
     }
-    cost = checks.check_choice(loss, ours, "loss")
+    cost = checks.check_choice(cost_named(loss), ours, "loss")
     if not isinstance(cost, Cost | MatchedCost):
         raise TypeError(
             f"loss must be a name or a bp_xp.Cost, not {loss!r}; the neurons of each hidden layer "
@@ -146,6 +146,11 @@ def check_loss(loss: Any, out_activation: str, n_outputs: int) -> None:
         raise ValueError(
             f"loss={cost.name!r} is for two classes or more, with a column of y for each, but y "
             "has one column: use 'binary_cross_entropy' for one probability."
+        )
+    if fault == "weights":
+        raise ValueError(
+            f"loss={cost.name!r} has a positive_weight for each of other outputs than the "
+            f"{n_outputs} of this y: give one for all, or one for each."
         )
 
 

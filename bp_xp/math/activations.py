@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bp_xp._typing import Array, Namespace
+from bp_xp.math.normal import normal_cdf, normal_density
 
 __all__ = ["ACTIVATIONS", "Activation", "Sigma", "SigmaPrime"]
 
@@ -126,8 +127,7 @@ def _silu_prime(z: Array, a: Array, *, xp: Namespace) -> Array:
     return s + a * (1.0 - s)
 
 
-# z Φ(z) needs the error function, which the standard does not have. This is the usual
-# approximation: ½ z (1 + tanh u), u = √(2/π) (z + c z³).
+# The usual approximation of z Φ(z): ½ z (1 + tanh u), u = √(2/π) (z + c z³).
 _GELU_SCALE = math.sqrt(2.0 / math.pi)
 _GELU_CUBIC = 0.044715
 
@@ -151,6 +151,17 @@ def _gelu_prime(z: Array, a: Array, *, xp: Namespace) -> Array:
     t = _gelu_tanh(z, xp)
     u_prime = _GELU_SCALE * (1.0 + 3.0 * _GELU_CUBIC * z * z)
     return 0.5 * (1.0 + t) + 0.5 * z * (1.0 - t * t) * u_prime
+
+
+def _gelu_exact(z: Array, *, xp: Namespace) -> Array:
+    # z Φ(z) (Hendrycks & Gimpel, 2016)
+    return z * normal_cdf(z, normal_density(z, xp=xp), xp=xp)
+
+
+def _gelu_exact_prime(z: Array, a: Array, *, xp: Namespace) -> Array:
+    # Φ(z) + z φ(z)
+    density = normal_density(z, xp=xp)
+    return normal_cdf(z, density, xp=xp) + z * density
 
 
 def _softplus(z: Array, *, xp: Namespace) -> Array:
@@ -194,9 +205,20 @@ ACTIVATIONS: dict[str, Activation] = {
         Activation("elu", _elu, _elu_prime),
         Activation("silu", _silu, _silu_prime),
         Activation("gelu", _gelu, _gelu_prime),
+        Activation("gelu_exact", _gelu_exact, _gelu_exact_prime),
         Activation("softplus", _softplus, _softplus_prime),
         Activation("identity", _identity, _identity_prime),
         Activation("softmax", _softmax, _softmax_jacobian, coupled=True, probability=True),
     )
 }
-"""The activation functions that a name stands for."""
+"""The activation functions that a name stands for.
+
+In PyTorch they are those of ``torch.nn.functional`` with its defaults, but for two: ``"gelu"`` is
+``gelu(z, approximate="tanh")``, and PyTorch's default is ``"gelu_exact"``, z Φ(z), which takes
+longer; ``"softplus"`` has no threshold beyond which it is z. The slope of ``"leaky_relu"`` on the
+left is 0.01, in Keras's layer 0.3.
+
+References:
+    Hendrycks & Gimpel, *Gaussian error linear units (GELUs)*, 2016, for both of ``"gelu"`` and
+    ``"gelu_exact"``.
+"""

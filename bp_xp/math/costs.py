@@ -5,11 +5,16 @@ kinds. A :class:`Cost` is a function of the outputs a and the targets y; its gra
 beside the σ′ of any output activation. A :class:`MatchedCost` is defined together with one output
 activation and computed from the weighted input z: the logarithm undoes the exponential before
 either is rounded, and the error of the output layer becomes a − y.
+
+Some costs have settings. A function of the cost's name takes them, as in ``huber(delta=2.0)``; so
+does a text that follows its name, ``"huber:delta=2"``, and that is how files and commands have it.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
+from bp_xp import checks
 from bp_xp._typing import Array, Namespace
 
 __all__ = [
@@ -18,8 +23,16 @@ __all__ = [
     "CostGradient",
     "CostValue",
     "MatchedCost",
+    "binary_cross_entropy",
+    "categorical_cross_entropy",
+    "cost_named",
     "cross_entropy_of_outputs",
+    "huber",
+    "n_outputs_of",
 ]
+
+
+C = TypeVar("C", "Cost", "MatchedCost")
 
 
 class CostValue(Protocol):
@@ -109,15 +122,15 @@ def _quadratic(a: Array, y: Array, *, xp: Namespace) -> Array:
     return 0.5 * xp.sum(residual * residual, axis=-1)
 
 
-def _huber(a: Array, y: Array, *, xp: Namespace) -> Array:
-    # Σ ½r² where |r| ≤ 1, |r| − ½ beyond; with m = min(|r|, 1) both are m(|r| − ½m).
+def _huber(a: Array, y: Array, *, delta: float = 1.0, xp: Namespace) -> Array:
+    # Σ ½r² where |r| ≤ δ, δ(|r| − ½δ) beyond; with m = min(|r|, δ) both are m(|r| − ½m).
     r = xp.abs(a - y)
-    m = xp.minimum(r, 1.0)
+    m = xp.minimum(r, delta)
     return xp.sum(m * (r - 0.5 * m), axis=-1)
 
 
-def _huber_gradient(a: Array, y: Array, *, xp: Namespace) -> Array:
-    return xp.minimum(xp.maximum(a - y, -1.0), 1.0)
+def _huber_gradient(a: Array, y: Array, *, delta: float = 1.0, xp: Namespace) -> Array:
+    return xp.minimum(xp.maximum(a - y, -delta), delta)
 
 
 def _binary_cross_entropy(z: Array, y: Array, *, xp: Namespace) -> Array:
@@ -148,21 +161,326 @@ def cross_entropy_of_outputs(a: Array, y: Array, *, xp: Namespace) -> Array:
     return xp.sum(xp.minimum(terms, xp.finfo(terms.dtype).max), axis=-1)
 
 
-def _categorical_cross_entropy(z: Array, y: Array, *, xp: Namespace) -> Array:
+def _settled_binary_cross_entropy(
+    z: Array,
+    y: Array,
+    *,
+    positive_weight: float | tuple[float, ...] = 1.0,
+    label_smoothing: float = 0.0,
+    xp: Namespace,
+) -> Array:
+    # −Σ p y ln a + (1 − y) ln(1 − a), where −ln a = ln(1 + e⁻ᶻ) = max(−z, 0) + ln(1 + e^−|z|), and
+    # −ln(1 − a) has max(z, 0) instead. No term is below 0, so none cancels another.
+    for_one, for_zero = _weighted_targets(y, positive_weight, label_smoothing, xp=xp)
+    far = for_one * xp.maximum(-z, 0.0) + for_zero * xp.maximum(z, 0.0)
+    return xp.sum(far + (for_one + for_zero) * xp.log1p(xp.exp(-xp.abs(z))), axis=-1)
+
+
+def _settled_binary_error(
+    a: Array,
+    y: Array,
+    *,
+    positive_weight: float | tuple[float, ...] = 1.0,
+    label_smoothing: float = 0.0,
+    xp: Namespace,
+) -> Array:
+    # a (1 − y) − p y (1 − a)
+    for_one, for_zero = _weighted_targets(y, positive_weight, label_smoothing, xp=xp)
+    return a * (for_one + for_zero) - for_one
+
+
+def _weighted_targets(
+    y: Array, positive_weight: float | tuple[float, ...], label_smoothing: float, *, xp: Namespace
+) -> tuple[Array, Array]:
+    """Return p y and 1 − y, shape (N, O) each, for one p or one for each output."""
+    y = _smoothed(y, label_smoothing, 2)
+    if not isinstance(positive_weight, tuple):
+        return positive_weight * y, 1.0 - y
+    # No array is made of the weights: inside a compiled step it would have no device.
+    columns = [p * y[..., k : k + 1] for k, p in enumerate(positive_weight)]
+    return xp.concat(columns, axis=-1), 1.0 - y
+
+
+def _categorical_cross_entropy(
+    z: Array, y: Array, *, label_smoothing: float = 0.0, xp: Namespace
+) -> Array:
     # −Σ yₖ ln aₖ with a = softmax(z); ln aₖ = zₖ − ln Σ exp z, and Σ yₖ = 1 (Nielsen, eq. 80).
+    y = _smoothed(y, label_smoothing, y.shape[-1])
     z = z - xp.max(z, axis=-1, keepdims=True)
     return xp.log(xp.sum(xp.exp(z), axis=-1)) - xp.sum(y * z, axis=-1)
 
+
+def _categorical_error(a: Array, y: Array, *, label_smoothing: float, xp: Namespace) -> Array:
+    del xp
+    return a - _smoothed(y, label_smoothing, y.shape[-1])
+
+
+def _smoothed(y: Array, share: float, n_classes: int) -> Array:
+    """Return targets of which a share goes to all classes alike: (1 − ε) y + ε/K."""
+    return (1.0 - share) * y + share / n_classes if share else y
+
+
+_HUBER = Cost("huber", _huber, _huber_gradient, output="identity")
+_BINARY = MatchedCost("binary_cross_entropy", _binary_cross_entropy, _difference, output="sigmoid")
+_CATEGORICAL = MatchedCost(
+    "categorical_cross_entropy", _categorical_cross_entropy, _difference, output="softmax"
+)
 
 COSTS: dict[str, Cost | MatchedCost] = {
     cost.name: cost
     for cost in (
         Cost("quadratic", _quadratic, _difference, output="sigmoid"),
-        Cost("huber", _huber, _huber_gradient, output="identity"),
-        MatchedCost("binary_cross_entropy", _binary_cross_entropy, _difference, output="sigmoid"),
-        MatchedCost(
-            "categorical_cross_entropy", _categorical_cross_entropy, _difference, output="softmax"
-        ),
+        _HUBER,
+        _BINARY,
+        _CATEGORICAL,
     )
 }
-"""The cost functions that a name stands for."""
+"""The cost functions that a name stands for, beside those with settings (:func:`cost_named`).
+
+The cost of a sample is a sum over outputs, and that of a run a mean over samples. PyTorch's
+``reduction="mean"`` divides by the number of outputs too, but in ``CrossEntropyLoss``: for N
+samples,
+
+    quadratic                  ``MSELoss(reduction="sum")`` / 2N
+    huber                      ``HuberLoss(reduction="sum")`` / N
+    binary_cross_entropy       ``BCEWithLogitsLoss(reduction="sum")`` / N, of z
+    categorical_cross_entropy  ``CrossEntropyLoss()``, of z
+
+A network with a cross-entropy has the sigmoid or softmax as its last activation, and takes the cost
+from z by itself: nothing is to be left out of it, as in PyTorch.
+"""
+
+
+# ---------------------------------------------------------------------------------------------
+# Costs with settings
+
+
+@dataclass(frozen=True)
+class _With:
+    """A function of a cost with settings of its own; equal where these are, as values are."""
+
+    function: Callable[..., Array]
+    settings: tuple[tuple[str, Any], ...]
+
+    def __call__(self, a: Array, y: Array, *, xp: Namespace) -> Array:
+        return self.function(a, y, **dict(self.settings), xp=xp)
+
+
+def huber(delta: float = 1.0) -> Cost:
+    """Return Huber's cost: quadratic near the target, linear far from it, so outliers pull less.
+
+    C = Σ ½r² where |r| ≤ δ, and δ(|r| − ½δ) beyond, with r = a − y
+
+    Args:
+        delta: δ, above 0, in units of the outputs.
+
+    Returns:
+        The cost; its name is ``"huber"``, or for another δ such as ``"huber:delta=2.0"``.
+
+    Raises:
+        ValueError: delta is not finite or not above 0.
+        TypeError: it is no number.
+
+    In PyTorch: ``HuberLoss(delta=delta, reduction="sum")`` divided by the number of samples; the
+    ``"mean"`` of PyTorch and of Keras divides by the number of outputs too. ``SmoothL1Loss(beta)``
+    is δ = beta, divided by beta.
+
+    References:
+        Huber, *Robust estimation of a location parameter*, Ann. Math. Statist. 35, 1964.
+
+    Examples:
+        >>> huber(delta=2.0).name
+        'huber:delta=2.0'
+    """
+    return _settled(
+        _HUBER,
+        {"value": _huber, "gradient": _huber_gradient},
+        plain={"delta": 1.0},
+        delta=checks.check_number(delta, "delta", above=0.0),
+    )
+
+
+def binary_cross_entropy(
+    positive_weight: float | Sequence[float] = 1.0, label_smoothing: float = 0.0
+) -> MatchedCost:
+    """Return the cross-entropy of sigmoid outputs, with a weight of those that should be 1.
+
+    C = −Σ p y′ ln a + (1 − y′) ln(1 − a) with y′ = (1 − ε) y + ε/2, and
+    δᴸ = a (1 − y′) − p y′ (1 − a)
+
+    A weight above 1 makes misses cost more than false alarms, as where few targets are 1. It is a
+    weight inside the sum over outputs; those of samples and classes are arguments of ``fit``, and
+    divide the cost by their sum, which this one does not.
+
+    Args:
+        positive_weight: p, above 0; or a sequence with one for each output.
+        label_smoothing: ε, the share of a target that goes to 0 and 1 alike, from 0 to below 1.
+
+    Returns:
+        The cost; its name is ``"binary_cross_entropy"``, with settings after it such as
+        ``":positive_weight=3.0"`` or ``":positive_weight=1.0,3.0"``.
+
+    Raises:
+        ValueError: a number is not finite or out of its range, or there are none.
+        TypeError: it is no number.
+
+    In PyTorch: ``BCEWithLogitsLoss(pos_weight=p, reduction="sum")`` divided by the number of
+    samples; the ``"mean"`` of PyTorch and of Keras divides by the number of outputs too. PyTorch
+    has no label smoothing here; Keras has this one.
+
+    References:
+        Nielsen, ch. 3, eq. (63). King & Zeng, *Logistic regression in rare events data*, Political
+        Analysis 9, 2001, eq. (8), for the weight. Szegedy et al., as for
+        :func:`categorical_cross_entropy`.
+
+    Examples:
+        >>> binary_cross_entropy(positive_weight=3.0).name
+        'binary_cross_entropy:positive_weight=3.0'
+    """
+    return _settled(
+        _BINARY,
+        {"value": _settled_binary_cross_entropy, "error": _settled_binary_error},
+        plain={"positive_weight": 1.0, "label_smoothing": 0.0},
+        positive_weight=_weights(positive_weight),
+        label_smoothing=_share(label_smoothing),
+    )
+
+
+def _weights(weights: float | Sequence[float]) -> float | tuple[float, ...]:
+    """Return a weight, or one for each output; of one output it is the weight itself."""
+    weights = getattr(weights, "tolist", lambda: weights)()  # an array of any library
+    if isinstance(weights, str) or not isinstance(weights, Sequence):
+        return checks.check_number(weights, "positive_weight", above=0.0)
+    if not weights:
+        raise ValueError("positive_weight is an empty sequence: give one for each output.")
+    first, *more = (
+        checks.check_number(one, f"positive_weight[{k}]", above=0.0)
+        for k, one in enumerate(weights)
+    )
+    return (first, *more) if more else first
+
+
+def _share(label_smoothing: float) -> float:
+    return checks.check_number(label_smoothing, "label_smoothing", least=0.0, below=1.0)
+
+
+def categorical_cross_entropy(label_smoothing: float = 0.0) -> MatchedCost:
+    """Return the cross-entropy of softmax outputs, of labels that are a little unsure.
+
+    C = −Σ y′ₖ ln aₖ with y′ = (1 − ε) y + ε/K for K classes, and δᴸ = a − y′
+
+    The cost of a sure and right answer is not 0 any more, and its weights do not grow forever. All
+    costs of a run are of y′, those of validation data too; accuracies and metrics are of y.
+
+    Args:
+        label_smoothing: ε, the share of a target that goes to all classes alike, from 0 to below 1.
+
+    Returns:
+        The cost; its name is ``"categorical_cross_entropy"``, with ``":label_smoothing=0.1"`` after
+        it if ε is 0.1.
+
+    Raises:
+        ValueError: the share is not finite or out of its range.
+        TypeError: it is no number.
+
+    In PyTorch: ``CrossEntropyLoss(label_smoothing=ε)``, of z, not of a.
+
+    References:
+        Szegedy et al., *Rethinking the Inception architecture for computer vision*, CVPR 2016,
+        sec. 7.
+
+    Examples:
+        >>> categorical_cross_entropy(label_smoothing=0.1).name
+        'categorical_cross_entropy:label_smoothing=0.1'
+    """
+    return _settled(
+        _CATEGORICAL,
+        {"value": _categorical_cross_entropy, "error": _categorical_error},
+        plain={"label_smoothing": 0.0},
+        label_smoothing=_share(label_smoothing),
+    )
+
+
+def cost_named(cost: Any) -> Any:
+    """Return the cost that a name with settings stands for; anything else as it is.
+
+    Args:
+        cost: such as ``"huber:delta=2"``.
+
+    Raises:
+        ValueError: there is no such setting, or its value is not in its range.
+
+    Examples:
+        >>> cost_named("huber:delta=2") == huber(delta=2.0)
+        True
+        >>> cost_named("quadratic")
+        'quadratic'
+    """
+    if not isinstance(cost, str):
+        return cost
+    name, *parts = cost.split(":")
+    if not parts or name not in _SETTINGS:
+        return cost
+    make, known = _SETTINGS[name]
+    settings: dict[str, Any] = {}
+    for part in parts:
+        key, _, value = part.partition("=")
+        if key not in known or key in settings:
+            raise ValueError(
+                f"cost {cost!r}: {name} takes SETTING=VALUE after a colon, with {', '.join(known)} "
+                f"once for SETTING, not {part!r}."
+            )
+        try:
+            settings[key] = known[key](value)
+        except ValueError:
+            raise ValueError(f"cost {cost!r}: {key} must be a number, not {value!r}.") from None
+    return make(**settings)
+
+
+def n_outputs_of(cost: Cost | MatchedCost) -> int | None:
+    """Return how many outputs a cost is for; None if for any number."""
+    weights = dict(getattr(cost.value, "settings", ())).get("positive_weight")
+    return len(weights) if isinstance(weights, tuple) else None
+
+
+def _settled(
+    cost: C,
+    functions: Mapping[str, Callable[..., Array]],
+    *,
+    plain: Mapping[str, float],
+    **settings: Any,
+) -> C:
+    """Return a cost with settings: its functions take them, and its name tells them.
+
+    Args:
+        cost: the one without.
+        functions: those that take settings, by the field of the cost.
+        plain: the settings of the one without.
+        settings: the settings, in the order of the name.
+    """
+    each = tuple((key, value) for key, value in settings.items() if value != plain[key])
+    if not each:
+        return cost
+    told = (f"{key}={_text(value)}" for key, value in each)
+    fields = {field: _With(function, each) for field, function in functions.items()}
+    return replace(cost, name=":".join([cost.name, *told]), **fields)
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
+
+
+def _numbers(text: str) -> float | tuple[float, ...]:
+    first, *more = map(float, text.split(","))
+    return (first, *more) if more else first
+
+
+_SETTINGS: Mapping[str, tuple[Callable[..., Cost | MatchedCost], Mapping[str, Callable]]] = {
+    "huber": (huber, {"delta": float}),
+    "binary_cross_entropy": (
+        binary_cross_entropy,
+        {"positive_weight": _numbers, "label_smoothing": float},
+    ),
+    "categorical_cross_entropy": (categorical_cross_entropy, {"label_smoothing": float}),
+}
+"""For each name: what makes the cost of settings, and what makes each setting of its text."""

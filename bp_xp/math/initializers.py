@@ -86,6 +86,11 @@ INITIALIZERS: dict[str, Initializer] = {
 ``scaled_normal`` its better one, N(0, 1)/√n_in weights (ch. 3). He: He et al., 2015, ICCV, variance
 2/n_in, for the ReLU family. Glorot: Glorot and Bengio, 2010, AISTATS, variance 2/(n_in + n_out).
 LeCun: LeCun et al., 1998, *Efficient BackProp*, variance 1/n_in.
+
+In PyTorch: He is ``kaiming_normal_`` and ``kaiming_uniform_`` with ``nonlinearity="relu"``, Glorot
+is ``xavier_normal_`` and ``xavier_uniform_``, LeCun is He's with ``nonlinearity="linear"``. None is
+what ``torch.nn.Linear`` starts with, uniform on ±1/√n_in for weights and biases. Keras draws the
+normal ones from a truncated normal distribution of the same variance.
 """
 
 
@@ -94,7 +99,7 @@ def suited_initializer(activation: str) -> str:
 
     He for the functions that pass half of their inputs, the book's scaled normal for the rest.
     """
-    rectifiers = ("relu", "leaky_relu", "elu", "silu", "gelu", "softplus")
+    rectifiers = ("relu", "leaky_relu", "elu", "silu", "gelu", "gelu_exact", "softplus")
     return "he_normal" if activation in rectifiers else "scaled_normal"
 
 

@@ -15,10 +15,10 @@ for millions of rows.
 
 import functools
 import inspect
-import numbers
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from bp_xp import checks
 from bp_xp._typing import Array, Namespace
 from bp_xp.math.rows import sum_rows
 
@@ -233,12 +233,9 @@ def top_k(k: int) -> Metric:
         TypeError: k is no integer.
         ValueError: k is below 1.
     """
-    if isinstance(k, bool) or not isinstance(k, numbers.Integral):
-        raise TypeError(f"k must be an integer of at least 1, not {k!r}.")
-    if k < 1:
-        raise ValueError(f"k must be at least 1, not {k!r}.")
+    k = checks.check_integer(k, "k")
     return Metric(
-        f"top_{k}", functools.partial(_top, k=int(k)), needs_classes=True, higher_is_better=True
+        f"top_{k}", functools.partial(_top, k=k), needs_classes=True, higher_is_better=True
     )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from bp_xp.math.activations import Activation
-from bp_xp.math.costs import Cost, MatchedCost
+from bp_xp.math.costs import Cost, MatchedCost, n_outputs_of
 
 __all__ = ["Model", "classify_pairing"]
 
@@ -33,8 +33,11 @@ def classify_pairing(cost: Cost | MatchedCost, output: Activation, n_outputs: in
 
     Returns:
         ``"unmatched"``: the cost is computed together with another activation; ``"one output"``:
-        the activation shares 1 among outputs, and there is one.
+        the activation shares 1 among outputs, and there is one; ``"weights"``: the cost has weights
+        for another number of outputs.
     """
     if isinstance(cost, MatchedCost) and cost.output != output.name:
         return "unmatched"
+    if n_outputs_of(cost) not in (None, n_outputs):
+        return "weights"
     return "one output" if output.coupled and n_outputs == 1 else ""

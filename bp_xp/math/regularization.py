@@ -12,6 +12,7 @@ strength is written otherwise; the same term is
                                                l2 = alpha / n
     PyTorch: SGD(weight_decay)                 l2 = weight_decay, if biases are exempted in a
                                                parameter group of their own
+    PyTorch: AdamW(weight_decay)               no l2: weights decay apart from the gradient
     Keras: regularizers.L2(c), L1(c)           l2 = 2 c, l1 = c
 
 The limits keep a step from going too far (:func:`clip_by_norm`, :func:`clip_by_value`) and weights
@@ -61,6 +62,10 @@ class Regularization:
             shortened.
         clip_value: the largest absolute value of a derivative, or None.
         max_norm: the largest norm of the weights into a neuron, kept after each step, or None.
+
+    In PyTorch: ``dropout`` is p of ``nn.Dropout``; ``clip_norm`` and ``clip_value`` are
+    ``clip_grad_norm_`` and ``clip_grad_value_``, the value first where both are given; ``max_norm``
+    is ``torch.renorm(W, 2, 0, max_norm)``.
 
     Examples:
         >>> Regularization(l2=1e-4, dropout=0.5).l2

@@ -2,9 +2,20 @@
 
 from bp_xp.optim.adaptive import Adagrad, Adam, AdamW, RMSprop
 from bp_xp.optim.descent import SGD
+from bp_xp.optim.nadam import NAdam
 from bp_xp.optim.optimizer import Optimizer, Update
 
-__all__ = ["OPTIMIZERS", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "Update"]
+__all__ = [
+    "OPTIMIZERS",
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "NAdam",
+    "Optimizer",
+    "RMSprop",
+    "Update",
+]
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": SGD(0.1),
@@ -12,5 +23,6 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "rmsprop": RMSprop(),
     "adam": Adam(),
     "adamw": AdamW(),
+    "nadam": NAdam(),
 }
 """The optimizers that a name stands for, each with its defaults."""

@@ -23,7 +23,15 @@ from bp_xp.optim.optimizer import (
 )
 from bp_xp.optim.schedules import LearningRates, check_learning_rates
 
-__all__ = ["Adagrad", "AdagradState", "Adam", "AdamState", "AdamW", "RMSprop", "RMSpropState"]
+__all__ = [
+    "Adagrad",
+    "AdagradState",
+    "Adam",
+    "AdamState",
+    "AdamW",
+    "RMSprop",
+    "RMSpropState",
+]
 
 
 class AdagradState(NamedTuple):
@@ -61,6 +69,9 @@ class Adagrad:
     Raises:
         ValueError: a number is out of its range or not finite.
         TypeError: it is not a number.
+
+    In PyTorch: ``torch.optim.Adagrad``, with ``lr_decay`` and ``initial_accumulator_value``. Keras
+    has ε = 1e-7 inside the root, and starts from s = 0.1.
 
     References:
         Duchi, Hazan & Singer, *Adaptive subgradient methods for online learning and stochastic
@@ -153,6 +164,9 @@ class RMSprop:
     Raises:
         ValueError: a number is out of its range or not finite.
         TypeError: it is not a number.
+
+    In PyTorch: ``torch.optim.RMSprop``, with ``eps`` for ε. Keras calls α ``rho``, 0.9 unless told
+    otherwise, and has ε = 1e-7 inside the root.
 
     References:
         Tieleman & Hinton, *Neural networks for machine learning*, lecture 6.5, 2012; centered:
@@ -288,6 +302,9 @@ class Adam:
         ValueError: a number is out of its range or not finite.
         TypeError: it is not a number.
 
+    In PyTorch: ``torch.optim.Adam`` with ``betas=(beta1, beta2)``. Keras has ε = 1e-7, and adds
+    it to the root before the bias of v is corrected.
+
     References:
         Kingma & Ba, *Adam: a method for stochastic optimization*, ICLR 2015. AMSGrad: Reddi, Kale &
         Kumar, *On the convergence of Adam and beyond*, ICLR 2018; as in ``torch.optim.Adam``, whose
@@ -356,6 +373,9 @@ class AdamW(Adam):
     Raises:
         ValueError: a number is out of its range or not finite.
         TypeError: it is not a number.
+
+    In PyTorch: ``torch.optim.AdamW``; ``decay_biases=False`` is a parameter group of the biases
+    with ``weight_decay=0``. Keras has λ = 0.004.
 
     References:
         Loshchilov & Hutter, *Decoupled weight decay regularization*, ICLR 2019, algorithm 2, with

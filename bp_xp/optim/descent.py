@@ -53,6 +53,10 @@ class SGD:
         ValueError: a number is out of its range or not finite.
         TypeError: it is not a number.
 
+    In PyTorch: ``torch.optim.SGD`` with ``dampening=0``. Its ``weight_decay=λ``, like that of all
+    of ``torch.optim`` but AdamW, is ``fit(l2=λ)``, which leaves biases alone. Keras keeps −η v in
+    the place of v: the same while η stays the same.
+
     References:
         Nielsen, ch. 1, eq. (20), (21); ch. 3 on momentum, whose v is our −η v. Sutskever et al.,
         *On the importance of initialization and momentum in deep learning*, ICML 2013.

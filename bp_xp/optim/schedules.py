@@ -8,7 +8,8 @@ A schedule that looks at how the run goes has a second method, ``scale``, which 
 the epochs so far and returns what to multiply the rate by. It reads all of that record each time
 and keeps nothing, so that a run which is resumed goes on exactly as it would have.
 
-Whoever thinks in epochs multiplies by the steps of one: ⌈samples / batch size⌉.
+Whoever thinks in epochs multiplies by the steps of one: ⌈samples / batch size⌉. A scheduler of
+PyTorch counts calls of its ``step``: it is the same as one here if it is called after each step.
 """
 
 import math
@@ -34,6 +35,7 @@ __all__ = [
     "StepDecay",
     "check_learning_rate",
     "check_learning_rates",
+    "half_wave",
     "initial_rate",
     "is_scheduled",
     "rates",
@@ -86,6 +88,8 @@ class StepDecay:
         ValueError: a number is out of its range or not finite.
         TypeError: it is not a number.
 
+    In PyTorch: ``StepLR(step_size=every, gamma=factor)``.
+
     Examples:
         >>> schedule = StepDecay(0.5, factor=0.1, every=1000)
         >>> schedule(0), schedule(999), schedule(1000)
@@ -121,6 +125,8 @@ class ExponentialDecay:
         ValueError: a number is out of its range or not finite.
         TypeError: it is not a number.
 
+    In PyTorch: ``ExponentialLR(gamma=factor)`` if ``every`` is 1, else ``gamma=factor**(1/every)``.
+
     Examples:
         >>> ExponentialDecay(0.5, factor=0.9)(2)
         0.405
@@ -153,6 +159,10 @@ class CosineDecay:
         ValueError: a number is out of its range or not finite.
         TypeError: it is not a number.
 
+    In PyTorch: ``CosineAnnealingLR(T_max=steps, eta_min=final)`` as far as it ends; there the rate
+    then rises again, and here it stays. Keras's CosineDecay stays too, with ``alpha`` for
+    final/initial.
+
     References:
         Loshchilov & Hutter, *SGDR: stochastic gradient descent with warm restarts*, ICLR 2017,
         without restarts.
@@ -174,8 +184,7 @@ class CosineDecay:
 
     def __call__(self, step: int) -> float:
         """Return the rate of a step."""
-        wave = math.cos(math.pi * min(step / self.steps, 1.0))
-        return self.final + 0.5 * (self.initial - self.final) * (1.0 + wave)
+        return half_wave(self.initial, self.final, min(step / self.steps, 1.0))
 
 
 @dataclass(frozen=True)
@@ -191,6 +200,8 @@ class InverseScaling:
     Raises:
         ValueError: a number is out of its range or not finite.
         TypeError: it is not a number.
+
+    In PyTorch: ``LambdaLR(lr_lambda=lambda t: (t + 1) ** -power)``.
 
     Examples:
         >>> InverseScaling(0.5)(3)
@@ -223,6 +234,9 @@ class LinearWarmUp:
         ValueError: a number is out of its range or not finite.
         TypeError: it is not a number, or ``then`` no schedule either.
 
+    In PyTorch: ``LinearLR(start_factor=1/(steps + 1), total_iters=steps)``, and ``SequentialLR``
+    with the milestone ``steps`` for a schedule that follows.
+
     References:
         Goyal et al., *Accurate, large minibatch SGD: training ImageNet in 1 hour*, 2017, sec. 2.2.
 
@@ -248,6 +262,11 @@ class LinearWarmUp:
     def scale(self, history: Past) -> float:
         """Return what ``then`` multiplies its rate by."""
         return _scale(self.then, history)
+
+
+def half_wave(first: float, last: float, share: float) -> float:
+    """Return a rate on half a cosine wave, from the first at share 0 to the last at share 1."""
+    return last + 0.5 * (first - last) * (1.0 + math.cos(math.pi * share))
 
 
 def _check_decay(initial: Any, factor: Any, every: Any) -> None:
@@ -281,6 +300,11 @@ class ReduceOnPlateau:
     Raises:
         ValueError: a number is out of its range or not finite, or the name does not tell.
         TypeError: it is not a number, or ``initial`` no schedule either.
+
+    In PyTorch: ``ReduceLROnPlateau(patience=patience - 1, threshold=min_delta,
+    threshold_mode="abs", eps=0)``: it cuts when *more* than its patience of epochs have not
+    improved, so 0 there is 1 here. Its ``min_lr`` is a rate, ``least · initial`` here; its factor
+    is 0.1 unless told otherwise, and its threshold a share, 1e-4. Keras counts as here.
 
     References:
         Nielsen, ch. 3, on the learning rate schedule: hold the rate "until the validation accuracy

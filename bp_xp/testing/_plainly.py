@@ -58,12 +58,23 @@ def _adamw(o: Any, w: np.ndarray, g: np.ndarray, memory: Memory, rate: float) ->
     return _adam(o, w - rate * o.weight_decay * w if decays else w, g, memory, rate)
 
 
+def _nadam(o: Any, w: np.ndarray, g: np.ndarray, memory: Memory, rate: float) -> np.ndarray:
+    t = memory["t"] = memory.get("t", 0) + 1
+    m = memory["m"] = o.beta1 * memory.get("m", 0.0) + (1 - o.beta1) * g
+    v = memory["v"] = o.beta2 * memory.get("v", 0.0) + (1 - o.beta2) * g**2
+    now, later = (o.beta1 * (1 - 0.5 * 0.96 ** (o.momentum_decay * s)) for s in (t, t + 1))
+    product = memory["p"] = memory.get("p", 1.0) * now
+    ahead = (1 - now) * g / (1 - product) + later * m / (1 - product * later)
+    return w - rate * ahead / (np.sqrt(v / (1 - o.beta2**t)) + o.epsilon)
+
+
 _RULES: Mapping[str, Callable[..., np.ndarray]] = {
     "SGD": _sgd,
     "Adagrad": _adagrad,
     "RMSprop": _rmsprop,
     "Adam": _adam,
     "AdamW": _adamw,
+    "NAdam": _nadam,
 }
 
 
@@ -82,8 +93,15 @@ def rate_of(rate: Any, step: int, history: Any) -> float:
         case "CosineDecay":
             if step >= rate.steps:
                 return rate.final
-            share = math.cos(math.pi * step / rate.steps / 2) ** 2  # ½ (1 + cos)
-            return rate.final + (rate.initial - rate.final) * share
+            return _bent(rate.initial, rate.final, step / rate.steps)
+        case "CosineDecayRestarts":
+            ends = [0]
+            while step >= ends[-1]:
+                ends.append(ends[-1] + rate.steps * rate.cycle_factor ** (len(ends) - 1))
+            share = (step - ends[-2]) / (ends[-1] - ends[-2])
+            return _bent(rate.initial, rate.final, share)
+        case "OneCycle":
+            return _one_cycle(rate, step)
         case "InverseScaling":
             return rate.initial * math.exp(-rate.power * math.log(step + 1))
         case "LinearWarmUp":
@@ -95,6 +113,24 @@ def rate_of(rate: Any, step: int, history: Any) -> float:
             return rate_of(rate.initial, step, history) * _cuts(rate, history)
     value: Any = rate(step) if callable(rate) else rate
     return float(value)
+
+
+def _bent(first: float, last: float, share: float) -> float:
+    return last + (first - last) * math.cos(math.pi * share / 2) ** 2  # ½ (1 + cos)
+
+
+def _one_cycle(rate: Any, step: int) -> float:
+    first, top = rate.largest / rate.first_divisor, rate.rise * rate.steps - 1
+    times, values = [0.0, top], [first, rate.largest]
+    if rate.three_phases:
+        times, values = [*times, 2 * top], [*values, first]
+    times, values = [*times, rate.steps - 1], [*values, first / rate.last_divisor]
+    if rate.linear:
+        return float(np.interp(step, times, values))
+    for k in range(len(times) - 1):
+        if times[k] <= step <= times[k + 1]:
+            return _bent(values[k], values[k + 1], (step - times[k]) / (times[k + 1] - times[k]))
+    return values[-1]
 
 
 def _cuts(rate: Any, history: Any) -> float:

@@ -128,6 +128,9 @@ class EarlyStopping:
         ValueError: a number is out of its range, or the name does not tell the direction.
         TypeError: an argument of the wrong kind.
 
+    In PyTorch: nothing. Keras's EarlyStopping has the same patience, and goes back to the best
+    parameters only if told to (``restore_best_weights``).
+
     References:
         Nielsen, ch. 3, 'Use early stopping to determine the number of training epochs'.
 

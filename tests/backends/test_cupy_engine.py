@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import EVERY_COST
 from steps import BATCH, MODEL, RULES, SIZES, TERMS, begin, copied, pairs_of
 
 from bp_xp import (
@@ -25,6 +26,7 @@ from bp_xp import (
     Layer,
     Network,
     OutOfMemoryError,
+    binary_cross_entropy,
     to_numpy,
 )
 from bp_xp._trees import leaves_of, map_leaves
@@ -95,10 +97,12 @@ def test_every_activation(cpu, activation):
     assert_taken_by_a_kernel(cpu, *begin(model, SGD(0.1)))
 
 
-@pytest.mark.parametrize("cost", COSTS)
+@pytest.mark.parametrize(
+    "cost", [*EVERY_COST.values(), binary_cross_entropy([0.5, 1.0, 2.0])], ids=lambda one: one.name
+)
 def test_every_cost(cpu, cost):
-    output = "softmax" if cost == "quadratic" else COSTS[cost].output
-    model = Model(SIZES, (ACTIVATIONS["tanh"], ACTIVATIONS[output]), COSTS[cost])
+    output = "softmax" if cost is COSTS["quadratic"] else cost.output
+    model = Model(SIZES, (ACTIVATIONS["tanh"], ACTIVATIONS[output]), cost)
     assert_taken_by_a_kernel(cpu, *begin(model, SGD(0.1)))
 
 

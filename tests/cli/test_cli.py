@@ -27,7 +27,9 @@ from bp_xp import (
     CosineDecay,
     EarlyStopping,
     LinearWarmUp,
+    NAdam,
     Network,
+    OneCycle,
     ReduceOnPlateau,
     Regularization,
     RMSprop,
@@ -299,7 +301,7 @@ def test_one_hot_targets_are_classes(points):
     assert accuracy(run_well("train --data hot.npz")[0], "test") > 85
 
 
-@pytest.mark.parametrize("cost", ["", "quadratic", "huber"])
+@pytest.mark.parametrize("cost", ["", "quadratic", "huber", "huber:delta=2"])
 def test_numbers_are_fitted_by_outputs_without_activation(points, cost):
     x, y = points
     np.savez("numbers.npz", x=x, y=y)
@@ -317,7 +319,8 @@ def test_whole_numbers_too_large_for_classes_are_refused_unless_the_cost_is_hube
     result = run("train --data prices.npz")
     assert result.exit_code == 1
     assert "--cost huber" in result.stderr
-    run_well("train -q --data prices.npz --cost huber")
+    run_well("train -q --data prices.npz --cost huber:delta=5")
+    run_well("train -q --config prices.toml")
     assert Network.load("prices.safetensors").sizes == (3, 64, 1)
 
 
@@ -438,6 +441,7 @@ OPTIMIZERS = {
     "--schedule step:0.5:100": SGD(StepDecay(0.1, 0.5, 100), 0.9),
     # 10 epochs of 45 mini-batches.
     "--schedule cosine --epochs 10": SGD(CosineDecay(0.1, 450), 0.9),
+    "--schedule onecycle --epochs 10 --optimizer nadam": NAdam(OneCycle(0.002, 450)),
     "--schedule cosine:99:0.01": SGD(CosineDecay(0.1, 99, 0.01), 0.9),
     # Of 1437 samples 287 are held out: 12 mini-batches of 100 are left.
     "--schedule cosine --epochs 2 --warm-up 5 --batch-size 100 --validation-fraction 0.2": SGD(
@@ -979,7 +983,7 @@ BAD = {
     "output-is-the-network": ("predict net -o net", 1, "name another file"),
     "predict-output-is-a-link": ("predict numbers -o link", 1, "only a regular file can be"),
     "predict-output": ("predict net -o nowhere/labels.csv", 1, "nowhere: there is no such folder"),
-    "optimizer": ("train --optimizer adm", 1, "Did you mean 'adam' or 'adamw'?"),
+    "optimizer": ("train --optimizer adm", 1, "Did you mean 'adam' or 'nadam'?"),
     "optimizer-setting": ("train --optimizer adam:gamma=1", 1, "one of beta1, beta2"),
     "optimizer-value": ("train --optimizer adam:beta1=big", 1, "beta1 must be a number, not 'big'"),
     "optimizer-switch": ("train --optimizer adam:amsgrad=1", 1, "amsgrad must be true or false"),

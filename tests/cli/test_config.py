@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bp_xp.cli import config
+from bp_xp.optim.cycles import CosineDecayRestarts, OneCycle
 from bp_xp.optim.schedules import ExponentialDecay, InverseScaling, LinearWarmUp, ReduceOnPlateau
 
 # ---------------------------------------------------------------------------------------------
@@ -45,6 +46,10 @@ def test_settings_that_are_not_given_may_be_no_settings_of_the_optimizer():
         ("constant", 0.5),
         ("exponential:0.9", ExponentialDecay(0.5, 0.9, 1)),
         ("exponential:0.9:10", ExponentialDecay(0.5, 0.9, 10)),
+        ("restarts:30", CosineDecayRestarts(0.5, 30)),
+        ("restarts:30:2:0.1", CosineDecayRestarts(0.5, 30, 2, 0.1)),
+        ("onecycle:80", OneCycle(0.5, 80)),
+        ("onecycle:80:0.4", OneCycle(0.5, 80, 0.4)),
         ("inverse", InverseScaling(0.5, 0.5)),
         ("inverse:1", InverseScaling(0.5, 1.0)),
         ("plateau", ReduceOnPlateau(0.5, monitor="cost")),

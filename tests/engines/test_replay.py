@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from helpers import assert_agrees
+from helpers import SETTLED, assert_agrees
 from steps import DESCENTS, MODEL, SIZES, Own, begin, pairs_of
 
 from bp_xp import ACTIVATIONS, COSTS, SGD, Network, to_numpy
@@ -9,6 +9,7 @@ from bp_xp.backends.numpy import engine as numpy_engine
 from bp_xp.backends.torch import engine as torch_engine
 from bp_xp.engines import Report, plain, replay
 from bp_xp.engines.replay import CannotRecordError, GaveUpError
+from bp_xp.math.costs import cost_named
 from bp_xp.math.model import Model
 from bp_xp.math.regularization import Regularization
 from bp_xp.training import looks
@@ -65,6 +66,13 @@ def test_every_cost_and_rule_is_replayed(at, cost, rule, l2):
     output = "softmax" if cost == "quadratic" else COSTS[cost].output
     model = Model(SIZES, (ACTIVATIONS["tanh"], ACTIVATIONS[output]), COSTS[cost])
     assert_replayed(model, DESCENTS[rule], at, l2)
+
+
+@pytest.mark.parametrize("cost", [*SETTLED, "binary_cross_entropy:positive_weight=0.5,1,2"])
+def test_every_cost_with_settings_is_replayed(at, cost):
+    cost = cost_named(cost)
+    model = Model(SIZES, (ACTIVATIONS["tanh"], ACTIVATIONS[cost.output]), cost)
+    assert_replayed(model, SGD(0.1), at)
 
 
 @pytest.mark.parametrize("activation", [one for one in ACTIVATIONS.values() if not one.coupled])

@@ -429,7 +429,7 @@ def test_early_stopping_may_be_switched_between_warm_starts():
 
 
 def test_any_cost_is_a_loss():
-    huber = MLPRegressor("huber", **SMALL).fit(X_NUMBERS, Y_THREE)
+    huber = MLPRegressor("huber:delta=2", **SMALL).fit(X_NUMBERS, Y_THREE)
     assert huber.out_activation_ == "identity"
     assert huber.predict(X_NUMBERS).shape == (207, 3)
     quartic = Cost(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bp_xp import ACTIVATIONS, to_numpy
 
 ELEMENTWISE = [name for name, sigma in ACTIVATIONS.items() if not sigma.coupled]
+RECTIFIED = {"silu", "gelu", "gelu_exact"}  # smooth, and below 0 for a while
 KINKED = {"relu", "leaky_relu", "elu"}
 
 POINTS = np.array(
@@ -61,6 +62,10 @@ DEFINITIONS = {
         lambda z: mp_sigmoid(z) + z * mp_sigmoid_prime(z),
     ),
     "gelu": (mp_gelu, mp_gelu_prime),
+    "gelu_exact": (
+        lambda z: z * mpmath.ncdf(z),
+        lambda z: mpmath.ncdf(z) + z * mpmath.npdf(z),
+    ),
     "softplus": (lambda z: mpmath.log1p(mpmath.exp(z)), mp_sigmoid),
     "identity": (lambda z: z, lambda z: one),
 }
@@ -96,7 +101,7 @@ def test_activation_and_its_derivative_equal_their_definitions(where, dtype, nam
         desired = in_many_digits(definition, z)
         # Relative to 1 where the value is small: ½(1 + tanh ½z) rounds ½, and that is enough for
         # probabilities and slopes. The products with z and z³ of silu and gelu multiply it.
-        eps = np.finfo(dtype).eps * (32 if name in ("silu", "gelu") else 4)
+        eps = np.finfo(dtype).eps * (32 if name in RECTIFIED else 4)
         assert (np.abs(values - desired) <= eps * np.maximum(1.0, np.abs(desired))).all()
 
 
@@ -109,6 +114,7 @@ FAR = {
     "elu": (-1.0, "z", 0.0, 1.0),
     "silu": (0.0, "z", 0.0, 1.0),
     "gelu": (0.0, "z", 0.0, 1.0),
+    "gelu_exact": (0.0, "z", 0.0, 1.0),
     "softplus": (0.0, "z", 0.0, 1.0),
     "identity": ("z", "z", 1.0, 1.0),
 }
@@ -237,6 +243,7 @@ BOUNDS = {
     "elu": (-1.0, np.inf),
     "silu": (-0.2785, np.inf),
     "gelu": (-0.1701, np.inf),
+    "gelu_exact": (-0.16998, np.inf),
     "softplus": (0.0, np.inf),
 }
 SLOPES = {
@@ -247,10 +254,11 @@ SLOPES = {
     "elu": (0.0, 1.0),
     "silu": (-0.0999, 1.0999),
     "gelu": (-0.1290, 1.1290),
+    "gelu_exact": (-0.1290, 1.1290),
     "softplus": (0.0, 1.0),
     "identity": (1.0, 1.0),
 }
-MONOTONE = [name for name in ELEMENTWISE if name not in ("silu", "gelu")]
+MONOTONE = [name for name in ELEMENTWISE if name not in RECTIFIED]
 
 
 def rounding(dtype, values):
@@ -281,7 +289,9 @@ def test_activation_and_slope_stay_within_their_bounds(where, dtype, name, z):
         assert (values <= high + slack).all()
 
 
-@pytest.mark.parametrize("name", ["sigmoid", "tanh", "relu", "silu", "gelu", "softplus"])
+@pytest.mark.parametrize(
+    "name", ["sigmoid", "tanh", "relu", "silu", "gelu", "gelu_exact", "softplus"]
+)
 @PROPERTY
 @given(z=EIGHT)
 def test_activation_is_symmetric(where, dtype, name, z):
@@ -294,7 +304,9 @@ def test_activation_is_symmetric(where, dtype, name, z):
     assert (np.abs(error) <= rounding(dtype, z)).all()
 
 
-@pytest.mark.parametrize("name", ["sigmoid", "tanh", "silu", "gelu", "softplus", "elu"])
+@pytest.mark.parametrize(
+    "name", ["sigmoid", "tanh", "silu", "gelu", "gelu_exact", "softplus", "elu"]
+)
 @PROPERTY
 @given(z=EIGHT)
 def test_activation_equals_its_definition_anywhere(where, dtype, name, z):
@@ -373,3 +385,29 @@ def test_jacobian_of_softmax_at_extreme_inputs_is_finite_and_its_rows_add_to_not
     _, jacobian = apply("softmax", where.asarray(EXTREME_ROWS, dtype), where)
     sums = to_numpy(jacobian).astype(float).sum(axis=-1)
     assert (np.abs(sums) <= 2 * np.finfo(dtype).eps).all()
+
+
+# ---------------------------------------------------------------------------------------------
+# PyTorch's
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_those_of_pytorch(rng, name):
+    torch = pytest.importorskip("torch")
+    functional, z = torch.nn.functional, 3.0 * rng.normal(size=(20, 5))
+    theirs = {
+        "identity": lambda z: z,
+        "gelu": lambda z: functional.gelu(z, approximate="tanh"),
+        "gelu_exact": functional.gelu,
+        "softplus": lambda z: functional.softplus(z, threshold=np.inf),
+        "softmax": lambda z: functional.softmax(z, dim=-1),
+    }
+    wanted = theirs.get(name, getattr(functional, name, None))(torch.tensor(z)).numpy()
+    np.testing.assert_allclose(ACTIVATIONS[name].sigma(z, xp=np), wanted, rtol=1e-13, atol=1e-14)
+
+
+def test_softplus_of_pytorch_is_the_identity_beyond_its_threshold():
+    torch = pytest.importorskip("torch")
+    z = np.array([25.0])
+    assert torch.nn.functional.softplus(torch.tensor(z)).item() == 25.0
+    assert ACTIVATIONS["softplus"].sigma(z, xp=np)[0] > 25.0

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from helpers import (
     PROPERTY,
+    SETTLED,
     assert_agrees,
     assert_layers_agree,
     combine,
@@ -189,6 +190,7 @@ def torch_gradients(layers, x, y, activations, cost):
         "leaky_relu": lambda z: F.leaky_relu(z, 0.01),
         "elu": F.elu,
         "silu": F.silu,
+        "gelu_exact": F.gelu,
         "gelu": lambda z: F.gelu(z, approximate="tanh"),
         "softplus": lambda z: F.softplus(z, threshold=1e3),
         "identity": lambda z: z,
@@ -201,6 +203,18 @@ def torch_gradients(layers, x, y, activations, cost):
             z, y, reduction="sum"
         ),
         "categorical_cross_entropy": lambda z, a, y: F.cross_entropy(z, y, reduction="sum"),
+        "huber:delta=0.5": lambda z, a, y: F.huber_loss(a, y, reduction="sum", delta=0.5),
+        "binary_cross_entropy:positive_weight=3.0": lambda z, a, y: (
+            F.binary_cross_entropy_with_logits(z, y, reduction="sum", pos_weight=torch.tensor(3.0))
+        ),
+        "binary_cross_entropy:positive_weight=0.5:label_smoothing=0.25": lambda z, a, y: (
+            F.binary_cross_entropy_with_logits(
+                z, 0.75 * y + 0.125, reduction="sum", pos_weight=torch.tensor(0.5)
+            )
+        ),
+        "categorical_cross_entropy:label_smoothing=0.25": lambda z, a, y: F.cross_entropy(
+            z, y, reduction="sum", label_smoothing=0.25
+        ),
     }
     parameters = [
         [torch.tensor(part, dtype=torch.float64, requires_grad=True) for part in layer]
@@ -231,6 +245,13 @@ def test_gradient_equals_that_of_autograd(rng, activation, cost, depth):
     network = Network.from_layers(
         random_layers(sizes_of_depth(depth), rng), activation=activation, cost=cost, dtype="float64"
     )
+    assert autograd_error(network, rng) < 1e-12
+
+
+@pytest.mark.parametrize("cost", SETTLED)
+def test_gradient_of_a_cost_with_settings_is_right(where, rng, cost):
+    network = random_network(where, SIZES, rng, activation="tanh", cost=cost)
+    check_gradients(network, *random_samples(network, rng), directions=2)
     assert autograd_error(network, rng) < 1e-12
 
 

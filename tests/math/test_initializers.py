@@ -147,7 +147,7 @@ def test_network_starts_with_what_suits_each_activation(activation):
 
 def test_rectifiers_start_with_he_and_the_others_with_the_books_scaled_weights():
     he = {name for name in ACTIVATIONS if suited_initializer(name) == "he_normal"}
-    assert he == {"relu", "leaky_relu", "elu", "silu", "gelu", "softplus"}
+    assert he == {"relu", "leaky_relu", "elu", "silu", "gelu", "gelu_exact", "softplus"}
     rest = {suited_initializer(name) for name in set(ACTIVATIONS) - he}
     assert rest == {"scaled_normal"}
 
@@ -175,3 +175,27 @@ def test_a_generator_is_not_restored_from_numbers_that_are_no_state(state):
     damaged["state"]["state"] = state
     with pytest.raises(ValueError, match="state of its generator is damaged"):
         restore_generator(damaged)
+
+
+@pytest.mark.parametrize(
+    ("name", "of_torch", "options"),
+    [
+        ("he_normal", "kaiming_normal_", {"nonlinearity": "relu"}),
+        ("he_uniform", "kaiming_uniform_", {"nonlinearity": "relu"}),
+        ("glorot_normal", "xavier_normal_", {}),
+        ("glorot_uniform", "xavier_uniform_", {}),
+        ("lecun_normal", "kaiming_normal_", {"nonlinearity": "linear"}),
+        ("lecun_uniform", "kaiming_uniform_", {"nonlinearity": "linear"}),
+    ],
+)
+def test_spread_of_the_weights_is_that_of_pytorch(rng, name, of_torch, options):
+    torch = pytest.importorskip("torch")
+    W = INITIALIZERS[name](rng, 300, 400).W
+    generator = torch.Generator().manual_seed(0)
+    theirs = getattr(torch.nn.init, of_torch)(
+        torch.empty(300, 400), generator=generator, **options
+    ).numpy()
+    # A standard deviation of 120,000 values is right to 1/√240,000: five of these.
+    assert W.std() == pytest.approx(theirs.std(), rel=0.01)
+    if "uniform" in name:
+        assert np.abs(W).max() == pytest.approx(np.abs(theirs).max(), rel=1e-3)

@@ -12,6 +12,7 @@ from helpers import (
 )
 
 from bp_xp import SGD, Cost, Layer, Network, to_numpy
+from bp_xp._trees import leaves_of
 from bp_xp.backends import place
 from bp_xp.backends.numpy import engine as numpy_engine
 from bp_xp.backends.torch import engine as torch_engine
@@ -369,3 +370,19 @@ def test_step_with_penalties_and_limits_can_be_recorded(name, rng):
     layers = to_device(random_layers([4, 5], rng), where)
     batch = [where.asarray(rng.normal(size=(8, size))) for size in (4, 5)]
     RECORDERS[name](step, layers, batch, xp=where.xp)
+
+
+def test_limits_are_those_of_pytorch(rng):
+    torch = pytest.importorskip("torch")
+    layers = random_layers([4, 5, 3], rng)
+    parts = [torch.tensor(part) for part in leaves_of(layers)]
+    for part in parts:
+        part.grad = part.clone()
+    torch.nn.utils.clip_grad_value_(parts, 0.4)
+    clipped = leaves_of(clip_by_value(layers, 0.4, xp=np))
+    for ours, theirs in zip(clipped, parts, strict=True):
+        assert np.array_equal(ours, theirs.grad.numpy())
+    limited = limit_weight_norms(layers, 0.7, fresh=False, xp=np)
+    for (W, _), (ours, _) in zip(layers, limited, strict=True):
+        theirs = torch.renorm(torch.tensor(W), 2, 0, 0.7).numpy()
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)  # torch.renorm adds 1e-7 to the norm

@@ -6,6 +6,7 @@ import pytest
 from helpers import assert_agrees, assert_layers_agree, combine, on_host, random_layers, to_device
 from steps import RULES
 
+import bp_xp
 from bp_xp import ACTIVATIONS, COSTS, Layer, Network, to_numpy
 from bp_xp._trees import leaves_of
 from bp_xp.backends import place
@@ -14,7 +15,7 @@ from bp_xp.backends.torch import engine as torch_engine
 from bp_xp.engines import PLAIN, plain
 from bp_xp.math.model import Model
 from bp_xp.math.regularization import Regularization
-from bp_xp.optim import SGD, Adagrad, Adam, AdamW, RMSprop
+from bp_xp.optim import SGD, Adagrad, Adam, AdamW, NAdam, RMSprop
 from bp_xp.optim.schedules import CosineDecay, LinearWarmUp, ReduceOnPlateau
 from bp_xp.training.step import Rule, State, make_step
 
@@ -61,15 +62,29 @@ def of_torch(optimizer, layers):
             if not of_biases:
                 groups[1]["weight_decay"] = 0.0
             return torch.optim.AdamW(groups, rate, (beta1, beta2), epsilon, decay, amsgrad)
+        case NAdam(_, beta1, beta2, epsilon, decay):
+            return torch.optim.NAdam(
+                weights + biases, rate, (beta1, beta2), epsilon, momentum_decay=decay
+            )
         case Adam(_, beta1, beta2, epsilon, amsgrad):
             return torch.optim.Adam(
                 weights + biases, rate, (beta1, beta2), epsilon, amsgrad=amsgrad
             )
 
 
-@RULE
-def test_fifty_steps_equal_those_of_pytorch(where, rng, rule):
+@pytest.fixture
+def float64_in_torch():
+    """PyTorch's NAdam keeps the product of its momenta in the default dtype."""
     torch = pytest.importorskip("torch", reason="PyTorch's optimizers are the reference")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield torch
+    torch.set_default_dtype(before)
+
+
+@RULE
+def test_fifty_steps_equal_those_of_pytorch(where, rng, rule, float64_in_torch):
+    torch = float64_in_torch
     optimizer = RULES[rule]
     start = random_layers(SIZES, rng)
     theirs = combine(lambda part: torch.tensor(part, requires_grad=True), start)
@@ -92,13 +107,35 @@ def test_fifty_steps_equal_those_of_pytorch(where, rng, rule):
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["Adagrad", "RMSprop", "Adam", "AdamW"])
+@pytest.mark.parametrize("name", ["Adagrad", "RMSprop", "Adam", "AdamW", "NAdam"])
 def test_defaults_are_those_of_pytorch(name, rng):
     torch = pytest.importorskip("torch")
-    optimizer = {"Adagrad": Adagrad, "RMSprop": RMSprop, "Adam": Adam, "AdamW": AdamW}[name]()
+    optimizer = getattr(bp_xp, name)()
     parameters = combine(torch.tensor, random_layers(SIZES, rng))
     ours = of_torch(optimizer, parameters).defaults
     assert ours == getattr(torch.optim, name)(list(leaves_of(parameters))).defaults
+
+
+@pytest.mark.parametrize("rule", ["nesterov", "adagrad", "rmsprop", "adam", "nadam"])
+def test_l2_is_the_weight_decay_of_pytorch_on_weights_alone(rng, rule, float64_in_torch):
+    torch, optimizer = float64_in_torch, RULES[rule]
+    layers = random_layers(SIZES, rng)
+    theirs = combine(lambda part: torch.tensor(part, requires_grad=True), layers)
+    reference = of_torch(optimizer, theirs)
+    weights, biases = [W for W, _ in theirs], [b for _, b in theirs]
+    reference.param_groups.clear()
+    reference.add_param_group({"params": weights, "weight_decay": 0.3})
+    reference.add_param_group({"params": biases, "weight_decay": 0.0})
+    state = optimizer.init(layers, **HERE)
+    for _ in range(4):
+        gradients = random_layers(SIZES, rng)
+        for part, gradient in zip(leaves_of(theirs), leaves_of(gradients), strict=True):
+            part.grad = torch.tensor(gradient)
+        reference.step()
+        gradients = Regularization(l2=0.3).shape_gradients(gradients, layers, xp=np)
+        layers, state = optimizer.update(layers, gradients, state, xp=np)
+    for ours, wanted in zip(leaves_of(layers), leaves_of(theirs), strict=True):
+        np.testing.assert_allclose(ours, wanted.detach().numpy(), rtol=0, atol=1e-12)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -139,7 +176,26 @@ def adamw(rule, t, w, g, *memory):
     return adam(rule, t, kept * w, g, *memory)
 
 
-FORMULAS = {SGD: sgd, Adagrad: adagrad, RMSprop: rmsprop, Adam: adam, AdamW: adamw}
+def nadam(rule, t, w, g, m=0.0, v=0.0, product=1.0):
+    m = rule.beta1 * m + (1.0 - rule.beta1) * g
+    v = rule.beta2 * v + (1.0 - rule.beta2) * g**2
+    mu, mu_next = (
+        rule.beta1 * (1.0 - 0.5 * 0.96 ** (rule.momentum_decay * step)) for step in (t + 1, t + 2)
+    )
+    product *= mu
+    m_bar = (1.0 - mu) * g / (1.0 - product) + mu_next * m / (1.0 - product * mu_next)
+    v_hat = v / (1.0 - rule.beta2 ** (t + 1))
+    return w - rule.learning_rate * m_bar / (np.sqrt(v_hat) + rule.epsilon), (m, v, product)
+
+
+FORMULAS = {
+    SGD: sgd,
+    Adagrad: adagrad,
+    RMSprop: rmsprop,
+    Adam: adam,
+    AdamW: adamw,
+    NAdam: nadam,
+}
 
 
 @RULE
@@ -174,7 +230,7 @@ def test_state_starts_on_the_device_and_in_the_dtype_and_keeps_its_form(where, d
     assert type(state)._fields[0] == "learning_rate"
     for name, value in state._asdict().items():
         if name not in MEMORIES:
-            started = {"slowdown": 1.0, "count1": 0.0, "count2": 0.0}
+            started = {"slowdown": 1.0, "warm_up": 1.0, "product": 1.0}
             wanted = started.get(name, getattr(optimizer, name, 0.0))
             assert_agrees(value, wanted, where, dtype, eps=1)
         elif value:
@@ -200,6 +256,7 @@ def test_state_starts_on_the_device_and_in_the_dtype_and_keeps_its_form(where, d
         ("rmsprop-centered-momentum", {"square", "mean", "velocity"}),
         ("adam", {"mean", "square"}),
         ("amsgrad", {"mean", "square", "largest"}),
+        ("nadam", {"mean", "square"}),
     ],
 )
 def test_a_rule_remembers_only_what_it_needs(rng, rule, memories):
@@ -440,7 +497,9 @@ def test_a_rule_is_one_hashable_object_whatever_the_numbers():
     assert Adam(0.5).update is Adam(0.1, 0.1, 0.1, 0.1).update
     assert AdamW(0.5).update is AdamW(0.1, weight_decay=0.5).update
     assert AdamW(decay_biases=False).update is AdamW(0.1, decay_biases=False).update
-    assert len({Adam().update, AdamW().update, AdamW(decay_biases=False).update}) == 3
+    assert NAdam(0.5).update is NAdam(0.1, 0.1, 0.1, 0.1, 0.1).update
+    adams = (Adam(), NAdam(), AdamW(), AdamW(decay_biases=False))
+    assert len({one.update for one in adams}) == 4
 
 
 @RULE
@@ -472,7 +531,7 @@ def test_optimizer_is_a_value(rule):
     ],
     ids=["cosine", "warm-up", "plateau", "function", "float32"],
 )
-@pytest.mark.parametrize("kind", [SGD, Adagrad, RMSprop, Adam, AdamW])
+@pytest.mark.parametrize("kind", [SGD, Adagrad, RMSprop, Adam, AdamW, NAdam])
 def test_learning_rate_may_be_a_schedule_whose_first_rate_begins(
     where, dtype, rng, kind, schedule, first
 ):
@@ -481,7 +540,7 @@ def test_learning_rate_may_be_a_schedule_whose_first_rate_begins(
     assert_agrees(state.learning_rate, first, where, dtype, eps=2)
 
 
-EVERY = pytest.mark.parametrize("kind", [SGD, Adagrad, RMSprop, Adam, AdamW])
+EVERY = pytest.mark.parametrize("kind", [SGD, Adagrad, RMSprop, Adam, AdamW, NAdam])
 
 
 @EVERY
@@ -500,6 +559,8 @@ def test_learning_rate_must_be_finite_and_above_zero(kind, rate):
         (Adam, "beta1"),
         (Adam, "beta2"),
         (AdamW, "beta1"),
+        (NAdam, "beta1"),
+        (NAdam, "beta2"),
     ],
 )
 @pytest.mark.parametrize("number", [-0.1, 1.0, 1.5, float("nan")], ids=str)
@@ -508,7 +569,7 @@ def test_shares_must_be_from_zero_to_below_one(kind, name, number):
         kind(0.1, **{name: number})
 
 
-@pytest.mark.parametrize("kind", [Adagrad, RMSprop, Adam, AdamW])
+@pytest.mark.parametrize("kind", [Adagrad, RMSprop, Adam, AdamW, NAdam])
 @pytest.mark.parametrize("number", [0.0, -1e-8, float("inf")], ids=str)
 def test_epsilon_must_be_finite_and_above_zero(kind, number):
     with pytest.raises(ValueError, match=r"epsilon must be finite and above 0"):
@@ -517,7 +578,12 @@ def test_epsilon_must_be_finite_and_above_zero(kind, number):
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(Adagrad, "learning_rate_decay"), (Adagrad, "initial_accumulator"), (AdamW, "weight_decay")],
+    [
+        (Adagrad, "learning_rate_decay"),
+        (Adagrad, "initial_accumulator"),
+        (AdamW, "weight_decay"),
+        (NAdam, "momentum_decay"),
+    ],
 )
 @pytest.mark.parametrize("number", [-0.1, float("nan"), float("inf")], ids=str)
 def test_what_is_added_must_be_finite_and_not_negative(kind, name, number):
@@ -530,7 +596,7 @@ def test_what_is_added_must_be_finite_and_not_negative(kind, name, number):
     [
         (kind, field.name, number)
         for number in ("0.1", None, True, [0.1])
-        for kind in (SGD, Adagrad, RMSprop, Adam, AdamW)
+        for kind in (SGD, Adagrad, RMSprop, Adam, AdamW, NAdam)
         for field in dataclasses.fields(kind)
         if field.name not in ("nesterov", "centered", "amsgrad", "decay_biases")
         if field.name != "learning_rate" or number != [0.1]  # that is one for each layer

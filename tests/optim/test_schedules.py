@@ -1,3 +1,4 @@
+import itertools
 import math
 import pickle
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 
 from bp_xp import EpochRecord, History
+from bp_xp.optim.cycles import CosineDecayRestarts, OneCycle
 from bp_xp.optim.schedules import (
     CosineDecay,
     ExponentialDecay,
@@ -24,6 +26,13 @@ SCHEDULES = {
     "exponential-every": ExponentialDecay(0.5, factor=0.3, every=4),
     "cosine": CosineDecay(0.5, steps=10),
     "cosine-final": CosineDecay(0.5, steps=7, final=0.1),
+    "restarts": CosineDecayRestarts(0.5, steps=4),
+    "restarts-longer": CosineDecayRestarts(0.5, steps=3, cycle_factor=2, final=0.1),
+    "one-cycle": OneCycle(0.5, steps=22),
+    "one-cycle-linear": OneCycle(0.5, steps=20, rise=0.37, linear=True),
+    "one-cycle-phases": OneCycle(
+        0.5, steps=20, rise=0.4, first_divisor=5.0, last_divisor=10.0, three_phases=True
+    ),
     "inverse": InverseScaling(0.5),
     "inverse-power": InverseScaling(0.5, power=1.25),
     "warm-up": LinearWarmUp(4, 0.5),
@@ -45,12 +54,33 @@ def falling(t, last, factor):
 # ---------------------------------------------------------------------------------------------
 # By the number of the step
 
+
+def share_of_cycle(t, ends):
+    """Return how much of its cycle has passed at a step."""
+    return next((t - a) / (b - a) for a, b in itertools.pairwise(ends) if t < b)
+
+
+def one_cycle(t, *corners):
+    """Return the rate of a step between corners that half waves join."""
+    for (start, begin), (stop, end) in itertools.pairwise(corners):
+        if t <= stop:
+            return end + (begin - end) * math.cos(math.pi / 2 * (t - start) / (stop - start)) ** 2
+    return corners[-1][1]
+
+
 FORMULAS = {
     "step": lambda t: falling(sum(s % 4 == 0 for s in range(1, t + 1)), 99, 0.3),
     "exponential": lambda t: falling(t, 99, 0.9),
     "exponential-every": lambda t: math.exp(math.log(0.5) + t * math.log(0.3) / 4),
     "cosine": lambda t: 0.5 * math.cos(math.pi * min(t, 10) / 20) ** 2,
     "cosine-final": lambda t: 0.1 + 0.4 * math.cos(math.pi * min(t, 7) / 14) ** 2,
+    "restarts": lambda t: 0.5 * math.cos(math.pi * (t % 4) / 8) ** 2,
+    "restarts-longer": lambda t: (
+        0.1 + 0.4 * math.cos(math.pi / 2 * share_of_cycle(t, (0, 3, 9, 21, 45))) ** 2
+    ),
+    "one-cycle": lambda t: one_cycle(t, (0, 0.02), (5.6, 0.5), (21, 2e-6)),
+    "one-cycle-linear": lambda t: np.interp(t, (0, 6.4, 19), (0.02, 0.5, 2e-6)),
+    "one-cycle-phases": lambda t: one_cycle(t, (0, 0.1), (7, 0.5), (14, 0.1), (19, 0.01)),
     "inverse": lambda t: 0.5 / math.sqrt(t + 1),
     "inverse-power": lambda t: 0.5 * math.exp(-1.25 * math.log(t + 1)),
     "warm-up": lambda t: min(0.1 * (t + 1), 0.5),
@@ -77,10 +107,40 @@ def of_torch(name, optimizer):
             return theirs.StepLR(optimizer, step_size=4, gamma=0.3)
         case "exponential":
             return theirs.ExponentialLR(optimizer, gamma=0.9)
+        case "exponential-every":
+            return theirs.ExponentialLR(optimizer, gamma=0.3 ** (1 / 4))
+        case "inverse-power":
+            return theirs.LambdaLR(optimizer, lambda t: (t + 1) ** -1.25)
         case "cosine":
             return theirs.CosineAnnealingLR(optimizer, T_max=10)
         case "cosine-final":
             return theirs.CosineAnnealingLR(optimizer, T_max=7, eta_min=0.1)
+        case "restarts":
+            return theirs.CosineAnnealingWarmRestarts(optimizer, T_0=4)
+        case "restarts-longer":
+            return theirs.CosineAnnealingWarmRestarts(optimizer, T_0=3, T_mult=2, eta_min=0.1)
+        case "one-cycle":
+            return theirs.OneCycleLR(optimizer, 0.5, total_steps=22, cycle_momentum=False)
+        case "one-cycle-linear":
+            return theirs.OneCycleLR(
+                optimizer,
+                0.5,
+                total_steps=20,
+                pct_start=0.37,
+                anneal_strategy="linear",
+                cycle_momentum=False,
+            )
+        case "one-cycle-phases":
+            return theirs.OneCycleLR(
+                optimizer,
+                0.5,
+                total_steps=20,
+                pct_start=0.4,
+                div_factor=5.0,
+                final_div_factor=10.0,
+                three_phase=True,
+                cycle_momentum=False,
+            )
         case "warm-up":
             return theirs.LinearLR(optimizer, start_factor=0.2, total_iters=4)
         case "warm-up-cosine":
@@ -95,8 +155,16 @@ def of_torch(name, optimizer):
     [
         ("step", 25),
         ("exponential", 25),
+        ("exponential-every", 25),
+        ("inverse-power", 25),
         ("cosine", 11),
         ("cosine-final", 8),
+        ("restarts", 25),
+        ("restarts-longer", 25),
+        # One cycle has an end in PyTorch, where the next step is an error.
+        ("one-cycle", 22),
+        ("one-cycle-linear", 20),
+        ("one-cycle-phases", 20),
         ("warm-up", 25),
         ("warm-up-cosine", 15),
     ],
@@ -109,7 +177,8 @@ def test_rates_are_those_of_pytorch(name, steps):
     for t in range(steps):
         assert optimizer.param_groups[0]["lr"] == pytest.approx(SCHEDULES[name](t), abs=1e-15)
         optimizer.step()
-        schedule.step()
+        if t + 1 < steps:
+            schedule.step()
 
 
 def test_inverse_scaling_is_that_of_scikit_learn():
@@ -123,6 +192,25 @@ def test_inverse_scaling_is_that_of_scikit_learn():
 def test_cosine_ends_on_the_final_rate_exactly():
     assert CosineDecay(0.3, steps=7, final=0.1)(7) == 0.1
     assert CosineDecay(0.3, steps=7)(7) == CosineDecay(0.3, steps=7)(10**9) == 0.0
+
+
+def test_one_cycle_ends_on_its_last_rate_and_stays_there():
+    for linear in (False, True):
+        schedule = OneCycle(0.5, steps=9, first_divisor=5.0, last_divisor=10.0, linear=linear)
+        assert schedule(8) == schedule(10**9) == pytest.approx(0.01, rel=1e-12)
+    assert OneCycle(0.5, steps=1)(0) == 0.5 / 25.0 / 1e4
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_one_cycle_whose_rise_has_no_length_begins_at_the_top(linear):
+    # PyTorch divides by 0 here.
+    assert OneCycle(0.5, steps=20, rise=0.05, linear=linear)(0) == 0.5
+
+
+def test_restarts_are_found_at_any_step_at_once():
+    longer = CosineDecayRestarts(0.5, steps=1, cycle_factor=2)
+    assert longer(2**60 - 1) == longer(0) == 0.5
+    assert CosineDecayRestarts(0.5, steps=10)(10**15) == 0.5
 
 
 def test_warm_up_hands_over_to_a_schedule_that_starts_from_its_first_step():
@@ -151,6 +239,16 @@ def test_warm_up_hands_over_to_a_schedule_that_starts_from_its_first_step():
         (lambda: CosineDecay(math.inf, 10), ValueError, "initial must be finite"),
         (lambda: CosineDecay(0.1, 0), ValueError, "steps must be at least 1"),
         (lambda: CosineDecay(0.1, 10, -0.1), ValueError, "final must be finite and at least 0"),
+        (lambda: CosineDecayRestarts(0.0, 10), ValueError, "initial must be finite and above 0"),
+        (lambda: CosineDecayRestarts(0.1, 0), ValueError, "steps must be at least 1"),
+        (lambda: CosineDecayRestarts(0.1, 5, 1.5), TypeError, "cycle_factor must be an integer"),
+        (lambda: CosineDecayRestarts(0.1, 5, final=-1.0), ValueError, "final must be finite"),
+        (lambda: OneCycle(0.0, 10), ValueError, "largest must be finite and above 0"),
+        (lambda: OneCycle(0.1, 0), ValueError, "steps must be at least 1"),
+        (lambda: OneCycle(0.1, 5, 1.0), ValueError, "rise must be .* at least 0 and below 1"),
+        (lambda: OneCycle(0.1, 5, first_divisor=0.0), ValueError, "first_divisor must be finite"),
+        (lambda: OneCycle(0.1, 5, last_divisor=NAN), ValueError, "last_divisor must be finite"),
+        (lambda: OneCycle(0.1, 5, 0.6, three_phases=True), ValueError, "rise .* at most 0.5"),
         (lambda: InverseScaling(-1.0), ValueError, "initial must be finite and above 0"),
         (lambda: InverseScaling(0.1, -0.5), ValueError, "power must be finite and at least 0"),
         (lambda: LinearWarmUp(0, 0.1), ValueError, "steps must be at least 1"),
@@ -199,13 +297,35 @@ def test_a_plateau_halves_the_rate_and_the_wait_begins_again(values, scales, mon
     assert schedule.scale({monitor: []}) == 1.0
 
 
-def test_plateau_is_that_of_pytorch_which_waits_an_epoch_longer(rng):
+def test_cosine_of_pytorch_rises_again_where_this_one_stays():
+    torch = pytest.importorskip("torch")
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)
+    found = []
+    for _ in range(15):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    assert found[14] == pytest.approx(found[6]) == pytest.approx(SCHEDULES["cosine"](6))
+    assert SCHEDULES["cosine"](14) == 0.0
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_plateau_is_that_of_pytorch_which_waits_an_epoch_longer(rng, patience):
     torch = pytest.importorskip("torch")
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, factor=0.3, patience=2, threshold=0.05, threshold_mode="abs", min_lr=0.01, eps=0
+        optimizer,
+        factor=0.3,
+        patience=patience - 1,
+        threshold=0.05,
+        threshold_mode="abs",
+        min_lr=0.01,
+        eps=0,
     )
-    ours = ReduceOnPlateau(1.0, factor=0.3, patience=3, monitor="cost", least=0.01, min_delta=0.05)
+    ours = ReduceOnPlateau(
+        1.0, factor=0.3, patience=patience, monitor="cost", least=0.01, min_delta=0.05
+    )
     costs = list(rng.random(40))
     for n, cost in enumerate(costs):
         theirs.step(cost)

@@ -8,10 +8,12 @@ from bp_xp import (
     SGD,
     Adam,
     CosineDecay,
+    CosineDecayRestarts,
     ExponentialDecay,
     InverseScaling,
     LinearWarmUp,
     Network,
+    OneCycle,
     ReduceOnPlateau,
     RMSprop,
     StepDecay,
@@ -28,6 +30,9 @@ SCHEDULES = {
     "step": StepDecay(0.5, 0.5, every=3),
     "exponential": ExponentialDecay(0.5, 0.3, every=4),
     "cosine": CosineDecay(0.5, steps=7, final=0.01),
+    "restarts": CosineDecayRestarts(0.5, steps=2, cycle_factor=2, final=0.01),
+    "one-cycle": OneCycle(0.5, steps=14),
+    "one-cycle-linear": OneCycle(0.5, steps=14, rise=0.4, linear=True, three_phases=True),
     "inverse": InverseScaling(0.5, power=0.7),
     "warm-up": LinearWarmUp(4, CosineDecay(0.5, steps=9)),
     "plateau": ReduceOnPlateau(0.5, factor=0.5, patience=1, monitor="accuracy"),
@@ -58,10 +63,10 @@ def test_schedules_give_the_rates_of_their_formulas(make, data, name):
 @pytest.mark.parametrize(
     "options",
     [
-        {"cost": "categorical_cross_entropy"},
+        {"cost": "categorical_cross_entropy:label_smoothing=0.1"},
         {"output_activation": "softmax"},
-        {"cost": "huber", "activation": "relu"},
-        {"cost": "binary_cross_entropy"},
+        {"cost": "huber:delta=0.5", "activation": "relu"},
+        {"cost": "binary_cross_entropy:positive_weight=2,0.5"},
     ],
 )
 def test_all_that_a_step_has_is_in_the_reference(make, data, options):

@@ -14,6 +14,7 @@ from bp_xp import (
     AdamW,
     Callback,
     EarlyStopping,
+    NAdam,
     Network,
     Regularization,
     RMSprop,
@@ -48,6 +49,7 @@ def test_fit_has_few_parameters():
         ("rmsprop", RMSprop()),
         ("adam", Adam()),
         ("adamw", AdamW()),
+        ("nadam", NAdam()),
     ],
 )
 def test_an_optimizer_may_be_named(data, name, optimizer):

@@ -12,6 +12,7 @@ from bp_xp import (
     Checkpoint,
     ExponentialDecay,
     Layer,
+    NAdam,
     Network,
     RMSprop,
     StepDecay,
@@ -29,6 +30,7 @@ OPTIMIZERS = {
     "RMSprop in full": lambda rate: RMSprop(rate, momentum=0.5, centered=True),
     "Adam": Adam,
     "AMSGrad": lambda rate: Adam(rate, amsgrad=True),
+    "NAdam": NAdam,
     "AdamW": lambda rate: AdamW(rate, weight_decay=0.5),
     "AdamW without biases": lambda rate: AdamW(rate, weight_decay=0.5, decay_biases=False),
 }

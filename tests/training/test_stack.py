@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import random_layers
 
-from bp_xp import ACTIVATIONS, COSTS, SGD, Adagrad, Adam, AdamW, Layer, RMSprop, to_numpy
+from bp_xp import ACTIVATIONS, COSTS, SGD, Adagrad, Adam, AdamW, Layer, NAdam, RMSprop, to_numpy
 from bp_xp.backends import place
 from bp_xp.math.model import Model
 from bp_xp.math.regularization import Regularization
@@ -23,6 +23,7 @@ OPTIMIZERS = {
     "RMSprop in full": RMSprop(0.1, momentum=0.5, centered=True),
     "Adam": Adam(0.1),
     "AMSGrad": Adam(0.1, amsgrad=True),
+    "NAdam": NAdam(0.1),
     "AdamW": AdamW(0.1, weight_decay=0.5),
     "AdamW without biases": AdamW(0.1, weight_decay=0.5, decay_biases=False),
 }

@@ -3,7 +3,7 @@ import pytest
 from helpers import parameters
 
 import bp_xp
-from bp_xp import SGD, Adagrad, Adam, AdamW, Network, RMSprop, to_numpy
+from bp_xp import SGD, Adagrad, Adam, AdamW, NAdam, Network, RMSprop, to_numpy
 from bp_xp.engines import plain
 from bp_xp.math import dropout
 from bp_xp.math.regularization import Regularization
@@ -36,6 +36,7 @@ def test_a_step_is_a_function_of_arrays_alone(where, target, data, dtype):
         RMSprop(0.1, momentum=0.9, centered=True),
         Adam(0.1, amsgrad=True),
         AdamW(0.1, decay_biases=False),
+        NAdam(0.1),
     ],
     ids=lambda optimizer: type(optimizer).__name__,
 )
