@@ -972,6 +972,7 @@ BAD = {
     "proba": ("predict numbers --proba", 1, "--proba is for classes"),
     "checkpoint-missing": ("evaluate there-is-none", 1, "there-is-none: No such file"),
     "checkpoint-damaged": ("predict damaged", 1, "damaged"),
+    "output-name": ("train -o net.npz", 1, "networks are written as .safetensors files"),
     "output-folder": ("train -o nowhere/net", 1, "nowhere: there is no such folder"),
     "output-is-a-folder": ("train -o .", 1, "only a regular file can be replaced"),
     "output-is-a-link": ("train -o link", 1, "only a regular file can be replaced"),
