@@ -43,6 +43,4 @@ def _open(name: str, flags: int) -> int:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(Path(name)))
     kind = _KINDS.get(stat.S_IFMT(mode), "something else")
-    raise OSError(
-        errno.EINVAL, f"not a regular file, but {kind}: pass the path of a file", str(Path(name))
-    )
+    raise OSError(errno.EINVAL, f"not a regular file, but {kind}: name a file", str(Path(name)))

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from bp_xp import checks
+from bp_xp._caller import advice
 from bp_xp._typing import Array
 from bp_xp.backends import Placement
 from bp_xp.math.activations import ACTIVATIONS, Activation
@@ -42,8 +43,9 @@ def make_model(sizes: Any, activation: Any, output_activation: Any, cost: Any) -
             raise TypeError(f"activation must be a name or an Activation, not {sigma!r}.")
         if sigma.coupled:
             raise ValueError(
-                f"{sigma.name} ties the neurons of a layer together: it serves as "
-                "output_activation, not as activation of a hidden layer."
+                f"{sigma.name} ties the neurons of a layer together: it serves in the output "
+                f"layer{advice(', as {}', 'output_activation', sigma.name)}, and not in a hidden "
+                "layer."
             )
     cost = checks.check_choice(cost_named(cost), COSTS, "cost")
     if not isinstance(cost, Cost | MatchedCost):
@@ -60,13 +62,13 @@ def make_model(sizes: Any, activation: Any, output_activation: Any, cost: Any) -
     fault = classify_pairing(cost, output, sizes[-1])
     if fault == "unmatched":
         raise ValueError(
-            f"cost {cost.name!r} is computed together with output_activation={cost.output!r}; "
-            f"{output.name!r} needs another cost, such as 'quadratic'."
+            f"cost {cost.name!r} is computed together with the output activation "
+            f"{cost.output!r}; {output.name!r} needs another cost, such as 'quadratic'."
         )
     if fault == "one output":
         raise ValueError(
-            f"{output.name} of one output is always 1: use two outputs, or one with "
-            "cost='binary_cross_entropy'."
+            f"{output.name} of one output is always 1: there must be two outputs"
+            f"{advice(', or one with {}', 'cost', 'binary_cross_entropy')}."
         )
     if fault == "weights":
         raise ValueError(

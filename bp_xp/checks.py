@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from bp_xp._caller import named
+
 __all__ = [
     "check_batch_size",
     "check_choice",
@@ -63,7 +65,7 @@ def one_for_each(value: Any, n: int, name: str, things: str) -> list[Any]:
     values = list(value) if isinstance(value, list | tuple) else [value] * n
     if len(values) != n:
         raise ValueError(
-            f"{name} must be a single value, or one for each of the {n} {things}, not "
+            f"{named(name)} must be a single value, or one for each of the {n} {things}, not "
             f"{len(values)}."
         )
     return values
@@ -79,7 +81,7 @@ def check_number(
 ) -> float:
     """Return a finite real number within a range; TypeError and ValueError say what it must be."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, not {value!r}.")
+        raise TypeError(f"{named(name)} must be a number, not {value!r}.")
     number = float(value)
     if not (math.isfinite(number) and number > above and number >= least and number < below):
         bounds = [
@@ -88,7 +90,7 @@ def check_number(
             f"below {below:g}" if below < math.inf else "",
         ]
         wanted = " and ".join(filter(None, ["finite", *bounds]))
-        raise ValueError(f"{name} must be {wanted}, not {value!r}.")
+        raise ValueError(f"{named(name)} must be {wanted}, not {value!r}.")
     return number
 
 
@@ -99,9 +101,11 @@ def check_integer(value: Any, name: str, *, least: int = 1) -> int:
             raise TypeError
         integer = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer of at least {least}, not {value!r}.") from None
+        raise TypeError(
+            f"{named(name)} must be an integer of at least {least}, not {value!r}."
+        ) from None
     if integer < least:
-        raise ValueError(f"{name} must be at least {least}, not {value!r}.")
+        raise ValueError(f"{named(name)} must be at least {least}, not {value!r}.")
     return integer
 
 
@@ -120,7 +124,8 @@ def check_sizes(sizes: Any) -> tuple[int, ...]:
         )
     if len(sizes) < 2:
         raise ValueError(
-            f"sizes must hold the inputs and the outputs at least, as in [784, 10], not {sizes!r}."
+            f"{named('sizes')} must hold the inputs and the outputs at least, as in "
+            f"{named('sizes', [784, 10])}, not {list(sizes)}."
         )
     return tuple(check_integer(size, f"sizes[{i}]") for i, size in enumerate(sizes))
 
@@ -131,7 +136,10 @@ def check_batch_size(batch_size: Any, n: int) -> int:
         return min(32, n)
     size = check_integer(batch_size, "batch_size")
     if size > n:
-        warn(f"batch_size={size} is more than the {n} samples: each epoch is one batch of {n}.")
+        warn(
+            f"{named('batch_size', size)} is more than the {n} samples: each epoch is one batch of "
+            f"{n}."
+        )
     return min(size, n)
 
 

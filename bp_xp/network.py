@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from bp_xp import checks, inspection
+from bp_xp._caller import advice, own_arguments
 from bp_xp._trees import map_leaves
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.architecture import (
@@ -31,12 +32,10 @@ from bp_xp.parameters import Parameters
 from bp_xp.sources import MemorySource, Samples, intake
 from bp_xp.sources.samples import make_samples
 from bp_xp.storage import network_file
-from bp_xp.storage.network_file import NetworkFile
 from bp_xp.training import evaluation, fitting
 from bp_xp.training.arguments import MetricLike, as_metrics
 from bp_xp.training.callbacks import CallbackLike, EarlyStopping
 from bp_xp.training.checkpoint import Checkpoint
-from bp_xp.training.fitting import check_metrics
 from bp_xp.training.history import EpochRecord, History
 
 __all__ = ["Network", "RegularizationTerms"]
@@ -201,7 +200,7 @@ class Network(Parameters):
             OutOfMemoryError: the device has too little memory for so many samples at once.
         """
         size = checks.check_integer(batch_size, "batch_size")
-        with self._placement.active("Take a smaller batch_size."):
+        with self._placement.active(advice("Take a smaller {}.", "batch_size")):
             x = intake.check_samples(
                 x, "x", placement=self._placement, dtype=self._dtype, columns=self.sizes[0]
             )
@@ -287,7 +286,7 @@ class Network(Parameters):
         measured = as_metrics(metrics)
         with self._placement.active():
             samples = self._samples(x, y, sample_weight)
-            check_metrics(measured, samples)
+            fitting.check_metrics(measured, samples)
             source = MemorySource(samples, self._placement)
             where = {"placement": self._placement}
             cost, accuracy = evaluation.evaluate(self.model, self._layers, source, **where)
@@ -545,9 +544,10 @@ class Network(Parameters):
             ValueError: the name promises another format.
             OSError: it could not be written; an older file is left as it was.
         """
-        return network_file.write(path, NetworkFile(self.describe()))
+        return network_file.write(path, network_file.NetworkFile(self.describe()))
 
     @classmethod
+    @own_arguments
     def load(
         cls,
         path: str | os.PathLike[str],

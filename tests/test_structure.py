@@ -32,30 +32,37 @@ EVERY_MODULE = pytest.mark.parametrize("module", MODULES, ids=lambda name: name 
 
 # A room is a folder, or a module beside the folders; inside a room all may import each other.
 LIBRARY_ROOMS = {module for module in PACKAGES if module.startswith("backends.")}
-BASIS = {"_typing", "_trees", "_optional", "_files", "errors", "checks"}
+BASIS = {"_caller", "_typing", "_trees", "_optional", "_files", "errors", "checks"}
 BACKENDS = {"backends", "backends.library", *LIBRARY_ROOMS}
 
 MAY_IMPORT = {
+    "_caller": set(),
     "_typing": set(),
     "_trees": set(),
     "_files": set(),
     "errors": set(),
-    "checks": {"errors"},
+    "checks": {"_caller", "errors"},
     "_optional": {"errors"},
-    "datasets": {"_typing", "_files", "errors"},
-    "storage": {"_typing", "_files", "errors"},
+    "datasets": {"_caller", "_typing", "_files", "errors"},
+    "storage": {"_caller", "_typing", "_files", "errors"},
     "math": {"_typing", "_trees", "checks"},
     "engines": {"_typing", "_trees"},
     # What bp_xp asks of a library, the room of each, which knows no other, and what finds them.
     "backends.library": {"_typing", "engines"},
     **{
-        room: {"_typing", "_trees", "_optional", "errors", "engines", "backends.library"}
+        room: {
+            *("_caller", "_typing", "_trees", "_optional", "errors"),
+            *("engines", "backends.library"),
+        }
         for room in LIBRARY_ROOMS
     },
-    "backends": {"_typing", "errors", "engines", "backends.library", *LIBRARY_ROOMS},
-    "optim": {"_typing", "_trees", "checks", "math", "backends"},
-    "sources": {"_typing", "checks", "math", "backends"},
-    "architecture": {"_typing", "checks", "math", "backends"},
+    "backends": {
+        *("_caller", "_typing", "errors", "engines", "backends.library"),
+        *LIBRARY_ROOMS,
+    },
+    "optim": {"_caller", "_typing", "_trees", "checks", "math", "backends"},
+    "sources": {"_caller", "_typing", "checks", "math", "backends"},
+    "architecture": {"_caller", "_typing", "checks", "math", "backends"},
     "training": {
         *(BASIS - {"_optional"}),
         *("math", "engines", "backends", "optim", "sources", "architecture", "storage"),
@@ -70,8 +77,8 @@ MAY_IMPORT = {
         *("sources", "training", "storage", "datasets"),
     },
     "network": {
-        *("_typing", "_trees", "checks", "math", "backends", "optim", "sources", "architecture"),
-        *("storage", "training", "parameters", "inspection"),
+        *("_caller", "_typing", "_trees", "checks", "math", "backends", "optim", "sources"),
+        *("architecture", "storage", "training", "parameters", "inspection"),
     },
     "testing": {*BASIS, "math", "backends", "training", "inspection", "network"},
     "plotting": {*BASIS, "math", "backends", "training", "inspection", "network"},

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bp_xp._caller import named, own_arguments
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends.library import Library
 from bp_xp.backends.registry import LIBRARIES, find_library
@@ -184,7 +185,8 @@ def _place_by_device(word: str) -> Placement:
         except ImportError as error:
             raise DeviceError(
                 f"device {word!r} needs CuPy: {error} An older driver needs cuda12 instead. "
-                "Another library's GPU is chosen by name, as in backend='torch', device='cuda'."
+                "Another library's GPU is chosen by name, as in "
+                f"{named('backend', 'torch')}, {named('device', 'cuda')}."
             ) from error
         except DeviceError as error:
             raise DeviceError(f"device {word!r} can't be used: {error}") from error
@@ -267,6 +269,7 @@ class DeviceTable(tuple[LibraryReport, ...]):
     __repr__ = __str__
 
 
+@own_arguments
 def devices() -> DeviceTable:
     """List each array library with its devices, or with the reason why it can't be used.
 

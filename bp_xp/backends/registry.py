@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bp_xp._caller import in_python
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends.array_api_strict.library import ArrayAPIStrict
 from bp_xp.backends.cupy.library import CuPy
@@ -132,8 +133,8 @@ def find_library(backend: str | Namespace) -> Library:
     if isinstance(backend, str):
         if backend not in LIBRARIES:
             raise ValueError(
-                f"unknown backend {backend!r}: choose one of {', '.join(map(repr, LIBRARIES))}, "
-                "or pass a module that follows the array API standard."
+                f"unknown backend {backend!r}: choose one of {', '.join(map(repr, LIBRARIES))}"
+                f"{in_python(', or pass a module that follows the array API standard')}."
             )
         return LIBRARIES[backend]
     if not isinstance(backend, ModuleType) or not hasattr(backend, "asarray"):

@@ -49,6 +49,9 @@ def check_files(given: SimpleNamespace, path: Path) -> Path:
     if given.plot is not None:
         check_picture(given.plot, *inputs, name="--plot")
         _check_apart("--plot", given.plot, results)
+    for file in (path, given.checkpoint):
+        if file is not None:
+            network_file.check_suffix(file)
     return settings_path
 
 

@@ -12,7 +12,7 @@ from bp_xp import ACTIVATIONS, COSTS, METRICS
 from bp_xp.backends import LIBRARIES
 from bp_xp.cli import config
 from bp_xp.cli._data import LOADERS
-from bp_xp.cli._program import logger
+from bp_xp.cli._program import Command, logger
 
 __all__ = [
     "CLASS_WEIGHT",
@@ -85,7 +85,7 @@ class _Setting(click.Option):
         return kind.or_list("them") if self.multiple else kind
 
 
-class Sections(click.Command):
+class Sections(Command):
     """A command whose help has its options in sections."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 import click
 
 from bp_xp import __version__
+from bp_xp._caller import NO_VALUE, Words, speaking
 
-__all__ = ["Termination", "logger", "main", "stop"]
+__all__ = ["Command", "Termination", "logger", "main", "stop"]
 
 logger = logging.getLogger("bp_xp")
 
@@ -33,8 +34,51 @@ _ERRORS = (
 )
 
 
+# What a command calls differently than the function does that takes it.
+_FLAGS = {
+    "validation_data": "validation_fraction",
+    "patience": "early_stopping",
+    "every": "checkpoint_every",
+    "metrics": "metric",
+}
+
+
+class Command(click.Command):
+    """A command whose messages speak of its flags, and of the file that it was given."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with speaking(_words(ctx), to_program=False):
+            return super().invoke(ctx)
+
+
+def _words(ctx: click.Context) -> Words:
+    """Return what arguments are called in a command."""
+    options = {one.name: one for one in ctx.command.params if isinstance(one, click.Option)}
+    data = ctx.params.get("data")
+    samples = {"x": f"{data}", "y": f"the target of {data}"}
+
+    def words(argument: str, value: Any) -> str | None:
+        part, _, letter = argument.rpartition(" ")  # "x", or "validation x"
+        if letter in samples and data is not None:
+            return f"{samples[letter]}{part and f', {part} part,'}"
+        # A part of one has its flag: sizes[1], optimizer.learning_rate.
+        name, bracket, index = argument.rpartition(".")[2].partition("[")
+        option = options.get(name) or options.get(_FLAGS.get(name, name))
+        if option is None:
+            return None
+        flag = max(option.opts, key=len)
+        if value is NO_VALUE or option.is_flag:
+            return flag + bracket + index
+        return f"{flag} {','.join(map(str, value)) if isinstance(value, list | tuple) else value}"
+
+    return words
+
+
 class _Program(click.Group):
     """A group of commands whose errors are one line each."""
+
+    command_class = Command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for."""

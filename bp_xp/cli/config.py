@@ -11,12 +11,14 @@ import functools
 import json
 import math
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bp_xp import checks
+from bp_xp._caller import advice, named, speaking
 from bp_xp._files import read_regular
 from bp_xp.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
 from bp_xp.optim.cycles import CosineDecayRestarts, OneCycle
@@ -94,16 +96,18 @@ def parse_optimizer(text: str, **apart: float | bool | None) -> "functools.parti
         if key not in fields:
             others = [other for other, one in OPTIMIZERS.items() if key in _field_names(one)]
             raise ValueError(
-                f"{key} is no setting of {name}, but of {' and '.join(others)}: leave it out, or "
-                "choose another optimizer."
+                f"{named(key)} is no setting of {name}, but of {' and '.join(others)}: leave it "
+                "out, or choose another optimizer."
             )
         options[key] = value
     known = [key for key in fields if key not in _APART]
     for part in parts:
         key, _, value = part.partition("=")
         if key in _APART:
-            flag = f"--{key.replace('_', '-')}"
-            raise ValueError(f"optimizer {text!r}: {key} is a setting by itself, {flag}.")
+            raise ValueError(
+                f"optimizer {text!r}: {key.replace('_', ' ')} is no setting after a colon"
+                f"{advice(', but one by itself, {}', key)}."
+            )
         if key not in known:
             which = f"NAME=VALUE, with one of {', '.join(known)}" if known else "nothing"
             raise ValueError(
@@ -184,6 +188,11 @@ class _Form(NamedTuple):
     least: int
     text: str
 
+    @property
+    def words(self) -> dict[str, str]:
+        """What the text calls each argument: ``{"factor": "FACTOR", "every": "STEPS"}``."""
+        return dict(zip(self.numbers, re.findall("[A-Z]+", self.text), strict=True))
+
 
 _FORMS = {
     "constant": _Form(float, (), 0, "constant"),
@@ -236,7 +245,8 @@ def make_schedule(
         checks.check_integer(warm_up, "warm_up", least=0)
     try:
         given: dict[str, Any] = {
-            key: _number(key, number) for key, number in zip(form.numbers, numbers, strict=False)
+            key: _number(form, key, number)
+            for key, number in zip(form.numbers, numbers, strict=False)
         }
         if form.kind in (CosineDecay, OneCycle) and not numbers:
             given["steps"] = steps - (warm_up or 0)
@@ -246,19 +256,21 @@ def make_schedule(
                 )
         if form.kind is ReduceOnPlateau:
             given["monitor"] = monitor
-        schedule = form.kind(rate, **given)
+        # Its numbers have the names here that the text has for them.
+        with speaking(lambda argument, _: form.words.get(argument), to_program=False):
+            schedule = form.kind(rate, **given)
     except ValueError as error:
         raise ValueError(f"schedule {text!r}, for {form.text}: {error}") from None
     return LinearWarmUp(warm_up, schedule) if warm_up else schedule
 
 
-def _number(key: str, text: str) -> int | float:
+def _number(form: _Form, key: str, text: str) -> int | float:
     whole = key in _COUNTS
     try:
         return int(text) if whole else float(text)
     except ValueError:
         what = "a whole number" if whole else "a number"
-        raise ValueError(f"{key} must be {what}, not {text!r}.") from None
+        raise ValueError(f"{form.words[key]} must be {what}, not {text!r}.") from None
 
 
 # ---------------------------------------------------------------------------------------------

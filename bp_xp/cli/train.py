@@ -379,7 +379,8 @@ def _check_together(ctx: click.Context, given: SimpleNamespace) -> None:
         for name in ("momentum", "nesterov", "weight_decay"):
             if came_from(name) is ParameterSource.DEFAULT_MAP:
                 setattr(given, name, None)
-                logger.info("%s of %s is left out: --optimizer is given", name, given.config)
+                key = name.replace("_", "-")
+                logger.info("%s of %s is left out: --optimizer is given", key, given.config)
     given.watches = given.early_stopping is not None or given.schedule.startswith("plateau")
     if came_from("monitor") is ParameterSource.COMMANDLINE and not given.watches:
         raise click.UsageError(

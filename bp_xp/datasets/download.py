@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
+from bp_xp._caller import named
 from bp_xp._files import open_regular
 from bp_xp.errors import DataFormatError, DownloadError
 
@@ -67,12 +68,12 @@ def fetch(archive: Archive, folder: Path, *, mirrors: Sequence[str], download: b
         if not download:
             raise FileNotFoundError(
                 f"There is no {path}. Put the file there, or allow it to be downloaded with "
-                "download=True."
+                f"{named('download', True)}."
             )
     else:
         problem = f"{path} is damaged: {_difference(path, found, archive)}"
         if not download:
-            raise DataFormatError(f"{problem}. Get it again with download=True.")
+            raise DataFormatError(f"{problem}. Get it again with {named('download', True)}.")
         warnings.warn(f"{problem}. It is downloaded again.", stacklevel=2)
     _download(archive, path, mirrors)
     return path

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bp_xp._caller import advice, named, own_arguments
 from bp_xp.datasets.dataset import Dataset, scaled_rows
 from bp_xp.datasets.npy import load_npy, load_npz
 from bp_xp.datasets.table import Missing, check_missing, load_csv
@@ -22,6 +23,7 @@ _Parts = dict[str, _Pair]
 _LABELS_BELOW = 2**53
 
 
+@own_arguments
 def load_file(
     path: str | os.PathLike[str],
     *,
@@ -120,16 +122,16 @@ def _split_columns(
     n_columns = table.shape[1]
     if isinstance(target, str):
         if columns is None or columns.count(target) != 1:
-            named = "no names" if columns is None else f"the names {', '.join(columns)}"
+            names = "no names" if columns is None else f"the names {', '.join(columns)}"
             raise ValueError(
-                f"target is {target!r}, but the columns of {path} have {named[:400]}: pass a name "
-                "that is there once, or a number."
+                f"{named('target')} is {target!r}, but the columns of {path} have {names[:400]}: "
+                "choose a name that is there once, or a number."
             )
         target = columns.index(target)
     if not -n_columns <= target < n_columns:
         raise ValueError(
-            f"target is {target}, but {path} has {n_columns} columns: pass a number from "
-            f"{-n_columns} to {n_columns - 1}."
+            f"{named('target')} is {target}, but {path} has {n_columns} columns: choose a number "
+            f"from {-n_columns} to {n_columns - 1}."
         )
     return np.delete(table, target, axis=1), table[:, target]
 
@@ -196,11 +198,14 @@ def _labels(y: np.ndarray) -> np.ndarray:
 
 def _targets(y: np.ndarray, where: str) -> np.ndarray:
     """Targets as rows of float32, shape (N, K)."""
-    return _as_float32(y.reshape(len(y), -1), "refuse", where)
+    return _as_float32(y.reshape(len(y), -1), None, where)
 
 
-def _as_float32(rows: np.ndarray, missing: Missing, where: str) -> np.ndarray:
-    """A copy in float32, of numbers that are finite there unless missing ones are allowed."""
+def _as_float32(rows: np.ndarray, missing: Missing | None, where: str) -> np.ndarray:
+    """A copy in float32, of numbers that are finite there unless missing ones are allowed.
+
+    In targets, for which ``missing`` is None, none can be missing.
+    """
     # What overflows is refused below; "invalid" is what a signalling NaN sets off.
     with np.errstate(over="ignore", invalid="ignore"):
         narrow = rows.astype(np.float32)
@@ -210,10 +215,10 @@ def _as_float32(rows: np.ndarray, missing: Missing, where: str) -> np.ndarray:
         bad &= np.isfinite(rows)
     if bad.any():
         row, column = np.argwhere(bad)[0]
+        more = advice("; {} lets NaN and infinity be", "missing", "allow") if missing else ""
         raise DataFormatError(
             f"{where}, row {row + 1}, column {column + 1}: {rows[row, column]} is not a finite "
-            "number in float32. Replace or rescale it; missing='allow' lets NaN and infinity pass "
-            "in the inputs."
+            f"number in float32. Replace or rescale it{more}."
         )
     return narrow
 
@@ -222,9 +227,10 @@ def _split(x: np.ndarray, y: np.ndarray, test_fraction: float, seed: int, path: 
     """Draw the rows to test on."""
     n_test = round(len(x) * test_fraction)
     if not 0 < n_test < len(x):
+        another = advice(", so pass another {}", "test_fraction")
         raise ValueError(
-            f"test_fraction is {test_fraction}, which leaves {n_test} of the {len(x)} rows of "
-            f"{path} to test on: pass a fraction that leaves rows to train and to test on."
+            f"of the {len(x)} rows of {path}, a share of {test_fraction} to test on is {n_test}: "
+            f"there must be rows to train and to test on{another}."
         )
     order = np.random.default_rng(seed).permutation(len(x))
     test, train = order[:n_test], order[n_test:]

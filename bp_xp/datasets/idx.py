@@ -74,8 +74,8 @@ def _read_stream(stream: BufferedIOBase, path: Path, limit: int) -> np.ndarray:
             raise DataFormatError(f"{path} holds no data: its header states the shape {shape}.")
         if n_body > limit:
             raise DataFormatError(
-                f"{path} would expand to {n_body:,} bytes, above the limit of {limit:,}. If the "
-                "file is what you expect, raise max_bytes."
+                f"{path} would expand to {n_body:,} bytes, above the limit of {limit:,}. Get the "
+                "file again."
             )
         array, n_read = read_array(stream, shape, dtype)
         if n_read < n_body:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bp_xp._caller import own_arguments
 from bp_xp.datasets.dataset import Dataset, scaled_rows
 from bp_xp.datasets.download import Archive, fetch
 from bp_xp.datasets.idx import read_idx
@@ -41,6 +42,7 @@ _MIRRORS = (
 )
 
 
+@own_arguments
 def load_mnist(
     folder: str | os.PathLike[str] | None = None,
     *,
@@ -101,11 +103,12 @@ def _paths(
         cache = Path(os_cache("bp_xp")) / "mnist"
         return [fetch(one, cache, mirrors=mirrors, download=download) for one in _ARCHIVES]
     paths = [Path(own) / one.name for one in _ARCHIVES]
+    remedy = "unset BP_XP_DATA_DIR" if folder is None else "pass no folder, with no BP_XP_DATA_DIR,"
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(
-                f"There is no {path}. Put the four archives of MNIST in that folder, or give no "
-                "folder and unset BP_XP_DATA_DIR to have them downloaded."
+                f"There is no {path}. Put the four archives of MNIST in that folder, or {remedy} "
+                "to have them downloaded."
             )
     return paths
 

@@ -19,6 +19,7 @@ from typing import IO, Literal, NamedTuple
 
 import numpy as np
 
+from bp_xp._caller import advice, own_arguments
 from bp_xp._files import open_regular
 from bp_xp.datasets.bounded import expansion_limit, read_array
 from bp_xp.errors import DataFormatError
@@ -50,6 +51,7 @@ def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
         return _read_npy(file, os.fstat(file.fileno()).st_size, str(path))
 
 
+@own_arguments
 def load_npz(
     path: str | os.PathLike[str], *, max_bytes: int | None = None
 ) -> dict[str, np.ndarray]:
@@ -134,8 +136,8 @@ def _check_members(members: list[zipfile.ZipInfo], limit: int, path: str | os.Pa
         if n_bytes > limit:
             raise DataFormatError(
                 f"{where} expands to {info.file_size:,} bytes, which makes {n_bytes:,} for the "
-                f"archive so far, above the limit of {limit:,}. If the file is what you expect, "
-                "raise max_bytes."
+                f"archive so far, above the limit of {limit:,}."
+                + advice(" If the file is what you expect, raise {}.", "max_bytes")
             )
 
 

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, Self, TextIO
 
 import numpy as np
 
+from bp_xp._caller import advice, own_arguments
 from bp_xp._files import open_regular
 from bp_xp.errors import DataFormatError
 
@@ -32,6 +33,7 @@ class Table(NamedTuple):
     columns: tuple[str, ...] | None
 
 
+@own_arguments
 def load_csv(
     path: str | os.PathLike[str],
     *,
@@ -153,9 +155,10 @@ def _read_rows(
             column = next(i for i, field in enumerate(row) if _as_numbers([field]) is None)
             problem = f"{row[column][:40]!r} is not a number. Write numbers only"
             if not row[column].strip():
-                problem = "the field is empty. Fill it, or pass missing='allow'"
+                problem = f"the field is empty. Fill it{advice(', or pass {}', 'missing', 'allow')}"
             elif not line_numbers and columns is None:
-                problem += ", or pass header=True if this line holds names"
+                problem += ", below a first line of names alone"
+                problem += advice(", or pass {} if this line holds names", "header", True)
             raise DataFormatError(f"{place(lines.number, column)}: {problem}.")
         numbers.fromlist(values)
         line_numbers.append(lines.number)
@@ -170,7 +173,7 @@ def _read_rows(
         row, column = np.argwhere(~finite)[0]
         raise DataFormatError(
             f"{place(line_numbers[row], column)}: {table[row, column]} is not a finite number. "
-            "Replace it, or pass missing='allow'."
+            f"Replace it{advice(', or pass {}', 'missing', 'allow')}."
         )
     return Table(table, columns)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bp_xp import checks
+from bp_xp._caller import named
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.backends import Placement
 from bp_xp.optim.optimizer import (
@@ -74,7 +75,10 @@ class SGD:
         check_learning_rates(self.learning_rate)
         checks.check_number(self.momentum, "momentum", least=0.0, below=1.0)
         if self.nesterov and not self.momentum:
-            raise ValueError("nesterov=True needs a momentum above 0, such as momentum=0.9.")
+            raise ValueError(
+                f"{named('nesterov', True)} needs a momentum above 0, such as "
+                f"{named('momentum', 0.9)}."
+            )
 
     def init(self, layers: Sequence[Layer], *, placement: Placement, dtype: str) -> SGDState:
         """Start with the velocity at rest."""

@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from bp_xp import checks
+from bp_xp._caller import named
 from bp_xp.optim.improvement import improvements, improves_upwards
 
 __all__ = [
@@ -351,8 +352,8 @@ class ReduceOnPlateau:
         if any(value is None for value in values):
             raise ValueError(
                 f"ReduceOnPlateau monitors {self.monitor}, which this run does not record: "
-                "give it validation data (and classes, for an accuracy), or choose another "
-                "value, such as monitor='cost'."
+                "give it validation data (and classes, for an accuracy), or let it monitor another "
+                "value, such as 'cost'."
             )
         upwards = self.higher_is_better
         if upwards is None:
@@ -378,8 +379,8 @@ def check_learning_rate(learning_rate: Any, name: str = "learning_rate") -> None
     """
     if isinstance(learning_rate, type):
         raise TypeError(
-            f"{name} must be a number or a schedule such as CosineDecay(0.1, steps=1000), not the "
-            f"class {learning_rate.__name__} itself."
+            f"{named(name)} must be a number or a schedule such as CosineDecay(0.1, steps=1000), "
+            f"not the class {learning_rate.__name__} itself."
         )
     if not callable(learning_rate):
         checks.check_number(learning_rate, name, above=0.0)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bp_xp._caller import named
 from bp_xp._optional import require
 
 if TYPE_CHECKING:
@@ -185,15 +186,18 @@ def names_of_classes(class_names: Any, n: int) -> list[str]:
     if isinstance(class_names, Mapping):  # by label
         unnamed = [label for label in range(n) if label not in class_names]
         if unnamed:
-            raise ValueError(f"class_names has no name for class {unnamed[0]} of {n}.")
+            raise ValueError(f"{named('class_names')} has no name for class {unnamed[0]} of {n}.")
         class_names = [class_names[label] for label in range(n)]
     if isinstance(class_names, str) or not isinstance(class_names, Iterable):
         raise TypeError(
-            f"class_names must be a list with a name for each class, not {class_names!r}."
+            f"{named('class_names')} must be a list with a name for each class, not "
+            f"{class_names!r}."
         )
     names = [shortened(str(name)) for name in class_names]
     if len(names) != n:
-        raise ValueError(f"class_names has {len(names)} names, but there are {n} classes.")
+        raise ValueError(
+            f"{named('class_names')} has {len(names)} names, but there are {n} classes."
+        )
     return names
 
 

@@ -180,7 +180,7 @@ def decision_regions(
     """
     if check_network(network).sizes[0] != 2:
         raise ValueError(
-            f"decision_regions draws a plane, for networks of two inputs: this one has "
+            "the regions of a plane are those of networks of two inputs: this one has "
             f"{network.sizes[0]}."
         )
     if network.classifies:
@@ -193,7 +193,7 @@ def decision_regions(
     else:
         if network.sizes[-1] != 1:
             raise ValueError(
-                f"decision_regions draws classes or one number: this network has "
+                "the regions are those of classes, or of one number: this network has "
                 f"{network.sizes[-1]} outputs that are no classes."
             )
         network.evaluate(x, y)  # says what is wrong with x and y

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bp_xp import checks
+from bp_xp._caller import named
 from bp_xp.backends import to_numpy
 from bp_xp.network import Network
 from bp_xp.plotting import _style
@@ -73,7 +74,8 @@ def network_graph(
     units = checks.check_integer(units, "units", least=2)
     if units > _MOST_UNITS:
         raise ValueError(
-            f"units must be at most {_MOST_UNITS}, not {units}: the numbers of more can't be read."
+            f"{named('units')} must be at most {_MOST_UNITS}, not {units}: the numbers of more "
+            "can't be read."
         )
     trace = network.trace(*_one_sample(network, x, y))
     columns = [_column(to_numpy(trace.x)[0], None, units)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bp_xp import checks
+from bp_xp._caller import named
 from bp_xp.backends import to_numpy
 from bp_xp.network import Network
 from bp_xp.plotting import _style
@@ -130,12 +131,12 @@ def _image_shape(shape: Any, n_inputs: int) -> tuple[int, int]:
         side = math.isqrt(n_inputs)
         if side * side != n_inputs or side < 2:
             raise ValueError(
-                f"{n_inputs} inputs make no square image: give its shape, height and width, as in "
-                f"1, {n_inputs}."
+                f"{n_inputs} inputs make no square image: give its height and width, as in "
+                f"{named('shape', (1, n_inputs))}."
             )
         return side, side
     if not isinstance(shape, tuple | list) or len(shape) != 2:
-        raise TypeError(f"shape must be two numbers, height and width, not {shape!r}.")
+        raise TypeError(f"{named('shape')} must be two numbers, height and width, not {shape!r}.")
     height, width = (checks.check_integer(n, f"shape[{i}]") for i, n in enumerate(shape))
     if height * width != n_inputs:
         raise ValueError(

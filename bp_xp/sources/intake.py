@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bp_xp._caller import advice, in_python, named
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends import Placement, library_of, to_numpy
 from bp_xp.backends.registry import as_host_array, check_form
@@ -44,6 +45,7 @@ def check_samples(
         TypeError: an array of another library, a masked array, a matrix, or no numbers.
         ValueError: the wrong device, shape, or values that are complex, NaN or infinite.
     """
+    name = named(name)
     values = _check_kind(x, name, placement)
     _check_matrix(values, name, columns)
     return _place_finite(values, name, placement, dtype)
@@ -54,6 +56,7 @@ def check_targets(y: Any, name: str, *, placement: Placement, dtype: str, rows: 
 
     The checks are those of :func:`check_samples`; shape (rows,) or (rows, K).
     """
+    name = named(name)
     values = _check_kind(y, name, placement)
     if values.ndim not in (1, 2) or 0 in values.shape[1:]:
         raise ValueError(
@@ -102,8 +105,8 @@ def check_class_weight(class_weight: Any, counts: np.ndarray) -> np.ndarray:
     if isinstance(class_weight, str):
         if class_weight != "balanced":
             raise ValueError(
-                f"class_weight must be a dictionary {{label: weight}} or 'balanced', not "
-                f"{class_weight!r}."
+                f"{named('class_weight')} must be a dictionary {{label: weight}} or 'balanced', "
+                f"not {class_weight!r}."
             )
         return counts.sum() / (n_classes * np.maximum(counts, 1.0))
     if not isinstance(class_weight, Mapping):
@@ -118,11 +121,12 @@ def check_class_weight(class_weight: Any, counts: np.ndarray) -> np.ndarray:
         # an index itself.
         if (label := classes.get(key)) is None:
             raise ValueError(
-                f"class_weight has the label {key!r}, but the classes are 0 to {n_classes - 1}."
+                f"{named('class_weight')} has the label {key!r}, but the classes are 0 to "
+                f"{n_classes - 1}."
             )
         weights[label] = check_number(weight, f"class_weight[{key}]", least=0.0)
     if not (weights * counts).any():
-        raise ValueError("class_weight is zero for every class that the samples have.")
+        raise ValueError(f"{named('class_weight')} is zero for every class that the samples have.")
     return weights
 
 
@@ -193,26 +197,31 @@ def _check_matrix(values: Any, name: str, columns: int | None) -> None:
     if values.ndim == 1:
         raise ValueError(
             f"{name} must have two dimensions, (n_samples, n_features), not shape {shape}. "
-            f"Reshape your data: {name}.reshape(1, -1) for one sample, {name}.reshape(-1, 1) for "
-            "one feature."
+            "Reshape your data"
+            + in_python(
+                f": {name}.reshape(1, -1) for one sample, {name}.reshape(-1, 1) for one feature"
+            )
+            + "."
         )
     if values.ndim != 2:
         raise ValueError(
             f"{name} must have two dimensions, (n_samples, n_features), not shape {shape}: "
-            f"flatten images with {name}.reshape(len({name}), -1)."
+            f"flatten images{in_python(f' with {name}.reshape(len({name}), -1)')}."
         )
     if shape[1] == 0:
         raise ValueError(
-            f"{name} has 0 feature(s) (shape={shape}) while a minimum of 1 is required."
+            f"{name} has 0 feature(s){in_python(f' (shape={shape})')} while a minimum of 1 is "
+            "required."
         )
     if shape[0] == 0:
         raise ValueError(
-            f"{name} has 0 sample(s) (shape={shape}) while a minimum of 1 is required."
+            f"{name} has 0 sample(s){in_python(f' (shape={shape})')} while a minimum of 1 is "
+            "required."
         )
     if columns is not None and shape[1] != columns:
         raise ValueError(
             f"{name} has {shape[1]} features, but the network is expecting {columns} features as "
-            f"input: pass {name} of shape (n_samples, {columns})."
+            f"input{in_python(f': pass {name} of shape (n_samples, {columns})')}."
         )
 
 
@@ -264,6 +273,7 @@ def one_hot(labels: Any, name: str, *, classes: int, placement: Placement, dtype
     Raises:
         ValueError: a label is not whole, or not one of the classes.
     """
+    name = named(name)
     host = to_numpy(labels)
     outputs = classes
     classes = max(classes, 2)
@@ -271,8 +281,8 @@ def one_hot(labels: Any, name: str, *, classes: int, placement: Placement, dtype
         row = int(np.flatnonzero(~(host == np.floor(host)))[0])
         raise ValueError(
             f"Unknown label type: {name}[{row}] is {host[row]!s}, and labels are whole numbers "
-            f"from 0 to {classes - 1}. Numbers to be fitted need a network with "
-            "output_activation='identity'."
+            f"from 0 to {classes - 1}."
+            + in_python(" Numbers to be fitted need a network with output_activation='identity'.")
         )
     wrong = np.flatnonzero((host < 0) | (host >= classes))
     if wrong.size:
@@ -303,17 +313,22 @@ def check_target_range(
     Raises:
         ValueError: the cost takes probabilities, and these are none.
     """
+    name = named(name)
     low, high = _extremes(y, xp)
     if bounded and not (low >= 0.0 and high <= 1.0):
+        other = advice(", or make the network with {}, for numbers of any size", "cost", "huber")
         raise ValueError(
             f"a cross-entropy takes targets from 0 to 1, but {name} goes from {low:g} to {high:g}: "
-            "scale it, or make the network with cost='huber', for numbers of any size."
+            f"scale it{other}."
         )
     off = float(xp.max(xp.abs(xp.sum(y, axis=-1) - 1.0)))
     if exclusive and off > 1e-3:
+        other = advice(
+            ": classes that do not exclude each other need {}", "cost", "binary_cross_entropy"
+        )
         raise ValueError(
             f"the cost takes targets that add to 1 in each row, but a row of {name} is off by "
-            f"{off:g}: use 'binary_cross_entropy' for classes that do not exclude each other."
+            f"{off:g}{other}."
         )
     whole = bool(xp.all((y == 0.0) | (y == 1.0)))
     return whole and (y.shape[1] == 1 or off == 0.0)
@@ -324,8 +339,10 @@ def warn_of_unreachable(y: Array, name: str, output: str, *, xp: Namespace) -> N
     low, high = _extremes(y, xp)
     if low < 0.0 or high > 1.0:
         warn(
-            f"{name} goes from {low:g} to {high:g}, which {output} outputs, from 0 to 1, can't "
-            "reach: to fit numbers, make the network with output_activation='identity'."
+            f"{named(name)} goes from {low:g} to {high:g}, which {output} outputs, from 0 to 1, "
+            "can't reach"
+            + in_python(": to fit numbers, make the network with output_activation='identity'")
+            + "."
         )
 
 

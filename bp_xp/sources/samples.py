@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bp_xp import checks
+from bp_xp._caller import named
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends import Placement, to_numpy
 from bp_xp.math.costs import MatchedCost
@@ -92,8 +93,8 @@ def _make_targets(
         y = intake.check_samples(y[:, None], name, columns=1, **where)
     if y.shape[1] != outputs:
         raise ValueError(
-            f"{name} has {y.shape[1]} columns, but the network has {outputs} outputs: pass "
-            f"targets of shape (n_samples, {outputs}), or labels of shape (n_samples,)."
+            f"{named(name)} has {y.shape[1]} columns, but the network has {outputs} outputs: "
+            f"it takes targets of shape (n_samples, {outputs}), or labels of shape (n_samples,)."
         )
     matched = isinstance(model.cost, MatchedCost)
     one_class = intake.check_target_range(
@@ -132,7 +133,7 @@ def weigh_classes(
         TypeError: ``class_weight`` is neither a dictionary nor ``"balanced"``.
     """
     if not samples.has_classes:
-        raise ValueError("class_weight needs targets that are one class each.")
+        raise ValueError(f"{named('class_weight')} needs targets that are one class each.")
     xp, y = placement.xp, samples.y
     y = y if y.shape[1] > 1 else xp.concat([1.0 - y, y], axis=1)
     counts = to_numpy(sum_rows(y, xp=xp))
@@ -204,7 +205,7 @@ def split_rows(
     parts = np.sort(np.concatenate(first)), np.sort(np.concatenate(second))
     if not all(map(len, parts)):
         raise ValueError(
-            f"validation_data={fraction:g} leaves {len(parts[0])} of {n} samples to train on "
-            f"and {len(parts[1])} to validate on: both need some."
+            f"{named('validation_data', fraction)} leaves {len(parts[0])} of {n} samples to train "
+            f"on and {len(parts[1])} to validate on: both need some."
         )
     return parts

@@ -69,8 +69,8 @@ def check_replaceable(path: Path) -> int:
     if not stat.S_ISREG(mode):
         raise OSError(
             errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL,
-            "only a regular file can be replaced, not a folder, symbolic link or device: pass the "
-            "path of the file itself",
+            "only a regular file can be replaced, not a folder, symbolic link or device: name the "
+            "file itself",
             str(path),
         )
     if _WINDOWS and not mode & stat.S_IWRITE:

@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
+from bp_xp._caller import in_python
 from bp_xp._files import read_regular
 from bp_xp.errors import CheckpointError
 from bp_xp.storage.files import replace_file
@@ -173,8 +174,12 @@ def _decode(
             pass
         case _:
             raise CheckpointError(
-                "is a safetensors file that bp_xp did not write: open it with "
-                "safetensors.numpy.load_file and build the network from its arrays."
+                "is a safetensors file that bp_xp did not write"
+                + in_python(
+                    ": open it with safetensors.numpy.load_file and build the network from its "
+                    "arrays"
+                )
+                + "."
             )
     version, header = _header(text)
     arrays = {name: _array(name, entry) for name, entry in entries}
@@ -221,8 +226,8 @@ def _check_finite(arrays: Mapping[str, np.ndarray]) -> None:
         n_nonfinite = array.size - np.count_nonzero(np.isfinite(array))
         if n_nonfinite:
             raise CheckpointError(
-                f"holds {n_nonfinite} NaN or infinite values of {array.size} in tensor {name!r}: "
-                f"pass allow_nonfinite=True to read it all the same."
+                f"holds {n_nonfinite} NaN or infinite values of {array.size} in tensor {name!r}, "
+                "and no network has such. Restore a copy."
             )
 
 

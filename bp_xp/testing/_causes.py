@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bp_xp import checks
+from bp_xp._caller import named
 from bp_xp._typing import Array
 from bp_xp.backends import to_numpy
 from bp_xp.inspection import BackpropTrace
@@ -53,7 +54,8 @@ def explain(run: Other, x: Any, y: Any, options: dict[str, Any]) -> list[str]:
         return [*lines, f"Its parameters agree (rtol {run.rtol:g}), but it {run.fault}."]
     lines.append(f"  largest difference by step: {_growth(run)}")
     if run.every > 1 and not _of_costs(run):
-        return [*lines, f"Pass every=1 to see which of {run.every} steps differs, and why."]
+        one = named("every", 1)
+        return [*lines, f"Pass {one} to see which of {run.every} steps differs, and why."]
     return [*lines, *_why_from_a_step(run, to_numpy(x), to_numpy(y), options)]
 
 
@@ -98,17 +100,22 @@ def _why_from_a_step(
         lines.append("all quantities of backpropagation agree.")
         if of_costs:
             how = "What differs is how costs are computed over many samples, or added up"
-            more = ", or a step since then: pass every=1 to see which." if since else "."
+            one = named("every", 1)
+            more = f", or a step since then: pass {one} to see which." if since else "."
             return [*lines, how + more]
         _, kink = _search(run, equal, run.parameters[-2], (x, y), rows, tolerance=run.rtol)
         if kink:
             lines.append("From the parameters of each, which agree within rtol:")
     besides = f"look at what a step has besides: {', '.join(_besides(options))}."
     exact = "compare in float64, " if run.network.dtype == "float32" else ""
-    remedy = f"{exact}take fewer steps or a smaller learning rate, or pass a larger rtol."
+    larger = f"pass a larger {named('rtol')}"
+    remedy = f"{exact}take fewer steps or a smaller learning rate, or {larger}."
     before, after = run.differences[-2:]
     if after <= tolerance:
-        return [*lines, f"The difference is no more than rounding: let rtol be {tolerance:.1g}."]
+        return [
+            *lines,
+            f"The difference is no more than rounding: let {named('rtol')} be {tolerance:.1g}.",
+        ]
     if kink:
         lines += [*kink, f"That is enough to part the two: {remedy}"]
         besides = f"if that does not explain it, {besides}"

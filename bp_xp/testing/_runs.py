@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bp_xp._caller import in_python
 from bp_xp._typing import Layer
 from bp_xp.backends import Placement, to_numpy
 from bp_xp.errors import DivergenceError
@@ -181,7 +182,7 @@ class Reference(_Run):
                 raise DivergenceError(
                     f"the reference {self} diverges: {quantity} is not finite after step "
                     f"{self.step}, and from then on nothing can be compared. Take a smaller "
-                    "learning rate, fewer steps or scaled inputs."
+                    f"learning rate, or fewer steps{in_python(', or scaled inputs')}."
                 )
             self._largest[quantity] = max(largest, self._largest.get(quantity, 0.0))
         scales = {

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from bp_xp import checks
+from bp_xp._caller import named
 from bp_xp.backends import Placement
 from bp_xp.network import Network
 from bp_xp.testing._causes import explain
@@ -196,7 +197,9 @@ def assert_parity(
     steps = checks.check_integer(steps, "steps")
     every = checks.check_integer(every, "every")
     if steps % every:
-        raise ValueError(f"steps must be a multiple of every, {every}, not {steps}.")
+        raise ValueError(
+            f"{named('steps')} must be a multiple of {named('every')}, {every}, not {steps}."
+        )
     for name in fit_options:
         if name in _REFUSED:
             raise TypeError(f"assert_parity does not take {name}: {_REFUSED[name]}.")

@@ -187,6 +187,7 @@ class EarlyStopping:
         if any(value is None for value in values):
             raise ValueError(
                 f"early stopping monitors {self.monitor!r}, which this run does not record: give "
-                "it validation data (and classes, for an accuracy), or monitor='cost'."
+                "it validation data (and classes, for an accuracy), or let it monitor another "
+                "value, such as 'cost'."
             )
         return values

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bp_xp import checks
+from bp_xp._caller import named
 from bp_xp._trees import leaves_of, map_leaves
 from bp_xp._typing import Layer
 from bp_xp.backends import Placement, dtype_name, to_numpy
@@ -230,7 +231,11 @@ def _differences(saved: Any, now: Any, name: str = "") -> list[str]:
     if _is_code(saved) and _is_code(now):
         same = saved["python"] != now["python"] or saved["code"] == now["code"]
         if saved["function"] == now["function"]:
-            return [] if same else [f"{name} is another function of the name {now['function']!r}"]
+            return (
+                []
+                if same
+                else [f"{named(name)} is another function of the name {now['function']!r}"]
+            )
     if isinstance(saved, Mapping) and isinstance(now, Mapping) and set(saved) == set(now):
         return [
             line
@@ -241,7 +246,7 @@ def _differences(saved: Any, now: Any, name: str = "") -> list[str]:
         return []
     if name.endswith("data"):
         return [f"the {name} is not the same"]
-    return [f"{name} was {saved!r} and is now {now!r}"]
+    return [f"{named(name)} was {saved!r} and is now {now!r}"]
 
 
 def _is_code(value: Any) -> bool:

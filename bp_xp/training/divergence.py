@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from bp_xp._caller import in_python, named
 from bp_xp._trees import leaves_of
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends import Placement, to_numpy
@@ -73,7 +74,9 @@ def check_finite(
         found.append("the optimizer's state is not finite")
     raise DivergenceError(
         f"the run diverged in epoch {epoch}: {', and '.join(found)}. Try {_remedy(settings, rates)}"
-        f", scaled inputs, or another initializer. The network keeps its last finite parameters."
+        + in_python(", another initializer")
+        + " or scaled inputs."
+        + in_python(" The network keeps its last finite parameters.")
     )
 
 
@@ -86,5 +89,5 @@ def _remedy(settings: Settings, rates: np.ndarray | None) -> str:
         rate = max(rate)
     remedy = "a smaller learning rate" if rate is None else f"a learning rate below {rate:g}"
     if l2 := settings.regularization.l2:
-        remedy += f", l2 below {np.max(l2):g}"
+        remedy += f", {named('l2')} below {np.max(l2):g}"
     return remedy

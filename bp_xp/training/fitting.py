@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bp_xp import checks
+from bp_xp._caller import advice
 from bp_xp.architecture import check_same_functions
 from bp_xp.math.initializers import restore_generator
 from bp_xp.math.metrics import METRICS, Metric
@@ -103,7 +104,9 @@ def fit(
     kept = checkpoint.as_checkpoint(checkpoint_argument)
     with (
         checkpoint.owned(kept),
-        network.placement.active("Take a smaller batch_size; no step was left half done."),
+        network.placement.active(
+            advice("Take a smaller {}; no step was left half done.", "batch_size")
+        ),
     ):
         saved = checkpoint.read_saved(kept)
         if saved and warm_start:

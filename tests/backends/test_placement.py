@@ -181,7 +181,7 @@ def test_cuda_where_no_gpu_answers_is_a_device_error_for_real():
         bp_xp.Network([2, 1], device="cuda")
 
     assert "'cuda'" in str(error.value)
-    assert cupy.reason in str(error.value)
+    assert cupy.reason.removesuffix(".") in str(error.value)
     assert bp_xp.Network([2, 1], device="auto").backend in ("numpy", "torch", "jax")
 
 

@@ -64,7 +64,7 @@ def test_the_options_reach_the_comparison():
     lines = parity("--dtype", "float32", "--batch-size", 7, "--steps", 6).stdout.splitlines()
     assert lines[1].split()[3:6] == ["float32", "6", "2"]  # 20 samples: 3 mini-batches an epoch
     assert parity("--seed", 1, "--rtol", 0).exit_code == 0
-    assert "learning_rate must be" in parity("--learning-rate", -1).stderr
+    assert "--learning-rate must be" in parity("--learning-rate", -1).stderr
 
 
 @pytest.mark.parametrize(
@@ -87,13 +87,13 @@ def test_a_bad_command_line_is_status_2(options, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--steps", 0], "error: steps must be at least 1, not 0."),
-        (["--steps", 10, "--every", 3], "error: steps must be a multiple of every, 3, not 10."),
-        (["--samples", 0], "error: samples must be at least 1"),
-        (["--sizes", 4], "error: sizes must hold the inputs and the outputs"),
+        (["--steps", 0], "error: --steps must be at least 1, not 0."),
+        (["--steps", 10, "--every", 3], "error: --steps must be a multiple of --every, 3, not 10."),
+        (["--samples", 0], "error: --samples must be at least 1"),
+        (["--sizes", 4], "error: --sizes must hold the inputs and the outputs"),
         (["--activation", "tan"], "error: unknown activation 'tan'"),
         (["--optimizer", "sdg"], "error: unknown optimizer 'sdg'"),
-        (["--seed", -1], "error: seed must be at least 0"),
+        (["--seed", -1], "error: --seed must be at least 0"),
         (["--backends", "numpy,array_api_strict-mars"], "error: backend 'array_api_strict' has no"),
         (["--learning-rate", 1e300, "--activation", "relu", "--cost", "huber"], "error: the refer"),
     ],

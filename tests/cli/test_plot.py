@@ -199,9 +199,9 @@ def test_command_line_that_makes_no_sense_is_refused(command, message):
         ("plot weights -o nowhere/picture.png", "nowhere: there is no such folder"),
         ("plot graph --sample 360", "digits has 360 test samples, 0 to 359"),
         ("plot graph --sample -1", "--sample must be at least 0"),
-        ("plot graph --units 1", "units must be at least 2"),
-        ("plot weights --shape 64", "shape must be two numbers"),
-        ("plot confusion --class-names a,b", "2 names, but there are 10 classes"),
+        ("plot graph --units 1", "--units must be at least 2"),
+        ("plot weights --shape 64", "--shape must be two numbers"),
+        ("plot confusion --class-names a,b", "--class-names has 2 names, but there are 10 classes"),
         ("plot regions", "networks of two inputs: this one has 64"),
     ],
 )

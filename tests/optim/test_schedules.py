@@ -365,7 +365,7 @@ def test_scale_reads_a_history_and_keeps_nothing():
 
 
 def test_scale_says_what_a_history_lacks():
-    with pytest.raises(ValueError, match=r"monitors validation_accuracy, .* monitor='cost'"):
+    with pytest.raises(ValueError, match=r"monitors validation_accuracy, .* monitor another value"):
         ReduceOnPlateau(0.5).scale(history_of([None]))
     with pytest.raises(KeyError, match="validation_r2"):
         ReduceOnPlateau(0.5, monitor="validation_r2").scale(history_of([0.5]))

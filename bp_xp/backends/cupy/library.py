@@ -7,6 +7,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
+from bp_xp._caller import advice
 from bp_xp._optional import require
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends.cupy.engine import ENGINE
@@ -64,8 +65,8 @@ class CuPy(Library):
                     "CuPy is installed but finds no CUDA device (is one visible to this process? "
                     "see nvidia-smi and CUDA_VISIBLE_DEVICES)."
                     if driver
-                    else "CuPy is installed but finds no NVIDIA driver: install the driver, or "
-                    "use device='cpu'."
+                    else "CuPy is installed but finds no NVIDIA driver: install the driver"
+                    f"{advice(', or use {}', 'device', 'cpu')}."
                 )
             ones = cupy.ones((2, 2), dtype=cupy.float32)
             if float((ones @ ones + ones).sum()) != 12.0:  # cuBLAS, NVRTC and a reduction

@@ -7,6 +7,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
+from bp_xp._caller import advice
 from bp_xp._optional import require
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends.jax.engine import ENGINE
@@ -86,8 +87,8 @@ class JAX(Library):
         if name == "float64" and not require("jax", self.extra).config.jax_enable_x64:
             raise ValueError(
                 "JAX computes in float32 until jax_enable_x64 is set: before the network is made, "
-                'call jax.config.update("jax_enable_x64", True) or set JAX_ENABLE_X64=1, or '
-                "use dtype='float32'."
+                'call jax.config.update("jax_enable_x64", True) or set JAX_ENABLE_X64=1'
+                f"{advice(', or use {}', 'dtype', 'float32')}."
             )
         return super().dtype(name)
 
