@@ -37,6 +37,8 @@ replay._STEPS_BEFORE = 1
 # A table has so many cases at least; each is run on one in so many of the other variants.
 _TABLE, _TURNS, _TURNS_ON_JAX = 6, 5, 12
 
+WITHOUT_FLOAT64 = ("mlx",)
+
 _NO_ENGINE = ("tests/math/", "tests/plotting/", "tests/test_inspection.py", "tests/test_book.py")
 
 
@@ -140,10 +142,11 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def make(target):
-    """Network in float64, on the target."""
+    """Network in float64, on the target; in float32 where there is no float64."""
+    dtype = "float32" if target.backend in WITHOUT_FLOAT64 else "float64"
 
     def build(*args, **options):
-        settings = {"backend": target.backend, "device": target.device, "dtype": "float64"}
+        settings = {"backend": target.backend, "device": target.device, "dtype": dtype}
         return Network(*args, **(settings | options))
 
     return build

@@ -107,7 +107,9 @@ def __getattr__(name: str) -> Any:
         if name in ("asarray", "empty", "zeros", "ones", "arange", "full"):
             options["device"] = strict.Device("no_float64")
         value = function(*_unwrap(args), **options)
-        return tuple(_wrap(v, tile) for v in value) if isinstance(value, tuple) else _wrap(value, tile)
+        return (
+            tuple(_wrap(v, tile) for v in value) if isinstance(value, tuple) else _wrap(value, tile)
+        )
 
     return called
 

@@ -30,9 +30,7 @@ def standard_functions(mx: ModuleType) -> ModuleType:
             return values
         return mx.array(values, dtype=dtype)
 
-    def astype(
-        array: Array, dtype: Any, /, *, copy: bool = True, device: Any = None
-    ) -> Array:
+    def astype(array: Array, dtype: Any, /, *, copy: bool = True, device: Any = None) -> Array:
         del device
         return array if not copy and array.dtype == dtype else mx.array(array, dtype=dtype)
 
@@ -46,7 +44,9 @@ def standard_functions(mx: ModuleType) -> ModuleType:
 
     xp = ModuleType(mx.__name__, "MLX's functions in the words of the array API standard.")
     vars(xp).update({name: getattr(mx, name) for name in dir(mx) if not name.startswith("__")})
-    vars(xp).update({name: without_device(getattr(mx, name)) for name in _CREATORS + _CREATORS_LIKE})
+    vars(xp).update(
+        {name: without_device(getattr(mx, name)) for name in _CREATORS + _CREATORS_LIKE}
+    )
     vars(xp).update(asarray=asarray, astype=astype, bool=mx.bool_)
     vars(xp).update(__array_namespace_info__=mx.__array_namespace_info__)
     return xp
