@@ -12,8 +12,10 @@ from bp_xp._typing import Array
 
 __all__ = ["standard_functions"]
 
-_CREATORS = ("arange", "empty", "eye", "full", "linspace", "ones", "zeros")
-_CREATORS_LIKE = ("empty_like", "full_like", "ones_like", "zeros_like")
+_CREATORS = (
+    *("arange", "empty", "eye", "full", "linspace", "ones", "zeros"),
+    *("empty_like", "full_like", "ones_like", "zeros_like"),
+)
 
 
 @functools.cache
@@ -44,9 +46,7 @@ def standard_functions(mx: ModuleType) -> ModuleType:
 
     xp = ModuleType(mx.__name__, "MLX's functions in the words of the array API standard.")
     vars(xp).update({name: getattr(mx, name) for name in dir(mx) if not name.startswith("__")})
-    vars(xp).update(
-        {name: without_device(getattr(mx, name)) for name in _CREATORS + _CREATORS_LIKE}
-    )
+    vars(xp).update({name: without_device(getattr(mx, name)) for name in _CREATORS})
     vars(xp).update(asarray=asarray, astype=astype, bool=mx.bool_)
     vars(xp).update(__array_namespace_info__=mx.__array_namespace_info__)
     return xp
