@@ -6,6 +6,7 @@ its way to NumPy, and ``engine.py`` where it has an engine of its own.
 
 import contextlib
 import importlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import array_api_compat
@@ -154,6 +155,10 @@ class Library:
     def aligned(self, batches: Array) -> Array:
         """Mini-batches, shape (steps, ...), each lying where a step rounds as it does elsewhere."""
         return batches
+
+    def compute(self, arrays: Iterable[Array]) -> None:
+        """Have arrays computed where a library puts that off; it need not wait for them."""
+        del arrays
 
     def active(self, device: Any) -> contextlib.AbstractContextManager[Any]:
         """A context in which the library's kernels run on ``device``."""

@@ -25,7 +25,7 @@ def test_half_an_installation_tells_what_is_missing(monkeypatch):
 
 
 def test_float64_is_refused_by_name(mx):
-    with pytest.raises(ValueError, match=r"'mlx' computes in float32.*dtype='float32'"):
+    with pytest.raises(ValueError, match=r"'mlx' has no float64.*dtype='float32'"):
         Network([2, 1], backend="mlx", dtype="float64")
 
 

@@ -1,8 +1,10 @@
-"""The MLX engine: a step compiled once for each shape, and computed while the next is prepared.
+"""The MLX engine: a step compiled once for each shape.
 
 MLX computes nothing until it is asked to: what is called makes a graph. Compiled, the elementwise
-functions of a step's graph become a few kernels. Each step asks for its results without waiting, so
-that no graph grows beyond a step and memory stays what it is.
+functions of a step's graph become a few kernels. The arrays of a chunk are asked for after it.
+
+Its compiler takes it for impossible that an integer overflows, and makes other code of what counts
+on it: a step with dropout, whose masks do, is taken plainly.
 """
 
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from typing import Any
 
 from bp_xp._trees import forms_of, leaves_of, map_leaves
 from bp_xp._typing import Array, Namespace
+from bp_xp.engines import plain
 from bp_xp.engines.engine import Engine, Loop, Step
 from bp_xp.engines.report import Report
 
@@ -22,11 +25,16 @@ def _new_loop(report: Report) -> Loop:
     def loop(
         step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace
     ) -> tuple[Any, Array]:
+        shape, n = batches[0].shape[1:], batches[0].shape[0]
+        if any(xp.isdtype(leaf.dtype, "integral") for leaf in leaves_of(state)):
+            report.fall_back(shape, "MLX's compiler does not let integers wrap", expected=True)
+            report.account(shape).plain += n
+            return plain.loop(step, state, batches, xp=xp)
         form = tuple(forms_of((state, [part[0, ...] for part in batches])))
         if form not in compiled:
             compiled[form] = _compile(step, state, xp)
         take, zs = compiled[form], []
-        for k in range(batches[0].shape[0]):
+        for k in range(n):
             state, z = take(state, [part[k, ...] for part in batches])
             zs.append(z)
         return state, xp.stack(zs)
@@ -46,7 +54,6 @@ def _compile(step: Step, state: Any, xp: Namespace) -> Any:
 
     def take(state: Any, batch: list[Array]) -> tuple[Any, Array]:
         leaves, z = on_leaves(list(leaves_of(state)), batch)
-        mx.async_eval(leaves, z)
         given = iter(leaves)
         return map_leaves(lambda _: next(given), state), z
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,12 @@ from bp_xp.backends.mlx.namespace import standard_functions
 from bp_xp.errors import DeviceError
 
 __all__ = ["MLX"]
+
+
+_NO_FLOAT64 = (
+    "backend 'mlx' has no float64: its GPUs lack it, and on a CPU its functions of float64 are no "
+    "better than those of float32. Use dtype='float32'."
+)
 
 
 class MLX(Library):
@@ -72,13 +79,12 @@ class MLX(Library):
 
     def dtype(self, name: str, device: Any) -> Any:
         if name == "float64":
-            raise ValueError(
-                "backend 'mlx' computes in float32: its GPUs have no float64, and on a CPU its "
-                "functions of float64 are no better than those of float32. Use dtype='float32'."
-            )
+            raise ValueError(_NO_FLOAT64)
         return getattr(self._core(), name)
 
     def from_numpy(self, array: np.ndarray, device: Any) -> Array:
+        if array.dtype == np.float64:  # of which MLX would make float32 without a word
+            raise ValueError(_NO_FLOAT64)
         return self._core().array(array)
 
     def to_numpy(self, array: Array) -> np.ndarray:
@@ -86,6 +92,10 @@ class MLX(Library):
         # NumPy has no bfloat16. A view would let what is done to it reach the array.
         host = array.astype(mx.float32) if array.dtype == mx.bfloat16 else array
         return np.array(host)
+
+    def compute(self, arrays: Iterable[Array]) -> None:
+        # What is not asked for stays a graph, which grows with each step and holds its memory.
+        self._core().async_eval(*arrays)
 
     def active(self, device: Any) -> contextlib.AbstractContextManager[Any]:
         return self._core().stream(device)

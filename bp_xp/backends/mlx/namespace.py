@@ -30,11 +30,16 @@ def standard_functions(mx: ModuleType) -> ModuleType:
             return mx.asarray(values, dtype=dtype)
         if copy is False or (not copy and dtype in (None, values.dtype)):
             return values
-        return mx.array(values, dtype=dtype)
+        made = mx.array(values, dtype=dtype)
+        mx.eval(made)  # what is not computed yet can't be used in another thread
+        return made
 
     def astype(array: Array, dtype: Any, /, *, copy: bool = True, device: Any = None) -> Array:
         del device
         return array if not copy and array.dtype == dtype else mx.array(array, dtype=dtype)
+
+    def argmax(array: Array, /, *, axis: int | None = None, keepdims: bool = False) -> Array:
+        return mx.argmax(array, axis, keepdims).astype(mx.int32)  # MLX gives it no sign
 
     def without_device(create: Any) -> Any:
         @functools.wraps(create)
@@ -47,6 +52,6 @@ def standard_functions(mx: ModuleType) -> ModuleType:
     xp = ModuleType(mx.__name__, "MLX's functions in the words of the array API standard.")
     vars(xp).update({name: getattr(mx, name) for name in dir(mx) if not name.startswith("__")})
     vars(xp).update({name: without_device(getattr(mx, name)) for name in _CREATORS})
-    vars(xp).update(asarray=asarray, astype=astype, bool=mx.bool_)
+    vars(xp).update(argmax=argmax, asarray=asarray, astype=astype, bool=mx.bool_)
     vars(xp).update(__array_namespace_info__=mx.__array_namespace_info__)
     return xp
