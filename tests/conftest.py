@@ -13,7 +13,7 @@ through no engine, one in three is run on JAX. ``--whole-tables`` runs everythin
 
 import contextlib
 import zlib
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -74,13 +74,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    """Skip a test whose fixtures ask for float64 where a library has none."""
+    with _skipping_without_float64(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """Skip a test that asks for float64 where a library has none."""
-    try:
+    with _skipping_without_float64(item):
         return (yield)
+
+
+@contextlib.contextmanager
+def _skipping_without_float64(item: pytest.Item) -> Iterator[None]:
+    try:
+        yield
     except (ValueError, AssertionError) as error:
-        target = _place_of(item)[1][0]
-        if target.startswith("mlx") and "'mlx' has no float64" in str(error):
+        if "'mlx' has no float64" in str(error) and _place_of(item)[1][0].startswith("mlx"):
             pytest.skip("MLX has no float64")
         raise
 
