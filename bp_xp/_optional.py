@@ -9,6 +9,7 @@ __all__ = ["require"]
 _WHEELS = {
     "cupy": "cupy-cuda13x[ctk]",
     "array_api_strict": "array-api-strict",
+    "mlx": "mlx[cpu]",
     "sklearn": "scikit-learn",
 }
 

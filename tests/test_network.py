@@ -632,10 +632,14 @@ def wide(where):
     return Network([1, 4_000_000, 1], backend=where.backend, device=where.device_name, seed=0)
 
 
+@pytest.mark.skip_xp_backends(
+    "mlx", reason="MLX ends the process where a CPU's memory is too small"
+)
 def test_too_many_samples_at_once_are_too_much_memory(wide, where):
     x = np.zeros((10_000_000, 1), np.float32)
     before = to_numpy(wide.layers[0].W)
-    message = rf"out of memory \({where.backend} on .*\): .*\d.*batch_size"
+    how_much = "" if where.backend == "dpnp" else r".*\d"  # dpnp does not say
+    message = rf"out of memory \({where.backend} on .*\): {how_much}.*batch_size"
     with pytest.raises(OutOfMemoryError, match=message) as caught:
         wide.fit(x, x, epochs=1, batch_size=len(x), progress=False)
     assert isinstance(caught.value, MemoryError)

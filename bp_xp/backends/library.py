@@ -6,6 +6,7 @@ its way to NumPy, and ``engine.py`` where it has an engine of its own.
 
 import contextlib
 import importlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import array_api_compat
@@ -63,23 +64,32 @@ class Library:
     def owns(self, array: Array) -> bool:
         """Whether ``array`` is one of this library's."""
         namespace = getattr(array, "__array_namespace__", None)
-        return namespace is not None and namespace() is self._xp
+        return namespace is not None and namespace().__name__ == self.name
 
     def default_device(self) -> Any:
         """The device that the library uses when none is named."""
-        return self.namespace().__array_namespace_info__().default_device()
+        return self.device_of(self.namespace().empty(0))
 
     def best_device(self) -> Any:
         """The fastest device that the library has here."""
         return self.default_device()
 
     def devices(self) -> list[Any]:
-        """Every device that works here, in the library's own objects."""
-        return [d for d in self.namespace().__array_namespace_info__().devices() if d is not None]
+        """Every device that works here, in the objects that the library's arrays name."""
+        xp, found = self.namespace(), []
+        for device in xp.__array_namespace_info__().devices():
+            # What a library lists need not be what its arrays say of themselves, nor work.
+            with contextlib.suppress(Exception):
+                found.append(self.device_of(xp.empty(0, device=device)))
+        return found
 
     def device_name(self, device: Any) -> str:
         """The word for ``device`` that ``device=`` takes."""
         return str(device)
+
+    def is_cpu(self, device: Any) -> bool:
+        """Whether ``device`` is a processor of this machine."""
+        return self.device_name(device).partition(":")[0] == "cpu"
 
     def find(self, word: str) -> Any:
         """The device that ``word`` names.
@@ -104,9 +114,22 @@ class Library:
         """The device that ``array`` lies on."""
         return array_api_compat.device(array)
 
-    def dtype(self, name: str) -> Any:
-        """The library's dtype object; ValueError where it can't compute in it."""
-        return getattr(self.namespace(), name)
+    def lies_on(self, array: Array, device: Any) -> bool:
+        """Whether ``array`` can be computed with on ``device`` as it is."""
+        return self.device_of(array) == device
+
+    def dtype(self, name: str, device: Any) -> Any:
+        """The library's dtype object; ValueError where it can't compute in it on ``device``."""
+        xp = self.namespace()
+        if hasattr(xp, name):
+            with contextlib.suppress(Exception):  # in whatever way it says that there is none
+                xp.empty(0, dtype=getattr(xp, name), device=device)
+                return getattr(xp, name)
+        others = [repr(one) for one in SUPPORTED_DTYPES if one != name]
+        raise ValueError(
+            f"backend {self.name!r} has no {name} on device {self.device_name(device)!r}: use "
+            f"dtype={' or '.join(others)}."
+        )
 
     def from_numpy(self, array: np.ndarray, device: Any) -> Array:
         """``array`` (C-contiguous, native byte order) as an array on ``device``."""
@@ -126,11 +149,16 @@ class Library:
         try:
             return np.asarray(array)
         except (TypeError, ValueError, RuntimeError):
-            return np.from_dlpack(array)
+            # The host by name: without one, a library may hand out memory of its device.
+            return np.from_dlpack(array, device="cpu")
 
     def aligned(self, batches: Array) -> Array:
         """Mini-batches, shape (steps, ...), each lying where a step rounds as it does elsewhere."""
         return batches
+
+    def compute(self, arrays: Iterable[Array]) -> None:
+        """Have arrays computed where a library puts that off; it need not wait for them."""
+        del arrays
 
     def active(self, device: Any) -> contextlib.AbstractContextManager[Any]:
         """A context in which the library's kernels run on ``device``."""

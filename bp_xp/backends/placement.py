@@ -2,8 +2,11 @@
 
 import contextlib
 import ctypes
+import os
+import platform
+import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -53,7 +56,7 @@ class Placement:
     @property
     def on_cpu(self) -> bool:
         """Whether the device is a processor of this machine."""
-        return self.device_name.partition(":")[0] == "cpu"
+        return self.library.is_cpu(self.device)
 
     def new_report(self) -> Report:
         """What the engine will say of a run."""
@@ -65,8 +68,8 @@ class Placement:
         return Report(self.engine.name, self.engine.way, why)
 
     def dtype(self, name: str) -> Any:
-        """The library's own dtype object for ``name``."""
-        return self.library.dtype(name)
+        """The library's own dtype object for ``name``; ValueError where the device lacks it."""
+        return self.library.dtype(name, self.device)
 
     def asarray(self, values: Any, dtype: str | None = None) -> Array:
         """Move host values to the device; on a CPU the memory may be shared.
@@ -128,8 +131,8 @@ def place(
         device: without a backend: ``"cpu"`` is NumPy, ``"cuda"`` or ``"cuda:1"`` is CuPy,
             ``"auto"`` is the best that works here. With one: a device in that library's words, or
             ``"auto"``. None is the CPU, or the backend's default device.
-        backend: ``"numpy"``, ``"cupy"``, ``"torch"``, ``"jax"``, ``"array_api_strict"``, or any
-            module that follows the array API standard.
+        backend: ``"numpy"``, ``"cupy"``, ``"torch"``, ``"jax"``, ``"dpnp"``, ``"mlx"``,
+            ``"array_api_strict"``, or any module that follows the array API standard.
         engine: how training steps are taken: ``"auto"`` is the library's own way, ``"plain"`` the
             plain loop, one step after the other, and the name of an engine insists on it.
 
@@ -208,31 +211,50 @@ def _devices_found() -> Iterator[str]:
 
 
 def _best_placement() -> Placement:
-    """A CUDA device through CuPy, PyTorch or JAX, whichever works first; otherwise NumPy."""
+    """A GPU through the first library that has one that works; otherwise NumPy."""
     numpy = LIBRARIES["numpy"]
-    if not _has_nvidia_driver():
-        # No library is imported to look for a GPU that can't be there.
-        return Placement(numpy, numpy.namespace(), "cpu", "no NVIDIA driver on this machine")
-    reasons = []
-    for name in ("cupy", "torch", "jax"):
+    # No library is imported to look for a GPU that can't be there.
+    candidates = [name for names, is_there in _GPUS.items() if is_there() for name in names]
+    reasons = [] if candidates else ["no driver of a GPU on this machine"]
+    for name in candidates:
         library = LIBRARIES[name]
         try:
             device = library.best_device()
-            if name == "cupy" or not library.device_name(device).startswith("cpu"):
-                reason = "; ".join(["a CUDA device answers", *reasons])
+            if not library.is_cpu(device):
+                reason = "; ".join(["a GPU answers", *reasons])
                 return Placement(library, library.namespace(), device, reason)
-            reasons.append(f"{name} has no CUDA device")
+            reasons.append(f"{name} has no GPU")
         except (ImportError, DeviceError) as error:
             reasons.append(str(error))
     return Placement(numpy, numpy.namespace(), "cpu", "; ".join(reasons))
 
 
-def _has_nvidia_driver() -> bool:
-    for name in ("libcuda.so.1", "nvcuda.dll"):
+def _has_nvidia_or_amd_driver() -> bool:
+    return _loads("libcuda.so.1", "nvcuda.dll") or os.path.exists("/dev/kfd")
+
+
+def _has_level_zero() -> bool:
+    return _loads("libze_loader.so.1", "ze_loader.dll")
+
+
+def _is_apple() -> bool:
+    return (sys.platform, platform.machine()) == ("darwin", "arm64")
+
+
+def _loads(*libraries: str) -> bool:
+    for name in libraries:
         with contextlib.suppress(OSError):
             ctypes.CDLL(name)
             return True
     return False
+
+
+_GPUS: dict[tuple[str, ...], Callable[[], bool]] = {
+    ("cupy", "torch", "jax"): lambda: _has_nvidia_or_amd_driver(),
+    ("dpnp",): lambda: _has_level_zero(),
+    ("mlx",): lambda: _is_apple(),
+}
+"""The libraries that reach a kind of GPU, the fastest first, and whether there may be one."""
 
 
 # ---------------------------------------------------------------------------------------------

@@ -12,8 +12,10 @@ from bp_xp._caller import in_python
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends.array_api_strict.library import ArrayAPIStrict
 from bp_xp.backends.cupy.library import CuPy
+from bp_xp.backends.dpnp.library import DPNP
 from bp_xp.backends.jax.library import JAX
 from bp_xp.backends.library import Form, Library, is_foreign_number
+from bp_xp.backends.mlx.library import MLX
 from bp_xp.backends.numpy.library import NumPy
 from bp_xp.backends.torch.library import Torch
 
@@ -28,7 +30,8 @@ __all__ = [
 ]
 
 LIBRARIES: dict[str, Library] = {
-    library.name: library for library in (NumPy(), CuPy(), Torch(), JAX(), ArrayAPIStrict())
+    library.name: library
+    for library in (NumPy(), CuPy(), Torch(), JAX(), DPNP(), MLX(), ArrayAPIStrict())
 }
 """The libraries that ``backend=`` knows by name."""
 

@@ -184,10 +184,10 @@ def _check_own(values: Array, name: str, library: Any, placement: Placement) -> 
             f"{name} is an array of {library.name}, but the network computes with {placement}: "
             f"pass bp_xp.to_numpy({name}), or make the network with backend={library.name!r}."
         )
-    device = library.device_of(values)
-    if device != placement.device:
+    if not library.lies_on(values, placement.device):
+        device = library.device_name(library.device_of(values))
         raise ValueError(
-            f"{name} is on device {library.device_name(device)!r}, but the network is on "
+            f"{name} is on device {device!r}, but the network is on "
             f"{placement.device_name!r}: move one of them."
         )
 

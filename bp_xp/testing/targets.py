@@ -75,6 +75,8 @@ def default_targets() -> list[Target]:
         Target("array_api_strict", "device1"),
         Target("torch", "cpu"),
         Target("jax", "cpu:0"),
+        Target("dpnp", None),
+        Target("mlx", "cpu"),
         Target("cupy", "cuda:0"),
         Target("torch", "cuda:0"),
         Target("jax", "cuda:0"),

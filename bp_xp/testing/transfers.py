@@ -34,7 +34,7 @@ _DLPACK_CPU = 1
 
 # A message points to the innermost line that is none of these packages' and modules'.
 _NOT_USERS = (
-    *("numpy", "cupy", "torch", "jax", "jaxlib", "array_api_strict"),
+    *("numpy", "cupy", "torch", "jax", "jaxlib", "dpnp", "mlx", "array_api_strict"),
     *("array_api_compat", "array_api_extra", "contextlib"),
     *("bp_xp.backends", "bp_xp.engines", "bp_xp.testing.transfers"),
 )
@@ -70,6 +70,7 @@ def no_host_transfer(*namespaces: Namespace) -> Iterator[None]:
       ``numpy.array`` are refused, ``numpy.exp`` is not. On a GPU its own transfer guard is on as
       well. Callbacks of a compiled function are not seen.
     - CuPy: all of the above. Not copies by ``MemoryPointer``, and not a mere wait for the device.
+    - dpnp, MLX: all of the above; of MLX, NumPy's functions as with JAX.
     - NumPy: nothing, since its arrays are on the host.
     - Another library: name it. Arrays that refuse NumPy by themselves do so here too, in their own
       words.
@@ -212,6 +213,15 @@ def _calls_to_refuse(namespaces: Iterable[Namespace]) -> Iterator[_Call]:
         # NumPy reads a JAX array on a CPU by its buffer, without asking.
         numpy = sys.modules["numpy"]
         yield from (_Call(numpy, name, array_type, "jax") for name in ("asarray", "array"))
+    if dpnp := sys.modules.get("dpnp"):
+        array_type = dpnp.ndarray
+        yield from _methods(array_type, "dpnp")
+        yield _Call(dpnp, "asnumpy", array_type, "dpnp")
+    if mlx := sys.modules.get("mlx.core"):
+        yield from _methods(mlx.array, "mlx")
+        # NumPy reads an MLX array's memory by its buffer, without asking.
+        numpy = sys.modules["numpy"]
+        yield from (_Call(numpy, name, mlx.array, "mlx") for name in ("asarray", "array"))
     if cupy := sys.modules.get("cupy"):
         # CuPy's own cupyx.allow_synchronize hears of get and of waiting for a device alone, names
         # neither call nor line, and warns that it will be removed.

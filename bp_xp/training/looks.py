@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bp_xp._trees import map_leaves
+from bp_xp._trees import leaves_of, map_leaves
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.backends import Placement, to_numpy
 from bp_xp.engines import Elementwise, Engine, Loop, Report
@@ -199,6 +199,7 @@ def take_looks(
                 # A run that overflows ends in a DivergenceError, which says more than a warning.
                 with np.errstate(over="ignore", invalid="ignore"):
                     state, chunk_totals = chunk(state, batches)
+                    placement.library.compute(leaves_of((state, chunk_totals)))
                 step, n_samples = step + taken, n_samples + taken * size
                 totals.append(chunk_totals)
                 progress.advance(taken * size, chunk_totals)

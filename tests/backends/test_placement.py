@@ -70,7 +70,7 @@ def test_a_namespace_module_stands_for_its_backend(where, backend):
 
 
 def test_auto_without_a_driver_is_numpy_and_says_why(monkeypatch):
-    monkeypatch.setattr(placement, "_has_nvidia_driver", lambda: False)
+    monkeypatch.setattr(placement, "_GPUS", {("cupy", "torch"): lambda: False})
 
     chosen = place("auto")
 
@@ -82,14 +82,29 @@ def test_auto_falls_back_to_numpy_when_no_library_reaches_the_gpu(monkeypatch):
     def broken(self):
         raise DeviceError(f"no device for {self.name}")
 
-    monkeypatch.setattr(placement, "_has_nvidia_driver", lambda: True)
-    for name in ("cupy", "torch", "jax"):
+    names = ("cupy", "torch", "jax", "dpnp", "mlx")
+    monkeypatch.setattr(placement, "_GPUS", {names: lambda: True})
+    for name in names:
         monkeypatch.setattr(type(LIBRARIES[name]), "best_device", broken)
 
     chosen = place("auto")
 
     assert chosen.backend == "numpy"
-    assert all(f"no device for {name}" in chosen.reason for name in ("cupy", "torch", "jax"))
+    assert all(f"no device for {name}" in chosen.reason for name in names)
+
+
+def test_auto_takes_the_first_library_that_reaches_a_gpu(monkeypatch):
+    monkeypatch.setattr(
+        placement, "_GPUS", {("torch",): lambda: False, ("numpy", "array_api_strict"): lambda: True}
+    )
+    strict = LIBRARIES["array_api_strict"]
+    device = strict.find("device1")
+    monkeypatch.setattr(type(strict), "best_device", lambda self: device)
+
+    chosen = place("auto")
+
+    assert (chosen.backend, chosen.device_name) == ("array_api_strict", "device1")
+    assert chosen.reason == "a GPU answers; numpy has no GPU"
 
 
 @pytest.mark.parametrize("word", ["gpu", "cuda:x", "tpu", "", "cuda:", "CPU"])
@@ -153,7 +168,7 @@ def not_installed(name: str):
         sys.modules.update(hidden)
 
 
-@pytest.mark.parametrize("name", ["cupy", "torch", "jax", "array_api_strict"])
+@pytest.mark.parametrize("name", ["cupy", "torch", "jax", "dpnp", "mlx", "array_api_strict"])
 def test_a_missing_library_is_an_import_error_naming_the_extra(name):
     with not_installed(name), pytest.raises(ImportError) as error:
         bp_xp.Network([2, 1], backend=name)

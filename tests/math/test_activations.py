@@ -145,6 +145,7 @@ def tail(name, dtype):
     return z, in_many_digits(DEFINITIONS[name][TAILS[name]], z)
 
 
+@pytest.mark.skip_xp_backends("mlx", reason="MLX's exp errs by 4e-6 there")
 @pytest.mark.parametrize("name", TAILS)
 def test_a_left_tail_is_right_to_all_digits_however_small_it_is(where, dtype, name):
     z, desired = tail(name, dtype)

@@ -173,6 +173,7 @@ def test_derivative_equals_central_differences(where, rng, name):
 LOGITS = np.array([s * z for z in (0.0, 1e-8, 1.0, 8.0, 17.0, 30.0, 710.0, 1e4) for s in (1, -1)])
 
 
+@pytest.mark.skip_xp_backends("mlx", reason="MLX's exp errs by 4e-6 there")
 @pytest.mark.parametrize("truth", [0.0, 1.0, 0.25], ids=str)
 @pytest.mark.parametrize(
     "name", ["binary_cross_entropy", "binary_cross_entropy:positive_weight=3.0"]

@@ -28,6 +28,7 @@ from bp_xp import (
 )
 from bp_xp.backends import place
 from bp_xp.engines import plain
+from bp_xp.errors import DeviceError
 from bp_xp.math import dropout
 from bp_xp.math.model import Model
 from bp_xp.math.regularization import Regularization
@@ -43,6 +44,8 @@ TELLING = {
     "torch-meta": ("torch", "meta"),
     "torch-cpu": ("torch", "cpu"),
     "jax": ("jax", "cpu:0"),
+    "dpnp": ("dpnp", "cpu"),
+    "mlx": ("mlx", "cpu"),
     "cupy_like": (cupy_like, cupy_like.GPU),
 }
 
@@ -53,14 +56,17 @@ def there(request):
     backend, device = TELLING[request.param]
     if isinstance(backend, str):
         pytest.importorskip(backend)
-    placement = place(device, backend)
+    try:
+        placement = place(device, backend)
+    except DeviceError as error:  # dpnp without a driver
+        pytest.skip(str(error))
     with placement.active():
         yield placement
 
 
 def watched(placement):
     """Return the context, told of the library if it is none that bp_xp knows."""
-    known = placement.backend in ("array_api_strict", "torch", "jax")
+    known = placement.backend in ("array_api_strict", "torch", "jax", "dpnp", "mlx")
     return no_host_transfer() if known else no_host_transfer(placement.xp)
 
 
@@ -103,8 +109,11 @@ OF_SOME = {
 LACK = {
     "array_api_strict": {"item", "tolist", "get"},
     "torch": {"get"},
-    # NumPy reads the memory of a JAX array on a CPU without asking.
+    # NumPy reads the memory of a JAX or an MLX array on a CPU without asking.
     "jax": {"get", "numpy.exp", "numpy + array", "assignment to numpy"},
+    "mlx": {"get", "numpy.exp", "numpy + array", "assignment to numpy"},
+    # dpnp's arrays refuse these by themselves, in words of their own.
+    "dpnp": {"get", "numpy.exp", "numpy + array", "numpy.from_dlpack"},
     "cupy_like": {"index", "range", "complex"},
 }
 

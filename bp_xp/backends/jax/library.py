@@ -83,14 +83,14 @@ class JAX(Library):
         # NumPy has no bfloat16 of its own; what JAX makes of one is no float to most functions.
         return host.astype(np.float32) if is_foreign_number(host.dtype) else host
 
-    def dtype(self, name: str) -> Any:
+    def dtype(self, name: str, device: Any) -> Any:
         if name == "float64" and not require("jax", self.extra).config.jax_enable_x64:
             raise ValueError(
                 "JAX computes in float32 until jax_enable_x64 is set: before the network is made, "
                 'call jax.config.update("jax_enable_x64", True) or set JAX_ENABLE_X64=1'
                 f"{advice(', or use {}', 'dtype', 'float32')}."
             )
-        return super().dtype(name)
+        return super().dtype(name, device)
 
     def active(self, device: Any) -> contextlib.AbstractContextManager[Any]:
         # JAX multiplies float32 numbers with fewer digits where a device is faster so (TF32 on a

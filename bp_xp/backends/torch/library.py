@@ -1,4 +1,4 @@
-"""PyTorch: its CPU, CUDA, ROCm and Apple devices."""
+"""PyTorch: the CPU, and the GPUs of NVIDIA, AMD, Intel and Apple."""
 
 import importlib
 from typing import Any
@@ -23,7 +23,7 @@ class Torch(Library):
     name = "torch"
     engine = ENGINE
     extra: str | None = "torch"
-    device_words = "'cpu', 'cuda', 'cuda:N', 'mps', ..."
+    device_words = "'cpu', 'cuda', 'cuda:N', 'xpu', 'mps', ..."
 
     def namespace(self) -> Namespace:
         require("torch", self.extra)
@@ -36,16 +36,13 @@ class Torch(Library):
         return require("torch", self.extra).device("cpu")
 
     def best_device(self) -> Any:
-        torch = require("torch", self.extra)
-        return torch.device("cuda", 0) if torch.cuda.is_available() else self.default_device()
+        return ([*self.devices()[1:], self.default_device()])[0]
 
     def devices(self) -> list[Any]:
         torch = require("torch", self.extra)
         found = [torch.device("cpu")]
-        if torch.cuda.is_available():
-            found += [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
-        if torch.backends.mps.is_available():
-            found.append(torch.device("mps", 0))
+        for kind in ("cuda", "xpu", "mps"):
+            found += [torch.device(kind, i) for i in range(getattr(torch, kind).device_count())]
         return found
 
     def find(self, word: str) -> Any:

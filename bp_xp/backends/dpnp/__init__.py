@@ -1,0 +1,3 @@
+"""dpnp: the SYCL devices of Intel and others."""
+
+__all__: list[str] = []

@@ -1,0 +1,75 @@
+"""dpnp: SYCL devices, which are Intel's GPUs and, with Intel's OpenCL runtime, CPUs."""
+
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+
+from bp_xp._optional import require
+from bp_xp._typing import Array, Namespace
+from bp_xp.backends.library import Library
+from bp_xp.errors import DeviceError
+
+__all__ = ["DPNP"]
+
+# What a filter string of SYCL is made of, besides numbers.
+_SELECTORS = ("opencl", "level_zero", "cuda", "hip", "cpu", "gpu", "accelerator")
+
+
+class DPNP(Library):
+    """dpnp: whatever devices SYCL finds, named by its filter strings."""
+
+    name = "dpnp"
+    extra: str | None = "dpnp"
+    device_words = "'cpu', 'gpu', 'gpu:N', or a filter string of SYCL such as 'level_zero:gpu:0'"
+
+    def namespace(self) -> Namespace:
+        return require("dpnp", self.extra)
+
+    def default_device(self) -> Any:
+        # SYCL's own choice: a GPU before a CPU.
+        self._require_devices()
+        return super().default_device()
+
+    def devices(self) -> list[Any]:
+        self._require_devices()
+        return super().devices()
+
+    def device_name(self, device: Any) -> str:
+        return device.sycl_device.filter_string
+
+    def is_cpu(self, device: Any) -> bool:
+        return device.sycl_device.is_cpu
+
+    def find(self, word: str) -> Any:
+        if not all(part in _SELECTORS or part.isdecimal() for part in word.split(":")):
+            raise self._unknown(word)
+        self._require_devices()
+        try:
+            return self.device_of(self.namespace().empty(0, device=word))
+        except Exception as error:  # SYCL has an error of its own for each way to fail
+            found = ", ".join(repr(self.device_name(device)) for device in self.devices())
+            raise DeviceError(
+                f"device {word!r} of backend 'dpnp' does not work here: {error}. "
+                f"Found here: {found}."
+            ) from error
+
+    def _require_devices(self) -> None:
+        if not self.namespace().__array_namespace_info__().devices():
+            runtime = pathlib.Path(sys.prefix, "lib", "libintelocl.so")
+            raise DeviceError(
+                "dpnp is installed, but SYCL finds no device. A GPU of Intel's needs its Level "
+                "Zero driver. A CPU needs Intel's OpenCL runtime, which "
+                + (
+                    f"is installed: set OCL_ICD_FILENAMES={runtime} before Python starts."
+                    if runtime.exists()
+                    else "pip installs as intel-opencl-rt."
+                )
+            )
+
+    def to_numpy(self, array: Array) -> np.ndarray:
+        return self.namespace().asnumpy(array)
+
+    def ran_out_of_memory(self, error: Exception) -> bool:
+        return super().ran_out_of_memory(error) or type(error).__name__ == "USMAllocationError"

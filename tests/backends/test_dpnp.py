@@ -1,0 +1,103 @@
+"""dpnp's room: over a stand-in everywhere, and over dpnp where it is installed."""
+
+import types
+
+import numpy as np
+import pytest
+
+from bp_xp import Network, to_numpy
+from bp_xp.backends import LIBRARIES, place
+from bp_xp.backends.dpnp import library as room
+from bp_xp.errors import DeviceError
+
+
+def fake_dpnp(devices):
+    """What the room looks at: devices by filter strings, of which the first is the default."""
+    found = {
+        word: types.SimpleNamespace(
+            sycl_device=types.SimpleNamespace(filter_string=word, is_cpu="cpu" in word)
+        )
+        for word in devices
+    }
+
+    def empty(shape, device=None, dtype="float32"):
+        word = getattr(device, "word", device)
+        if hasattr(device, "sycl_device"):
+            word = device.sycl_device.filter_string
+        matching = [one for name, one in found.items() if word is None or word in name]
+        if not matching:
+            raise Exception(f"no device with the selector string {word!r}")
+        if dtype == "float64" and not matching[0].sycl_device.is_cpu:
+            raise RuntimeError("no float64 aspect")
+        return types.SimpleNamespace(device=matching[0])
+
+    listed = [types.SimpleNamespace(word=word) for word in devices]
+    info = types.SimpleNamespace(devices=lambda: listed)
+    return types.SimpleNamespace(
+        __array_namespace_info__=lambda: info, empty=empty, float32="float32", float64="float64"
+    )
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    def install(*devices):
+        monkeypatch.setattr(room, "require", lambda module, extra: fake_dpnp(devices))
+        return LIBRARIES["dpnp"]
+
+    return install
+
+
+def test_devices_go_by_filter_strings_and_the_default_is_the_systems(stand_in):
+    dpnp = stand_in("level_zero:gpu:0", "opencl:cpu:0")
+
+    assert [dpnp.device_name(d) for d in dpnp.devices()] == ["level_zero:gpu:0", "opencl:cpu:0"]
+    assert dpnp.device_name(dpnp.best_device()) == "level_zero:gpu:0"
+    assert [dpnp.is_cpu(d) for d in dpnp.devices()] == [False, True]
+    assert dpnp.device_name(dpnp.find("cpu")) == "opencl:cpu:0"
+
+
+def test_a_word_that_is_no_filter_string_is_a_value_error_and_a_missing_device_a_device_error(
+    stand_in,
+):
+    dpnp = stand_in("opencl:cpu:0")
+
+    with pytest.raises(ValueError, match=r"no device 'fast'.*found here: 'opencl:cpu:0'"):
+        dpnp.find("fast")
+    with pytest.raises(DeviceError, match=r"'gpu:1'.*Found here: 'opencl:cpu:0'"):
+        dpnp.find("gpu:1")
+
+
+def test_float64_is_offered_where_the_device_has_it(stand_in):
+    dpnp = stand_in("level_zero:gpu:0", "opencl:cpu:0")
+
+    assert dpnp.dtype("float64", dpnp.find("cpu")) == "float64"
+    with pytest.raises(ValueError, match="no float64 on device 'level_zero:gpu:0'"):
+        dpnp.dtype("float64", dpnp.find("gpu"))
+
+
+@pytest.mark.parametrize(
+    ("exists", "advice"),
+    [(True, r"set OCL_ICD_FILENAMES=.*libintelocl\.so before"), (False, "intel-opencl-rt")],
+)
+def test_no_device_is_an_error_that_tells_what_to_do(stand_in, monkeypatch, exists, advice):
+    dpnp = stand_in()
+    monkeypatch.setattr(room.pathlib.Path, "exists", lambda self: exists)
+
+    for act in (dpnp.devices, dpnp.best_device, lambda: dpnp.find("cpu")):
+        with pytest.raises(DeviceError, match=advice):
+            act()
+
+
+def test_a_network_on_dpnp_takes_and_returns_its_arrays():
+    dpnp = pytest.importorskip("dpnp")
+    try:
+        network = Network([3, 4, 2], backend="dpnp", seed=0)
+    except DeviceError as error:
+        pytest.skip(str(error))
+
+    outputs = network.feedforward(dpnp.ones((5, 3), dtype=dpnp.float32))
+
+    assert place(backend=dpnp).library is LIBRARIES["dpnp"]
+    assert isinstance(outputs, dpnp.ndarray)
+    expected = Network([3, 4, 2], seed=0).feedforward(np.ones((5, 3)))
+    assert np.allclose(to_numpy(outputs), expected, rtol=1e-6)
