@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "math": {"_typing", "_trees", "checks"},
     "engines": {"_typing", "_trees"},
     # What bp_xp asks of a library, the room of each, which knows no other, and what finds them.
-    "backends.library": {"_typing", "engines"},
+    "backends.library": {"_caller", "_typing", "engines"},
     **{
         room: {
             *("_caller", "_typing", "_trees", "_optional", "errors"),
@@ -185,15 +185,21 @@ HOST = {"numpy", "np"}  # where there is no choice of a library: arrays that peo
 
 # Beside bp_xp/backends: which libraries a file or a folder names, and why.
 KNOW_A_LIBRARY = {
-    "_optional": ({"cupy", "array_api_strict", "sklearn"}, "what package a missing one is in"),
+    "_optional": (
+        {"cupy", "mlx", "array_api_strict", "sklearn"},
+        "what package a missing one is in",
+    ),
     "cli/_options": ({"cupy"}, "the help of --device"),
     "cli/parity": ({"torch"}, "the help of --backends and an example"),
     "estimators": ({"sklearn", "scipy"}, "they are scikit-learn's, and take its sparse matrices"),
     "testing/parity": ({"torch"}, "an example in a message"),
     "testing/pytest_plugin": ({"torch", "jax", "cupy"}, "the help of its options"),
-    "testing/targets": ({"torch", "jax", "cupy", "array_api_strict"}, "what tests run on"),
+    "testing/targets": (
+        {"torch", "jax", "cupy", "dpnp", "mlx", "array_api_strict"},
+        "what tests run on",
+    ),
     "testing/transfers": (
-        {"torch", "jax", "cupy", "array_api_strict", "array_api_compat"},
+        {"torch", "jax", "cupy", "dpnp", "mlx", "array_api_strict", "array_api_compat"},
         "the ways in which each library brings values to the host",
     ),
 }

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import array_api_compat
 import numpy as np
 
+from bp_xp._caller import named
 from bp_xp._typing import Array, Namespace
 from bp_xp.engines import PLAIN, Engine
 
@@ -125,10 +126,10 @@ class Library:
             with contextlib.suppress(Exception):  # in whatever way it says that there is none
                 xp.empty(0, dtype=getattr(xp, name), device=device)
                 return getattr(xp, name)
-        others = [repr(one) for one in SUPPORTED_DTYPES if one != name]
+        others = [named("dtype", one) for one in SUPPORTED_DTYPES if one != name]
         raise ValueError(
             f"backend {self.name!r} has no {name} on device {self.device_name(device)!r}: use "
-            f"dtype={' or '.join(others)}."
+            f"{' or '.join(others)}."
         )
 
     def from_numpy(self, array: np.ndarray, device: Any) -> Array:

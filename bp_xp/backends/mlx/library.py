@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bp_xp._caller import named
 from bp_xp._optional import require
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends.library import Library
@@ -15,12 +16,6 @@ from bp_xp.backends.mlx.namespace import standard_functions
 from bp_xp.errors import DeviceError
 
 __all__ = ["MLX"]
-
-
-_NO_FLOAT64 = (
-    "backend 'mlx' has no float64: its GPUs lack it, and on a CPU its functions of float64 are no "
-    "better than those of float32. Use dtype='float32'."
-)
 
 
 class MLX(Library):
@@ -79,12 +74,12 @@ class MLX(Library):
 
     def dtype(self, name: str, device: Any) -> Any:
         if name == "float64":
-            raise ValueError(_NO_FLOAT64)
+            raise _no_float64()
         return getattr(self._core(), name)
 
     def from_numpy(self, array: np.ndarray, device: Any) -> Array:
         if array.dtype == np.float64:  # of which MLX would make float32 without a word
-            raise ValueError(_NO_FLOAT64)
+            raise _no_float64()
         return self._core().array(array)
 
     def to_numpy(self, array: Array) -> np.ndarray:
@@ -102,3 +97,10 @@ class MLX(Library):
 
     def ran_out_of_memory(self, error: Exception) -> bool:
         return super().ran_out_of_memory(error) or "malloc" in str(error)
+
+
+def _no_float64() -> ValueError:
+    return ValueError(
+        "backend 'mlx' has no float64: its GPUs lack it, and on a CPU its functions of float64 are "
+        f"no better than those of float32. Use {named('dtype', 'float32')}."
+    )
