@@ -121,16 +121,21 @@ class Library:
 
     def dtype(self, name: str, device: Any) -> Any:
         """The library's dtype object; ValueError where it can't compute in it on ``device``."""
-        xp = self.namespace()
-        if hasattr(xp, name):
-            with contextlib.suppress(Exception):  # in whatever way it says that there is none
-                xp.empty(0, dtype=getattr(xp, name), device=device)
-                return getattr(xp, name)
+        if self.has_dtype(name, device):
+            return getattr(self.namespace(), name)
         others = [named("dtype", one) for one in SUPPORTED_DTYPES if one != name]
         raise ValueError(
             f"backend {self.name!r} has no {name} on device {self.device_name(device)!r}: use "
             f"{' or '.join(others)}."
         )
+
+    def has_dtype(self, name: str, device: Any) -> bool:
+        """Whether ``device`` has numbers of a dtype."""
+        xp = self.namespace()
+        with contextlib.suppress(Exception):  # in whatever way it says that there is none
+            xp.empty(0, dtype=getattr(xp, name), device=device)
+            return True
+        return False
 
     def from_numpy(self, array: np.ndarray, device: Any) -> Array:
         """``array`` (C-contiguous, native byte order) as an array on ``device``."""

@@ -45,7 +45,7 @@ def _read_targets(ctx: click.Context, option: click.Parameter, text: str | None)
     callback=_read_targets,
     metavar="NAME,NAME,...",
     help="Backends, or backends with a device, as in numpy,torch,torch-cuda:0; the first is the "
-    "reference. Without it: all that work here.",
+    "reference. Without it: all that work here and have the dtype.",
 )
 @click.option(
     "--sizes",

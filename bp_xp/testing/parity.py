@@ -161,8 +161,8 @@ def assert_parity(
         y: labels, shape (N,), or targets, shape (N, O), on the host.
         backends: the targets, two or more, such as ``["numpy", "torch", "torch-cuda:0"]``; the
             first is the reference. A backend alone is its default device. One that does not work
-            here is an error. None takes all targets that bp_xp knows and that work here, with NumPy
-            as the reference.
+            here is an error. None takes all targets that bp_xp knows, that work here and have the
+            network's dtype, with NumPy as the reference.
         steps: how many steps to take; fewer are taken where ``early_stopping`` ends the runs.
         every: compare after each so many steps; ``steps`` is a multiple of it.
         rtol: the largest difference that passes, relative to the largest value that the tensor has
@@ -206,7 +206,10 @@ def assert_parity(
     if rtol is not None:
         rtol = checks.check_number(rtol, "rtol", least=0.0)
     places = _places(backends)
-    networks = [_build(build, placement) for placement in places]
+    first = _build(build, places[0])
+    if backends is None:
+        places = [one for one in places if one.library.has_dtype(first.dtype, one.device)]
+    networks = [first, *(_build(build, placement) for placement in places[1:])]
     _check_alike(networks)
     dtype = networks[0].dtype
     rtol = RTOL[dtype] if rtol is None else rtol

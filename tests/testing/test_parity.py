@@ -739,3 +739,20 @@ def test_ctrl_c_ends_the_comparison():
 def test_what_is_no_build_is_refused_with_an_example(build, came):
     with pytest.raises(TypeError, match=rf"lambda \*\*where: Network.*({came})"):
         assert_parity(build, [[0.0, 1.0]], [[1.0]], backends=["numpy", "numpy"])
+
+
+def test_targets_without_the_networks_dtype_are_left_out_where_none_are_named(monkeypatch):
+    pytest.importorskip("array_api_strict")
+    strict = [Target("array_api_strict", device) for device in ("no_float64", "device1")]
+    targets = [Target("numpy"), *strict]
+    monkeypatch.setattr("bp_xp.testing.parity.default_targets", lambda: targets)
+    x, y = np.ones((4, 2)), np.asarray([0, 1, 0, 1])
+
+    def compared(dtype):
+        report = assert_parity(
+            lambda **where: Network([2, 2], dtype=dtype, seed=0, **where), x, y, steps=2
+        )
+        return [row.device for row in report.rows]
+
+    assert compared("float64") == ["cpu", "device1"]
+    assert compared("float32") == ["cpu", "no_float64", "device1"]

@@ -72,14 +72,13 @@ class MLX(Library):
     def lies_on(self, array: Array, device: Any) -> bool:
         return True
 
-    def dtype(self, name: str, device: Any) -> Any:
-        if name == "float64":
-            raise _no_float64()
-        return getattr(self._core(), name)
+    def has_dtype(self, name: str, device: Any) -> bool:
+        # GPUs have no float64, and on a CPU its functions are no better than those of float32.
+        return name != "float64"
 
     def from_numpy(self, array: np.ndarray, device: Any) -> Array:
         if array.dtype == np.float64:  # of which MLX would make float32 without a word
-            raise _no_float64()
+            raise ValueError(f"MLX has no float64: use {named('dtype', 'float32')}.")
         return self._core().array(array)
 
     def to_numpy(self, array: Array) -> np.ndarray:
@@ -97,10 +96,3 @@ class MLX(Library):
 
     def ran_out_of_memory(self, error: Exception) -> bool:
         return super().ran_out_of_memory(error) or "malloc" in str(error)
-
-
-def _no_float64() -> ValueError:
-    return ValueError(
-        "backend 'mlx' has no float64: its GPUs lack it, and on a CPU its functions of float64 are "
-        f"no better than those of float32. Use {named('dtype', 'float32')}."
-    )
