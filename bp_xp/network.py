@@ -21,7 +21,7 @@ from bp_xp.architecture import (
 from bp_xp.backends import dtype_name, place, to_numpy
 from bp_xp.backends.registry import check_form
 from bp_xp.inspection import BackpropTrace
-from bp_xp.math import backprop
+from bp_xp.math import classes
 from bp_xp.math.activations import Activation
 from bp_xp.math.costs import Cost, MatchedCost
 from bp_xp.math.initializers import Initializer, restore_generator
@@ -199,16 +199,19 @@ class Network(Parameters):
             TypeError: x is an array of another library.
             OutOfMemoryError: the device has too little memory for so many samples at once.
         """
+        return self._feed(x, batch_size)
+
+    def _feed(self, x: Any, batch_size: int, read: Any = None) -> Array:
+        """Return the outputs, or what is read off them: :func:`bp_xp.training.evaluation.feed`."""
         size = checks.check_integer(batch_size, "batch_size")
         with self._placement.active(advice("Take a smaller {}.", "batch_size")):
             x = intake.check_samples(
                 x, "x", placement=self._placement, dtype=self._dtype, columns=self.sizes[0]
             )
-            parts = [
-                backprop.feedforward(self.model, self._layers, x[rows, :], xp=self.xp)
-                for rows in row_blocks(x.shape[0], size)
-            ]
-            return self.xp.concat(parts) if len(parts) > 1 else parts[0]
+            cut = self._placement.library.cut
+            blocks = (cut(x, rows) for rows in row_blocks(x.shape[0], size))
+            how: dict[str, Any] = {"read": read, "at_once": size, "placement": self._placement}
+            return evaluation.feed(self.model, self._layers, blocks, **how)
 
     def predict_proba(self, x: Any, *, batch_size: int = 4096) -> Array:
         """Return the probability of each class.
@@ -229,8 +232,7 @@ class Network(Parameters):
                 f"the outputs of this network ({self.model.activations[-1].name}) are no "
                 "probabilities: use feedforward, or make it with output_activation='softmax'."
             )
-        a = self.feedforward(x, batch_size=batch_size)
-        return a if a.shape[1] > 1 else self.xp.concat([1.0 - a, a], axis=1)
+        return self._feed(x, batch_size, classes.probabilities)
 
     def predict(self, x: Any, *, batch_size: int = 4096) -> Array:
         """Return the class of each sample; without classes, the outputs.
@@ -247,13 +249,7 @@ class Network(Parameters):
         Raises:
             ValueError: as for :meth:`feedforward`.
         """
-        a = self.feedforward(x, batch_size=batch_size)
-        if not self.classifies:
-            return a
-        if a.shape[1] == 1:
-            index = self.xp.argmax(a, axis=-1).dtype
-            return self.xp.astype(a[:, 0] > 0.5, index)
-        return self.xp.argmax(a, axis=-1)
+        return self._feed(x, batch_size, classes.labels if self.classifies else None)
 
     def evaluate(
         self,
@@ -313,10 +309,9 @@ class Network(Parameters):
         """
         with self._placement.active():
             samples = self._samples(x, y)
-            gradients, _ = backprop.backpropagate(
-                self.model, self._layers, samples.x, samples.y, xp=self.xp
+            return evaluation.gradients(
+                self.model, self._layers, samples.x, samples.y, placement=self._placement
             )
-        return gradients
 
     def trace(self, x: Any, y: Any) -> BackpropTrace:
         """Return everything that backpropagation finds on its way.

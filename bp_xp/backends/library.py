@@ -6,7 +6,7 @@ its way to NumPy, and ``engine.py`` where it has an engine of its own.
 
 import contextlib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import array_api_compat
@@ -157,6 +157,14 @@ class Library:
         except (TypeError, ValueError, RuntimeError):
             # The host by name: without one, a library may hand out memory of its device.
             return np.from_dlpack(array, device="cpu")
+
+    def cut(self, array: Array, rows: slice) -> Array:
+        """Some rows of ``array``, shape (n, ...), at least one; the memory may be shared."""
+        return array[rows, ...]
+
+    def join(self, parts: Sequence[Array]) -> Array:
+        """Arrays of the same columns as one, the rows of each below those of the one before."""
+        return parts[0] if len(parts) == 1 else self.namespace().concat(parts, axis=0)
 
     def aligned(self, batches: Array) -> Array:
         """Mini-batches, shape (steps, ...), each lying where a step rounds as it does elsewhere."""

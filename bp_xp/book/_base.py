@@ -263,7 +263,8 @@ class BookNetwork:
                 y = xp.take(data.y, index[rows], axis=0)
                 for k in row_blocks(x.shape[0], mini_batch_size):
                     update(Samples(x[k, :], y[k, :]))
-            if not are_finite([*self._biases, *self._weights], xp=xp).all():
+            parts = [*self._biases, *self._weights]
+            if not are_finite(parts, placement=self._placement).all():
                 self._biases, self._weights = before
                 raise DivergenceError(
                     f"the run diverged in epoch {j}: a weight or bias is no longer finite. Try "

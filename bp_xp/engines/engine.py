@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from bp_xp._typing import Array, Namespace
 from bp_xp.engines.report import Report
 
-__all__ = ["Compile", "Elementwise", "Engine", "Loop", "Step", "argmax"]
+__all__ = ["Compile", "Elementwise", "Engine", "Loop", "MapRows", "Step", "argmax"]
 
 Step = Callable[..., tuple[Any, Array]]
 """A training step: a pure function (state, *batch, xp=xp) -> (state, zᴸ), where ``xp`` is the
@@ -56,10 +56,34 @@ class Compile(Protocol):
         ...
 
 
+class MapRows(Protocol):
+    """Makes a fast function of one that takes each row by itself, for any number of rows."""
+
+    def __call__(
+        self, function: Callable[..., Any], *settings: Any, at_most: int
+    ) -> Callable[..., Any]:
+        """Return the function with its first arguments given.
+
+        Args:
+            function: a pure function, called as ``function(*settings, shared, *arrays)``: what
+                all rows share, and arrays of N rows. It returns an array of N rows, or a nesting
+                of them, and no row of these depends on another row. So a library may give it more
+                rows than there are, and leave out what it returns for them.
+            settings: its first arguments, hashable.
+            at_most: how many rows it will be given at once, at most.
+        """
+        ...
+
+
 def _not_compiled(
     function: Callable[..., Any], *settings: Any, consumes: bool = False
 ) -> Callable[..., Any]:
     del consumes
+    return functools.partial(function, *settings)
+
+
+def _not_mapped(function: Callable[..., Any], *settings: Any, at_most: int) -> Callable[..., Any]:
+    del at_most
     return functools.partial(function, *settings)
 
 
@@ -83,17 +107,19 @@ class Engine:
             report.
         compile: makes a fast function of a pure one; where there is no compiler, it only gives it
             the settings.
+        map_rows: makes a fast function of one that takes each row by itself; likewise.
         fuse: makes one operation of an elementwise function ``f(*arrays, xp=xp)``, where the
             library can and ``compile`` does not do it anyway.
         argmax: the library's fastest ``argmax(values, xp=xp)``, alike to :func:`argmax`.
-        describe: returns what writes the program of a step as text, (step, state, batch, xp);
-            None where the loop itself tells the report.
+        describe: returns what writes the program of a step as text, (step, state, batches, xp), of
+            mini-batches as a loop takes them; None where the loop itself tells the report.
     """
 
     name: str
     way: str
     new_loop: Callable[[Report], Loop]
     compile: Compile = _not_compiled
+    map_rows: MapRows = _not_mapped
     fuse: Callable[[Elementwise], Elementwise] = _not_fused
     argmax: Elementwise = argmax
     describe: Callable[[Step, Any, Sequence[Array], Namespace], Callable[[], str]] | None = None

@@ -24,9 +24,9 @@ from bp_xp.estimators import _settings as settings
 from bp_xp.estimators._run import forget_runs, take_steps
 from bp_xp.estimators._samples import Inputs, Samples, blocks_of
 from bp_xp.estimators._solvers import minimize
-from bp_xp.math import backprop
 from bp_xp.math.model import Model
 from bp_xp.network import Network
+from bp_xp.training.evaluation import feed
 
 __all__ = ["MLP"]
 
@@ -359,7 +359,8 @@ class MLP(BaseEstimator):
 
         def blocks() -> Iterator[tuple[Array, ...]]:
             for rows, x in samples.inputs.blocks():
-                yield x, samples.y[rows, :], *(() if there is None else (there[rows],))
+                given = [samples.y] if there is None else [samples.y, there]
+                yield x, *(placement.library.cut(values, rows) for values in given)
 
         found = minimize(
             network.model,
@@ -452,11 +453,7 @@ class MLP(BaseEstimator):
             output = settings.output_named(self.out_activation_)
             cost = settings.cost_of(self.loss, self.out_activation_)
             model = Model((), (*hidden, output), cost)
-            parts = [
-                backprop.feedforward(model, layers, x, xp=placement.xp)
-                for x in blocks_of(X, placement, dtype)
-            ]
-            return placement.xp.concat(parts, axis=0) if len(parts) > 1 else parts[0]
+            return feed(model, layers, blocks_of(X, placement, dtype), placement=placement)
 
     def _check_same_kind(self, X: Any, placement: Placement, method: str) -> None:
         """Refuse samples of another library or device than those of fit."""

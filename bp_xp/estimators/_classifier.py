@@ -12,6 +12,7 @@ from sklearn.utils.multiclass import type_of_target, unique_labels
 from bp_xp.backends import Placement, to_numpy
 from bp_xp.estimators import _settings as settings
 from bp_xp.estimators._base import MLP
+from bp_xp.math.classes import probabilities
 
 __all__ = ["MLPClassifier"]
 
@@ -238,10 +239,9 @@ class MLPClassifier(ClassifierMixin, MLP):
         assert self._where is not None
         xp = self._where.xp
         with self._where.active():
-            if a.shape[1] == 1:
-                a = xp.concat([1.0 - a, a], axis=1)
-            elif self.out_activation_ == "logistic":
+            if a.shape[1] > 1 and self.out_activation_ == "logistic":
                 return xp.astype(a > 0.5, xp.int64)
+            a = probabilities(a, xp=xp)
             return xp.take(labels, xp.argmax(a[:, : labels.shape[0]], axis=1), axis=0)
 
     def predict_proba(self, X: Any) -> Any:
@@ -271,10 +271,7 @@ class MLPClassifier(ClassifierMixin, MLP):
 
     def _probabilities(self, X: Any, method: str) -> Any:
         a = self._home(self._outputs(X, method))
-        if a.shape[1] > 1:
-            return a
-        xp = self._where.xp if self._in_arrays and self._where else np
-        return xp.concat([1.0 - a, a], axis=1)
+        return probabilities(a, xp=self._where.xp if self._in_arrays and self._where else np)
 
     def _encode(self, y: Any, placement: Placement, *, fresh: bool) -> tuple[np.ndarray, Any]:
         if fresh or not hasattr(self, "classes_"):

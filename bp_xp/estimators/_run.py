@@ -23,6 +23,7 @@ from bp_xp.math.model import Model
 from bp_xp.network import Network
 from bp_xp.training.arguments import Settings, as_regularization
 from bp_xp.training.callbacks import as_callback
+from bp_xp.training.evaluation import ROWS_AT_ONCE
 from bp_xp.training.history import EpochRecord
 from bp_xp.training.looks import Position, start
 from bp_xp.training.trainer import Observer, Run, TellCallbacks, train
@@ -268,11 +269,13 @@ class Bookkeeper(Observer):
     def _evaluate(self, run: Run, samples: Samples) -> tuple[float, float]:
         """Return the mean loss over samples, and the score."""
         estimator, placement = self._estimator, run.placement
-        judge = placement.engine.compile(_costs_and_outputs, run.model, placement.xp)
+        judge = placement.engine.map_rows(
+            _costs_and_outputs, run.model, placement.xp, at_most=ROWS_AT_ONCE
+        )
         costs, outputs = [], []
         with np.errstate(over="ignore", invalid="ignore"):
             for rows, x in samples.inputs.blocks():
-                cost, a = judge(run.layers, x, samples.y[rows, :])
+                cost, a = judge(run.layers, x, placement.library.cut(samples.y, rows))
                 costs.append(to_numpy(cost))
                 outputs.append(to_numpy(a))
         cost = np.average(np.concatenate(costs).astype(np.float64), weights=samples.weights)

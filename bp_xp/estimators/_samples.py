@@ -9,12 +9,11 @@ from bp_xp._typing import Array
 from bp_xp.backends import Placement, library_of
 from bp_xp.math.rows import row_blocks
 from bp_xp.sources.memory import MemoryEpoch
+from bp_xp.training.evaluation import ROWS_AT_ONCE
 
 __all__ = ["Inputs", "Samples", "ScikitEpoch", "ScikitSource", "blocks_of"]
 
-# Samples that go through the network at once where no gradient step follows; sparse ones take
-# memory only while they do.
-_ROWS_AT_ONCE = 4096
+# Sparse samples take memory as dense ones only while they go through the network.
 _SPARSE_BYTES = 1 << 25
 
 
@@ -49,7 +48,8 @@ class Inputs:
         """Return some rows as an array on the device; of dense inputs a slice only."""
         if self.sparse:
             return self._placement.asarray(self.values[rows].toarray(), self._dtype)
-        return self.values[rows, :]
+        assert isinstance(rows, slice)
+        return self._placement.library.cut(self.values, rows)
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
         """Yield all rows, some at a time, each with where they are."""
@@ -67,8 +67,8 @@ def blocks_of(x: Any, placement: Placement, dtype: str) -> Iterator[Array]:
 def _row_blocks(x: Any) -> Iterator[slice]:
     """Cut inputs into blocks of rows that take some memory, and no more, when they are dense."""
     n, columns = x.shape
-    most = _SPARSE_BYTES // (8 * columns) if hasattr(x, "tocsr") else _ROWS_AT_ONCE
-    return row_blocks(n, max(1, min(most, _ROWS_AT_ONCE)))
+    most = _SPARSE_BYTES // (8 * columns) if hasattr(x, "tocsr") else ROWS_AT_ONCE
+    return row_blocks(n, max(1, min(most, ROWS_AT_ONCE)))
 
 
 class Samples(NamedTuple):
@@ -177,7 +177,7 @@ class ScikitSource:
         """Yield all samples in the order in which they lie, without weights."""
         del rows  # inputs know how many there is memory for
         for block, x in self._samples.inputs.blocks():
-            yield [x, self._samples.y[block, :]]
+            yield [x, self._placement.library.cut(self._samples.y, block)]
 
     def share(self, rank: int, ranks: int) -> "ScikitSource":
         """Refuse: scikit-learn's runs are those of one process."""

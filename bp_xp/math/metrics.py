@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from bp_xp import checks
 from bp_xp._typing import Array, Namespace
+from bp_xp.math.classes import probabilities
 from bp_xp.math.rows import sum_rows
 
 __all__ = ["METRICS", "Metric", "MetricFunction", "confusion_matrix", "top_k"]
@@ -241,8 +242,7 @@ def top_k(k: int) -> Metric:
 
 def _top(a: Array, y: Array, *, k: int, weights: Array | None = None, xp: Namespace) -> Array:
     true = _one_class(y, xp=xp)
-    if a.shape[-1] == 1:
-        a = xp.concat([1.0 - a, a], axis=-1)
+    a = probabilities(a, xp=xp)
     columns = _columns(a, xp=xp)
     own = xp.sum(xp.where(true, a, xp.zeros_like(a)), axis=-1, keepdims=True)
     place = xp.argmax(xp.astype(true, xp.int32), axis=-1, keepdims=True)

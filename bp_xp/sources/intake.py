@@ -83,11 +83,9 @@ def check_sample_weight(
             f"{tuple(host.shape)}."
         )
     values = _place_finite(host, name, placement, dtype)
-    least, most = (float(to_numpy(f(values))) for f in (placement.xp.min, placement.xp.max))
+    least, most = _extremes(values, placement)
     if least < 0.0:
-        count = int(
-            to_numpy(placement.xp.sum(placement.xp.astype(values < 0.0, placement.xp.int32)))
-        )
+        count = int((to_numpy(values) < 0.0).sum())
         raise ValueError(f"{name} has {count} negative number(s), the least {least:g}.")
     if most == 0.0:
         raise ValueError(f"{name} is zero for every sample: there is nothing to learn from.")
@@ -235,10 +233,10 @@ def _place_finite(values: Any, name: str, placement: Placement, dtype: str) -> A
         if finite:
             return placement.asarray(host)
     else:
-        xp = placement.xp
-        host = xp.astype(values, placement.dtype(dtype), copy=False)
-        if bool(xp.isfinite(xp.max(host)) & xp.isfinite(xp.min(host))):
-            return host
+        there = placement.xp.astype(values, placement.dtype(dtype), copy=False)
+        seen, xp = _to_look_at(there, placement)
+        if bool(xp.isfinite(xp.max(seen)) & xp.isfinite(xp.min(seen))):
+            return there
     raise _not_finite(to_numpy(values), name, dtype)
 
 
@@ -299,7 +297,7 @@ def one_hot(labels: Any, name: str, *, classes: int, placement: Placement, dtype
 
 
 def check_target_range(
-    y: Array, name: str, *, bounded: bool, exclusive: bool, xp: Namespace
+    y: Array, name: str, *, bounded: bool, exclusive: bool, placement: Placement
 ) -> bool:
     """Check targets against the cost; return whether each row is one class.
 
@@ -308,13 +306,14 @@ def check_target_range(
         name: what the caller calls them.
         bounded: the cost takes probabilities, from 0 to 1.
         exclusive: the cost takes the probabilities of a row to add to 1.
-        xp: the namespace of y.
+        placement: its library and device.
 
     Raises:
         ValueError: the cost takes probabilities, and these are none.
     """
     name = named(name)
-    low, high = _extremes(y, xp)
+    low, high = _extremes(y, placement)
+    y, xp = _to_look_at(y, placement)
     if bounded and not (low >= 0.0 and high <= 1.0):
         other = advice(", or make the network with {}, for numbers of any size", "cost", "huber")
         raise ValueError(
@@ -334,9 +333,9 @@ def check_target_range(
     return whole and (y.shape[1] == 1 or off == 0.0)
 
 
-def warn_of_unreachable(y: Array, name: str, output: str, *, xp: Namespace) -> None:
+def warn_of_unreachable(y: Array, name: str, output: str, *, placement: Placement) -> None:
     """Warn of targets that outputs from 0 to 1 can't reach."""
-    low, high = _extremes(y, xp)
+    low, high = _extremes(y, placement)
     if low < 0.0 or high > 1.0:
         warn(
             f"{named(name)} goes from {low:g} to {high:g}, which {output} outputs, from 0 to 1, "
@@ -346,5 +345,17 @@ def warn_of_unreachable(y: Array, name: str, output: str, *, xp: Namespace) -> N
         )
 
 
-def _extremes(y: Array, xp: Namespace) -> tuple[float, float]:
-    return float(xp.min(y)), float(xp.max(y))
+def _extremes(values: Array, placement: Placement) -> tuple[float, float]:
+    seen, xp = _to_look_at(values, placement)
+    return float(xp.min(seen)), float(xp.max(seen))
+
+
+def _to_look_at(values: Array, placement: Placement) -> tuple[Array, Namespace]:
+    """Return values in a form to be looked at, with its namespace.
+
+    What lies in the memory of the host NumPy reads there: a library may compile each operation for
+    each shape.
+    """
+    if placement.on_cpu:
+        return placement.library.to_numpy(values), np
+    return values, placement.xp

@@ -72,10 +72,13 @@ class MemoryEpoch:
 
     def _cut(self, rows: slice, steps: int) -> list[Array]:
         """Return some rows of the order as so many mini-batches."""
-        xp = self._placement.xp
+        xp, cut = self._placement.xp, self._placement.library.cut
         if self._order is None:
-            return [xp.reshape(v[rows, ...], (steps, -1, *v.shape[1:])) for v in self._arrays]
-        numbers = self._order[rows]
+            return [
+                xp.reshape(cut(values, rows), (steps, -1, *values.shape[1:]))
+                for values in self._arrays
+            ]
+        numbers = cut(self._order, rows)
         if self._ranks > 1:
             each = xp.reshape(numbers, (steps, -1))
             first = min(self._rank, each.shape[1])  # the last mini-batch may have no row for it
@@ -151,7 +154,7 @@ class MemorySource:
     def blocks(self, rows: int) -> Iterator[list[Array]]:
         """Yield all samples in the order in which they lie."""
         for block in row_blocks(self.n_rows, rows):
-            yield [values[block, ...] for values in self.samples.arrays]
+            yield [self.placement.library.cut(values, block) for values in self.samples.arrays]
 
     def share(self, rank: int, ranks: int) -> Source:
         """Return the share of one of several processes."""

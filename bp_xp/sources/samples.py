@@ -102,7 +102,7 @@ def _make_targets(
         name,
         bounded=matched and classifies,
         exclusive=matched and model.activations[-1].coupled,
-        xp=placement.xp,
+        placement=placement,
     )
     return y, one_class and classifies
 
@@ -164,14 +164,20 @@ def hold_out(
         fraction, "validation_data, as the share to hold out,", above=0.0, below=1.0
     )
     labels = _labels(samples.y, xp) if samples.has_classes else None
+    take = placement.engine.compile(_take, xp)
     first, second = (
-        [xp.take(values, placement.asarray(rows), axis=0) for values in samples.arrays]
+        take(placement.asarray(rows), *samples.arrays)
         for rows in split_rows(samples.x.shape[0], fraction, labels, generator)
     )
     return (
         Samples(first[0], first[1], samples.has_classes, *first[2:]),
         Samples(second[0], second[1], samples.has_classes, *second[2:]),
     )
+
+
+def _take(xp: Namespace, rows: Array, *arrays: Array) -> list[Array]:
+    """Return some rows of each array."""
+    return [xp.take(values, rows, axis=0) for values in arrays]
 
 
 def _labels(y: Array, xp: Namespace) -> np.ndarray:

@@ -17,7 +17,7 @@ from bp_xp.training.step import State
 __all__ = ["are_finite", "check_finite"]
 
 
-def are_finite(arrays: Iterable[Array], *, xp: Namespace) -> np.ndarray:
+def are_finite(arrays: Iterable[Array], *, placement: Placement) -> np.ndarray:
     """Return for each array whether it has neither NaN nor infinity, as its sum shows.
 
     The sums are fetched from the device all at once. A sum that overflows counts as not finite:
@@ -25,14 +25,19 @@ def are_finite(arrays: Iterable[Array], *, xp: Namespace) -> np.ndarray:
 
     Args:
         arrays: arrays of any shapes, of one dtype.
-        xp: their namespace.
+        placement: their library and device.
 
     Returns:
         Booleans on the host, shape (number of arrays,).
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        sums = [xp.sum(array) for array in arrays]
-    return np.isfinite(to_numpy(xp.stack(sums)))
+        sums = placement.engine.compile(_sums, placement.xp)(list(arrays))
+    return np.isfinite(to_numpy(sums))
+
+
+def _sums(xp: Namespace, arrays: Iterable[Array]) -> Array:
+    """Return the sum of each array, shape (number of arrays,)."""
+    return xp.stack([xp.sum(array) for array in arrays])
 
 
 def check_finite(
@@ -60,7 +65,7 @@ def check_finite(
     parts = [part for layer in state.layers for part in layer]
     dtype = parts[0].dtype
     held = [leaf for leaf in leaves_of(state.optimizer) if getattr(leaf, "dtype", None) == dtype]
-    finite = are_finite([*parts, *held], xp=placement.xp)
+    finite = are_finite([*parts, *held], placement=placement)
     costs = np.zeros(0) if totals is None else totals[:, 0]
     if finite.all() and np.isfinite(costs).all():
         return

@@ -1,23 +1,74 @@
-"""Judging parameters: cost, accuracy and other metrics over samples, fetched at the end."""
+"""What parameters make of samples: outputs, cost, accuracy and other metrics.
 
-from collections.abc import Sequence
+Samples go through the network a block at a time, and none depends on another. What is known of each
+is fetched at the end.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.backends import Placement, to_numpy
-from bp_xp.engines import Elementwise, argmax
-from bp_xp.math.backprop import cost_of_samples, feedforward, forward
+from bp_xp.engines import PLAIN, Elementwise, argmax
+from bp_xp.math.backprop import backpropagate, cost_of_samples, feedforward, forward
 from bp_xp.math.metrics import METRICS, Metric
 from bp_xp.math.model import Model
 from bp_xp.math.rows import sum_rows
 from bp_xp.sources import Source
 
-__all__ = ["ROWS_AT_ONCE", "evaluate", "means_of", "measure", "totals_of"]
+__all__ = ["ROWS_AT_ONCE", "evaluate", "feed", "gradients", "means_of", "measure", "totals_of"]
 
 ROWS_AT_ONCE = 4096
 """Samples that go through a network at once where no step follows."""
+
+
+def feed(
+    model: Model,
+    layers: Sequence[Layer],
+    blocks: Iterable[Array],
+    *,
+    read: Elementwise | None = None,
+    at_once: int = ROWS_AT_ONCE,
+    placement: Placement,
+) -> Array:
+    """Return the outputs for inputs, or what is read off them.
+
+    Args:
+        model: what the network computes; its sizes do not matter.
+        layers: its parameters, inputs' side first.
+        blocks: inputs on the device, shape (n, I) each.
+        read: what to make of the outputs of a block, called as ``read(a, xp=xp)``; its rows are the
+            samples. None takes them as they are.
+        at_once: how many rows a block has at most.
+        placement: library and device.
+
+    Returns:
+        aᴸ of all blocks, shape (N, O), or what ``read`` makes of it.
+    """
+    run = placement.engine.map_rows(_outputs, model, read, placement.xp, at_most=at_once)
+    return placement.library.join([run(layers, x) for x in blocks])
+
+
+def _outputs(
+    model: Model, read: Elementwise | None, xp: Namespace, layers: Sequence[Layer], x: Array
+) -> Array:
+    a = feedforward(model, layers, x, xp=xp)
+    return a if read is None else read(a, xp=xp)
+
+
+def gradients(
+    model: Model, layers: Sequence[Layer], x: Array, y: Array, *, placement: Placement
+) -> list[Layer]:
+    """Return the derivatives of the mean cost over samples by every weight and bias."""
+    return placement.engine.compile(_gradients, model, placement.xp)(layers, x, y)
+
+
+def _gradients(
+    model: Model, xp: Namespace, layers: Sequence[Layer], x: Array, y: Array
+) -> list[Layer]:
+    return backpropagate(model, layers, x, y, xp=xp)[0]
 
 
 def totals_of(
@@ -44,14 +95,28 @@ def totals_of(
     Returns:
         Shape (..., 3).
     """
+    columns = _judged(model, z, y, weights, has_classes=has_classes, argmax=argmax, xp=xp)
+    return xp.concat([sum_rows(column[..., None], xp=xp) for column in columns], axis=-1)
+
+
+def _judged(
+    model: Model,
+    z: Array,
+    y: Array,
+    weights: Array | None,
+    *,
+    has_classes: bool,
+    argmax: Elementwise,
+    xp: Namespace,
+) -> list[Array]:
+    """Return cost, whether it is classified correctly, and weight of each sample: (..., N) each."""
     cost = cost_of_samples(model, z, y, xp=xp)
     correct = xp.zeros_like(cost)
     if has_classes:
         correct = xp.astype(_are_correct(model, z, y, argmax, xp=xp), z.dtype)
-    columns = [cost, correct, xp.ones_like(cost)]
-    if weights is not None:
-        columns = [cost * weights, correct * weights, weights]
-    return xp.concat([sum_rows(column[..., None], xp=xp) for column in columns], axis=-1)
+    if weights is None:
+        return [cost, correct, xp.ones_like(cost)]
+    return [cost * weights, correct * weights, weights]
 
 
 def _are_correct(model: Model, z: Array, y: Array, argmax: Elementwise, *, xp: Namespace) -> Array:
@@ -62,12 +127,12 @@ def _are_correct(model: Model, z: Array, y: Array, argmax: Elementwise, *, xp: N
     return argmax(a, xp=xp) == argmax(y, xp=xp)
 
 
-def means_of(totals: Array, has_classes: bool) -> tuple[float, float | None]:
-    """Return mean cost and accuracy from totals on the host, shape (n, 3), added up in float64.
+def means_of(totals: np.ndarray, has_classes: bool) -> tuple[float, float | None]:
+    """Return mean cost and accuracy from sums on the host, shape (n, 3), added up in float64.
 
     The accuracy is None where there are no classes.
     """
-    cost, correct, weight = np.asarray(totals, np.float64).sum(axis=0)
+    cost, correct, weight = totals.sum(axis=0, dtype=np.float64)
     return float(cost / weight), float(correct / weight) if has_classes else None
 
 
@@ -80,9 +145,11 @@ def _evaluation(
     x: Array,
     *given: Array,
 ) -> Array:
-    """Return the totals of samples that are not trained on, given y and perhaps weights."""
+    """Judge samples that are not trained on, given y and perhaps weights; shape (N, 3)."""
     z = forward(model, layers, x, xp=xp).zs[-1]
-    return totals_of(model, has_classes, xp, z, *given, argmax=argmax)
+    y, weights = (*given, None)[:2]
+    columns = _judged(model, z, y, weights, has_classes=has_classes, argmax=argmax, xp=xp)
+    return xp.stack(columns, axis=-1)
 
 
 def evaluate(
@@ -90,9 +157,11 @@ def evaluate(
 ) -> tuple[float, float | None]:
     """Return mean cost and accuracy over samples; without classes, None for the accuracy."""
     engine, xp = placement.engine, placement.xp
-    judge = engine.compile(_evaluation, model, source.has_classes, engine.argmax, xp)
-    totals = [judge(layers, *block) for block in source.blocks(ROWS_AT_ONCE)]
-    return means_of(to_numpy(xp.stack(totals)), source.has_classes)
+    judge = engine.map_rows(
+        _evaluation, model, source.has_classes, engine.argmax, xp, at_most=ROWS_AT_ONCE
+    )
+    judged = [judge(layers, *block) for block in source.blocks(ROWS_AT_ONCE)]
+    return means_of(to_numpy(placement.library.join(judged)), source.has_classes)
 
 
 def measure(
@@ -111,16 +180,26 @@ def measure(
     metrics = [metric for metric in metrics if metric is not METRICS["accuracy"]]
     if not metrics:
         return {}
-    xp = placement.xp
-    predict = placement.engine.compile(_outputs, model, xp)
-    blocks = [(predict(layers, x), *rest) for x, *rest in source.blocks(ROWS_AT_ONCE)]
-    a, y, *weights = (xp.concat(parts, axis=0) for parts in zip(*blocks, strict=True))
+    engine, join, xp = placement.engine, placement.library.join, placement.xp
+    given: list[list[Array]] = []
+
+    def inputs() -> Iterator[Array]:
+        for x, *rest in source.blocks(ROWS_AT_ONCE):
+            given.append(rest)
+            yield x
+
+    a = feed(model, layers, inputs(), placement=placement)
+    y, *weights = (join(parts) for parts in zip(*given, strict=True))
     values = {}
     for metric in metrics:
-        given = {"weights": weights[0]} if weights and metric.takes_weights else {}
-        values[metric.name] = to_numpy(metric(a, y, **given, xp=xp))
+        counted = weights if metric.takes_weights else []
+        # One of a user's own may do what can't be compiled, and be another one at each call.
+        ours = METRICS.get(metric.name) is metric
+        value = (engine.compile if ours else PLAIN.compile)(_measured, metric, xp)(a, y, *counted)
+        values[metric.name] = to_numpy(value)
     return {name: value if value.ndim else float(value) for name, value in values.items()}
 
 
-def _outputs(model: Model, xp: Namespace, layers: Sequence[Layer], x: Array) -> Array:
-    return feedforward(model, layers, x, xp=xp)
+def _measured(metric: Metric, xp: Namespace, a: Array, y: Array, *given: Array) -> Array:
+    """Return a metric, given outputs, targets and perhaps weights."""
+    return metric(a, y, weights=given[0] if given else None, xp=xp)

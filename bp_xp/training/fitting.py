@@ -180,7 +180,7 @@ def _check_measured(network: Any, metrics: Any, samples: Samples, validation: An
         _check_numbers(network, metrics, validation)
     if network.classifies:
         output = network.model.activations[-1].name
-        intake.warn_of_unreachable(samples.y, "y", output, xp=network.xp)
+        intake.warn_of_unreachable(samples.y, "y", output, placement=network.placement)
 
 
 def _check_numbers(network: Any, metrics: Sequence[Metric], validation: Samples) -> None:

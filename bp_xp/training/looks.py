@@ -210,7 +210,7 @@ def take_looks(
                     state = state if sent is None else sent
                     if stop:
                         return
-            sums = to_numpy(xp.concat(totals, axis=0))
+            sums = to_numpy(placement.library.join(totals))
             check_finite(state, epoch, settings, totals=sums, rates=last_rates, placement=placement)
             judged = _judged(model, state.layers, validation, settings, placement=placement)
             seconds = time.perf_counter() - begun
@@ -315,8 +315,7 @@ def _keep_account(
     taken, *shape = batches[0].shape
     account = report.account(tuple(shape))
     if not account.steps and engine.describe is not None:
-        batch = [part[0, ...] for part in batches]
-        account.program = engine.describe(make_step(rule), state, batch, xp)
+        account.program = engine.describe(make_step(rule), state, batches, xp)
     account.steps += taken
 
 

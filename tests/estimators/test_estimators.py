@@ -1194,6 +1194,6 @@ def test_fit_copies_no_samples(monkeypatch):
 def test_predictions_are_made_some_thousand_samples_at_a_time(monkeypatch):
     mlp = MLPClassifier(**SMALL | {"max_iter": 2}).fit(X, Y)
     whole = mlp.predict_proba(X)
-    monkeypatch.setattr("bp_xp.estimators._samples._ROWS_AT_ONCE", 100)
+    monkeypatch.setattr("bp_xp.estimators._samples.ROWS_AT_ONCE", 100)
     for x in (X, scipy.sparse.csc_array(X), X.astype(np.float32)):
         np.testing.assert_allclose(mlp.predict_proba(x), whole, rtol=1e-6)

@@ -7,6 +7,7 @@ from helpers import random_layers, random_samples
 
 from bp_xp import ACTIVATIONS, COSTS, Activation, Cost, Layer, MatchedCost, Network
 from bp_xp.backends import to_numpy
+from bp_xp.backends.jax import engine as jax_engine
 from bp_xp.math import backprop, dropout, equations, regularization
 from bp_xp.testing.gradients import TensorCheck, check_gradients
 from bp_xp.training import step
@@ -480,6 +481,15 @@ def test_defect_is_caught_along_two_directions(monkeypatch, rng, defect):
     assert_caught(network, x, 3.0 * y if "cost" in defect else y, defect, directions=2)
 
 
+@pytest.fixture
+def no_program_stays():
+    """Let what is compiled of wrong equations serve no test but this one."""
+    jax_engine._compile.cache_clear()
+    yield
+    jax_engine._compile.cache_clear()
+
+
+@pytest.mark.usefixtures("no_program_stays")
 @pytest.mark.parametrize("defect", EVERYWHERE)
 def test_defect_is_caught_everywhere(monkeypatch, where, rng, defect):
     network = make_network(rng, SQUARE, where=where, **DEFECTS[defect][0](monkeypatch))

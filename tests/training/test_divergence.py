@@ -45,6 +45,6 @@ def test_an_optimizer_s_state_that_overflows_is_no_state_to_go_on_from():
 def test_arrays_that_hold_nan_or_infinity_are_told_apart(where, dtype):
     hosts = [[1.0, -2.0], [np.nan, 0.0], [[np.inf], [-np.inf]], [0.0]]
 
-    finite = are_finite([where.asarray(host, dtype) for host in hosts], xp=where.xp)
+    finite = are_finite([where.asarray(host, dtype) for host in hosts], placement=where)
 
     assert finite.tolist() == [True, False, False, True]

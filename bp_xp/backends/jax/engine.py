@@ -1,4 +1,7 @@
-"""The JAX engine: the steps of a chunk compiled into one program, once for each shape."""
+"""The JAX engine: the steps of a chunk compiled into one program, once for each shape.
+
+What takes each row by itself is compiled for a few numbers of rows, and serves them all.
+"""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -6,6 +9,7 @@ from typing import Any
 
 from bp_xp._trees import map_leaves
 from bp_xp._typing import Array, Namespace
+from bp_xp.backends.jax.rows import cut, fill_up
 from bp_xp.engines.engine import Engine, Step
 
 __all__ = ["ENGINE"]
@@ -14,17 +18,9 @@ __all__ = ["ENGINE"]
 def _loop(step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace) -> tuple[Any, Array]:
     import jax
 
-    try:
-        if batches[0].shape[0] == 1:
-            return _single(step, state, batches, xp=xp)
-        return jax.lax.scan(lambda carry, batch: step(carry, *batch, xp=xp), state, tuple(batches))
-    except (
-        jax.errors.ConcretizationTypeError,
-        jax.errors.TracerArrayConversionError,
-        jax.errors.TracerIntegerConversionError,
-    ) as error:
-        error.add_note("A compiled step can't look at a value: engine='plain' takes such a step.")
-        raise
+    if batches[0].shape[0] == 1:
+        return _single(step, state, batches, xp=xp)
+    return jax.lax.scan(lambda carry, batch: step(carry, *batch, xp=xp), state, tuple(batches))
 
 
 def _single(
@@ -59,7 +55,43 @@ def _compile(
     import jax
 
     donated = (0,) if consumes else ()
-    return jax.jit(functools.partial(function, *settings), donate_argnums=donated)
+    program = jax.jit(functools.partial(function, *settings), donate_argnums=donated)
+
+    def run(*arguments: Any) -> Any:
+        try:
+            return program(*arguments)
+        except (
+            jax.errors.ConcretizationTypeError,
+            jax.errors.TracerArrayConversionError,
+            jax.errors.TracerIntegerConversionError,
+        ) as error:
+            error.add_note("A compiled function can't look at a value: engine='plain' can.")
+            raise
+
+    return run
+
+
+def _map_rows(function: Callable[..., Any], *settings: Any, at_most: int) -> Callable[..., Any]:
+    """See :class:`bp_xp.engines.engine.MapRows`: the numbers of rows become powers of two.
+
+    The rows that are too many repeat the last one, so that they hold no number that is not there.
+    """
+    program = _compile(function, *settings)
+
+    def run(shared: Any, *arrays: Array) -> Any:
+        n = arrays[0].shape[0]
+        size = max(n, min(at_most, _size_for(n)))
+        if size == n:
+            return program(shared, *arrays)
+        results = program(shared, *(fill_up(values, size) for values in arrays))
+        return map_leaves(lambda values: cut(values, slice(0, n)), results)
+
+    return run
+
+
+def _size_for(n: int) -> int:
+    """Return the least power of two that is not below n, at least 16."""
+    return 1 << max(n - 1, 15).bit_length()
 
 
 def _argmax(values: Array, *, xp: Namespace) -> Array:
@@ -72,14 +104,15 @@ def _argmax(values: Array, *, xp: Namespace) -> Array:
     return xp.min(xp.where(greatest, xp.arange(n, dtype=xp.int32), n - 1), axis=-1)
 
 
-def _describe(step: Step, state: Any, batch: Sequence[Array], xp: Namespace) -> Callable[[], str]:
+def _describe(step: Step, state: Any, batches: Sequence[Array], xp: Namespace) -> Callable[[], str]:
     """Return what writes a step as JAX sees it; the arrays themselves are not kept."""
     import jax
 
     def form_of(leaf: Any) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else leaf
 
-    forms = map_leaves(form_of, (state, list(batch)))
+    batch = [jax.ShapeDtypeStruct(part.shape[1:], part.dtype) for part in batches]
+    forms = map_leaves(form_of, state), batch
 
     def write() -> str:
         return str(jax.make_jaxpr(lambda state, batch: step(state, *batch, xp=xp))(*forms))
@@ -92,6 +125,7 @@ ENGINE = Engine(
     "the steps of a chunk are compiled into one program, once for each shape",
     new_loop=lambda report: _loop,
     compile=_compile,
+    map_rows=_map_rows,
     argmax=_argmax,
     describe=_describe,
 )

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import array_api_compat
@@ -10,6 +11,7 @@ import numpy as np
 from bp_xp._caller import advice
 from bp_xp._optional import require
 from bp_xp._typing import Array, Namespace
+from bp_xp.backends.jax import rows as jax_rows
 from bp_xp.backends.jax.engine import ENGINE
 from bp_xp.backends.library import Form, Library, is_foreign_number
 from bp_xp.errors import DeviceError
@@ -77,6 +79,18 @@ class JAX(Library):
         """The devices that an array lies on; empty while it is traced."""
         jax = require("jax", self.extra)
         return set() if isinstance(array, jax.core.Tracer) else set(array.devices())
+
+    def from_numpy(self, array: np.ndarray, device: Any) -> Array:
+        # jax.numpy.asarray compiles two programs for each shape; device_put compiles none, and on a
+        # CPU shares the memory where it can: that of a caller may change before it is read.
+        jax = require("jax", self.extra)
+        return jax.device_put(array.copy() if device.platform == "cpu" else array, device)
+
+    def cut(self, array: Array, rows: slice) -> Array:
+        return jax_rows.cut(array, rows)
+
+    def join(self, parts: Sequence[Array]) -> Array:
+        return parts[0] if len(parts) == 1 else jax_rows.join(parts)
 
     def to_numpy(self, array: Array) -> np.ndarray:
         host = np.asarray(array)

@@ -1,0 +1,49 @@
+"""Rows of JAX arrays: cut, joined and repeated without a program for each number of them.
+
+XLA compiles every operation for every shape. On a CPU NumPy reads the memory of an array, and needs
+no program: rows are taken there. Elsewhere each shape costs one small program.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bp_xp._typing import Array
+
+__all__ = ["cut", "fill_up", "join"]
+
+
+def cut(array: Array, rows: slice) -> Array:
+    """Return some rows of an array, shape (n, ...); the array itself where they are all."""
+    if rows.indices(n := array.shape[0]) == (0, n, 1):
+        return array
+    return _computed(lambda xp, values: values[rows, ...], array)
+
+
+def join(parts: Sequence[Array]) -> Array:
+    """Return arrays of the same columns as one, the rows of each below those of the one before."""
+    return _computed(lambda xp, *values: xp.concatenate(values, axis=0), *parts)
+
+
+def fill_up(array: Array, n: int) -> Array:
+    """Return an array with its last row repeated, so that there are n rows."""
+
+    def padded(xp: Any, values: Any) -> Any:
+        widths = [(0, n - values.shape[0])] + [(0, 0)] * (values.ndim - 1)
+        return xp.pad(values, widths, mode="edge")
+
+    return _computed(padded, array)
+
+
+def _computed(function: Callable[..., Any], *arrays: Array) -> Array:
+    """Return ``function(xp, *arrays)``: by NumPy in the memory of a CPU, elsewhere by JAX."""
+    import jax
+
+    (device,) = arrays[0].devices()
+    if device.platform != "cpu":
+        return function(jax.numpy, *arrays)
+    # The buffer, and not numpy.asarray: nothing is brought home, so that no_host_transfer() has
+    # nothing to refuse. A result that shares the memory of an array keeps it alive.
+    memories = (np.frombuffer(one, one.dtype).reshape(one.shape) for one in arrays)
+    return jax.device_put(function(np, *memories), device)
