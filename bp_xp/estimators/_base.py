@@ -22,7 +22,7 @@ from bp_xp.backends.registry import as_host_array, check_form
 from bp_xp.errors import DeviceError
 from bp_xp.estimators import _settings as settings
 from bp_xp.estimators._run import forget_runs, take_steps
-from bp_xp.estimators._samples import Inputs, Samples, blocks_of
+from bp_xp.estimators._samples import Samples, blocks_of_inputs, place_inputs
 from bp_xp.estimators._solvers import minimize
 from bp_xp.math import backprop
 from bp_xp.math.model import Model
@@ -243,7 +243,7 @@ class MLP(BaseEstimator):
             weights = of_class if weights is None else weights * of_class
         if weights is not None and not weights.any():
             raise ValueError("the weights of all samples are zero: there is nothing to learn from.")
-        inputs = Inputs(X, placement, dtype)
+        inputs = place_inputs(X, placement, dtype)
         return Samples(inputs, placement.asarray(targets, dtype), truth, weights, score_weights)
 
     def _class_weights(self, class_weight: Any, y: Any) -> np.ndarray:
@@ -323,7 +323,7 @@ class MLP(BaseEstimator):
             weights = _check_sample_weight(weights, X, ensure_non_negative=True)
             weights = to_numpy(weights).astype(np.float64)
         targets, truth = self._encode(y, placement, fresh=False)
-        inputs = Inputs(X, placement, dtype)
+        inputs = place_inputs(X, placement, dtype)
         return Samples(inputs, placement.asarray(targets, dtype), truth, weights, weights)
 
     def _hold_out(
@@ -358,7 +358,7 @@ class MLP(BaseEstimator):
         there = None if weights is None else placement.asarray(weights, dtype)
 
         def blocks() -> Iterator[tuple[Array, ...]]:
-            for rows, x in samples.inputs.blocks():
+            for rows, x in samples.blocks():
                 yield x, samples.y[rows, :], *(() if there is None else (there[rows],))
 
         found = minimize(
@@ -425,16 +425,23 @@ class MLP(BaseEstimator):
     def _parameters(self) -> list[Array]:
         return [*self.coefs_, *self.intercepts_]
 
-    def _layers(self, placement: Placement, dtype: str) -> Sequence[Layer]:
-        """Return the parameters on the device: those of the last call while they are unchanged."""
+    def _layers(self, placement: Placement, dtype: str, X: Any) -> Sequence[Layer]:
+        """Return the parameters on the device, in the order that products with X read best.
+
+        They are those of the last call while they are unchanged.
+        """
         known, layers = getattr(self, "_on_device", ([], []))
         now = self._parameters()
-        if len(known) == len(now) and all(a is b for a, b in zip(known, now, strict=True)):
-            return layers
-        layers = [
-            Layer(placement.asarray(to_numpy(W).T, dtype), placement.asarray(to_numpy(b), dtype))
-            for W, b in zip(self.coefs_, self.intercepts_, strict=True)
-        ]
+        if len(known) != len(now) or any(a is not b for a, b in zip(known, now, strict=True)):
+            transpose = placement.xp.matrix_transpose
+            layers = [
+                Layer(
+                    transpose(placement.asarray(to_numpy(coef), dtype)),
+                    placement.asarray(to_numpy(intercept), dtype),
+                )
+                for coef, intercept in zip(self.coefs_, self.intercepts_, strict=True)
+            ]
+        layers = placement.library.laid_out(layers, X)
         self._on_device = (now, layers)
         return layers
 
@@ -447,14 +454,14 @@ class MLP(BaseEstimator):
         self._check_same_kind(X, placement, method)
         dtype = dtype_name(self.coefs_[0].dtype)
         with placement.active():
-            layers = self._layers(placement, dtype)
+            layers = self._layers(placement, dtype, X)
             hidden = settings.activations_of(self.activation, len(layers) - 1)
             output = settings.output_named(self.out_activation_)
             cost = settings.cost_of(self.loss, self.out_activation_)
             model = Model((), (*hidden, output), cost)
             parts = [
                 backprop.feedforward(model, layers, x, xp=placement.xp)
-                for x in blocks_of(X, placement, dtype)
+                for x in blocks_of_inputs(X, placement, dtype)
             ]
             return placement.xp.concat(parts, axis=0) if len(parts) > 1 else parts[0]
 

@@ -21,6 +21,7 @@ from bp_xp.math import backprop
 from bp_xp.math.initializers import make_generator
 from bp_xp.math.model import Model
 from bp_xp.network import Network
+from bp_xp.sources.sparse import SparseInputs
 from bp_xp.training.arguments import Settings, as_regularization
 from bp_xp.training.callbacks import as_callback
 from bp_xp.training.history import EpochRecord
@@ -131,8 +132,9 @@ def _settings(
     n = samples.inputs.shape[0]
     automatic = isinstance(estimator.batch_size, str)
     dropout = as_list(estimator.dropout)
+    penalized = Penalized(solver.optimizer, by_columns=isinstance(samples.inputs, SparseInputs))
     return Settings(
-        optimizer=Penalized(solver.optimizer) if estimator.alpha else solver.optimizer,
+        optimizer=penalized if estimator.alpha else solver.optimizer,
         epochs=estimator.max_iter if epochs is None else epochs,
         batch_size=min(200, n) if automatic else checks.check_batch_size(estimator.batch_size, n),
         regularization=as_regularization(None, {"dropout": dropout}, len(network.sizes) - 2),
@@ -271,7 +273,7 @@ class Bookkeeper(Observer):
         judge = placement.engine.compile(_costs_and_outputs, run.model, placement.xp)
         costs, outputs = [], []
         with np.errstate(over="ignore", invalid="ignore"):
-            for rows, x in samples.inputs.blocks():
+            for rows, x in samples.blocks():
                 cost, a = judge(run.layers, x, samples.y[rows, :])
                 costs.append(to_numpy(cost))
                 outputs.append(to_numpy(a))

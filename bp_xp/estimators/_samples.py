@@ -7,82 +7,50 @@ import numpy as np
 
 from bp_xp._typing import Array
 from bp_xp.backends import Placement, library_of
-from bp_xp.math.rows import row_blocks
 from bp_xp.sources.memory import MemoryEpoch
+from bp_xp.sources.sparse import SparseInputs, blocks_of, entries_of_row, is_sparse, take_rows
 
-__all__ = ["Inputs", "Samples", "ScikitEpoch", "ScikitSource", "blocks_of"]
+__all__ = ["Samples", "ScikitEpoch", "ScikitSource", "blocks_of_inputs", "place_inputs"]
 
-# Samples that go through the network at once where no gradient step follows; sparse ones take
-# memory only while they do.
+# Samples that go through the network at once where no gradient step follows.
 _ROWS_AT_ONCE = 4096
-_SPARSE_BYTES = 1 << 25
 
 
-class Inputs:
-    """Inputs, shape (N, I): dense on the device, or sparse on the host and made dense by batch.
+def place_inputs(x: Any, placement: Placement, dtype: str) -> Array | SparseInputs:
+    """Return inputs, shape (N, I), on the device; sparse ones stay on the host.
 
     Args:
         x: a NumPy array, a sparse matrix, or an array on the device.
         placement: library and device.
         dtype: the network's dtype.
     """
-
-    def __init__(self, x: Any, placement: Placement, dtype: str) -> None:
-        self._placement, self._dtype = placement, dtype
-        self.sparse = hasattr(x, "tocsr")
-        self.shape: tuple[int, int] = tuple(x.shape)
-        if self.sparse:
-            self.values = x.tocsr()
-        elif library_of(x) is placement.library and not isinstance(x, np.ndarray):
-            self.values = placement.xp.astype(x, placement.dtype(dtype), copy=False)
-        else:
-            self.values = placement.asarray(x, dtype)
-
-    def rows(self, index: np.ndarray) -> "Inputs":
-        """Return the inputs of some rows, whose numbers are on the host."""
-        if self.sparse:
-            return Inputs(self.values[index], self._placement, self._dtype)
-        taken = self._placement.xp.take(self.values, self._placement.asarray(index), axis=0)
-        return Inputs(taken, self._placement, self._dtype)
-
-    def dense(self, rows: slice | np.ndarray) -> Array:
-        """Return some rows as an array on the device; of dense inputs a slice only."""
-        if self.sparse:
-            return self._placement.asarray(self.values[rows].toarray(), self._dtype)
-        return self.values[rows, :]
-
-    def blocks(self) -> Iterator[tuple[slice, Array]]:
-        """Yield all rows, some at a time, each with where they are."""
-        for rows in _row_blocks(self.values):
-            yield rows, self.dense(rows)
+    if is_sparse(x):
+        return SparseInputs(x, placement, dtype)
+    if library_of(x) is placement.library and not isinstance(x, np.ndarray):
+        return placement.xp.astype(x, placement.dtype(dtype), copy=False)
+    return placement.asarray(x, dtype)
 
 
-def blocks_of(x: Any, placement: Placement, dtype: str) -> Iterator[Array]:
-    """Yield inputs that are needed once, dense on the device, some rows at a time."""
-    x = x.tocsr() if hasattr(x, "tocsr") else x
-    for rows in _row_blocks(x):
-        yield Inputs(x[rows, :], placement, dtype).dense(slice(None))
-
-
-def _row_blocks(x: Any) -> Iterator[slice]:
-    """Cut inputs into blocks of rows that take some memory, and no more, when they are dense."""
-    n, columns = x.shape
-    most = _SPARSE_BYTES // (8 * columns) if hasattr(x, "tocsr") else _ROWS_AT_ONCE
-    return row_blocks(n, max(1, min(most, _ROWS_AT_ONCE)))
+def blocks_of_inputs(x: Any, placement: Placement, dtype: str) -> Iterator[Array]:
+    """Yield inputs that are needed once, on the device, some rows at a time."""
+    x = SparseInputs(x, placement, dtype) if is_sparse(x) else x
+    for rows in blocks_of(x, _ROWS_AT_ONCE):
+        block = x[rows, ...]
+        yield block if isinstance(x, SparseInputs) else place_inputs(block, placement, dtype)
 
 
 class Samples(NamedTuple):
     """Samples, checked, on the device.
 
     Attributes:
-        inputs: the inputs.
+        inputs: the inputs, shape (N, I); sparse ones are on the host.
         y: the targets, shape (N, O).
         truth: what ``score`` compares predictions with, on the host.
         weights: how much each sample counts in training, shape (N,), on the host; or None.
         score_weights: how much it counts in a score: the same but for ``class_weight``.
     """
 
-    inputs: Inputs
+    inputs: Array | SparseInputs
     y: Array
     truth: Any
     weights: np.ndarray | None
@@ -91,11 +59,16 @@ class Samples(NamedTuple):
     def rows(self, index: np.ndarray, placement: Placement) -> "Samples":
         """Return some of the samples."""
         return Samples(
-            self.inputs.rows(index),
-            placement.xp.take(self.y, placement.asarray(index), axis=0),
+            take_rows(self.inputs, index, placement),
+            take_rows(self.y, index, placement),
             self.truth[index],
             *(None if w is None else w[index] for w in (self.weights, self.score_weights)),
         )
+
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Yield all inputs, some rows at a time, each with where they are."""
+        for rows in blocks_of(self.inputs, _ROWS_AT_ONCE):
+            yield rows, self.inputs[rows, ...]
 
 
 class ScikitSource:
@@ -125,7 +98,7 @@ class ScikitSource:
         dtype: str,
     ) -> None:
         self.n_rows: int | None = samples.inputs.shape[0]
-        self.row_entries = samples.inputs.shape[1] + samples.y.shape[1]
+        self.row_entries = entries_of_row(samples.inputs) + samples.y.shape[1]
         self.dtype, self.weighted = dtype, samples.weights is not None
         self.given: tuple[str, ...] = ("decay", "share", "kept") if alpha else ()
         self._samples, self._alpha, self._random = samples, alpha, random
@@ -148,16 +121,10 @@ class ScikitSource:
             scales = np.divide(counts, sums, out=np.zeros_like(sums), where=sums > 0.0)
             scaled = ordered * np.repeat(scales, counts.astype(int))
             weights = self._placement.asarray(scaled, self.dtype)
-        inputs, y = self._samples.inputs, self._samples.y
+        order = None if self._random is None else self._order
+        arrays = [self._samples.inputs, self._samples.y]
         return ScikitEpoch(
-            inputs,
-            MemoryEpoch(
-                [y] if inputs.sparse else [inputs.values, y],
-                batch_size,
-                None if self._random is None else self._order,
-                self._placement,
-            ),
-            self._order,
+            MemoryEpoch(arrays, batch_size, order, self._placement),
             batch_size,
             weights=weights,
             numbers=self._numbers_of(counts, sums),
@@ -175,8 +142,8 @@ class ScikitSource:
 
     def blocks(self, rows: int) -> Iterator[list[Array]]:
         """Yield all samples in the order in which they lie, without weights."""
-        del rows  # inputs know how many there is memory for
-        for block, x in self._samples.inputs.blocks():
+        del rows  # the samples know how many there is memory for
+        for block, x in self._samples.blocks():
             yield [x, self._samples.y[block, :]]
 
     def share(self, rank: int, ranks: int) -> "ScikitSource":
@@ -193,16 +160,14 @@ class ScikitEpoch:
 
     def __init__(
         self,
-        inputs: Inputs,
         cut: MemoryEpoch,
-        order: np.ndarray,
         batch_size: int,
         *,
         weights: Array | None,
         numbers: Sequence[Array],
         placement: Placement,
     ) -> None:
-        self._inputs, self._cut, self._order, self._batch_size = inputs, cut, order, batch_size
+        self._cut, self._batch_size = cut, batch_size
         self._weights, self._numbers, self._placement = weights, numbers, placement
 
     @property
@@ -222,9 +187,6 @@ class ScikitEpoch:
             return None
         steps, size = batches[0].shape[:2]
         rows = slice(k * self._batch_size, k * self._batch_size + steps * size)
-        if self._inputs.sparse:
-            x = self._inputs.dense(self._order[rows])
-            batches = [xp.reshape(x, (steps, size, self._inputs.shape[1])), *batches]
         if self._weights is not None:
             batches.append(xp.reshape(self._weights[rows], (steps, size)))
         return [*batches, *(values[k : k + steps] for values in self._numbers)]

@@ -209,9 +209,12 @@ class Penalized:
 
     Args:
         optimizer: any optimizer.
+        by_columns: whether the weights of the first layer lie column by column, as where the inputs
+            are sparse: their squares are summed in the order in which they lie.
     """
 
     optimizer: Optimizer
+    by_columns: bool = False
 
     @property
     def learning_rate(self) -> Any:
@@ -221,7 +224,7 @@ class Penalized:
     @property
     def update(self) -> Update:
         """The rule of the optimizer, after the term's gradient is added."""
-        return _PenalizedUpdate(self.optimizer.update)
+        return _PenalizedUpdate(self.optimizer.update, self.by_columns)
 
     def init(self, layers: Sequence[Layer], *, placement: Placement, dtype: str) -> PenalizedState:
         """Start with nothing summed up."""
@@ -243,6 +246,7 @@ class _PenalizedUpdate:
     """The rule of :class:`Penalized`; rules around the same rule are equal."""
 
     inner: Update
+    by_columns: bool
 
     def __call__(
         self,
@@ -252,7 +256,8 @@ class _PenalizedUpdate:
         *,
         xp: Namespace,
     ) -> tuple[list[Layer], PenalizedState]:
-        flat = [xp.reshape(W, (-1,)) for W, _ in layers]
+        first, *others = (W for W, _ in layers)
+        flat = [xp.reshape(W, (-1,)) for W in (first.mT if self.by_columns else first, *others)]
         squares = sum((w @ w for w in flat[1:]), start=flat[0] @ flat[0])
         penalty = state.kept * state.penalty + (0.5 * state.share) * squares
         gradients = add_l2_gradient(gradients, layers, state.decay)

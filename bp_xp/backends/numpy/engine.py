@@ -4,12 +4,14 @@ The lines are the operations of the step, in their order (see :mod:`bp_xp.engine
 the results are those of the plain loop to the last bit. See :mod:`bp_xp.engines.replay`.
 """
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bp_xp._typing import Namespace
+from bp_xp.backends.numpy.sparse import SparseRows
 from bp_xp.engines import replay
 from bp_xp.engines.engine import Engine, Step
 from bp_xp.engines.recorder import Recorded, all_recorded, record, value_of
@@ -20,6 +22,10 @@ __all__ = ["ENGINE"]
 # The same sums and products, by functions that take less time to get there.
 _REDUCTIONS: Mapping[Any, np.ufunc] = {np.sum: np.add, np.max: np.maximum, np.min: np.minimum}
 _PRODUCT = np.dot  # of two matrices
+_WITH_SPARSE: Mapping[np.ufunc, tuple[str, Callable[[Any, Any], Any]]] = {
+    np.matmul: ("@", operator.matmul),
+    np.multiply: ("*", operator.mul),
+}
 
 
 class _Tape(Lines):
@@ -47,6 +53,8 @@ class _Tape(Lines):
     def ufunc(self, ufunc: np.ufunc, inputs: Sequence[Any], out: Recorded | None) -> Recorded:
         """Write the line of an elementwise function or a product."""
         values = value_of(inputs)
+        if any(isinstance(one, SparseRows) for one in values):
+            return self.with_sparse(ufunc, inputs, values)
         kinds = {one.dtype for one in inputs if isinstance(one, Recorded)}
         like = kinds.pop() if len(kinds) == 1 else None
         if like is not None and like.kind not in "fi":
@@ -59,6 +67,18 @@ class _Tape(Lines):
         ufunc(*values, out=out.value)
         self.each.append(f"{function}({arguments}, out={self.write(out)})")
         return out
+
+    def with_sparse(
+        self, ufunc: np.ufunc, inputs: Sequence[Any], values: Sequence[Any]
+    ) -> Recorded:
+        """Write the line of an operator with sparse inputs, whose result is new each time."""
+        if ufunc not in _WITH_SPARSE:
+            raise CannotRecordError(f"{ufunc.__name__} of sparse inputs")
+        sign, compute = _WITH_SPARSE[ufunc]
+        expression = f" {sign} ".join(self.write(one) for one in inputs)
+        name = self.write_view(expression, of_batch=True)
+        self.of_batch.add(name)
+        return Recorded(compute(*values), name, self)
 
     def function(self, function: Any, inputs: Sequence[Any], options: Any) -> Recorded:
         """Write the line of another function."""
