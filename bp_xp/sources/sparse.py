@@ -44,9 +44,6 @@ class SparseInputs:
 
     def __init__(self, matrix: Any, placement: Placement, dtype: str) -> None:
         matrix = matrix.tocsr()
-        if not matrix.has_canonical_format:
-            matrix = matrix.copy()
-            matrix.sum_duplicates()
         self._matrix, self._placement = matrix.astype(dtype, copy=False), placement
         self.shape: tuple[int, int] = tuple(matrix.shape)
         self.dtype = np.dtype(dtype)
@@ -61,10 +58,9 @@ class SparseInputs:
     @property
     def parts(self) -> list[np.ndarray]:
         """Arrays on the host that tell the inputs apart from others."""
-        matrix = self._matrix
-        if not matrix.data.all():  # zeros may be stored too
-            matrix = matrix.copy()
-            matrix.eliminate_zeros()
+        matrix = self._matrix.copy()
+        matrix.sum_duplicates()  # which sorts the columns of a row as well
+        matrix.eliminate_zeros()
         return [matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data]
 
     def batches(self, rows: slice | np.ndarray, steps: int) -> Array:
