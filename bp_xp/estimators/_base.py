@@ -22,7 +22,7 @@ from bp_xp.backends.registry import as_host_array, check_form
 from bp_xp.errors import DeviceError
 from bp_xp.estimators import _settings as settings
 from bp_xp.estimators._run import forget_runs, take_steps
-from bp_xp.estimators._samples import Samples, blocks_of_inputs, place_inputs
+from bp_xp.estimators._samples import Samples, blocks_of_inputs, place_inputs, weights_of
 from bp_xp.estimators._solvers import minimize
 from bp_xp.math import backprop
 from bp_xp.math.model import Model
@@ -433,13 +433,9 @@ class MLP(BaseEstimator):
         known, layers = getattr(self, "_on_device", ([], []))
         now = self._parameters()
         if len(known) != len(now) or any(a is not b for a, b in zip(known, now, strict=True)):
-            transpose = placement.xp.matrix_transpose
             layers = [
-                Layer(
-                    transpose(placement.asarray(to_numpy(coef), dtype)),
-                    placement.asarray(to_numpy(intercept), dtype),
-                )
-                for coef, intercept in zip(self.coefs_, self.intercepts_, strict=True)
+                Layer(weights_of(coef, X, placement, dtype), placement.asarray(to_numpy(b), dtype))
+                for coef, b in zip(self.coefs_, self.intercepts_, strict=True)
             ]
         layers = placement.library.laid_out(layers, X)
         self._on_device = (now, layers)

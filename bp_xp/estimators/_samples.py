@@ -6,11 +6,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bp_xp._typing import Array
-from bp_xp.backends import Placement, library_of
+from bp_xp.backends import Placement, library_of, to_numpy
 from bp_xp.sources.memory import MemoryEpoch
 from bp_xp.sources.sparse import SparseInputs, blocks_of, entries_of_row, is_sparse, take_rows
 
-__all__ = ["Samples", "ScikitEpoch", "ScikitSource", "blocks_of_inputs", "place_inputs"]
+__all__ = [
+    "Samples",
+    "ScikitEpoch",
+    "ScikitSource",
+    "blocks_of_inputs",
+    "place_inputs",
+    "weights_of",
+]
 
 # Samples that go through the network at once where no gradient step follows.
 _ROWS_AT_ONCE = 4096
@@ -29,6 +36,16 @@ def place_inputs(x: Any, placement: Placement, dtype: str) -> Array | SparseInpu
     if library_of(x) is placement.library and not isinstance(x, np.ndarray):
         return placement.xp.astype(x, placement.dtype(dtype), copy=False)
     return placement.asarray(x, dtype)
+
+
+def weights_of(coef: Any, x: Any, placement: Placement, dtype: str) -> Array:
+    """Return the weights W, shape (O, I), of coefficients (I, O), on the device.
+
+    With sparse inputs they stay where they lie: products read what belongs to one input at a time.
+    """
+    if is_sparse(x):
+        return placement.xp.matrix_transpose(placement.asarray(to_numpy(coef), dtype))
+    return placement.asarray(to_numpy(coef).T, dtype)
 
 
 def blocks_of_inputs(x: Any, placement: Placement, dtype: str) -> Iterator[Array]:

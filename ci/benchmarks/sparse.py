@@ -86,7 +86,7 @@ def measure(columns: int, dtype: str, solver: str, rounds: int) -> None:
 
 def main() -> None:
     """Measure what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="See the top of this file.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--columns", type=int, nargs="+", default=[2_000, 20_000, 100_000])
     parser.add_argument("--solvers", nargs="+", default=["adam", "sgd"])
