@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bp_xp._typing import Namespace
+from bp_xp.backends.numpy.blocks import Elementwise, elementwise, in_blocks
 from bp_xp.backends.numpy.sparse import SparseRows
 from bp_xp.engines import replay
 from bp_xp.engines.engine import Engine, Step
@@ -36,6 +37,8 @@ class _Tape(Lines):
     def __init__(self, n_parts: int) -> None:
         super().__init__()
         self.of_batch = {f"x{i}" for i in range(n_parts)}  # and views of them
+        self.fresh: set[str] = set()  # results that are new each time
+        self.elementwise: dict[int, Elementwise] = {}  # by the number of the line
 
     def view(self, of: Recorded, part: np.ndarray, key: Any) -> Recorded:
         """Take a part of an array."""
@@ -63,12 +66,25 @@ class _Tape(Lines):
             like = None
         flat_product = ufunc is np.matmul and all(np.ndim(one) == 2 for one in values)
         function = self.function_name(_PRODUCT if flat_product and out is None else ufunc)
-        arguments = ", ".join(self.write(one, like) for one in inputs)
+        names = [self.write(one, like) for one in inputs]
+        arguments = ", ".join(names)
         if out is None:
-            return self.result(ufunc(*values), lambda t: f"{function}({arguments}, out={t})")
-        ufunc(*values, out=out.value)
-        self.each.append(f"{function}({arguments}, out={self.write(out)})")
+            out = self.result(ufunc(*values), lambda t: f"{function}({arguments}, out={t})")
+        else:
+            ufunc(*values, out=out.value)
+            self.each.append(f"{function}({arguments}, out={self.write(out)})")
+        if ufunc.signature is None:
+            self.note_elementwise([*names, out.name], [*values, out.value])
         return out
+
+    def note_elementwise(self, names: Sequence[str], values: Sequence[Any]) -> None:
+        """Note what is known of the last line, an elementwise one, whose result comes last."""
+        whole = (
+            name in self.fresh or np.ndim(value) == 0 or value.flags.owndata
+            for name, value in zip(names, values, strict=True)
+        )
+        if all(whole) and (known := elementwise(names, values)):  # no part of another array
+            self.elementwise[len(self.each) - 1] = known
 
     def with_sparse(
         self, ufunc: np.ufunc, inputs: Sequence[Any], values: Sequence[Any]
@@ -80,6 +96,7 @@ class _Tape(Lines):
         expression = f" {sign} ".join(self.write(one) for one in inputs)
         name = self.write_view(expression, of_batch=True)
         self.of_batch.add(name)
+        self.fresh.add(name)
         return Recorded(compute(*values), name, self)
 
     def function(self, function: Any, inputs: Sequence[Any], options: Any) -> Recorded:
@@ -139,6 +156,7 @@ def _record(step: Step, state: Any, batch: Sequence[np.ndarray], *, xp: Namespac
     copy = tape.function_name(np.copyto)
     tape.each.append(f"{copy}(z, {z.name})")  # first: it may be a part of the old state
     tape.write_back([leaf.name for leaf in new], lambda to, from_: f"{copy}({to}, {from_})")
+    tape.each = in_blocks(tape.each, tape.elementwise, tape.objects)
     run, text = tape.compile(len(new), len(batch))
     return Program(run, z.value, text)
 
