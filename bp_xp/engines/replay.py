@@ -37,6 +37,7 @@ __all__ = [
 
 # To record a step takes as long as some tens of steps of a small network in the plain loop.
 _STEPS_BEFORE = 32
+_LEAST = 4  # as of any network: a step is taken on copies
 
 
 class CannotRecordError(Exception):
@@ -167,7 +168,8 @@ def new_loop(record: Record, report: Report, *, effort: int = 1, small: float = 
         number = account.before + taken.get(shape, 0)
         taken[shape] = taken.get(shape, 0) + n
         numbers = sum(math.prod(leaf.shape) for leaf in leaves_of(state))
-        least = math.ceil(effort * _STEPS_BEFORE / max(1.0, numbers / small))
+        most = effort * _STEPS_BEFORE
+        least = max(min(_LEAST, most), math.ceil(most / max(1.0, numbers / small)))
         of_epoch = report.epoch.get(shape[0], cast(int, n))
         if of_epoch < least and number < least:
             account.reason = f"recording takes as long as {least} step{'s' * (least > 1)}"

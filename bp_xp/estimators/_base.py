@@ -27,6 +27,7 @@ from bp_xp.estimators._solvers import minimize
 from bp_xp.math import backprop
 from bp_xp.math.model import Model
 from bp_xp.network import Network
+from bp_xp.sources.sparse import SparseInputs, is_sparse
 
 __all__ = ["MLP"]
 
@@ -194,6 +195,8 @@ class MLP(BaseEstimator):
                     incremental=incremental,
                 )
                 self._keep(layers, placement)
+            if is_sparse(X):  # the next prediction lays out all layers as its products read them
+                self._on_device = ([], [])
         return self
 
     def _validate(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
@@ -370,6 +373,7 @@ class MLP(BaseEstimator):
             placement=placement,
             dtype=dtype,
             options={"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol},
+            by_columns=isinstance(samples.inputs, SparseInputs),
         )
         parts = [part for layer in found.layers for part in layer]
         if not (math.isfinite(found.cost) and all(np.isfinite(part).all() for part in parts)):

@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from bp_xp import checks
 from bp_xp._trees import leaves_of, map_leaves
 from bp_xp._typing import Array, Layer, Namespace
-from bp_xp.backends import Placement, to_numpy
+from bp_xp.backends import Placement, library_of, to_numpy
 from bp_xp.errors import DivergenceError
 from bp_xp.estimators._samples import Samples, ScikitSource
 from bp_xp.estimators._settings import as_list
@@ -149,6 +149,8 @@ def _go_on(
     """Return the position whose optimizer is where the call before left it."""
 
     def move(leaf: Array) -> Array:
+        if library_of(leaf) is placement.library and leaf.dtype == placement.dtype(dtype):
+            return placement.xp.asarray(leaf, copy=True)  # in the order in which it lies
         host = to_numpy(leaf)
         moved = placement.asarray(host, dtype if host.dtype.kind == "f" else None)
         return placement.xp.asarray(moved, copy=True)  # a step overwrites its state

@@ -340,6 +340,7 @@ def minimize(
     placement: Placement,
     dtype: str,
     options: dict[str, Any],
+    by_columns: bool = False,
 ) -> Minimum:
     """Minimize the mean cost with ½ α ‖W‖² / n over all samples by L-BFGS.
 
@@ -352,6 +353,7 @@ def minimize(
         placement: library and device.
         dtype: the dtype on the device; the minimizer itself works in float64.
         options: those of SciPy's ``L-BFGS-B``.
+        by_columns: whether W lies column by column where it computes, as sparse inputs read it.
     """
     optimize = require("scipy.optimize", "sklearn")
     judge = placement.engine.compile(_sums, model, placement.xp)
@@ -361,7 +363,10 @@ def minimize(
     # The order of parameters is scikit-learn's, weights as (I, O) before biases: sums over them
     # are then rounded alike, and the searches stay together.
     def pack(parameters: Sequence[Layer]) -> np.ndarray:
-        host = [[to_numpy(part).astype(np.float64) for part in layer] for layer in parameters]
+        host = [
+            [to_numpy(part).astype(np.float64, copy=False) for part in layer]
+            for layer in parameters
+        ]
         return np.concatenate([*(W.T.ravel() for W, _ in host), *(b for _, b in host)])
 
     def unpack(packed: np.ndarray) -> list[Layer]:
@@ -377,7 +382,10 @@ def minimize(
 
     def objective(packed: np.ndarray) -> tuple[float, np.ndarray]:
         host = unpack(packed)
-        there = map_leaves(lambda part: placement.asarray(part, dtype), host)
+        there = map_leaves(lambda part: placement.asarray(part, dtype), host[by_columns:])
+        if by_columns:
+            W, b = (placement.asarray(part.T, dtype) for part in host[0])
+            there.insert(0, Layer(placement.xp.matrix_transpose(W), b))
         cost, slope = 0.0, np.zeros_like(packed)
         with np.errstate(over="ignore", invalid="ignore"):
             for block in blocks():
