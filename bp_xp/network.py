@@ -26,11 +26,11 @@ from bp_xp.math.activations import Activation
 from bp_xp.math.costs import Cost, MatchedCost
 from bp_xp.math.initializers import Initializer, restore_generator
 from bp_xp.math.regularization import Regularization
-from bp_xp.math.rows import row_blocks
 from bp_xp.optim import Optimizer
 from bp_xp.parameters import Parameters
 from bp_xp.sources import MemorySource, Samples, intake
 from bp_xp.sources.samples import make_samples
+from bp_xp.sources.sparse import blocks_of, cut_rows
 from bp_xp.storage import network_file
 from bp_xp.training import evaluation, fitting
 from bp_xp.training.arguments import MetricLike, as_metrics
@@ -188,7 +188,7 @@ class Network(Parameters):
         """Return the activations of the output layer.
 
         Args:
-            x: inputs, shape (N, I): host values, or an array on the network's device.
+            x: inputs, shape (N, I): host values, sparse or not, or an array on the device.
             batch_size: samples taken through the network at once, which bounds the memory.
 
         Returns:
@@ -205,13 +205,12 @@ class Network(Parameters):
         """Return the outputs, or what is read off them: :func:`bp_xp.training.evaluation.feed`."""
         size = checks.check_integer(batch_size, "batch_size")
         with self._placement.active(advice("Take a smaller {}.", "batch_size")):
-            x = intake.check_samples(
+            x = intake.check_inputs(
                 x, "x", placement=self._placement, dtype=self._dtype, columns=self.sizes[0]
             )
-            cut = self._placement.library.cut
-            blocks = (cut(x, rows) for rows in row_blocks(x.shape[0], size))
+            blocks = (cut_rows(x, rows, self._placement) for rows in blocks_of(x, size))
             how: dict[str, Any] = {"read": read, "at_once": size, "placement": self._placement}
-            return evaluation.feed(self.model, self._layers, blocks, **how)
+            return evaluation.feed(self.model, self._layers_for(x), blocks, **how)
 
     def predict_proba(self, x: Any, *, batch_size: int = 4096) -> Array:
         """Return the probability of each class.
@@ -281,12 +280,11 @@ class Network(Parameters):
         """
         measured = as_metrics(metrics)
         with self._placement.active():
-            samples = self._samples(x, y, sample_weight)
+            samples = self._samples(x, y, sample_weight, sparse=True)
             fitting.check_metrics(measured, samples)
-            source = MemorySource(samples, self._placement)
-            where = {"placement": self._placement}
-            cost, accuracy = evaluation.evaluate(self.model, self._layers, source, **where)
-            values = evaluation.measure(self.model, self._layers, source, measured, **where)
+            given = self.model, self._layers_for(samples.x), MemorySource(samples, self._placement)
+            cost, accuracy = evaluation.evaluate(*given, placement=self._placement)
+            values = evaluation.measure(*given, measured, placement=self._placement)
         known = {"cost": cost} if accuracy is None else {"cost": cost, "accuracy": accuracy}
         return known | values
 
@@ -369,7 +367,7 @@ class Network(Parameters):
         """Train on mini-batches.
 
         Args:
-            x: inputs, shape (N, I); moved to the device once, never changed.
+            x: inputs, shape (N, I), never changed; moved once, a sparse matrix batch by batch.
             y: labels, shape (N,), or targets, shape (N, O).
             sample_weight: how much each sample counts, shape (N,). Weight k is k copies of the
                 sample in its mini-batch, and 0 its absence.
@@ -590,6 +588,7 @@ class Network(Parameters):
             raise network_file.unfit(path, "be read as a network", error) from error
         return network
 
-    def _samples(self, x: Any, y: Any, weights: Any = None) -> Samples:
+    def _samples(self, x: Any, y: Any, weights: Any = None, *, sparse: bool = False) -> Samples:
         """Return samples on the device, checked."""
-        return make_samples(self.model, x, y, weights, placement=self._placement, dtype=self._dtype)
+        where: dict[str, Any] = {"placement": self._placement, "dtype": self._dtype}
+        return make_samples(self.model, x, y, weights, **where, sparse=sparse)

@@ -140,6 +140,12 @@ class Parameters:
         with self._placement.active():
             self._layers = [self._check_layer(Layer(*pair), l) for l, pair in enumerate(pairs)]  # noqa: E741
 
+    def _layers_for(self, x: Any) -> list[Layer]:
+        """Return the parameters, from now on in the order that products with inputs x read best."""
+        # The list stays the same one: a new one would be parameters that a callback assigns.
+        self._layers[:] = self._placement.library.laid_out(self._layers, x)
+        return self._layers
+
     def _check_layer(self, layer: Layer, l: int) -> Layer:  # noqa: E741
         """Return a layer's parameters on the device, copied and checked."""
         checked = Layer(

@@ -183,3 +183,18 @@ def make(target):
 def data(rng):
     """Inputs of shape (23, 3), and labels of two classes."""
     return rng.standard_normal((23, 3)), rng.integers(0, 2, 23)
+
+
+@pytest.fixture
+def dense_shapes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The shapes of the sparse matrices that are made dense, in their order."""
+    sparse, shapes = pytest.importorskip("scipy.sparse"), []
+    for kind in (sparse.csr_matrix, sparse.csr_array):
+
+        def watched(self, *arguments, toarray=kind.toarray, **options):
+            shapes.append(self.shape)
+            return toarray(self, *arguments, **options)
+
+        monkeypatch.setattr(kind, "toarray", watched)
+        monkeypatch.setattr(kind, "todense", watched)
+    return shapes

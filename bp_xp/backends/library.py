@@ -174,6 +174,23 @@ class Library:
         """Have arrays computed where a library puts that off; it need not wait for them."""
         del arrays
 
+    def sparse_batches(self, matrix: Any, steps: int, device: Any) -> Array:
+        """So many mini-batches, shape (steps, batch, I), of the rows of a matrix of SciPy's in CSR.
+
+        Dense ones on ``device``, where the library has nothing better.
+        """
+        dense = matrix.toarray().reshape(steps, -1, matrix.shape[1])
+        return self.from_numpy(dense, device)
+
+    def sparse_row_entries(self, matrix: Any) -> float:
+        """How many numbers a row of :meth:`sparse_batches` holds, on average."""
+        return matrix.shape[1]
+
+    def laid_out(self, tree: Any, x: Array) -> Any:
+        """A nesting of arrays, the same, in the order that products with inputs ``x`` read best."""
+        del x
+        return tree
+
     def active(self, device: Any) -> contextlib.AbstractContextManager[Any]:
         """A context in which the library's kernels run on ``device``."""
         del device

@@ -121,7 +121,7 @@ def record(
         return Recorded(np.array(leaf), next(names), tape)
 
     leaves = map_leaves(recorded, state)
-    parts = [Recorded(np.array(part), f"x{i}", tape) for i, part in enumerate(batch)]
+    parts = [Recorded(part.copy(), f"x{i}", tape) for i, part in enumerate(batch)]
     new_state, z = step(leaves, *parts, xp=np)
     new = list(leaves_of(new_state))
     all_are_results = all(isinstance(one, Recorded) for one in [*new, z])

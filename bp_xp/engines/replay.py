@@ -15,6 +15,7 @@ is written a second time. A step that does something that can't be recorded, suc
 value, is taken by the plain loop; so are a few steps, for which it is not worth while.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -34,8 +35,9 @@ __all__ = [
     "new_loop",
 ]
 
-# To record a step takes as long as some tens of steps in the plain loop.
+# To record a step takes as long as some tens of steps of a small network in the plain loop.
 _STEPS_BEFORE = 32
+_LEAST = 4  # as of any network: a step is taken on copies
 
 
 class CannotRecordError(Exception):
@@ -140,7 +142,7 @@ def _items(array: Array) -> Any:
     return array if array.ndim > 1 else [array[k, ...] for k in range(array.shape[0])]
 
 
-def new_loop(record: Record, report: Report, *, effort: int = 1) -> Loop:
+def new_loop(record: Record, report: Report, *, effort: int = 1, small: float = math.inf) -> Loop:
     """Return the loop that replays what a recorder records, once for each shape of mini-batch.
 
     A program may differ from the plain loop in its rounding. So which of them takes a step depends
@@ -152,6 +154,8 @@ def new_loop(record: Record, report: Report, *, effort: int = 1) -> Loop:
         record: the recorder.
         report: what to keep the accounts in.
         effort: how long it takes, against that of NumPy.
+        small: up to how many numbers in the state a step takes no longer than with few of them;
+            with so many times as many, recording is worth as many times fewer steps.
     """
     programs: dict[Any, Program | None] = {}
     taken: dict[Any, int] = {}
@@ -163,10 +167,12 @@ def new_loop(record: Record, report: Report, *, effort: int = 1) -> Loop:
         account = report.account(shape)
         number = account.before + taken.get(shape, 0)
         taken[shape] = taken.get(shape, 0) + n
-        least = effort * _STEPS_BEFORE
+        numbers = sum(math.prod(leaf.shape) for leaf in leaves_of(state))
+        most = effort * _STEPS_BEFORE
+        least = max(min(_LEAST, most), math.ceil(most / max(1.0, numbers / small)))
         of_epoch = report.epoch.get(shape[0], cast(int, n))
         if of_epoch < least and number < least:
-            account.reason = f"recording takes as long as {least} steps"
+            account.reason = f"recording takes as long as {least} step{'s' * (least > 1)}"
             first = min(n, least - number)
             account.plain += first
             state, zs = _plainly(step, state, [part[:first, ...] for part in batches], xp)

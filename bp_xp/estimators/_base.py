@@ -22,10 +22,11 @@ from bp_xp.backends.registry import as_host_array, check_form
 from bp_xp.errors import DeviceError
 from bp_xp.estimators import _settings as settings
 from bp_xp.estimators._run import forget_runs, take_steps
-from bp_xp.estimators._samples import Inputs, Samples, blocks_of
+from bp_xp.estimators._samples import Samples, blocks_of_inputs, place_inputs, weights_of
 from bp_xp.estimators._solvers import minimize
 from bp_xp.math.model import Model
 from bp_xp.network import Network
+from bp_xp.sources.sparse import SparseInputs, cut_rows, is_sparse
 from bp_xp.training.evaluation import feed
 
 __all__ = ["MLP"]
@@ -194,6 +195,8 @@ class MLP(BaseEstimator):
                     incremental=incremental,
                 )
                 self._keep(layers, placement)
+            if is_sparse(X):  # the next prediction lays out all layers as its products read them
+                self._on_device = ([], [])
         return self
 
     def _validate(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
@@ -243,7 +246,7 @@ class MLP(BaseEstimator):
             weights = of_class if weights is None else weights * of_class
         if weights is not None and not weights.any():
             raise ValueError("the weights of all samples are zero: there is nothing to learn from.")
-        inputs = Inputs(X, placement, dtype)
+        inputs = place_inputs(X, placement, dtype)
         return Samples(inputs, placement.asarray(targets, dtype), truth, weights, score_weights)
 
     def _class_weights(self, class_weight: Any, y: Any) -> np.ndarray:
@@ -323,7 +326,7 @@ class MLP(BaseEstimator):
             weights = _check_sample_weight(weights, X, ensure_non_negative=True)
             weights = to_numpy(weights).astype(np.float64)
         targets, truth = self._encode(y, placement, fresh=False)
-        inputs = Inputs(X, placement, dtype)
+        inputs = place_inputs(X, placement, dtype)
         return Samples(inputs, placement.asarray(targets, dtype), truth, weights, weights)
 
     def _hold_out(
@@ -358,9 +361,9 @@ class MLP(BaseEstimator):
         there = None if weights is None else placement.asarray(weights, dtype)
 
         def blocks() -> Iterator[tuple[Array, ...]]:
-            for rows, x in samples.inputs.blocks():
-                given = [samples.y] if there is None else [samples.y, there]
-                yield x, *(placement.library.cut(values, rows) for values in given)
+            given = [samples.y] if there is None else [samples.y, there]
+            for rows, x in samples.blocks(placement):
+                yield x, *(cut_rows(values, rows, placement) for values in given)
 
         found = minimize(
             network.model,
@@ -371,6 +374,7 @@ class MLP(BaseEstimator):
             placement=placement,
             dtype=dtype,
             options={"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol},
+            by_columns=isinstance(samples.inputs, SparseInputs),
         )
         parts = [part for layer in found.layers for part in layer]
         if not (math.isfinite(found.cost) and all(np.isfinite(part).all() for part in parts)):
@@ -426,16 +430,19 @@ class MLP(BaseEstimator):
     def _parameters(self) -> list[Array]:
         return [*self.coefs_, *self.intercepts_]
 
-    def _layers(self, placement: Placement, dtype: str) -> Sequence[Layer]:
-        """Return the parameters on the device: those of the last call while they are unchanged."""
+    def _layers(self, placement: Placement, dtype: str, X: Any) -> Sequence[Layer]:
+        """Return the parameters on the device, in the order that products with X read best.
+
+        They are those of the last call while they are unchanged.
+        """
         known, layers = getattr(self, "_on_device", ([], []))
         now = self._parameters()
-        if len(known) == len(now) and all(a is b for a, b in zip(known, now, strict=True)):
-            return layers
-        layers = [
-            Layer(placement.asarray(to_numpy(W).T, dtype), placement.asarray(to_numpy(b), dtype))
-            for W, b in zip(self.coefs_, self.intercepts_, strict=True)
-        ]
+        if len(known) != len(now) or any(a is not b for a, b in zip(known, now, strict=True)):
+            layers = [
+                Layer(weights_of(coef, X, placement, dtype), placement.asarray(to_numpy(b), dtype))
+                for coef, b in zip(self.coefs_, self.intercepts_, strict=True)
+            ]
+        layers = placement.library.laid_out(layers, X)
         self._on_device = (now, layers)
         return layers
 
@@ -448,12 +455,13 @@ class MLP(BaseEstimator):
         self._check_same_kind(X, placement, method)
         dtype = dtype_name(self.coefs_[0].dtype)
         with placement.active():
-            layers = self._layers(placement, dtype)
+            layers = self._layers(placement, dtype, X)
             hidden = settings.activations_of(self.activation, len(layers) - 1)
             output = settings.output_named(self.out_activation_)
             cost = settings.cost_of(self.loss, self.out_activation_)
             model = Model((), (*hidden, output), cost)
-            return feed(model, layers, blocks_of(X, placement, dtype), placement=placement)
+            blocks = blocks_of_inputs(X, placement, dtype)
+            return feed(model, layers, blocks, placement=placement)
 
     def _check_same_kind(self, X: Any, placement: Placement, method: str) -> None:
         """Refuse samples of another library or device than those of fit."""

@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from bp_xp import checks
 from bp_xp._trees import leaves_of, map_leaves
 from bp_xp._typing import Array, Layer, Namespace
-from bp_xp.backends import Placement, to_numpy
+from bp_xp.backends import Placement, library_of, to_numpy
 from bp_xp.errors import DivergenceError
 from bp_xp.estimators._samples import Samples, ScikitSource
 from bp_xp.estimators._settings import as_list
@@ -21,6 +21,7 @@ from bp_xp.math import backprop
 from bp_xp.math.initializers import make_generator
 from bp_xp.math.model import Model
 from bp_xp.network import Network
+from bp_xp.sources.sparse import SparseInputs, cut_rows
 from bp_xp.training.arguments import Settings, as_regularization
 from bp_xp.training.callbacks import as_callback
 from bp_xp.training.evaluation import ROWS_AT_ONCE
@@ -132,8 +133,9 @@ def _settings(
     n = samples.inputs.shape[0]
     automatic = isinstance(estimator.batch_size, str)
     dropout = as_list(estimator.dropout)
+    penalized = Penalized(solver.optimizer, by_columns=isinstance(samples.inputs, SparseInputs))
     return Settings(
-        optimizer=Penalized(solver.optimizer) if estimator.alpha else solver.optimizer,
+        optimizer=penalized if estimator.alpha else solver.optimizer,
         epochs=estimator.max_iter if epochs is None else epochs,
         batch_size=min(200, n) if automatic else checks.check_batch_size(estimator.batch_size, n),
         regularization=as_regularization(None, {"dropout": dropout}, len(network.sizes) - 2),
@@ -148,6 +150,8 @@ def _go_on(
     """Return the position whose optimizer is where the call before left it."""
 
     def move(leaf: Array) -> Array:
+        if library_of(leaf) is placement.library and leaf.dtype == placement.dtype(dtype):
+            return placement.xp.asarray(leaf, copy=True)  # in the order in which it lies
         host = to_numpy(leaf)
         moved = placement.asarray(host, dtype if host.dtype.kind == "f" else None)
         return placement.xp.asarray(moved, copy=True)  # a step overwrites its state
@@ -274,8 +278,8 @@ class Bookkeeper(Observer):
         )
         costs, outputs = [], []
         with np.errstate(over="ignore", invalid="ignore"):
-            for rows, x in samples.inputs.blocks():
-                cost, a = judge(run.layers, x, placement.library.cut(samples.y, rows))
+            for rows, x in samples.blocks(placement):
+                cost, a = judge(run.layers, x, cut_rows(samples.y, rows, placement))
                 costs.append(to_numpy(cost))
                 outputs.append(to_numpy(a))
         cost = np.average(np.concatenate(costs).astype(np.float64), weights=samples.weights)

@@ -6,83 +6,73 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bp_xp._typing import Array
-from bp_xp.backends import Placement, library_of
-from bp_xp.math.rows import row_blocks
+from bp_xp.backends import Placement, library_of, to_numpy
 from bp_xp.sources.memory import MemoryEpoch
+from bp_xp.sources.sparse import (
+    SparseInputs,
+    blocks_of,
+    cut_rows,
+    entries_of_row,
+    is_sparse,
+    take_rows,
+)
 from bp_xp.training.evaluation import ROWS_AT_ONCE
 
-__all__ = ["Inputs", "Samples", "ScikitEpoch", "ScikitSource", "blocks_of"]
+__all__ = [
+    "Samples",
+    "ScikitEpoch",
+    "ScikitSource",
+    "blocks_of_inputs",
+    "place_inputs",
+    "weights_of",
+]
 
-# Sparse samples take memory as dense ones only while they go through the network.
-_SPARSE_BYTES = 1 << 25
 
-
-class Inputs:
-    """Inputs, shape (N, I): dense on the device, or sparse on the host and made dense by batch.
+def place_inputs(x: Any, placement: Placement, dtype: str) -> Array | SparseInputs:
+    """Return inputs, shape (N, I), on the device; sparse ones stay on the host.
 
     Args:
         x: a NumPy array, a sparse matrix, or an array on the device.
         placement: library and device.
         dtype: the network's dtype.
     """
-
-    def __init__(self, x: Any, placement: Placement, dtype: str) -> None:
-        self._placement, self._dtype = placement, dtype
-        self.sparse = hasattr(x, "tocsr")
-        self.shape: tuple[int, int] = tuple(x.shape)
-        if self.sparse:
-            self.values = x.tocsr()
-        elif library_of(x) is placement.library and not isinstance(x, np.ndarray):
-            self.values = placement.xp.astype(x, placement.dtype(dtype), copy=False)
-        else:
-            self.values = placement.asarray(x, dtype)
-
-    def rows(self, index: np.ndarray) -> "Inputs":
-        """Return the inputs of some rows, whose numbers are on the host."""
-        if self.sparse:
-            return Inputs(self.values[index], self._placement, self._dtype)
-        taken = self._placement.xp.take(self.values, self._placement.asarray(index), axis=0)
-        return Inputs(taken, self._placement, self._dtype)
-
-    def dense(self, rows: slice | np.ndarray) -> Array:
-        """Return some rows as an array on the device; of dense inputs a slice only."""
-        if self.sparse:
-            return self._placement.asarray(self.values[rows].toarray(), self._dtype)
-        assert isinstance(rows, slice)
-        return self._placement.library.cut(self.values, rows)
-
-    def blocks(self) -> Iterator[tuple[slice, Array]]:
-        """Yield all rows, some at a time, each with where they are."""
-        for rows in _row_blocks(self.values):
-            yield rows, self.dense(rows)
+    if is_sparse(x):
+        return SparseInputs(x, placement, dtype)
+    if library_of(x) is placement.library and not isinstance(x, np.ndarray):
+        return placement.xp.astype(x, placement.dtype(dtype), copy=False)
+    return placement.asarray(x, dtype)
 
 
-def blocks_of(x: Any, placement: Placement, dtype: str) -> Iterator[Array]:
-    """Yield inputs that are needed once, dense on the device, some rows at a time."""
-    x = x.tocsr() if hasattr(x, "tocsr") else x
-    for rows in _row_blocks(x):
-        yield Inputs(x[rows, :], placement, dtype).dense(slice(None))
+def weights_of(coef: Any, x: Any, placement: Placement, dtype: str) -> Array:
+    """Return the weights W, shape (O, I), of coefficients (I, O), on the device.
+
+    With sparse inputs they stay where they lie: products read what belongs to one input at a time.
+    """
+    if is_sparse(x):
+        return placement.xp.matrix_transpose(placement.asarray(to_numpy(coef), dtype))
+    return placement.asarray(to_numpy(coef).T, dtype)
 
 
-def _row_blocks(x: Any) -> Iterator[slice]:
-    """Cut inputs into blocks of rows that take some memory, and no more, when they are dense."""
-    n, columns = x.shape
-    most = _SPARSE_BYTES // (8 * columns) if hasattr(x, "tocsr") else ROWS_AT_ONCE
-    return row_blocks(n, max(1, min(most, ROWS_AT_ONCE)))
+def blocks_of_inputs(x: Any, placement: Placement, dtype: str) -> Iterator[Array]:
+    """Yield inputs that are needed once, on the device, some rows at a time."""
+    x = SparseInputs(x, placement, dtype) if is_sparse(x) else x
+    for rows in blocks_of(x, ROWS_AT_ONCE):
+        block = x[rows, ...]
+        yield block if isinstance(x, SparseInputs) else place_inputs(block, placement, dtype)
 
 
 class Samples(NamedTuple):
     """Samples, checked, on the device.
 
     Attributes:
-        inputs: the inputs.
+        inputs: the inputs, shape (N, I); sparse ones are on the host.
         y: the targets, shape (N, O).
         truth: what ``score`` compares predictions with, on the host.
         weights: how much each sample counts in training, shape (N,), on the host; or None.
         score_weights: how much it counts in a score: the same but for ``class_weight``.
     """
 
-    inputs: Inputs
+    inputs: Array | SparseInputs
     y: Array
     truth: Any
     weights: np.ndarray | None
@@ -90,12 +80,18 @@ class Samples(NamedTuple):
 
     def rows(self, index: np.ndarray, placement: Placement) -> "Samples":
         """Return some of the samples."""
+        inputs, y = take_rows([self.inputs, self.y], index, placement)
         return Samples(
-            self.inputs.rows(index),
-            placement.xp.take(self.y, placement.asarray(index), axis=0),
+            inputs,
+            y,
             self.truth[index],
             *(None if w is None else w[index] for w in (self.weights, self.score_weights)),
         )
+
+    def blocks(self, placement: Placement) -> Iterator[tuple[slice, Array]]:
+        """Yield all inputs, some rows at a time, each with where they are."""
+        for rows in blocks_of(self.inputs, ROWS_AT_ONCE):
+            yield rows, cut_rows(self.inputs, rows, placement)
 
 
 class ScikitSource:
@@ -125,7 +121,7 @@ class ScikitSource:
         dtype: str,
     ) -> None:
         self.n_rows: int | None = samples.inputs.shape[0]
-        self.row_entries = samples.inputs.shape[1] + samples.y.shape[1]
+        self.row_entries = entries_of_row(samples.inputs) + samples.y.shape[1]
         self.dtype, self.weighted = dtype, samples.weights is not None
         self.given: tuple[str, ...] = ("decay", "share", "kept") if alpha else ()
         self._samples, self._alpha, self._random = samples, alpha, random
@@ -148,16 +144,10 @@ class ScikitSource:
             scales = np.divide(counts, sums, out=np.zeros_like(sums), where=sums > 0.0)
             scaled = ordered * np.repeat(scales, counts.astype(int))
             weights = self._placement.asarray(scaled, self.dtype)
-        inputs, y = self._samples.inputs, self._samples.y
+        order = None if self._random is None else self._order
+        arrays = [self._samples.inputs, self._samples.y]
         return ScikitEpoch(
-            inputs,
-            MemoryEpoch(
-                [y] if inputs.sparse else [inputs.values, y],
-                batch_size,
-                None if self._random is None else self._order,
-                self._placement,
-            ),
-            self._order,
+            MemoryEpoch(arrays, batch_size, order, self._placement),
             batch_size,
             weights=weights,
             numbers=self._numbers_of(counts, sums),
@@ -175,9 +165,9 @@ class ScikitSource:
 
     def blocks(self, rows: int) -> Iterator[list[Array]]:
         """Yield all samples in the order in which they lie, without weights."""
-        del rows  # inputs know how many there is memory for
-        for block, x in self._samples.inputs.blocks():
-            yield [x, self._placement.library.cut(self._samples.y, block)]
+        del rows  # the samples know how many there is memory for
+        for block, x in self._samples.blocks(self._placement):
+            yield [x, cut_rows(self._samples.y, block, self._placement)]
 
     def share(self, rank: int, ranks: int) -> "ScikitSource":
         """Refuse: scikit-learn's runs are those of one process."""
@@ -193,16 +183,14 @@ class ScikitEpoch:
 
     def __init__(
         self,
-        inputs: Inputs,
         cut: MemoryEpoch,
-        order: np.ndarray,
         batch_size: int,
         *,
         weights: Array | None,
         numbers: Sequence[Array],
         placement: Placement,
     ) -> None:
-        self._inputs, self._cut, self._order, self._batch_size = inputs, cut, order, batch_size
+        self._cut, self._batch_size = cut, batch_size
         self._weights, self._numbers, self._placement = weights, numbers, placement
 
     @property
@@ -222,9 +210,6 @@ class ScikitEpoch:
             return None
         steps, size = batches[0].shape[:2]
         rows = slice(k * self._batch_size, k * self._batch_size + steps * size)
-        if self._inputs.sparse:
-            x = self._inputs.dense(self._order[rows])
-            batches = [xp.reshape(x, (steps, size, self._inputs.shape[1])), *batches]
         if self._weights is not None:
             batches.append(xp.reshape(self._weights[rows], (steps, size)))
         return [*batches, *(values[k : k + steps] for values in self._numbers)]

@@ -209,9 +209,12 @@ class Penalized:
 
     Args:
         optimizer: any optimizer.
+        by_columns: whether the weights of the first layer lie column by column, as where the inputs
+            are sparse: their squares are summed in the order in which they lie.
     """
 
     optimizer: Optimizer
+    by_columns: bool = False
 
     @property
     def learning_rate(self) -> Any:
@@ -221,7 +224,7 @@ class Penalized:
     @property
     def update(self) -> Update:
         """The rule of the optimizer, after the term's gradient is added."""
-        return _PenalizedUpdate(self.optimizer.update)
+        return _PenalizedUpdate(self.optimizer.update, self.by_columns)
 
     def init(self, layers: Sequence[Layer], *, placement: Placement, dtype: str) -> PenalizedState:
         """Start with nothing summed up."""
@@ -243,6 +246,7 @@ class _PenalizedUpdate:
     """The rule of :class:`Penalized`; rules around the same rule are equal."""
 
     inner: Update
+    by_columns: bool
 
     def __call__(
         self,
@@ -252,7 +256,8 @@ class _PenalizedUpdate:
         *,
         xp: Namespace,
     ) -> tuple[list[Layer], PenalizedState]:
-        flat = [xp.reshape(W, (-1,)) for W, _ in layers]
+        first, *others = (W for W, _ in layers)
+        flat = [xp.reshape(W, (-1,)) for W in (first.mT if self.by_columns else first, *others)]
         squares = sum((w @ w for w in flat[1:]), start=flat[0] @ flat[0])
         penalty = state.kept * state.penalty + (0.5 * state.share) * squares
         gradients = add_l2_gradient(gradients, layers, state.decay)
@@ -335,6 +340,7 @@ def minimize(
     placement: Placement,
     dtype: str,
     options: dict[str, Any],
+    by_columns: bool = False,
 ) -> Minimum:
     """Minimize the mean cost with ½ α ‖W‖² / n over all samples by L-BFGS.
 
@@ -347,6 +353,7 @@ def minimize(
         placement: library and device.
         dtype: the dtype on the device; the minimizer itself works in float64.
         options: those of SciPy's ``L-BFGS-B``.
+        by_columns: whether W lies column by column where it computes, as sparse inputs read it.
     """
     optimize = require("scipy.optimize", "sklearn")
     judge = placement.engine.compile(_sums, model, placement.xp)
@@ -356,7 +363,10 @@ def minimize(
     # The order of parameters is scikit-learn's, weights as (I, O) before biases: sums over them
     # are then rounded alike, and the searches stay together.
     def pack(parameters: Sequence[Layer]) -> np.ndarray:
-        host = [[to_numpy(part).astype(np.float64) for part in layer] for layer in parameters]
+        host = [
+            [to_numpy(part).astype(np.float64, copy=False) for part in layer]
+            for layer in parameters
+        ]
         return np.concatenate([*(W.T.ravel() for W, _ in host), *(b for _, b in host)])
 
     def unpack(packed: np.ndarray) -> list[Layer]:
@@ -372,7 +382,10 @@ def minimize(
 
     def objective(packed: np.ndarray) -> tuple[float, np.ndarray]:
         host = unpack(packed)
-        there = map_leaves(lambda part: placement.asarray(part, dtype), host)
+        there = map_leaves(lambda part: placement.asarray(part, dtype), host[by_columns:])
+        if by_columns:
+            W, b = (placement.asarray(part.T, dtype) for part in host[0])
+            there.insert(0, Layer(placement.xp.matrix_transpose(W), b))
         cost, slope = 0.0, np.zeros_like(packed)
         with np.errstate(over="ignore", invalid="ignore"):
             for block in blocks():

@@ -14,10 +14,12 @@ from bp_xp._typing import Array, Namespace
 from bp_xp.backends import Placement, library_of, to_numpy
 from bp_xp.backends.registry import as_host_array, check_form
 from bp_xp.checks import check_number, warn
+from bp_xp.sources.sparse import SparseInputs, is_sparse
 
 __all__ = [
     "check_array",
     "check_class_weight",
+    "check_inputs",
     "check_parameter",
     "check_sample_weight",
     "check_samples",
@@ -49,6 +51,23 @@ def check_samples(
     values = _check_kind(x, name, placement)
     _check_matrix(values, name, columns)
     return _place_finite(values, name, placement, dtype)
+
+
+def check_inputs(
+    x: Any, name: str, *, placement: Placement, dtype: str, columns: int | None = None
+) -> Array | SparseInputs:
+    """Return inputs as :func:`check_samples` does, or those of a sparse matrix, which stay sparse.
+
+    What is checked of a sparse matrix are the entries that it holds.
+    """
+    matrix: Any = x.tocsr() if is_sparse(x) else None
+    if not isinstance(getattr(matrix, "data", None), np.ndarray):  # dense, or on some device
+        return check_samples(x, name, placement=placement, dtype=dtype, columns=columns)
+    entries = _check_kind(matrix.data, name, placement)
+    _check_matrix(matrix, name, columns)
+    if _finite(entries, dtype) is None:
+        raise _not_finite(entries, name, dtype, of=matrix.tocoo())
+    return SparseInputs(matrix, placement, dtype)
 
 
 def check_targets(y: Any, name: str, *, placement: Placement, dtype: str, rows: int) -> Array:
@@ -226,12 +245,8 @@ def _check_matrix(values: Any, name: str, columns: int | None) -> None:
 def _place_finite(values: Any, name: str, placement: Placement, dtype: str) -> Array:
     """Move to the device in the network's dtype, and refuse what is not finite there."""
     if isinstance(values, np.ndarray):
-        with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused
-            host = values.astype(dtype, order="C", copy=False)
-        # The extremes are NaN or infinite where any value is, and need no memory.
-        finite = bool(np.isfinite(host.min()) and np.isfinite(host.max()))
-        if finite:
-            return placement.asarray(host)
+        if (finite := _finite(values, dtype)) is not None:
+            return placement.asarray(finite)
     else:
         there = placement.xp.astype(values, placement.dtype(dtype), copy=False)
         seen, xp = _to_look_at(there, placement)
@@ -240,12 +255,24 @@ def _place_finite(values: Any, name: str, placement: Placement, dtype: str) -> A
     raise _not_finite(to_numpy(values), name, dtype)
 
 
-def _not_finite(values: np.ndarray, name: str, dtype: str) -> ValueError:
+def _finite(values: np.ndarray, dtype: str) -> np.ndarray | None:
+    """Return host values in a dtype, or None where one of them is not finite there."""
+    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused
+        host = values.astype(dtype, order="C", copy=False)
+    # The extremes are NaN or infinite where any value is, and need no memory.
+    extremes = (host.min(), host.max()) if host.size else ()
+    return host if np.isfinite(extremes).all() else None
+
+
+def _not_finite(values: np.ndarray, name: str, dtype: str, of: Any = None) -> ValueError:
+    """Return the error of values that are not finite: an array's, or entries of a sparse one."""
     nan = np.isnan(values)
     with np.errstate(over="ignore"):
         bad = nan if nan.any() else ~np.isfinite(values.astype(dtype))
     what = "NaN" if nan.any() else f"infinity or a value too large for {dtype}"
     first = tuple(int(i) for i in np.argwhere(bad)[0])
+    if of is not None:
+        first = int(of.row[first[0]]), int(of.col[first[0]])
     where = ", ".join(
         f"{axis} {index}" for axis, index in zip(("row", "column"), first, strict=False)
     )

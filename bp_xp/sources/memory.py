@@ -9,9 +9,9 @@ import numpy as np
 
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends import Placement, dtype_name, to_numpy
-from bp_xp.math.rows import row_blocks
 from bp_xp.sources.samples import Samples
 from bp_xp.sources.source import Source
+from bp_xp.sources.sparse import SparseInputs, blocks_of, cut_rows, entries_of_row
 
 __all__ = ["MemoryEpoch", "MemorySource"]
 
@@ -20,7 +20,8 @@ class MemoryEpoch:
     """Mini-batches cut from arrays on the device, in a given order; see :class:`Epoch`.
 
     Args:
-        arrays: arrays on the device, shape (N, ...) each; one order serves all.
+        arrays: arrays on the device, shape (N, ...) each, of which the first may be sparse inputs;
+            one order serves all.
         batch_size: samples in a mini-batch; the last may be shorter.
         order: the numbers of the rows in the order of the epoch, on the host; None takes them as
             they come.
@@ -31,7 +32,7 @@ class MemoryEpoch:
 
     def __init__(
         self,
-        arrays: Sequence[Array],
+        arrays: Sequence[Array | SparseInputs],
         batch_size: int,
         order: np.ndarray | None,
         placement: Placement,
@@ -39,12 +40,14 @@ class MemoryEpoch:
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        self._arrays, self._batch_size, self._placement = arrays, batch_size, placement
+        self._sparse = [values for values in arrays if isinstance(values, SparseInputs)]
+        self._arrays = [values for values in arrays if not isinstance(values, SparseInputs)]
+        self._batch_size, self._placement = batch_size, placement
         self._rank, self._ranks = rank, ranks
         n = self._n_rows = arrays[0].shape[0]
         if order is None and ranks > 1:
             order = np.arange(n)
-        self._order = None if order is None else placement.asarray(order)
+        self._on_host, self._order = order, None if order is None else placement.asarray(order)
         self._taken = 0
 
     @property
@@ -72,18 +75,32 @@ class MemoryEpoch:
 
     def _cut(self, rows: slice, steps: int) -> list[Array]:
         """Return some rows of the order as so many mini-batches."""
-        xp, cut = self._placement.xp, self._placement.library.cut
-        if self._order is None:
+        xp, placement = self._placement.xp, self._placement
+        if self._order is None or self._on_host is None:
             return [
-                xp.reshape(cut(values, rows), (steps, -1, *values.shape[1:]))
-                for values in self._arrays
+                *(sparse.batches(rows, steps) for sparse in self._sparse),
+                *(
+                    xp.reshape(cut_rows(values, rows, placement), (steps, -1, *values.shape[1:]))
+                    for values in self._arrays
+                ),
             ]
-        numbers = cut(self._order, rows)
-        if self._ranks > 1:
-            each = xp.reshape(numbers, (steps, -1))
-            first = min(self._rank, each.shape[1])  # the last mini-batch may have no row for it
-            numbers = xp.reshape(each[:, first :: self._ranks], (-1,))
-        return list(self._placement.engine.compile(_gather, xp, steps)(numbers, *self._arrays))
+        numbers = self._share(cut_rows(self._order, rows, placement), steps, xp)
+        gather = placement.engine.compile(_gather, xp, steps)
+        return [
+            *(
+                sparse.batches(self._share(self._on_host[rows], steps, np), steps)
+                for sparse in self._sparse
+            ),
+            *gather(numbers, *self._arrays),
+        ]
+
+    def _share(self, numbers: Array, steps: int, xp: Namespace) -> Array:
+        """Return which of the rows of some mini-batches are in the share."""
+        if self._ranks == 1:
+            return numbers
+        each = xp.reshape(numbers, (steps, -1))
+        first = min(self._rank, each.shape[1])  # the last mini-batch may have no row for it
+        return xp.reshape(each[:, first :: self._ranks], (-1,))
 
 
 def _gather(xp: Namespace, steps: int, rows: Array, *arrays: Array) -> list[Array]:
@@ -121,8 +138,8 @@ class MemorySource:
 
     @property
     def row_entries(self) -> int:
-        """I + O."""
-        return self.samples.x.shape[1] + self.samples.y.shape[1]
+        """I + O; of sparse inputs, what a step is given of them."""
+        return entries_of_row(self.samples.x) + self.samples.y.shape[1]
 
     @property
     def dtype(self) -> str:
@@ -153,8 +170,8 @@ class MemorySource:
 
     def blocks(self, rows: int) -> Iterator[list[Array]]:
         """Yield all samples in the order in which they lie."""
-        for block in row_blocks(self.n_rows, rows):
-            yield [self.placement.library.cut(values, block) for values in self.samples.arrays]
+        for block in blocks_of(self.samples.x, rows):
+            yield [cut_rows(values, block, self.placement) for values in self.samples.arrays]
 
     def share(self, rank: int, ranks: int) -> Source:
         """Return the share of one of several processes."""
@@ -165,5 +182,7 @@ class MemorySource:
         digest = hashlib.sha256()
         for values in self.samples.arrays:
             digest.update(str(tuple(values.shape)).encode())
-            digest.update(np.ascontiguousarray(to_numpy(values)).data)
+            parts = values.parts if isinstance(values, SparseInputs) else [to_numpy(values)]
+            for part in parts:
+                digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()

@@ -13,6 +13,7 @@ from bp_xp.math.costs import MatchedCost
 from bp_xp.math.model import Model
 from bp_xp.math.rows import sum_rows
 from bp_xp.sources import intake
+from bp_xp.sources.sparse import SparseInputs, take_rows
 
 __all__ = [
     "Samples",
@@ -28,19 +29,19 @@ class Samples(NamedTuple):
     """Samples with their targets, on one device.
 
     Attributes:
-        x: inputs, shape (N, I).
+        x: inputs, shape (N, I); sparse ones are on the host.
         y: targets, shape (N, O).
         has_classes: whether each target is one class, so that an accuracy can be told.
         weights: how much each sample counts, shape (N,), or None where all count alike.
     """
 
-    x: Array
+    x: Array | SparseInputs
     y: Array
     has_classes: bool
     weights: Array | None = None
 
     @property
-    def arrays(self) -> list[Array]:
+    def arrays(self) -> list[Array | SparseInputs]:
         """What each mini-batch is cut from."""
         return [self.x, self.y] if self.weights is None else [self.x, self.y, self.weights]
 
@@ -54,6 +55,7 @@ def make_samples(
     placement: Placement,
     dtype: str,
     prefix: str = "",
+    sparse: bool = False,
 ) -> Samples:
     """Return inputs and targets on the device, labels made targets.
 
@@ -65,13 +67,15 @@ def make_samples(
         placement: the network's library and device.
         dtype: the network's dtype.
         prefix: what messages put before ``x`` and ``y``.
+        sparse: whether the inputs may be a sparse matrix.
 
     Raises:
         ValueError: shapes do not fit, a label is not a class, a value is not finite.
         TypeError: an array of another library, or no numbers.
     """
     where: dict[str, Any] = {"placement": placement, "dtype": dtype}
-    x = intake.check_samples(x, f"{prefix}x", columns=model.sizes[0], **where)
+    check = intake.check_inputs if sparse else intake.check_samples
+    x = check(x, f"{prefix}x", columns=model.sizes[0], **where)
     rows = x.shape[0]
     targets, has_classes = _make_targets(model, y, f"{prefix}y", rows, **where)
     if weights is not None:
@@ -159,25 +163,18 @@ def hold_out(
         ValueError: the share is out of its range, or a part would be empty.
         TypeError: it is no number.
     """
-    xp = placement.xp
     checks.check_number(
         fraction, "validation_data, as the share to hold out,", above=0.0, below=1.0
     )
-    labels = _labels(samples.y, xp) if samples.has_classes else None
-    take = placement.engine.compile(_take, xp)
+    labels = _labels(samples.y, placement.xp) if samples.has_classes else None
     first, second = (
-        take(placement.asarray(rows), *samples.arrays)
+        take_rows(samples.arrays, rows, placement)
         for rows in split_rows(samples.x.shape[0], fraction, labels, generator)
     )
     return (
         Samples(first[0], first[1], samples.has_classes, *first[2:]),
         Samples(second[0], second[1], samples.has_classes, *second[2:]),
     )
-
-
-def _take(xp: Namespace, rows: Array, *arrays: Array) -> list[Array]:
-    """Return some rows of each array."""
-    return [xp.take(values, rows, axis=0) for values in arrays]
 
 
 def _labels(y: Array, xp: Namespace) -> np.ndarray:

@@ -156,8 +156,8 @@ def _samples(
     generator: np.random.Generator,
 ) -> tuple[Samples, Samples | None]:
     """Return training and validation samples; the generator draws what is held out."""
-    where = {"placement": network.placement, "dtype": network.dtype}
-    samples = make_samples(network.model, x, y, sample_weight, **where)
+    where: dict[str, Any] = {"placement": network.placement, "dtype": network.dtype}
+    samples = make_samples(network.model, x, y, sample_weight, **where, sparse=True)
     if class_weight is not None:
         samples = weigh_classes(samples, class_weight, **where)
     if validation_data is None:
@@ -165,7 +165,8 @@ def _samples(
     if isinstance(validation_data, int | float):
         return hold_out(samples, validation_data, generator, placement=network.placement)
     parts = parts_of_validation(validation_data)
-    return samples, make_samples(network.model, *parts, **where, prefix="validation ")
+    validation = make_samples(network.model, *parts, **where, prefix="validation ", sparse=True)
+    return samples, validation
 
 
 def _check_measured(network: Any, metrics: Any, samples: Samples, validation: Any) -> None:
@@ -188,8 +189,7 @@ def _check_numbers(network: Any, metrics: Sequence[Metric], validation: Samples)
     own = [metric for metric in metrics if METRICS.get(metric.name) is not metric]
     if not own:
         return
-    rows = min(evaluation.ROWS_AT_ONCE, validation.x.shape[0])
-    some = [values[:rows, ...] for values in validation.arrays]
+    some = next(MemorySource(validation, network.placement).blocks(evaluation.ROWS_AT_ONCE))
     few = MemorySource(
         Samples(some[0], some[1], validation.has_classes, *some[2:]), network.placement
     )

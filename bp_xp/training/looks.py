@@ -195,6 +195,7 @@ def take_looks(
                     last_rates = rates(rate, step, taken, history)
                     batches.append(placement.asarray(last_rates, dtype))
                 batches = [placement.library.aligned(part) for part in batches]
+                state = placement.library.laid_out(state, batches[0])
                 _keep_account(report, engine, rule, state, batches, xp=xp)
                 # A run that overflows ends in a DivergenceError, which says more than a warning.
                 with np.errstate(over="ignore", invalid="ignore"):

@@ -4,12 +4,15 @@ The lines are the operations of the step, in their order (see :mod:`bp_xp.engine
 the results are those of the plain loop to the last bit. See :mod:`bp_xp.engines.replay`.
 """
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bp_xp._typing import Namespace
+from bp_xp.backends.numpy.blocks import Elementwise, elementwise, in_blocks
+from bp_xp.backends.numpy.sparse import SparseRows
 from bp_xp.engines import replay
 from bp_xp.engines.engine import Engine, Step
 from bp_xp.engines.recorder import Recorded, all_recorded, record, value_of
@@ -20,6 +23,12 @@ __all__ = ["ENGINE"]
 # The same sums and products, by functions that take less time to get there.
 _REDUCTIONS: Mapping[Any, np.ufunc] = {np.sum: np.add, np.max: np.maximum, np.min: np.minimum}
 _PRODUCT = np.dot  # of two matrices
+# Numbers in the state with which a step takes twice as long as its calls of functions do.
+_SMALL = 1 << 15
+_WITH_SPARSE: Mapping[np.ufunc, tuple[str, Callable[[Any, Any], Any]]] = {
+    np.matmul: ("@", operator.matmul),
+    np.multiply: ("*", operator.mul),
+}
 
 
 class _Tape(Lines):
@@ -28,6 +37,8 @@ class _Tape(Lines):
     def __init__(self, n_parts: int) -> None:
         super().__init__()
         self.of_batch = {f"x{i}" for i in range(n_parts)}  # and views of them
+        self.fresh: set[str] = set()  # results that are new each time
+        self.elementwise: dict[int, Elementwise] = {}  # by the number of the line
 
     def view(self, of: Recorded, part: np.ndarray, key: Any) -> Recorded:
         """Take a part of an array."""
@@ -47,18 +58,46 @@ class _Tape(Lines):
     def ufunc(self, ufunc: np.ufunc, inputs: Sequence[Any], out: Recorded | None) -> Recorded:
         """Write the line of an elementwise function or a product."""
         values = value_of(inputs)
+        if any(isinstance(one, SparseRows) for one in values):
+            return self.with_sparse(ufunc, inputs, values)
         kinds = {one.dtype for one in inputs if isinstance(one, Recorded)}
         like = kinds.pop() if len(kinds) == 1 else None
         if like is not None and like.kind not in "fi":
             like = None
         flat_product = ufunc is np.matmul and all(np.ndim(one) == 2 for one in values)
         function = self.function_name(_PRODUCT if flat_product and out is None else ufunc)
-        arguments = ", ".join(self.write(one, like) for one in inputs)
+        names = [self.write(one, like) for one in inputs]
+        arguments = ", ".join(names)
         if out is None:
-            return self.result(ufunc(*values), lambda t: f"{function}({arguments}, out={t})")
-        ufunc(*values, out=out.value)
-        self.each.append(f"{function}({arguments}, out={self.write(out)})")
+            out = self.result(ufunc(*values), lambda t: f"{function}({arguments}, out={t})")
+        else:
+            ufunc(*values, out=out.value)
+            self.each.append(f"{function}({arguments}, out={self.write(out)})")
+        if ufunc.signature is None:
+            self.note_elementwise([*names, out.name], [*values, out.value])
         return out
+
+    def note_elementwise(self, names: Sequence[str], values: Sequence[Any]) -> None:
+        """Note what is known of the last line, an elementwise one, whose result comes last."""
+        whole = (
+            name in self.fresh or np.ndim(value) == 0 or value.flags.owndata
+            for name, value in zip(names, values, strict=True)
+        )
+        if all(whole) and (known := elementwise(names, values)):  # no part of another array
+            self.elementwise[len(self.each) - 1] = known
+
+    def with_sparse(
+        self, ufunc: np.ufunc, inputs: Sequence[Any], values: Sequence[Any]
+    ) -> Recorded:
+        """Write the line of an operator with sparse inputs, whose result is new each time."""
+        if ufunc not in _WITH_SPARSE:
+            raise CannotRecordError(f"{ufunc.__name__} of sparse inputs")
+        sign, compute = _WITH_SPARSE[ufunc]
+        expression = f" {sign} ".join(self.write(one) for one in inputs)
+        name = self.write_view(expression, of_batch=True)
+        self.of_batch.add(name)
+        self.fresh.add(name)
+        return Recorded(compute(*values), name, self)
 
     def function(self, function: Any, inputs: Sequence[Any], options: Any) -> Recorded:
         """Write the line of another function."""
@@ -117,6 +156,7 @@ def _record(step: Step, state: Any, batch: Sequence[np.ndarray], *, xp: Namespac
     copy = tape.function_name(np.copyto)
     tape.each.append(f"{copy}(z, {z.name})")  # first: it may be a part of the old state
     tape.write_back([leaf.name for leaf in new], lambda to, from_: f"{copy}({to}, {from_})")
+    tape.each = in_blocks(tape.each, tape.elementwise, tape.objects)
     run, text = tape.compile(len(new), len(batch))
     return Program(run, z.value, text)
 
@@ -124,5 +164,5 @@ def _record(step: Step, state: Any, batch: Sequence[np.ndarray], *, xp: Namespac
 ENGINE = Engine(
     "numpy",
     "a step is recorded once, and replayed on the same memory",
-    lambda report: replay.new_loop(_record, report),
+    lambda report: replay.new_loop(_record, report, small=_SMALL),
 )

@@ -7,6 +7,7 @@ import numpy as np
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends.library import Form, Library
 from bp_xp.backends.numpy.engine import ENGINE
+from bp_xp.backends.numpy.sparse import SparseBatches, lay_out
 
 __all__ = ["NumPy"]
 
@@ -48,3 +49,12 @@ class NumPy(Library):
 
     def to_numpy(self, array: Array) -> np.ndarray:
         return np.asarray(array)
+
+    def sparse_batches(self, matrix: Any, steps: int, device: Any) -> SparseBatches:
+        return SparseBatches(matrix, steps)
+
+    def sparse_row_entries(self, matrix: Any) -> float:
+        return matrix.nnz / matrix.shape[0]
+
+    def laid_out(self, tree: Any, x: Any) -> Any:
+        return lay_out(tree, x)
