@@ -134,7 +134,7 @@ def test_training_takes_less_than_ten_seconds_with_its_start():
 
 
 def test_training_tells_library_device_and_reason_and_what_to_type_next(monkeypatch):
-    monkeypatch.setattr("bp_xp.backends.placement._has_nvidia_driver", lambda: False)
+    monkeypatch.setattr("bp_xp.backends.placement._has_nvidia_or_amd_driver", lambda: False)
     stdout, stderr = run_well("train --epochs 2")
     assert "computing with numpy on cpu (no NVIDIA driver on this machine)" in stderr
     assert len(re.findall(r"^epoch \d  cost ", stderr, re.MULTILINE)) == 2
@@ -394,7 +394,7 @@ def test_predict_takes_files_with_and_without_labels(digits_network, kind, label
 
 
 def test_devices_are_listed_with_reasons_and_with_what_auto_takes(monkeypatch):
-    monkeypatch.setattr("bp_xp.backends.placement._has_nvidia_driver", lambda: False)
+    monkeypatch.setattr("bp_xp.backends.placement._has_nvidia_or_amd_driver", lambda: False)
     stdout, _ = run_well("devices")
     lines = stdout.splitlines()
     names = ["numpy", "cupy", "torch", "jax", "array_api_strict"]
