@@ -27,7 +27,7 @@ import numpy as np
 from bp_xp import checks
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.backends import dtype_name, library_of, place, to_numpy
-from bp_xp.backends.registry import as_array
+from bp_xp.backends.registry import active_for, as_array
 from bp_xp.datasets import load_mnist
 from bp_xp.engines import PLAIN
 from bp_xp.errors import DataFormatError, DivergenceError
@@ -364,7 +364,8 @@ class Network:
         Returns:
             ∇ₐC of each sample, of the same shape.
         """
-        return output_activations - y
+        with self._placement.active():
+            return output_activations - y
 
     # -----------------------------------------------------------------------------------------
     # The edge
@@ -535,7 +536,8 @@ def sigmoid(z: Any) -> Array:
         0.5
     """
     z, xp = _own_kind(z)
-    return _SIGMOID.sigma(z, xp=xp)
+    with active_for(z):
+        return _SIGMOID.sigma(z, xp=xp)
 
 
 def sigmoid_prime(z: Any) -> Array:
@@ -546,12 +548,12 @@ def sigmoid_prime(z: Any) -> Array:
         0.25
     """
     z, xp = _own_kind(z)
-    return _SIGMOID.sigma_prime(z, _SIGMOID.sigma(z, xp=xp), xp=xp)
+    with active_for(z):
+        return _SIGMOID.sigma_prime(z, _SIGMOID.sigma(z, xp=xp), xp=xp)
 
 
 def _own_kind(z: Any) -> tuple[Array, Namespace]:
-    z = as_array(z, "z")
-    library = library_of(z)
+    library = library_of(z := as_array(z, "z"))
     if library is None or z.dtype == object:
         return np.asarray(z, dtype=np.float64), np
     return z, library.namespace()

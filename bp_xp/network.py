@@ -24,6 +24,7 @@ from bp_xp.math import backprop
 from bp_xp.math.activations import Activation
 from bp_xp.math.costs import Cost, MatchedCost
 from bp_xp.math.initializers import Initializer, restore_generator
+from bp_xp.math.model import class_columns
 from bp_xp.math.regularization import Regularization
 from bp_xp.math.rows import row_blocks
 from bp_xp.optim import Optimizer
@@ -231,7 +232,8 @@ class Network(Parameters):
                 "probabilities: use feedforward, or make it with output_activation='softmax'."
             )
         a = self.feedforward(x, batch_size=batch_size)
-        return a if a.shape[1] > 1 else self.xp.concat([1.0 - a, a], axis=1)
+        with self._placement.active():
+            return class_columns(a, xp=self.xp)
 
     def predict(self, x: Any, *, batch_size: int = 4096) -> Array:
         """Return the class of each sample; without classes, the outputs.
@@ -251,10 +253,8 @@ class Network(Parameters):
         a = self.feedforward(x, batch_size=batch_size)
         if not self.classifies:
             return a
-        if a.shape[1] == 1:
-            index = self.xp.argmax(a, axis=-1).dtype
-            return self.xp.astype(a[:, 0] > 0.5, index)
-        return self.xp.argmax(a, axis=-1)
+        with self._placement.active():
+            return self.xp.argmax(class_columns(a, xp=self.xp), axis=-1)
 
     def evaluate(
         self,

@@ -98,6 +98,9 @@ class ndarray:  # noqa: N801 - the name that CuPy gives it
         _launches.append("copy")
         self._host[_key(key)] = _inside(value)
 
+    def sum(self):
+        return _computed("sum", np.sum, self)
+
     # What CuPy refuses, and what it does not.
 
     def __array__(self, dtype=None, copy=None):
@@ -138,6 +141,8 @@ class ndarray:  # noqa: N801 - the name that CuPy gives it
 
 def _inside(value):
     """Return the NumPy arrays of a nesting of arrays; NumPy's own are refused."""
+    if isinstance(value, _Traced):
+        return value._host
     if isinstance(value, ndarray):
         if value._on != _current[-1]:
             raise ValueError(
@@ -168,8 +173,46 @@ def _outside(value):
 
 def _computed(name, function, *args, **options):
     """Return what a function of NumPy gives, computed on the current device."""
+    found = function(*_inside(args), **{key: _inside(one) for key, one in options.items()})
+    if any(isinstance(one, _Traced) for one in args):
+        return _Traced(np.asarray(found))
     _launches.append(name)
-    return _outside(function(*_inside(args), **{key: _inside(one) for key, one in options.items()}))
+    return _outside(found)
+
+
+class _Traced:
+    """What a function to be fused is given: no shape, no parts, no values."""
+
+    def __init__(self, host):
+        self._host, self.dtype, self.ndim = host, host.dtype, host.ndim
+
+    def __bool__(self):
+        raise TypeError("Cannot convert to Python scalar in cupy.fuse")
+
+    def copy(self):
+        return _Traced(self._host.copy())
+
+    def astype(self, dtype, copy=True):
+        return _Traced(self._host.astype(dtype, copy=copy))
+
+
+def fuse(function=None, *, kernel_name=None):
+    """Make one launch of an elementwise function."""
+    if function is None:
+        return lambda function: fuse(function, kernel_name=kernel_name)
+
+    def fused(*arrays):
+        name = kernel_name or function.__name__
+        if not name.isidentifier():
+            raise ValueError(f'Invalid kernel name: "{name}"')
+        given = [a if a is None else _Traced(_inside(a)) for a in arrays]
+        found = function(*given)
+        _launches.append(name)
+        if not isinstance(found, tuple):
+            return ndarray(found._host.copy())
+        return tuple(ndarray(one._host.copy()) for one in found if one is not None)
+
+    return fused
 
 
 def _binary(name, function):
@@ -182,7 +225,8 @@ def _binary_from_the_right(name, function):
 
 def _in_place(name, function):
     def change(self, other):
-        _launches.append(name)
+        if isinstance(self, ndarray):
+            _launches.append(name)
         self._host = function(_inside(self), _inside(other))
         return self
 
@@ -193,15 +237,28 @@ def _unary(name, function):
     return lambda self: _computed(name, function, self)
 
 
-for _name in ("add", "sub", "mul", "truediv", "matmul", "pow", "and", "or", "xor", "rshift"):
-    _function = getattr(operator, f"__{_name}__")
-    setattr(ndarray, f"__{_name}__", _binary(_name, _function))
-    setattr(ndarray, f"__r{_name}__", _binary_from_the_right(_name, _function))
-    setattr(ndarray, f"__i{_name}__", _in_place(_name, getattr(operator, f"__i{_name}__")))
-for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
-    setattr(ndarray, f"__{_name}__", _binary(_name, getattr(operator, _name)))
-for _name in ("neg", "abs", "invert"):
-    setattr(ndarray, f"__{_name}__", _unary(_name, getattr(operator, _name)))
+for _kind in (ndarray, _Traced):
+    for _name in ("add", "sub", "mul", "truediv", "matmul", "pow", "and", "or", "xor", "rshift"):
+        _function = getattr(operator, f"__{_name}__")
+        setattr(_kind, f"__{_name}__", _binary(_name, _function))
+        setattr(_kind, f"__r{_name}__", _binary_from_the_right(_name, _function))
+        setattr(_kind, f"__i{_name}__", _in_place(_name, getattr(operator, f"__i{_name}__")))
+    for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
+        setattr(_kind, f"__{_name}__", _binary(_name, getattr(operator, _name)))
+    for _name in ("neg", "abs", "invert"):
+        setattr(_kind, f"__{_name}__", _unary(_name, getattr(operator, _name)))
+
+
+class ufunc:  # noqa: N801 - the name that CuPy gives it
+    def __init__(self, name, function):
+        self.__name__, self._function = name, function
+
+    def __call__(self, *args):
+        return _computed(self.__name__, self._function, *args)
+
+
+def where(condition, one, other):
+    return _computed("where", np.where, condition, one, other)
 
 
 def asarray(values, *, dtype=None, device=None, copy=None, order=None):
@@ -265,8 +322,13 @@ def __getattr__(name):
         is_dtype = isinstance(function, type) and issubclass(function, np.generic)
         return np.dtype(function) if is_dtype else function  # finfo is a type that is no dtype
 
+    if isinstance(function, np.ufunc):
+        return ufunc(name, function)
+
     def call(*args, device=None, **options):
         del device  # as array_api_compat does: what is made lies on the current device
+        if any(isinstance(one, _Traced) for one in args):
+            raise NotImplementedError(f"{name} can't be fused")
         return _computed(name, function, *args, **options)
 
     return call

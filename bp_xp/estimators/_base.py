@@ -1,5 +1,6 @@
 """scikit-learn's multi-layer perceptrons on the networks and the training of bp_xp."""
 
+import contextlib
 import itertools
 import math
 import warnings
@@ -400,7 +401,7 @@ class MLP(BaseEstimator):
         here = _place_of(X)
         if self.device is not None or self.backend is not None:
             asked = place(self.device, self.backend)
-            if (asked.backend, asked.device) != (here.backend, here.device):
+            if asked != here:
                 raise ValueError(
                     f"X is an array of {here}, but the estimator was asked to compute with "
                     f"{asked}: move X, or leave device and backend None to follow it."
@@ -472,6 +473,13 @@ class MLP(BaseEstimator):
     def _home(self, array: Array) -> Array:
         """Return a result as an array of the samples' kind."""
         return array if self._in_arrays else to_numpy(array)
+
+    @contextlib.contextmanager
+    def _at_home(self) -> Iterator[Namespace]:
+        """Yield the namespace of such results, while their device is the current one."""
+        where = self._where if self._in_arrays else None
+        with where.active() if where else contextlib.nullcontext():
+            yield where.xp if where else np
 
     # -----------------------------------------------------------------------------------------
     # scikit-learn's protocols

@@ -12,6 +12,7 @@ from sklearn.utils.multiclass import type_of_target, unique_labels
 from bp_xp.backends import Placement, to_numpy
 from bp_xp.estimators import _settings as settings
 from bp_xp.estimators._base import MLP
+from bp_xp.math.model import class_columns
 
 __all__ = ["MLPClassifier"]
 
@@ -235,13 +236,10 @@ class MLPClassifier(ClassifierMixin, MLP):
         labels = self.classes_
         if not self._in_arrays or isinstance(labels, np.ndarray):  # or they are text
             return self._decode(to_numpy(a))
-        assert self._where is not None
-        xp = self._where.xp
-        with self._where.active():
-            if a.shape[1] == 1:
-                a = xp.concat([1.0 - a, a], axis=1)
-            elif self.out_activation_ == "logistic":
+        with self._at_home() as xp:
+            if a.shape[1] > 1 and self.out_activation_ == "logistic":
                 return xp.astype(a > 0.5, xp.int64)
+            a = class_columns(a, xp=xp)
             return xp.take(labels, xp.argmax(a[:, : labels.shape[0]], axis=1), axis=0)
 
     def predict_proba(self, X: Any) -> Any:
@@ -264,17 +262,13 @@ class MLPClassifier(ClassifierMixin, MLP):
         Returns:
             Shape (N, n_classes).
         """
-        p = self._probabilities(X, "predict_log_proba")
-        xp = self._where.xp if self._in_arrays and self._where else np
-        with np.errstate(divide="ignore"):
-            return xp.log(p)
+        with self._at_home() as xp, np.errstate(divide="ignore"):
+            return xp.log(self._probabilities(X, "predict_log_proba"))
 
     def _probabilities(self, X: Any, method: str) -> Any:
         a = self._home(self._outputs(X, method))
-        if a.shape[1] > 1:
-            return a
-        xp = self._where.xp if self._in_arrays and self._where else np
-        return xp.concat([1.0 - a, a], axis=1)
+        with self._at_home() as xp:
+            return class_columns(a, xp=xp)
 
     def _encode(self, y: Any, placement: Placement, *, fresh: bool) -> tuple[np.ndarray, Any]:
         if fresh or not hasattr(self, "classes_"):

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+from bp_xp._typing import Array, Namespace
 from bp_xp.math.activations import Activation
 from bp_xp.math.costs import Cost, MatchedCost
 
-__all__ = ["Model", "classify_pairing"]
+__all__ = ["Model", "class_columns", "classify_pairing"]
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,11 @@ def classify_pairing(cost: Cost | MatchedCost, output: Activation, n_outputs: in
     if isinstance(cost, MatchedCost) and cost.output != output.name:
         return "unmatched"
     return "one output" if output.coupled and n_outputs == 1 else ""
+
+
+def class_columns(a: Array, *, xp: Namespace) -> Array:
+    """Return probabilities, or targets, with a column for each class, shape (N, K).
+
+    One output is the probability of class 1, and becomes two columns.
+    """
+    return a if a.shape[1] > 1 else xp.concat([1.0 - a, a], axis=1)
