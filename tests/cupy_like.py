@@ -27,6 +27,7 @@ _current = [0]
 made: collections.Counter[int] = collections.Counter()
 """How many arrays were made on each device."""
 _launches: list[str] = []
+_reads: list[tuple[int, ...]] = []
 
 
 class Device:
@@ -55,12 +56,21 @@ GPU = repr(Device(0))
 
 
 @contextlib.contextmanager
-def counted_launches():
-    """Count launches within: yields a list of what was launched."""
-    begun = len(_launches)
+def _counted(log):
+    begun = len(log)
     found = []
     yield found
-    found += _launches[begun:]
+    found += log[begun:]
+
+
+def counted_launches():
+    """Count what a GPU would be asked to do: the context of a list of the launches."""
+    return _counted(_launches)
+
+
+def counted_reads():
+    """Count how often the host waits for the GPU: the context of a list of the shapes read."""
+    return _counted(_reads)
 
 
 class ndarray:  # noqa: N801 - the name that CuPy gives it
@@ -110,6 +120,7 @@ class ndarray:  # noqa: N801 - the name that CuPy gives it
         )
 
     def get(self):
+        _reads.append(self.shape)
         return self._host.copy()
 
     def item(self):
