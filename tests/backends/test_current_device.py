@@ -17,6 +17,7 @@ from bp_xp import Adam, Layer, Network, book, to_numpy
 from bp_xp.backends import LIBRARIES
 from bp_xp.inspection import GradientFlow, sensitivity
 from bp_xp.testing import assert_parity, check_gradients, check_training
+from bp_xp.training import checkpoint
 
 THERE = "cuda:1"
 X, Y = np.linspace(-1.0, 1.0, 24).reshape(8, 3), np.arange(8) % 2
@@ -172,6 +173,35 @@ def test_estimators_compute_on_their_device(solver):
             pickle.loads(pickle.dumps(made)).predict(X)
             if kind is estimators.MLPClassifier:
                 made.predict_log_proba(X)
+
+
+def test_estimators_read_validation_data_back_once_an_epoch(monkeypatch):
+    estimators = pytest.importorskip("bp_xp.estimators")
+    monkeypatch.setattr("bp_xp.estimators._samples._ROWS_AT_ONCE", 3)
+    made = estimators.MLPRegressor(hidden_layer_sizes=(4,), max_iter=2, device=THERE, alpha=0.0)
+    network()  # the device is tried now
+    counted = []
+    for validation in (None, (X, X[:, 0])):
+        with warnings.catch_warnings(), cupy_like.counted_reads() as read:
+            warnings.simplefilter("ignore", sklearn_warning())
+            made.fit(X, X[:, 0], validation_data=validation)
+        counted.append(len(read))
+    assert counted[1] - counted[0] == 2  # one for each epoch, whatever the number of blocks
+
+
+def test_what_has_a_form_is_not_read_back_for_it():
+    net = network()
+    with cupy_like.counted_reads() as read, net.placement.active():
+        placed = checkpoint._placed(
+            np.zeros((4, 3), np.float32), "W", net.layers[0].W, net.placement
+        )
+        with pytest.raises(ValueError, match=r"shape \(4, 2\) and dtype float64.*\(4, 3\) and"):
+            checkpoint._placed(np.zeros((4, 2)), "W", net.layers[0].W, net.placement)
+    assert placed.shape == (4, 3)
+    assert not read
+    with cupy_like.counted_reads() as read:
+        Network.from_layers(net.layers, device=THERE)
+    assert set(read) <= {()}  # whether they are finite
 
 
 def test_estimators_of_arrays_compute_on_the_device_of_these(monkeypatch):
