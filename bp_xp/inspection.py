@@ -18,6 +18,7 @@ import numpy as np
 from bp_xp import checks
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.backends import library_of, to_numpy
+from bp_xp.backends.registry import active_for
 from bp_xp.math import backprop
 from bp_xp.math.activations import Activation
 from bp_xp.math.costs import COSTS, MatchedCost
@@ -283,7 +284,7 @@ class GradientFlow(Callback):
             steps, epochs, measured = zip(*self._waiting, strict=True)
             library = library_of(measured[0])
             assert library is not None
-            with library.active(library.device_of(measured[0])):
+            with active_for(measured[0]):
                 values = to_numpy(library.namespace().stack(measured))
             self._records += map(_record, steps, epochs, values.astype(np.float64))
             self._waiting = []

@@ -19,7 +19,7 @@ from bp_xp.architecture import (
     own_functions,
 )
 from bp_xp.backends import dtype_name, place, to_numpy
-from bp_xp.backends.registry import check_form
+from bp_xp.backends.registry import as_array, check_form
 from bp_xp.inspection import BackpropTrace
 from bp_xp.math import classes
 from bp_xp.math.activations import Activation
@@ -167,7 +167,7 @@ class Network(Parameters):
         for l, pair in enumerate(pairs):  # noqa: E741
             for name, values in zip(Layer._fields, pair, strict=True):
                 check_form(values, f"layers[{l}].{name}")
-        shapes = [tuple(to_numpy(W).shape) for W, _ in pairs]
+        shapes = [tuple(as_array(W, "W").shape) for W, _ in pairs]
         if any(len(shape) != 2 for shape in shapes):
             raise ValueError(f"each W must be a matrix (O, I); these have shapes {shapes}.")
         sizes = [shapes[0][1], *(n_out for n_out, _ in shapes)]

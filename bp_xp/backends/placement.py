@@ -7,7 +7,7 @@ import platform
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,11 @@ from bp_xp.errors import DeviceError, OutOfMemoryError
 __all__ = ["DeviceTable", "LibraryReport", "Placement", "devices", "place"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Placement:
     """An array library and one of its devices: where the arrays of a network live.
+
+    Two are equal if library and device have the same names: a device itself may have no hash.
 
     Attributes:
         library: the library.
@@ -37,8 +39,18 @@ class Placement:
     library: Library
     xp: Namespace
     device: Any
-    reason: str = field(default="", compare=False)
-    engine: Engine = field(default=PLAIN, compare=False)
+    reason: str = ""
+    engine: Engine = PLAIN
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Placement) and self._names == other._names
+
+    def __hash__(self) -> int:
+        return hash(self._names)
+
+    @property
+    def _names(self) -> tuple[str, str]:
+        return self.backend, self.device_name
 
     @property
     def backend(self) -> str:
@@ -226,6 +238,8 @@ def _best_placement() -> Placement:
             reasons.append(f"{name} has no GPU")
         except (ImportError, DeviceError) as error:
             reasons.append(str(error))
+        except Exception as error:  # a library may fail to load in any way
+            reasons.append(f"{name} fails ({type(error).__name__}: {error})")
     return Placement(numpy, numpy.namespace(), "cpu", "; ".join(reasons))
 
 

@@ -3,6 +3,7 @@
 To add one: a room beside this file, and a line in the table.
 """
 
+import contextlib
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +22,7 @@ from bp_xp.backends.torch.library import Torch
 
 __all__ = [
     "LIBRARIES",
+    "active_for",
     "as_array",
     "as_host_array",
     "check_form",
@@ -44,6 +46,14 @@ def library_of(array: Any) -> Library | None:
     if hasattr(array, "__array_namespace__"):
         return Library(array.__array_namespace__())
     return None
+
+
+def active_for(array: Any) -> contextlib.AbstractContextManager[Any]:
+    """A context in which the library of an array computes on the array's device."""
+    library = library_of(array)
+    if library is None:
+        return contextlib.nullcontext()
+    return library.active(library.device_of(array))
 
 
 def _form_of(values: Any) -> Form | None:

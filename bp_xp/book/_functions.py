@@ -7,7 +7,7 @@ import numpy as np
 from bp_xp import checks
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends import library_of
-from bp_xp.backends.registry import as_array
+from bp_xp.backends.registry import active_for, as_array
 from bp_xp.math.activations import ACTIVATIONS
 
 __all__ = ["SIGMOID", "beside", "own_kind", "sigmoid", "sigmoid_prime", "vectorized_result"]
@@ -23,7 +23,8 @@ def sigmoid(z: Any) -> Array:
         0.5
     """
     z, xp = own_kind(z, "z")
-    return SIGMOID.sigma(z, xp=xp)
+    with active_for(z):
+        return SIGMOID.sigma(z, xp=xp)
 
 
 def sigmoid_prime(z: Any) -> Array:
@@ -34,7 +35,8 @@ def sigmoid_prime(z: Any) -> Array:
         0.25
     """
     z, xp = own_kind(z, "z")
-    return SIGMOID.sigma_prime(z, SIGMOID.sigma(z, xp=xp), xp=xp)
+    with active_for(z):
+        return SIGMOID.sigma_prime(z, SIGMOID.sigma(z, xp=xp), xp=xp)
 
 
 def own_kind(values: Any, name: str) -> tuple[Array, Namespace]:

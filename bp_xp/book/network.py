@@ -180,4 +180,5 @@ class Network(BookNetwork):
         Returns:
             ∇ₐC of each sample, of the same shape.
         """
-        return output_activations - y
+        with self._placement.active():
+            return output_activations - y

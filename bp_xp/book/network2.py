@@ -19,6 +19,7 @@ import numpy as np
 from bp_xp import checks
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends import to_numpy
+from bp_xp.backends.registry import active_for
 from bp_xp.book._base import BookNetwork
 from bp_xp.book._functions import (
     SIGMOID,
@@ -82,7 +83,9 @@ class QuadraticCost:
         References:
             Nielsen, ch. 2, eq. (BP1).
         """
-        return equations.output_error(_difference(a, y), sigmoid_prime(z))
+        difference, slope = _difference(a, y), sigmoid_prime(z)
+        with active_for(slope):
+            return equations.output_error(difference, slope)
 
 
 class CrossEntropyCost:
@@ -140,8 +143,9 @@ _KNOWN: dict[type, _Known] = {
 
 def _of_a_column(kind: type, a: Any, y: Any) -> Array:
     a, xp = own_kind(a, "a")
-    y = beside(a, y, "y")
-    return _value(kind, xp.reshape(a, (-1,)), xp.reshape(y, (-1,)), xp=xp)
+    with active_for(a):
+        y = beside(a, y, "y")
+        return _value(kind, xp.reshape(a, (-1,)), xp.reshape(y, (-1,)), xp=xp)
 
 
 def _value(kind: type, a: Array, y: Array, *, xp: Namespace) -> Array:
@@ -153,7 +157,8 @@ def _value(kind: type, a: Array, y: Array, *, xp: Namespace) -> Array:
 
 def _difference(a: Any, y: Any) -> Array:
     a, _ = own_kind(a, "a")
-    return a - beside(a, y, "y")
+    with active_for(a):
+        return a - beside(a, y, "y")
 
 
 def _kind_of(cost: Any) -> type:

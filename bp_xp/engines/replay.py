@@ -142,7 +142,14 @@ def _items(array: Array) -> Any:
     return array if array.ndim > 1 else [array[k, ...] for k in range(array.shape[0])]
 
 
-def new_loop(record: Record, report: Report, *, effort: int = 1, small: float = math.inf) -> Loop:
+def new_loop(
+    record: Record,
+    report: Report,
+    *,
+    effort: int = 1,
+    small: float = math.inf,
+    is_known: Callable[[Step, Any, Sequence[Array]], bool] = lambda *_: False,
+) -> Loop:
     """Return the loop that replays what a recorder records, once for each shape of mini-batch.
 
     A program may differ from the plain loop in its rounding. So which of them takes a step depends
@@ -156,6 +163,8 @@ def new_loop(record: Record, report: Report, *, effort: int = 1, small: float = 
         effort: how long it takes, against that of NumPy.
         small: up to how many numbers in the state a step takes no longer than with few of them;
             with so many times as many, recording is worth as many times fewer steps.
+        is_known: whether a step on a state and a mini-batch needs no recording, since another run
+            had the same. Its first steps then differ from that run's by rounding.
     """
     programs: dict[Any, Program | None] = {}
     taken: dict[Any, int] = {}
@@ -171,7 +180,8 @@ def new_loop(record: Record, report: Report, *, effort: int = 1, small: float = 
         most = effort * _STEPS_BEFORE
         least = max(min(_LEAST, most), math.ceil(most / max(1.0, numbers / small)))
         of_epoch = report.epoch.get(shape[0], cast(int, n))
-        if of_epoch < least and number < least:
+        few = of_epoch < least and number < least
+        if few and not is_known(step, state, [part[0, ...] for part in batches]):
             account.reason = f"recording takes as long as {least} step{'s' * (least > 1)}"
             first = min(n, least - number)
             account.plain += first

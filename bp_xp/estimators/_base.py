@@ -1,5 +1,6 @@
 """scikit-learn's multi-layer perceptrons on the networks and the training of bp_xp."""
 
+import contextlib
 import itertools
 import math
 import warnings
@@ -8,7 +9,6 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
-from sklearn import get_config
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
@@ -17,10 +17,10 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from bp_xp._trees import map_leaves
 from bp_xp._typing import Array, Layer, Namespace
-from bp_xp.backends import Placement, dtype_name, library_of, place, to_numpy
-from bp_xp.backends.registry import as_host_array, check_form
+from bp_xp.backends import Placement, dtype_name, place, to_numpy
 from bp_xp.errors import DeviceError
 from bp_xp.estimators import _settings as settings
+from bp_xp.estimators._arrays import array_library, as_scikit_takes, place_of
 from bp_xp.estimators._run import forget_runs, take_steps
 from bp_xp.estimators._samples import Samples, blocks_of_inputs, place_inputs, weights_of
 from bp_xp.estimators._solvers import minimize
@@ -157,7 +157,7 @@ class MLP(BaseEstimator):
         if not first and self._where is not None:
             self._check_same_kind(X, self._where, "partial_fit" if incremental else "fit")
         dtype = self._dtype_for(X) if first else dtype_name(self.coefs_[0].dtype)
-        self._in_arrays = _array_library(X) is not None
+        self._in_arrays = array_library(X) is not None
         random = self._random_state = check_random_state(self.random_state)
         with placement.active():
             samples = self._samples(X, y, sample_weight, placement, dtype, fresh=fresh)
@@ -201,8 +201,8 @@ class MLP(BaseEstimator):
 
     def _validate(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
         """Return samples as arrays that scikit-learn has checked."""
-        X, y = _as_scikit_takes(X, "X"), _as_scikit_takes(y, "y")
-        xp = _array_library(X) or np
+        X, y = as_scikit_takes(X, "X"), as_scikit_takes(y, "y")
+        xp = array_library(X) or np
         # A device such as Apple's has no float64, which the standard's own words tell.
         wanted = [dtype_name(self.dtype)] if self.dtype is not None else ["float64", "float32"]
         dtypes = [getattr(xp, name) for name in wanted if hasattr(xp, name)]
@@ -235,7 +235,7 @@ class MLP(BaseEstimator):
         """Return the samples of a call on the device."""
         weights = None
         if sample_weight is not None:
-            sample_weight = _as_scikit_takes(sample_weight, "sample_weight")
+            sample_weight = as_scikit_takes(sample_weight, "sample_weight")
             weights = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
             weights = to_numpy(weights).astype(np.float64)
         targets, truth = self._encode(y, placement, fresh=fresh)
@@ -322,7 +322,7 @@ class MLP(BaseEstimator):
         X, y, weights = (*given, None)[:3]
         X, y = self._validate(X, y, reset=False)
         if weights is not None:
-            weights = _as_scikit_takes(weights, "the sample_weight of validation_data")
+            weights = as_scikit_takes(weights, "the sample_weight of validation_data")
             weights = _check_sample_weight(weights, X, ensure_non_negative=True)
             weights = to_numpy(weights).astype(np.float64)
         targets, truth = self._encode(y, placement, fresh=False)
@@ -400,12 +400,12 @@ class MLP(BaseEstimator):
 
     def _place_for(self, X: Any) -> Placement:
         """Return the library and device for samples that are checked."""
-        if _array_library(X) is None:
+        if array_library(X) is None:
             return place(self.device, self.backend)
-        here = _place_of(X)
+        here = place_of(X)
         if self.device is not None or self.backend is not None:
             asked = place(self.device, self.backend)
-            if (asked.backend, asked.device) != (here.backend, here.device):
+            if asked != here:
                 raise ValueError(
                     f"X is an array of {here}, but the estimator was asked to compute with "
                     f"{asked}: move X, or leave device and backend None to follow it."
@@ -449,7 +449,7 @@ class MLP(BaseEstimator):
     def _outputs(self, X: Any, method: str) -> Array:
         """Return the outputs for samples, shape (N, O), on the device."""
         check_is_fitted(self)
-        X = _as_scikit_takes(X, "X")
+        X = as_scikit_takes(X, "X")
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         placement = self._where or place(self.device, self.backend)
         self._check_same_kind(X, placement, method)
@@ -465,7 +465,7 @@ class MLP(BaseEstimator):
 
     def _check_same_kind(self, X: Any, placement: Placement, method: str) -> None:
         """Refuse samples of another library or device than those of fit."""
-        here = "NumPy" if _array_library(X) is None else str(_place_of(X))
+        here = "NumPy" if array_library(X) is None else str(place_of(X))
         there = str(placement) if self._in_arrays else "NumPy"
         if here != there:
             raise ValueError(
@@ -477,6 +477,13 @@ class MLP(BaseEstimator):
     def _home(self, array: Array) -> Array:
         """Return a result as an array of the samples' kind."""
         return array if self._in_arrays else to_numpy(array)
+
+    @contextlib.contextmanager
+    def _at_home(self) -> Iterator[Namespace]:
+        """Yield the namespace of such results, while their device is the current one."""
+        where = self._where if self._in_arrays else None
+        with where.active() if where else contextlib.nullcontext():
+            yield where.xp if where else np
 
     # -----------------------------------------------------------------------------------------
     # scikit-learn's protocols
@@ -543,7 +550,7 @@ class MLP(BaseEstimator):
         made.intercepts_ = [convert(b) for b in self.intercepts_]
         made._in_arrays = not isinstance(made.coefs_[0], np.ndarray)
         made._where = (
-            _place_of(made.coefs_[0]) if made._in_arrays else place(self.device, self.backend)
+            place_of(made.coefs_[0]) if made._in_arrays else place(self.device, self.backend)
         )
         if hasattr(self, "classes_"):
             made.classes_ = made._labels_at(to_numpy(self.classes_), made._where)
@@ -559,38 +566,3 @@ class MLP(BaseEstimator):
         tags.input_tags.sparse = True
         tags.array_api_support = True
         return tags
-
-
-def _as_scikit_takes(values: Any, name: str) -> Any:
-    """Return samples in a form of which scikit-learn takes all that there is to it.
-
-    It takes sparse matrices, and drops the mask of a masked array. What is an array of the CPU to
-    it may have a dtype that NumPy lacks.
-
-    Raises:
-        TypeError: they are masked, sharded, or a sparse array of a library of arrays.
-    """
-    if hasattr(values, "tocsr"):
-        return values
-    check_form(values, name)
-    if isinstance(values, np.ndarray):
-        return as_host_array(values)
-    library = library_of(values)
-    if library is None or _array_library(values) is not None:
-        return values
-    return to_numpy(values) if _place_of(values).on_cpu else values
-
-
-def _array_library(X: Any) -> Namespace | None:
-    """Return the namespace of an array that scikit-learn was told to keep as it is, or None."""
-    if not get_config()["array_api_dispatch"] or isinstance(X, np.ndarray):
-        return None
-    library = library_of(X)
-    return None if library is None or library.name == "numpy" else library.namespace()
-
-
-def _place_of(array: Array) -> Placement:
-    """Return the library and device of an array."""
-    library = library_of(array)
-    assert library is not None
-    return Placement(library, library.namespace(), library.device_of(array))

@@ -236,9 +236,7 @@ class MLPClassifier(ClassifierMixin, MLP):
         labels = self.classes_
         if not self._in_arrays or isinstance(labels, np.ndarray):  # or they are text
             return self._decode(to_numpy(a))
-        assert self._where is not None
-        xp = self._where.xp
-        with self._where.active():
+        with self._at_home() as xp:
             if a.shape[1] > 1 and self.out_activation_ == "logistic":
                 return xp.astype(a > 0.5, xp.int64)
             a = probabilities(a, xp=xp)
@@ -264,14 +262,13 @@ class MLPClassifier(ClassifierMixin, MLP):
         Returns:
             Shape (N, n_classes).
         """
-        p = self._probabilities(X, "predict_log_proba")
-        xp = self._where.xp if self._in_arrays and self._where else np
-        with np.errstate(divide="ignore"):
-            return xp.log(p)
+        with self._at_home() as xp, np.errstate(divide="ignore"):
+            return xp.log(self._probabilities(X, "predict_log_proba"))
 
     def _probabilities(self, X: Any, method: str) -> Any:
         a = self._home(self._outputs(X, method))
-        return probabilities(a, xp=self._where.xp if self._in_arrays and self._where else np)
+        with self._at_home() as xp:
+            return probabilities(a, xp=xp)
 
     def _encode(self, y: Any, placement: Placement, *, fresh: bool) -> tuple[np.ndarray, Any]:
         if fresh or not hasattr(self, "classes_"):

@@ -276,14 +276,14 @@ class Bookkeeper(Observer):
         judge = placement.engine.map_rows(
             _costs_and_outputs, run.model, placement.xp, at_most=ROWS_AT_ONCE
         )
-        costs, outputs = [], []
         with np.errstate(over="ignore", invalid="ignore"):
-            for rows, x in samples.blocks(placement):
-                cost, a = judge(run.layers, x, cut_rows(samples.y, rows, placement))
-                costs.append(to_numpy(cost))
-                outputs.append(to_numpy(a))
-        cost = np.average(np.concatenate(costs).astype(np.float64), weights=samples.weights)
-        predicted = estimator._decode(np.concatenate(outputs))
+            judged = [
+                judge(run.layers, x, cut_rows(samples.y, rows, placement))
+                for rows, x in samples.blocks(placement)
+            ]
+        found = to_numpy(placement.library.join(judged))
+        cost = np.average(found[:, 0].astype(np.float64), weights=samples.weights)
+        predicted = estimator._decode(np.ascontiguousarray(found[:, 1:]))
         score = estimator._score_of(samples.truth, predicted, samples.score_weights)
         return float(cost) * estimator._loss_scale(), score
 
@@ -324,7 +324,8 @@ def _make_solver(estimator: Any) -> Solver:
 
 def _costs_and_outputs(
     model: Model, xp: Namespace, layers: Sequence[Layer], x: Array, y: Array
-) -> tuple[Array, Array]:
-    """Return the cost of each sample, shape (N,), and the outputs, shape (N, O)."""
+) -> Array:
+    """Return the cost of each sample and its outputs, shape (N, 1 + O): one array to fetch."""
     trace = backprop.forward(model, layers, x, xp=xp)
-    return backprop.cost_of_samples(model, trace.zs[-1], y, xp=xp), trace.activations[-1]
+    costs = backprop.cost_of_samples(model, trace.zs[-1], y, xp=xp)
+    return xp.concat([costs[:, None], trace.activations[-1]], axis=1)

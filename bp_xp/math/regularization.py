@@ -177,11 +177,20 @@ def add_l1_gradient(
         Nielsen, ch. 3, eq. (96), with l1 = λ/n.
     """
     return [
-        Layer(dW + strength.W * xp.sign(W), db)
+        Layer(dW + strength.W * _sign(W, xp=xp), db)
         for (dW, db), (W, _), strength in zip(
             gradients, layers, each_layer(l1, layers), strict=True
         )
     ]
+
+
+def _sign(W: Array, *, xp: Namespace) -> Array:
+    """Return 1, 0 or −1 for each weight.
+
+    The standard's sign of NaN is NaN, for which a wrapper of a GPU's library asks the host how many
+    there are, at each step. Here it is 0: a weight that is NaN stays it, whatever is added.
+    """
+    return xp.astype(W > 0.0, W.dtype) - xp.astype(W < 0.0, W.dtype)
 
 
 def _is_there(strength: Strength) -> bool:

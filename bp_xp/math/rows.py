@@ -1,5 +1,6 @@
 """Rows of samples: summed block by block, and cut into blocks."""
 
+import functools
 from collections.abc import Iterator
 
 from bp_xp._typing import Array, Namespace
@@ -23,12 +24,28 @@ def sum_rows(values: Array, *, xp: Namespace) -> Array:
         The sums, shape (..., K).
     """
     n = values.shape[-2]
-    whole = n - n % _ROWS_SUMMED_AT_ONCE
     if n <= _ROWS_SUMMED_AT_ONCE:
         return xp.sum(values, axis=-2)
-    shape = (*values.shape[:-2], -1, _ROWS_SUMMED_AT_ONCE, values.shape[-1])
+    rows = _rows_of_a_block(n, _ROWS_SUMMED_AT_ONCE)
+    whole = n - n % rows
+    shape = (*values.shape[:-2], -1, rows, values.shape[-1])
     blocks = xp.sum(xp.reshape(values[..., :whole, :], shape), axis=-2)
-    return sum_rows(blocks, xp=xp) + xp.sum(values[..., whole:, :], axis=-2)
+    total = sum_rows(blocks, xp=xp)
+    return total if whole == n else total + xp.sum(values[..., whole:, :], axis=-2)
+
+
+@functools.cache
+def _rows_of_a_block(n: int, most: int) -> int:
+    """Return how many rows to sum at once, so that none are left over if that is possible.
+
+    Each sum is a launch on a GPU, and adding up what is left over takes two more.
+
+    Examples:
+        >>> _rows_of_a_block(1000, 256), _rows_of_a_block(257, 256)
+        (250, 256)
+    """
+    divisors = (rows for rows in range(most, max(most // 8, 1), -1) if n % rows == 0)
+    return next(divisors, most)
 
 
 def row_blocks(n: int, size: int) -> Iterator[slice]:

@@ -9,6 +9,7 @@ from bp_xp import checks
 from bp_xp._caller import named
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends import Placement, to_numpy
+from bp_xp.math.classes import probabilities
 from bp_xp.math.costs import MatchedCost
 from bp_xp.math.model import Model
 from bp_xp.math.rows import sum_rows
@@ -138,9 +139,8 @@ def weigh_classes(
     """
     if not samples.has_classes:
         raise ValueError(f"{named('class_weight')} needs targets that are one class each.")
-    xp, y = placement.xp, samples.y
-    y = y if y.shape[1] > 1 else xp.concat([1.0 - y, y], axis=1)
-    counts = to_numpy(sum_rows(y, xp=xp))
+    y = probabilities(samples.y, xp=placement.xp)
+    counts = to_numpy(sum_rows(y, xp=placement.xp))
     per_class = intake.check_class_weight(class_weight, counts)
     weights = y @ placement.asarray(per_class, dtype)
     if samples.weights is not None:

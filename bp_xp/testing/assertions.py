@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bp_xp.backends import library_of, to_numpy
+from bp_xp.backends.registry import active_for
 from bp_xp.checks import check_number
 
 __all__ = ["assert_close"]
@@ -182,5 +183,6 @@ def _on_host(value: Any) -> tuple[np.ndarray, float]:
         return to_numpy(value), 0.0
     info = xp.finfo(value.dtype)
     if info.bits < 32:  # NumPy has no bfloat16
-        value = xp.astype(value, xp.float32)
+        with active_for(value):
+            value = xp.astype(value, xp.float32)
     return to_numpy(value), float(info.eps)

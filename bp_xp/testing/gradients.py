@@ -281,8 +281,9 @@ def _claimed(
 
 def _in_float64(network: Network) -> Network:
     """Return a copy in float64, where the network is or, if there is no float64, on NumPy."""
+    here = network.placement
     try:
-        return network.to(network.device, backend=network.xp, dtype="float64")
+        return network.to(here.device_name, backend=here.backend_word, dtype="float64")
     except (TypeError, ValueError, RuntimeError):
         return network.to("cpu", backend="numpy", dtype="float64")
 

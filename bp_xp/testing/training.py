@@ -112,15 +112,17 @@ def check_training(
     tolerance = checks.check_number(
         _TOLERANCES[network.dtype] if tolerance is None else tolerance, "tolerance", above=0.0
     )
-    trained = network.to(network.device, backend=network.xp, engine=network.engine)
-    samples = trained._samples(x, y, options.get("sample_weight"))
-    plain = PlainRun(
-        trained,
-        [to_numpy(part).astype(np.float64) for part in samples.arrays],
-        optimizer,
-        rule,
-        options,
-    )
+    here = network.placement
+    trained = network.to(here.device_name, backend=here.backend_word, engine=here.engine_word)
+    with here.active():
+        samples = trained._samples(x, y, options.get("sample_weight"))
+        plain = PlainRun(
+            trained,
+            [to_numpy(part).astype(np.float64) for part in samples.arrays],
+            optimizer,
+            rule,
+            options,
+        )
     watch = _Watch(plain, tolerance)
     history = trained.fit(
         x,

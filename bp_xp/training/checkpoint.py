@@ -389,13 +389,15 @@ def _placed_layers(
 
 def _placed(came: np.ndarray | None, name: str, like: Any, placement: Placement) -> Any:
     """Return an array of a file on the device; it must have the form of another."""
-    wanted = to_numpy(like)
+    # Of an array on a device no more is asked for than its form.
+    wanted = like if hasattr(like, "dtype") else to_numpy(like)
+    form = tuple(wanted.shape), str(wanted.dtype).rpartition(".")[2]
     if came is None:
         raise ValueError(f"tensor {name!r} is missing")
-    if (came.shape, came.dtype) != (wanted.shape, wanted.dtype):
+    if (came.shape, came.dtype.name) != form:
         raise ValueError(
             f"tensor {name!r} has shape {came.shape} and dtype {came.dtype}, where this run has "
-            f"{wanted.shape} and {wanted.dtype}"
+            f"{form[0]} and {form[1]}"
         )
     return placement.asarray(came)
 

@@ -1,5 +1,6 @@
 import builtins
 import contextlib
+import re
 import subprocess
 import sys
 import types
@@ -209,6 +210,26 @@ def test_a_broken_dependency_of_a_library_keeps_its_own_message(monkeypatch):
         _optional.require("cupy", "cuda13")
 
 
+class FakeDevice(contextlib.nullcontext):
+    """A device, as far as the probe looks at it."""
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType] - as in CuPy
+
+    def __init__(self, number):
+        super().__init__()
+        self.id = number
+
+
+@pytest.fixture(autouse=True)
+def no_device_is_known(monkeypatch):
+    """Let each device be tried anew."""
+    monkeypatch.setattr(LIBRARIES["cupy"], "_works", set())
+
+
+class CompileException(Exception):  # noqa: N818 - the name that CuPy gives it
+    """CuPy's, which is none of the built-in errors."""
+
+
 def fake_cupy(**changes) -> types.SimpleNamespace:
     """CuPy's face, as far as the probe looks at it, over NumPy."""
     parts = {
@@ -217,7 +238,7 @@ def fake_cupy(**changes) -> types.SimpleNamespace:
         "float32": np.float32,
         "cuda": types.SimpleNamespace(
             runtime=types.SimpleNamespace(driverGetVersion=lambda: 13000, getDeviceCount=lambda: 2),
-            Device=lambda i: types.SimpleNamespace(id=i),
+            Device=FakeDevice,
         ),
     }
     return types.SimpleNamespace(**(parts | changes))
@@ -244,8 +265,17 @@ NO_DRIVER = types.SimpleNamespace(
         (fake_cupy(ones=_failing(ImportError("libcublas.so.13"))), "libcublas.so.13"),
         (fake_cupy(ones=lambda *_, **__: np.zeros((2, 2))), "wrong 2 × 2 product"),
         (types.SimpleNamespace(), "half installed"),
+        (fake_cupy(ones=_failing(CompileException("nvrtc: error"))), "CompileException: nvrtc"),
+        (fake_cupy(ones=_failing(MemoryError("Out of memory"))), "no memory left .*nvidia-smi"),
+        (
+            fake_cupy(ones=_failing(RuntimeError("cudaErrorMemoryAllocation: out of memory"))),
+            "no memory left",
+        ),
     ],
-    ids=["no driver", "no device", "no nvrtc", "no cublas", "wrong product", "empty package"],
+    ids=[
+        *("no driver", "no device", "no nvrtc", "no cublas", "wrong product", "empty package"),
+        *("does not compile", "no memory", "no memory below"),
+    ],
 )
 def test_a_cupy_that_can_not_compute_is_a_device_error_with_the_reason(monkeypatch, cupy, reason):
     monkeypatch.setattr(cupy_library, "require", lambda module, extra: cupy)
@@ -255,6 +285,59 @@ def test_a_cupy_that_can_not_compute_is_a_device_error_with_the_reason(monkeypat
         place("cuda")
 
     assert "'cuda'" in str(error.value)
+    monkeypatch.setattr(placement, "_has_nvidia_or_amd_driver", lambda: True)
+    for name in ("torch", "jax"):
+        monkeypatch.setattr(type(LIBRARIES[name]), "best_device", _failing(OSError("not loaded")))
+    chosen = place("auto")
+    assert chosen.backend == "numpy"
+    assert re.search(reason, chosen.reason)
+    assert "torch fails (OSError: not loaded)" in chosen.reason
+
+
+def test_each_device_is_tried_once_and_by_itself(monkeypatch):
+    tried = []
+
+    class Device(FakeDevice):
+        def __enter__(self):
+            tried.append(self.id)
+
+    fake = fake_cupy()
+    fake.cuda.Device = Device
+    monkeypatch.setattr(cupy_library, "require", lambda module, extra: fake)
+    cupy = LIBRARIES["cupy"]
+
+    assert [cupy.find(word).id for word in ("cuda:1", "cuda:1", "cuda", "cuda:1")] == [1, 1, 0, 1]
+    assert cupy.best_device().id == 0
+    assert len(cupy.devices()) == 2
+    assert tried == [1, 0]
+
+
+def test_auto_passes_over_a_gpu_that_does_not_work(monkeypatch):
+    class Device(FakeDevice):
+        def __enter__(self):
+            if self.id == 0:
+                raise RuntimeError("cudaErrorECCUncorrectable")
+
+    fake = fake_cupy()
+    fake.cuda.Device = Device
+    monkeypatch.setattr(cupy_library, "require", lambda module, extra: fake)
+    cupy = LIBRARIES["cupy"]
+
+    assert cupy.best_device().id == 1
+    assert [device.id for device in cupy.devices()] == [1]
+    with pytest.raises(DeviceError, match="cudaErrorECCUncorrectable"):
+        cupy.find("cuda:0")
+
+
+def test_placements_are_equal_by_name_and_can_be_hashed():
+    here, there = (
+        placement.Placement(LIBRARIES["cupy"], np, FakeDevice(number)) for number in (0, 1)
+    )
+    again = placement.Placement(LIBRARIES["cupy"], np, FakeDevice(0), "asked for")
+
+    assert here == again
+    assert len({here, again, there, place("cpu")}) == 3
+    assert here != "cupy on cuda:0"
 
 
 def test_cuda_devices_are_found_by_number(monkeypatch):
@@ -422,6 +505,24 @@ def test_too_little_memory_is_one_error_on_every_library(case):
     with raised, where.active("Lost."), where.active("Take less."):  # said once
         compute()
     assert held[0]() is None  # what it held is free for the next try, while the error is at hand
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ("CUBLAS_STATUS_ALLOC_FAILED", True),
+        ("CUSPARSE_STATUS_ALLOC_FAILED", True),
+        ("CUDA_ERROR_OUT_OF_MEMORY: out of memory", True),
+        ("cudaErrorMemoryAllocation: out of memory", True),
+        ("CUBLAS_STATUS_EXECUTION_FAILED", False),
+        ("cudaErrorIllegalAddress: an illegal memory access was encountered", False),
+    ],
+)
+def test_too_little_memory_is_known_by_the_names_of_every_library_below_cupy(text, known):
+    there = placement.Placement(LIBRARIES["cupy"], np, FakeDevice(0))
+    error = OutOfMemoryError if known else RuntimeError
+    with pytest.raises(error, match=text), there.active("Take less."):
+        raise RuntimeError(text)
 
 
 def test_other_errors_pass_unchanged(where):

@@ -191,6 +191,13 @@ def test_gradient_gains_the_strength_times_the_signs_and_nothing_at_zero(where, 
     assert to_numpy(result[0].W)[2, 1] == gradients[0].W[2, 1].astype(dtype)
 
 
+def test_l1_hides_no_weight_that_is_not_a_number():
+    W = np.array([[np.nan, np.inf, -np.inf, -0.0]])
+    (layer,) = add_l1_gradient([Layer(0.0 * W[:, 3:], W)], [Layer(W, W)], L1, xp=np)
+    assert np.array_equal(layer.W, [[0.0, L1, -L1, 0.0]])
+    assert np.isnan((W - layer.W)[0, 0])  # whatever is added to it
+
+
 def test_l1_leaves_biases_alone(where, rng):
     layers, gradients = random_layers([4, 5, 3], rng), random_layers([4, 5, 3], rng)
     placed = to_device(layers, where)
