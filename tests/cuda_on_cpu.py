@@ -5,11 +5,13 @@ import functools
 import hashlib
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
-from bp_xp.backends.cupy.engine import LaunchConfiguration
+from bp_xp.backends.cupy.launching import LaunchConfiguration
 
 SOURCES = Path(__file__).parent
+_one_launch = threading.Lock()
 _TEMPORARY = tempfile.TemporaryDirectory(prefix="cuda_on_cpu")  # as long as the process lives
 FOLDER = Path(_TEMPORARY.name)
 
@@ -53,7 +55,8 @@ def compile_kernel(kernel, configuration):
 
     def launch(arguments, n_steps):
         pointers = (ctypes.c_void_p * len(arguments))(*(one.ctypes.data for one in arguments))
-        library.run(pointers, n_steps)
+        with _one_launch:  # its barriers are those of one kernel
+            library.run(pointers, n_steps)
 
     return launch
 

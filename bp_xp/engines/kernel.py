@@ -21,7 +21,7 @@ The kernel is C++; what is CUDA's own in it, the barrier and the sum over neighb
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ import numpy as np
 
 from bp_xp.engines.operations import C_TYPES, SUM, Operation, OperationList, View
 
-__all__ = ["PRELUDE", "Kernel", "write_kernel"]
+__all__ = ["PRELUDE", "Kernel", "phases_of", "write_kernel"]
 
 PRELUDE = """
 #define MOST_CYCLES 2000000000ll  // of waiting at a barrier: about a second
@@ -140,16 +140,24 @@ def _depends(later: Operation, earlier: Operation) -> bool:
     )
 
 
-def _phases_of(operations: Sequence[Operation]) -> list[int]:
+def phases_of(
+    operations: Sequence[Operation], *, alone: Callable[[Operation], bool] = lambda _: False
+) -> list[int]:
     """Return the phase of each operation, from 0: as late as what follows allows.
+
+    What is ``alone`` shares no loop with what it depends on, or what depends on it.
 
     A gradient is computed late, so that the descent, which must wait until its weights have
     carried the error back, can follow in the same loop. What nothing follows, such as the writing
     of zᴸ, stays with what it is made of.
     """
+
+    def may_share(later: Operation, earlier: Operation) -> bool:
+        return not (alone(later) or alone(earlier)) and _is_entrywise(later, earlier)
+
     barriers: list[dict[int, int]] = [
         {
-            i: 0 if _is_entrywise(later, operations[i]) else 1
+            i: 0 if may_share(later, operations[i]) else 1
             for i in range(j)
             if _depends(later, operations[i])
         }
@@ -181,7 +189,7 @@ class _Loop:
 def _loops_of(operations: Sequence[Operation]) -> list[_Loop]:
     """Return the loops of a step in their order."""
     loops: dict[Any, _Loop] = {}
-    for phase, one in zip(_phases_of(operations), operations, strict=True):
+    for phase, one in zip(phases_of(operations), operations, strict=True):
         key = phase, one.out.shape
         loops.setdefault(key, _Loop(*key, [])).operations.append(one)
     return sorted(loops.values(), key=lambda loop: loop.phase)

@@ -18,7 +18,7 @@ from bp_xp.engines.engine import Step
 from bp_xp.engines.recorder import Recorded, all_recorded, record, value_of
 from bp_xp.engines.replay import CannotRecordError
 
-__all__ = ["C_TYPES", "SUM", "Operation", "OperationList", "View", "list_operations"]
+__all__ = ["C_TYPES", "PRODUCT", "SUM", "Operation", "OperationList", "View", "list_operations"]
 
 C_TYPES: Mapping[str, str] = {
     "float32": "float",
@@ -147,6 +147,8 @@ _WRAPPING = (np.add, np.subtract, np.multiply, np.square, np.negative)
 _MOST_ENTRIES = 1 << 26
 
 SUM = _EXPRESSIONS[np.add]
+PRODUCT = _EXPRESSIONS[np.multiply]
+"""What a product of matrices sums up."""
 _REDUCTIONS: Mapping[Any, str] = {
     np.sum: SUM,
     np.max: _EXPRESSIONS[np.maximum],
@@ -285,7 +287,7 @@ class _Tape:
             self.view_of(p, np.broadcast_to(rows, shape)),
             self.view_of(q, np.broadcast_to(columns, shape)),
         )
-        self.operations.append(Operation(self.view_of(out), views, "{0} * {1}", SUM, shape[-1:]))
+        self.operations.append(Operation(self.view_of(out), views, PRODUCT, SUM, shape[-1:]))
         return out
 
     def function(self, function: Any, inputs: Sequence[Any], options: Any) -> Recorded:

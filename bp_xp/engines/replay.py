@@ -140,7 +140,13 @@ def _items(array: Array) -> Any:
     return array if array.ndim > 1 else [array[k, ...] for k in range(array.shape[0])]
 
 
-def new_loop(record: Record, report: Report, *, effort: int = 1) -> Loop:
+def new_loop(
+    record: Record,
+    report: Report,
+    *,
+    effort: int = 1,
+    is_known: Callable[[Step, Any, Sequence[Array]], bool] = lambda *_: False,
+) -> Loop:
     """Return the loop that replays what a recorder records, once for each shape of mini-batch.
 
     A program may differ from the plain loop in its rounding. So which of them takes a step depends
@@ -152,6 +158,8 @@ def new_loop(record: Record, report: Report, *, effort: int = 1) -> Loop:
         record: the recorder.
         report: what to keep the accounts in.
         effort: how long it takes, against that of NumPy.
+        is_known: whether a step on a state and a mini-batch needs no recording, since another run
+            had the same. Its first steps then differ from that run's by rounding.
     """
     programs: dict[Any, Program | None] = {}
     taken: dict[Any, int] = {}
@@ -165,7 +173,8 @@ def new_loop(record: Record, report: Report, *, effort: int = 1) -> Loop:
         taken[shape] = taken.get(shape, 0) + n
         least = effort * _STEPS_BEFORE
         of_epoch = report.epoch.get(shape[0], cast(int, n))
-        if of_epoch < least and number < least:
+        few = of_epoch < least and number < least
+        if few and not is_known(step, state, [part[0, ...] for part in batches]):
             account.reason = f"recording takes as long as {least} steps"
             first = min(n, least - number)
             account.plain += first

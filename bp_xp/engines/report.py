@@ -50,6 +50,8 @@ class Report:
         why: why this engine, where the library has no faster one or another was asked for.
         accounts: what became of the mini-batches of each shape.
         epoch: how many mini-batches of so many rows an epoch has, where that is known.
+        unfused: elementwise functions that could not be made one operation in the plain loop, by
+            name, and why.
     """
 
     engine: str
@@ -57,6 +59,7 @@ class Report:
     why: str = ""
     accounts: dict[tuple[int, ...], Account] = field(default_factory=dict)
     epoch: dict[int, int] = field(default_factory=dict)
+    unfused: dict[str, str] = field(default_factory=dict)
 
     def account(self, shape: tuple[int, ...]) -> Account:
         """Return the account of the mini-batches of a shape."""
@@ -105,4 +108,5 @@ class Report:
                 parts.append(f"{one.plain} steps in the plain loop{why}")
             size = " × ".join(map(str, shape))
             lines.append(f"  mini-batches of {size}: {', '.join(parts) or 'none yet'}")
+        lines += [f"  {name} is not fused: {reason}" for name, reason in self.unfused.items()]
         return "\n".join(lines)

@@ -1,5 +1,6 @@
 """The training step: a pure function of arrays, and the rule that it is made of."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -59,9 +60,19 @@ class Rule:
 def make_step(rule: Rule) -> Step:
     """Return the training step: (state, x, y, *extras, xp=xp) -> (state, zᴸ).
 
+    Equal rules have one step, by which an engine knows again what it has made of it.
+
     The extras are the weights of the samples, where there are any, and what ``rule.given`` names.
     A layer that is not trainable keeps its bits: nothing of what follows sees it.
     """
+    try:
+        return _step_of(rule)
+    except TypeError:  # something of a user's own that has no hash
+        return _step_of.__wrapped__(rule)
+
+
+@functools.lru_cache(maxsize=64)
+def _step_of(rule: Rule) -> Step:
     trainable = rule.trainable or (True,) * len(rule.model.activations)
     terms = rule.regularization.of_layers(trainable)
     fresh = returns_fresh(rule.update)

@@ -7,9 +7,11 @@ import contextlib
 import re
 import shutil
 import sys
+import types
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -30,13 +32,18 @@ from bp_xp import (
 from bp_xp._trees import leaves_of, map_leaves
 from bp_xp.backends import LIBRARIES, place
 from bp_xp.backends.cupy import engine as cupy
+from bp_xp.backends.cupy import launching
 from bp_xp.backends.cupy.engine import new_loop
+from bp_xp.backends.cupy.launching import LaunchConfiguration
 from bp_xp.engines import PLAIN, Engine, Report, plain
 from bp_xp.math.model import Model
 from bp_xp.math.regularization import Regularization
 from bp_xp.training import looks
 
 pytestmark = pytest.mark.compiler
+
+# What 16 steps take by a clock that tells nothing apart.
+A_STEP = 16 * 250e-6
 
 # Rounding grows along a trajectory, but a net that learns is no chaos.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
@@ -53,13 +60,18 @@ def cpu():
 
 
 def loop_of(configurations):
-    """Return the loop of a run that nobody asks about."""
-    return new_loop(Report("cupy", "kernels"), configurations)
+    """Return the loop of a run that nobody asks about, and that knows of no other."""
+    return alone(Report("cupy", "kernels"), configurations)
+
+
+def alone(report, configurations, clock=lambda run: A_STEP, known=None):
+    """Return a loop that knows of no other run, to which everything takes as long."""
+    return new_loop(report, configurations, clock, cupy._Known() if known is None else known)
 
 
 def kernels_on(configuration):
     """Return an engine that launches kernels in one way."""
-    return Engine("cupy", "kernels", lambda report: new_loop(report, lambda: [configuration]))
+    return Engine("cupy", "kernels", lambda report: alone(report, lambda: [configuration]))
 
 
 def assert_taken_by_a_kernel(cpu, step, state, batches, tolerance=TOLERANCE["float64"]):
@@ -72,7 +84,7 @@ def assert_taken_by_a_kernel(cpu, step, state, batches, tolerance=TOLERANCE["flo
         return lambda arguments, n_steps: (taken.append(n_steps), launch(arguments, n_steps))
 
     report = Report("cupy", "kernels")
-    loop = new_loop(report, lambda: [replace(cpu, compile=compile_kernel)])
+    loop = alone(report, lambda: [replace(cpu, compile=compile_kernel)])
     ours = loop(step, copied(state), batches, xp=np)
     theirs = plain.loop(step, copied(state), batches, xp=np)
     for one, other in pairs_of(ours, theirs):
@@ -224,7 +236,7 @@ def test_a_run_that_overflows_is_not_mistrusted(cpu):
     ("reason", "told", "level"),
     [
         ("few", "recording takes as long as 8 steps", None),
-        ("slow", "it is faster than a kernel by estimate", "INFO"),
+        ("slow", "it is the fastest: 250 µs a step", "INFO"),
         ("large", "the network is too large for a kernel to be faster", "INFO"),
         ("not recorded", "the step looks at a value", "WARNING"),
         ("shared", "two parts of the state are one array", "WARNING"),
@@ -257,7 +269,7 @@ def test_where_a_kernel_does_not_serve_the_plain_loop_does_and_tells_why(
         raise AssertionError("a kernel was compiled")
 
     report = Report("cupy", "kernels")
-    loop = new_loop(report, lambda: [replace(configuration, compile=refuse)])
+    loop = alone(report, lambda: [replace(configuration, compile=refuse)])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ours = loop(step, map_leaves(lambda leaf: leaf, state), batches, xp=np)
@@ -387,71 +399,173 @@ def test_of_several_configurations_the_one_that_takes_less_time_is_chosen(cpu):
 
 
 # ---------------------------------------------------------------------------------------------
-# Elementwise functions in one kernel
+# Few launches a step
 
 
-class _CuPy:
-    """Stands in for CuPy: fuses what it is told to, on NumPy's arrays."""
-
-    def __init__(self, error=None):
-        self.calls, self.error = [], error
-
-    def __getattr__(self, name):
-        return getattr(np, name)
-
-    def fuse(self, function):
-        def kernel(*arrays):
-            self.calls.append(function)
-            if self.error:
-                raise self.error
-            return function(*arrays)
-
-        return kernel
+def by_phase(cpu):
+    """Return the configuration in which each phase of a step is a launch."""
+    return replace(cpu, block=32, whole=False, seconds_per_phase=8e-6)
 
 
-@pytest.mark.parametrize("error", [None, TypeError("cupy.fuse does not know this")])
-def test_cupy_fuses_an_activation_or_leaves_it_as_it_is(monkeypatch, error):
-    stand_in = _CuPy(error)
-    monkeypatch.setitem(sys.modules, "cupy", stand_in)
-    cupy._fuse.cache_clear()
-    z = np.linspace(-3.0, 3.0, 7)
-    for activation in ("relu", "sigmoid"):
-        sigma, prime = ACTIVATIONS[activation].sigma, ACTIVATIONS[activation].sigma_prime
-        for _ in range(2):
-            a = cupy._fuse(sigma)(z, xp=np)
-            np.testing.assert_array_equal(a, sigma(z, xp=np))
-            slope = cupy._fuse(prime)(z, a, xp=np)
-            np.testing.assert_array_equal(slope, prime(z, a, xp=np))
-    assert len(stand_in.calls) == (8 if error is None else 4)  # what fails is not tried again
-    cupy._fuse.cache_clear()
+def test_launches_take_the_steps_of_the_plain_loop(cpu):
+    cost = COSTS["categorical_cross_entropy"]
+    model = Model((4, 5, 6, 3), (*MODEL.activations, ACTIVATIONS["softmax"]), cost)
+    step, state, batches = begin(model, Adam(0.05), dtype="float32", steps=8)
+    report = Report("cupy", "launches")
+    ours = alone(report, lambda: [by_phase(cpu)])(step, copied(state), batches, xp=np)
+    theirs = plain.loop(step, copied(state), batches, xp=np)
+    for one, other in pairs_of(ours, theirs):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * np.abs(other).max())
+    assert report.program.startswith("# 19 launches a step")
+    assert not any(one.plain or one.reason for one in report.accounts.values())
 
 
-@pytest.mark.parametrize("activation", [a for a in ACTIVATIONS.values() if not a.coupled])
-def test_cupy_can_fuse_every_activation(activation, monkeypatch):
-    # Tracing needs arrays with a shape and a dtype, but no device: these lie on the host.
-    real = pytest.importorskip("cupy")
-    from cupy._core import _fusion_thread_local, fusion
+@pytest.mark.slow
+def test_launches_take_dropout_penalties_limits_weights_and_a_schedule(cpu):
+    step, state, batches = begin(MODEL, Adam(0.01), TERMS, steps=8, weighted=True, scheduled=True)
+    turned = map_leaves(np.asfortranarray, copied(state.layers))
+    ours = loop_of(lambda: [by_phase(cpu)])(
+        step, copied(state)._replace(layers=turned), batches, xp=np
+    )
+    theirs = plain.loop(step, copied(state), batches, xp=np)
+    for one, other in pairs_of(ours, theirs):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-11 * np.abs(other).max())
 
-    host = np.zeros((2, 2))
-    memory = real.cuda.UnownedMemory(host.ctypes.data, host.nbytes, host, 0)
-    array = real.ndarray((2, 2), np.float32, real.cuda.MemoryPointer(memory, 0))
-    thread = _fusion_thread_local.thread_local
 
-    def traced(function, *arrays):
-        history = fusion._FusionHistory()
-        thread.history, thread.is_old_fusing = history, True
-        try:
-            return history.get_fusion(function, arrays, "kernel")[0]
-        finally:
-            thread.history, thread.is_old_fusing = None, False
+# ---------------------------------------------------------------------------------------------
+# The choice
 
-    xp = cupy._Fusible()
-    kernel = traced(lambda z: activation.sigma(z, xp=xp), array)
-    assert [str(p.dtype) for p in kernel.out_params] == ["float32"]
-    if activation.name == "identity":
-        return  # σ′ = 1 is no operation on z, and stays as it is
-    kernel = traced(lambda z, a: activation.sigma_prime(z, a, xp=xp), array, array)
-    assert [str(p.dtype) for p in kernel.out_params] == ["float32"]
+
+@pytest.mark.parametrize(
+    ("seconds", "taken", "told"),
+    [
+        ((3e-4, 1e-4, 2e-4), "KERNEL take_steps", ""),
+        ((3e-4, 2e-4, 1e-4), "# 9 launches a step", ""),
+        ((1e-4, 2e-4, 3e-4), "", "it is the fastest: 100 µs a step"),
+    ],
+    ids=["kernel", "launches", "plain"],
+)
+def test_what_is_measured_to_be_the_fastest_takes_the_steps(cpu, seconds, taken, told):
+    step, state, batches = begin(MODEL, SGD(0.5), steps=8)
+    times = iter(seconds)  # of the plain loop, the kernel, the launches
+
+    def clock(run):
+        run()
+        return 16 * next(times)
+
+    report = Report("cupy", "kernels")
+    loop = alone(report, lambda: [cpu, by_phase(cpu)], clock)
+    ours = loop(step, copied(state), batches, xp=np)
+    theirs = plain.loop(step, copied(state), batches, xp=np)
+    for one, other in pairs_of(ours, theirs):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-11 * np.abs(other).max())
+    assert report.program.startswith(taken)
+    assert report.account((BATCH, SIZES[0])).reason == told
+
+
+def test_a_kernel_that_is_wrong_leaves_the_steps_to_launches(cpu):
+    def change(source):
+        return source.replace("step < n_steps", "step < 1")
+
+    step, state, batches = begin(MODEL, SGD(0.5), steps=8)
+    wrong = replace(cpu, compile=disturbed(cpu.compile, change))
+    report = Report("cupy", "kernels")
+    with pytest.warns(RuntimeWarning, match="a kernel does not take the steps"):
+        alone(report, lambda: [wrong, by_phase(cpu)])(step, copied(state), batches, xp=np)
+    assert report.program.startswith("# 9 launches")
+    assert report.account((BATCH, SIZES[0])).plain == 0
+
+
+def test_a_later_run_of_an_equal_rule_and_shape_begins_with_the_program_of_the_first(cpu):
+    compiled, known = [], cupy._Known(most=2)
+
+    def compile_kernel(kernel, configuration):
+        compiled.append(kernel)
+        return cpu.compile(kernel, configuration)
+
+    def steps_of(n, optimizer=RULES["plain"], batch=BATCH):
+        step, state, batches = begin(MODEL, optimizer, steps=n, batch=batch)
+        report = Report("cupy", "kernels")
+        way = replace(cpu, block=32, compile=compile_kernel)
+        loop = alone(report, lambda: [way], known=known)
+        ours = loop(step, copied(state), batches, xp=np)
+        theirs = plain.loop(step, copied(state), batches, xp=np)
+        for one, other in pairs_of(ours, theirs):
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-11 * np.abs(other).max())
+        return report.account((batch, SIZES[0])).plain
+
+    assert steps_of(8) == 0
+    assert steps_of(3, SGD(0.25)) == 0  # though 3 steps are not worth recording; η is in the state
+    assert len(compiled) == 1
+    assert steps_of(3, Adam(0.1)) == 3
+    assert steps_of(8, batch=4) == 0
+    assert steps_of(8, batch=5) == 0
+    assert len(compiled) == 3
+    assert steps_of(3) == 3  # the first is forgotten
+
+
+def test_programs_of_equal_steps_share_no_memory(cpu):
+    step, state, batches = begin(MODEL, SGD(0.5), steps=8)
+    known = cupy._Known()
+    loops = [
+        alone(Report("cupy", "kernels"), lambda: [by_phase(cpu)], known=known) for _ in range(2)
+    ]
+    with ThreadPoolExecutor() as pool:
+        runs = [pool.submit(loop, step, copied(state), batches, xp=np) for loop in loops]
+    theirs = plain.loop(step, copied(state), batches, xp=np)
+    for ours in runs:
+        for one, other in pairs_of(ours.result(), theirs):
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-11 * np.abs(other).max())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Out of memory allocating 1,024 bytes"),
+        RuntimeError("cudaErrorMemoryAllocation: out of memory"),
+        RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"),
+    ],
+)
+def test_too_little_memory_for_a_trial_is_told_as_that_and_tried_again(cpu, caplog, error):
+    def compile_kernel(kernel, configuration):
+        def launch(arguments, n_steps):
+            raise error
+
+        return launch
+
+    step, state, batches = begin(MODEL, SGD(0.5), steps=8)
+    report, known = Report("cupy", "kernels"), cupy._Known()
+    full = replace(cpu, compile=compile_kernel)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        alone(report, lambda: [full], known=known)(step, copied(state), batches, xp=np)
+    assert report.account((BATCH, SIZES[0])).reason == f"too little memory to try a kernel: {error}"
+    assert len(caplog.records) == 1
+    later = Report("cupy", "kernels")
+    alone(later, lambda: [cpu], known=known)(step, copied(state), batches, xp=np)
+    assert later.account((BATCH, SIZES[0])).plain == 0
+
+
+def test_blocks_that_wait_for_each_other_must_all_have_room(monkeypatch):
+    asked = []
+
+    class Driver:
+        @staticmethod
+        def occupancyMaxActiveBlocksPerMultiprocessor(function, block, shared):  # noqa: N802
+            asked.append((function, block))
+            return 1
+
+    class Device:
+        attributes: ClassVar = {"MultiProcessorCount": 4}
+
+    cuda = types.SimpleNamespace(driver=Driver, Device=Device)
+    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(cuda=cuda))
+    function = types.SimpleNamespace(ptr=17)
+    fits = LaunchConfiguration(1024, 4, False, 0.0, 0.0, launching._compile)
+    launching._check_room(function, fits)
+    with pytest.raises(RuntimeError, match="room for 4 of the 5 blocks"):
+        launching._check_room(function, replace(fits, blocks=5))
+    assert asked == [(17, 1024)] * 2
 
 
 # ---------------------------------------------------------------------------------------------
@@ -468,11 +582,11 @@ def gpu():
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("way", [0, 1], ids=["few processors", "all processors"])
+@pytest.mark.parametrize("way", [0, 1, 2], ids=["few processors", "all processors", "launches"])
 def test_kernels_on_a_gpu(gpu, way, rule):
     step, state, batches = begin(MODEL, RULES[rule], TERMS)
     launched = replace(
-        cupy._configurations()[way], seconds_per_phase=0.0, seconds_per_operation=0.0
+        launching.configurations()[way], seconds_per_phase=0.0, seconds_per_operation=0.0
     )
     with gpu.active():
         state_there = map_leaves(gpu.asarray, copied(state))

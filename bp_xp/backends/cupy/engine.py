@@ -1,230 +1,296 @@
-"""The CuPy engine: many steps of a small network in one kernel, a plain loop for larger ones.
+"""The CuPy engine: many steps of a small network in one kernel, few launches for a larger one.
 
 On a GPU a small network waits for launches. Where a step is small enough, many of them are taken by
-one kernel, which is written from the step itself (:mod:`bp_xp.engines.kernel`). Before a kernel is
-relied on, it takes two steps beside the plain loop: one that can't be compiled, or gives something
-else, is left to the plain loop, with a warning.
+one kernel, which is written from the step itself (:mod:`bp_xp.engines.kernel`). In a larger one
+matrix products are the library's, and what lies between two of them is one launch
+(:mod:`bp_xp.engines.launches`). Before either is relied on, it takes two steps beside the plain
+loop: one that can't be compiled, or gives something else, is left out, with a warning. Of those
+that are right, and the plain loop, the fastest takes the steps.
 
 In the plain loop, σ of a sigmoid is four operations; ``cupy.fuse`` makes one of them, out of the
-functions in :mod:`bp_xp.math.activations` themselves.
+functions in :mod:`bp_xp.math.activations` themselves (:mod:`bp_xp.backends.cupy.fusing`).
 """
 
-import functools
+import collections
+import threading
+import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bp_xp._trees import leaves_of, map_leaves
+from bp_xp._trees import forms_of, leaves_of, map_leaves
 from bp_xp._typing import Array, Namespace
+from bp_xp.backends.cupy.fusing import fuse, told_to
+from bp_xp.backends.cupy.launching import (
+    Clock,
+    LaunchConfiguration,
+    configurations,
+    seconds_of,
+)
+from bp_xp.backends.cupy.memory import ran_out_of_memory
+from bp_xp.backends.cupy.programs import home, kernel_program, launches_program
 from bp_xp.engines import plain, replay
-from bp_xp.engines.engine import Elementwise, Engine, Loop, Step
-from bp_xp.engines.kernel import PRELUDE, Kernel, write_kernel
-from bp_xp.engines.operations import list_operations
-from bp_xp.engines.recorder import all_recorded
-from bp_xp.engines.replay import CannotRecordError, GaveUpError, PlainIsBetterError, Program
+from bp_xp.engines.engine import Engine, Loop, Step
+from bp_xp.engines.kernel import write_kernel
+from bp_xp.engines.launches import list_launches
+from bp_xp.engines.operations import OperationList, list_operations
+from bp_xp.engines.replay import CannotRecordError, PlainIsBetterError, Program
 from bp_xp.engines.report import Report
 
-__all__ = ["ENGINE", "LaunchConfiguration", "new_loop"]
-
-# ---------------------------------------------------------------------------------------------
-# Steps in one kernel
-
-Launch = Callable[[Sequence[Array], int], None]
-"""Runs a kernel: (its arguments, the number of steps)."""
-
-
-@dataclass(frozen=True)
-class LaunchConfiguration:
-    """How a kernel can be launched, and about how long it takes then.
-
-    Attributes:
-        block: threads in a block.
-        blocks: blocks, all of them at work at once.
-        clustered: whether they are one cluster, and can wait for each other without memory.
-        seconds_per_phase: what it costs to wait for all threads, and for the first numbers after.
-        seconds_per_operation: what an operation costs where there are many.
-        compile: makes a kernel ready to run.
-    """
-
-    block: int
-    blocks: int
-    clustered: bool
-    seconds_per_phase: float
-    seconds_per_operation: float
-    compile: "Callable[[Kernel, LaunchConfiguration], Launch]"
-
-    @property
-    def is_together(self) -> bool:
-        """Whether blocks wait for each other through memory: they must be at work all at once."""
-        return self.blocks > 1 and not self.clustered
-
-    @property
-    def threads(self) -> int:
-        """The threads that share the work."""
-        return self.block * self.blocks
-
-    def seconds(self, kernel: Kernel) -> float:
-        """Return about how long a step takes."""
-        waits = kernel.n_phases * self.seconds_per_phase
-        return waits + kernel.n_operations * self.seconds_per_operation
-
-
-# All of these are arithmetic, and have not been measured on a GPU: a processor does 16 products a
-# cycle, at 1.7 GHz, of numbers that it has to fetch from its cache; the plain loop is some 25
-# launches a step, of some 10 µs each.
-_PRODUCTS_PER_SECOND = 16 * 1.7e9
-_SECONDS_OF_A_PLAIN_STEP = 25 * 10e-6
+__all__ = ["ENGINE", "new_loop"]
 
 # Rows of a mini-batch times numbers in the state: operations are listed on the host, which takes
-# its time for a network that is too large for a kernel anyway.
+# its time for a network whose arithmetic hides launches anyway.
 _MOST_PRODUCTS = 1 << 30
 
-# How far a kernel may be from the plain loop, as a share of what two steps change in an array: more
-# than rounding (in TF32, if CuPy is told to use it), and less than any mistake.
+# How far a program may be from the plain loop, as a share of what two steps change in an array:
+# more than rounding (in TF32, if CuPy is told to use it), and less than any mistake.
 _TOLERANCE = {"float32": 1e-2, "float64": 1e-6}
 
+# Estimates are rough. What is expected to take so many times as long as the plain loop isn't tried.
+_WORTH_A_TRY = 4.0
 
-def _configurations() -> list[LaunchConfiguration]:
-    """Return how kernels can be launched here: on a few of the GPU's processors, or on all."""
-    import cupy
+# Steps that are timed, and numbers in their mini-batches; two steps at least.
+_TIMED = 16, 1 << 22
 
-    device = cupy.cuda.Device()
-    n_all = device.attributes["MultiProcessorCount"]
-    has_clusters = int(device.compute_capability) >= 90
-    n_few = 8 if has_clusters else 1
-    return [
-        LaunchConfiguration(1024, n, clustered, wait, 1 / (n * _PRODUCTS_PER_SECOND), _compile)
-        for n, clustered, wait in ((n_few, has_clusters, 0.8e-6), (n_all, False, 2.5e-6))
-    ]
-
-
-def _compile(kernel: Kernel, configuration: LaunchConfiguration) -> Launch:
-    import cupy
-
-    defined = {
-        "BLOCK": configuration.block,
-        "BLOCKS": configuration.blocks,
-        "CLUSTERED": int(configuration.clustered),
-    }
-    lines = "".join(f"#define {name} {value}\n" for name, value in defined.items())
-    module: Any = cupy.RawModule(code=lines + PRELUDE + kernel.source, options=("--std=c++17",))
-    function = module.get_function("take_steps").kernel
-
-    def launch(arguments: Sequence[Array], n_steps: int) -> None:
-        function(
-            (configuration.blocks,),
-            (configuration.block,),
-            (*arguments, np.int32(n_steps)),
-            enable_cooperative_groups=configuration.is_together,
-        )
-
-    return launch
+Make = Callable[[Namespace], Program]
+"""Makes a program, with memory of its own."""
 
 
 def new_loop(
     report: Report,
-    configurations: Callable[[], Sequence[LaunchConfiguration]] = _configurations,
+    configurations: Callable[[], Sequence[LaunchConfiguration]] = configurations,
+    clock: Clock = seconds_of,
+    known: "_Known | None" = None,
 ) -> Loop:
-    """Return the loop that takes steps in kernels, one for each shape of mini-batch."""
+    """Return the loop that takes steps in programs, one for each shape of mini-batch.
+
+    Args:
+        report: what to keep the accounts in.
+        configurations: returns how kernels can be launched.
+        clock: tells how long a run takes.
+        known: the programs of earlier runs; None is those of this process.
+    """
+    kept = _KNOWN if known is None else known
 
     def record(step: Step, state: Any, batch: Sequence[Array], *, xp: Namespace) -> Program:
-        return _record(step, state, batch, configurations(), xp)
+        key = _key_of(step, state, batch)
+        made = kept.find(key)
+        if made is None:
+            made = _chosen(_Trial(step, state, batch, clock, xp), configurations())
+            kept.keep(key, made)
+        if isinstance(made, CannotRecordError):
+            raise type(made)(*made.args)
+        return made(xp)
 
-    return replay.new_loop(record, report, effort=8)
+    def is_known(step: Step, state: Any, batch: Sequence[Array]) -> bool:
+        return kept.find(_key_of(step, state, batch)) is not None
+
+    replayed = replay.new_loop(record, report, effort=8, is_known=is_known)
+
+    def loop(
+        step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace
+    ) -> tuple[Any, Array]:
+        with told_to(report):
+            return replayed(step, state, batches, xp=xp)
+
+    return loop
 
 
-def _record(
-    step: Step,
-    state: Any,
-    batch: Sequence[Array],
-    configurations: Sequence[LaunchConfiguration],
-    xp: Namespace,
-) -> Program:
-    """Return a step as a kernel.
+# ---------------------------------------------------------------------------------------------
+# Programs of earlier runs
 
-    Raises:
-        CannotRecordError: it can't be one, or the plain loop is faster, or right.
+
+class _Known:
+    """What was found out of steps: the programs of the last few, or why there is none."""
+
+    def __init__(self, most: int = 32) -> None:
+        self._most, self._lock = most, threading.Lock()
+        self._found: collections.OrderedDict[Any, Make | CannotRecordError] = (
+            collections.OrderedDict()
+        )
+
+    def find(self, key: Any) -> Make | CannotRecordError | None:
+        """Return what is known of a step; None where nothing is."""
+        with self._lock:
+            if key in self._found:
+                self._found.move_to_end(key)
+            return self._found.get(key)
+
+    def keep(self, key: Any, made: Make | CannotRecordError) -> None:
+        """Keep what was found, unless another time it may be otherwise."""
+        if isinstance(made, _TooLittleMemoryError):
+            return
+        with self._lock:
+            self._found[key] = made
+            if len(self._found) > self._most:
+                self._found.popitem(last=False)
+
+
+_KNOWN = _Known()
+
+
+def _key_of(step: Step, state: Any, batch: Sequence[Array]) -> Any:
+    """Return what a program belongs to: rule, forms and device. Equal rules have one step."""
+    forms = [(shape, str(dtype)) for shape, dtype in forms_of((state, list(batch)))]
+    return step, tuple(forms), str(getattr(batch[0], "device", ""))
+
+
+# ---------------------------------------------------------------------------------------------
+# The choice
+
+
+class _TooLittleMemoryError(CannotRecordError):
+    """There was no memory to try a program."""
+
+
+class _Candidate(NamedTuple):
+    """What may take the steps.
+
+    Attributes:
+        name: what it is, for people.
+        seconds: about how long a step takes.
+        compile: makes it ready.
     """
+
+    name: str
+    seconds: float
+    compile: Callable[[], Make]
+
+
+def _candidates(
+    operations: OperationList, configurations: Sequence[LaunchConfiguration]
+) -> Iterator[_Candidate]:
+    """Yield the best kernel of whole steps, and the launches of a step."""
+    whole = [one for one in configurations if one.whole]
+    if whole:
+        kernels = [(write_kernel(operations, threads=one.threads), one) for one in whole]
+        kernel, best = min(kernels, key=lambda pair: pair[1].seconds(pair[0]))
+        yield _Candidate("a kernel", best.seconds(kernel), lambda: kernel_program(kernel, best))
+    for one in configurations:
+        if not one.whole:
+            launches = list_launches(operations)
+            yield _Candidate(
+                f"{len(launches)} launches",
+                len(launches) * one.seconds_per_phase,
+                lambda one=one: launches_program(operations, one),
+            )
+
+
+def _chosen(
+    trial: "_Trial", configurations: Sequence[LaunchConfiguration]
+) -> Make | CannotRecordError:
+    """Return what makes the fastest program of a step, or why the plain loop has to serve.
+
+    Other errors than these are those of the step, or of too little memory.
+    """
+    try:
+        return _fastest(trial, configurations)
+    except CannotRecordError as error:
+        return error.with_traceback(None)  # which holds arrays
+
+
+def _fastest(trial: "_Trial", configurations: Sequence[LaunchConfiguration]) -> Make:
+    state, batch, xp = trial.state, trial.batch, trial.xp
     leaves = list(leaves_of(state))
     if len({id(leaf) for leaf in leaves}) < len(leaves):
         raise CannotRecordError("two parts of the state are one array")
     if batch[0].shape[0] * sum(leaf.size for leaf in leaves) > _MOST_PRODUCTS:
         raise PlainIsBetterError("the network is too large for a kernel to be faster")
     host = map_leaves(lambda one: np.ones(one.shape, one.dtype), (state, list(batch)))
-    operations = list_operations(step, *host)
-    kernels = [(write_kernel(operations, threads=one.threads), one) for one in configurations]
-    kernel, best = min(kernels, key=lambda pair: pair[1].seconds(pair[0]))
-    if best.seconds(kernel) > _SECONDS_OF_A_PLAIN_STEP:
-        raise PlainIsBetterError("it is faster than a kernel by estimate")
-    try:
-        program = _program(kernel, best.compile(kernel, best), xp, may_give_up=best.is_together)
-        why = _difference(program, step, state, batch, xp)
-    except Exception as error:
-        program, why = None, f"{type(error).__name__}: {error}"
-    if program is None or why:
-        warnings.warn(
-            f"the plain loop takes the steps, since their kernel is not to be trusted: {why}. "
-            "Please report this.",
-            RuntimeWarning,
-            stacklevel=2,
+    operations = list_operations(trial.step, *host)
+    least, best, wrong = trial.seconds_of(None), None, ""
+    mine = least
+    for one in _candidates(operations, configurations):
+        if one.seconds > _WORTH_A_TRY * mine:
+            continue
+        try:
+            make = one.compile()
+            program = make(xp)
+            if why := trial.difference(program):
+                raise _WrongError(why)
+            seconds = trial.seconds_of(program)
+        except Exception as error:
+            if ran_out_of_memory(error):
+                traceback.clear_frames(error.__traceback__)  # they hold arrays
+                why = f"too little memory to try {one.name}: {error}"
+                raise _TooLittleMemoryError(why) from None
+            kind = "" if isinstance(error, _WrongError) else f"{type(error).__name__}: "
+            wrong = f"{kind}{error}"
+            warnings.warn(
+                f"{one.name} does not take the steps, since it is not to be trusted: {wrong}. "
+                "Please report this.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            continue
+        if seconds <= least:
+            least, best = seconds, make
+    if best is not None:
+        return best
+    if wrong:
+        raise CannotRecordError(wrong)
+    raise PlainIsBetterError(f"it is the fastest: {1e6 * mine:.3g} µs a step")
+
+
+# ---------------------------------------------------------------------------------------------
+# A trial
+
+
+class _WrongError(Exception):
+    """A program does not give what the plain loop gives."""
+
+
+class _Trial:
+    """A step of which programs are tried beside the plain loop, on copies of the state."""
+
+    def __init__(
+        self, step: Step, state: Any, batch: Sequence[Array], clock: Clock, xp: Namespace
+    ) -> None:
+        self.step, self.state, self.batch = step, state, batch
+        self.xp, self._clock = xp, clock
+
+    def _copied(self, tree: Any) -> Any:
+        return map_leaves(lambda leaf: self.xp.asarray(leaf, copy=True), tree)
+
+    def seconds_of(self, program: Program | None) -> float:
+        """Return how long a step takes; None is the plain loop's."""
+        xp, step = self.xp, self.step
+        most, entries = _TIMED
+        n = max(2, min(most, entries // sum(part.size for part in self.batch)))
+        batches = [xp.stack([part] * n) for part in self.batch]
+        state = self._copied(self.state)
+        if program is None:
+            plain.loop(step, self._copied(state), [part[:2, ...] for part in batches], xp=xp)
+            return self._clock(lambda: plain.loop(step, state, batches, xp=xp)) / n
+        zs = xp.stack([program.z] * n)
+        leaves = list(leaves_of(state))
+        return self._clock(lambda: program.run(leaves, batches, zs)) / n
+
+    def difference(self, program: Program) -> str:
+        """Return in what a program differs after two steps; empty if in nothing."""
+        xp = self.xp
+        twice = [xp.stack([part, part]) for part in self.batch]
+        start = map_leaves(_disturbed, self.state)
+        ours, theirs = self._copied(start), self._copied(start)
+        our_zs = xp.stack([program.z, program.z])
+        program.run(list(leaves_of(ours)), twice, our_zs)
+        theirs, their_zs = plain.loop(self.step, theirs, twice, xp=xp)
+        return _difference(
+            [*leaves_of(start), np.zeros(())],
+            [*leaves_of(ours), our_zs],
+            [*leaves_of(theirs), their_zs],
         )
-        raise CannotRecordError(why)
-    return program
 
 
-def _program(kernel: Kernel, launch: Launch, xp: Namespace, *, may_give_up: bool) -> Program:
-    """Return what runs a kernel, with its memory on the device.
-
-    Where its threads may give up waiting for each other, the state before is kept meanwhile, and
-    the host asks after each chunk.
-    """
-    own = {name: xp.asarray(values) for name, values in kernel.constants.items()}
-    own["scratch"] = xp.zeros(kernel.scratch, dtype=xp.uint8)
-
-    def run(leaves: Sequence[Array], batches: Sequence[Array], zs: Array) -> None:
-        # Steps in the plain loop may have left arrays of another layout, or one array twice.
-        odd = {
-            i: xp.asarray(leaf, copy=True, order="C")
-            for i, leaf in enumerate(leaves)
-            if not leaf.flags.c_contiguous or any(leaf is other for other in leaves[:i])
-        }
-        memory = own | {"z": zs}
-        memory |= {f"s{i}": odd.get(i, leaf) for i, leaf in enumerate(leaves)}
-        memory |= {f"x{i}": xp.asarray(part, order="C") for i, part in enumerate(batches)}
-        kept = [xp.asarray(memory[f"s{i}"], copy=True) for i in range(len(leaves) * may_give_up)]
-        launch([memory[name] for name in kernel.arguments], batches[0].shape[0])
-        gave_up = may_give_up and bool(_home(own["scratch"][4:8]).any())
-        for i, before in enumerate(kept if gave_up else []):
-            memory[f"s{i}"][...] = before
-        for i, moved in odd.items():
-            leaves[i][...] = moved
-        if gave_up:
-            own["scratch"][...] = 0
-            raise GaveUpError("the threads of its kernel waited too long for each other")
-
-    shape, dtype = kernel.z
-    return Program(run, xp.empty(shape, dtype=getattr(xp, dtype)), kernel.source)
-
-
-def _difference(
-    program: Program, step: Step, state: Any, batch: Sequence[Array], xp: Namespace
-) -> str:
-    """Return in what a kernel differs from the plain loop after two steps; empty if in nothing."""
-    twice = [xp.stack([part, part]) for part in batch]
-    start = map_leaves(_disturbed, state)
-    ours, theirs = (map_leaves(lambda leaf: xp.asarray(leaf, copy=True), start) for _ in range(2))
-    our_zs = xp.stack([program.z, program.z])
-    program.run(list(leaves_of(ours)), twice, our_zs)
-    theirs, their_zs = plain.loop(step, theirs, twice, xp=xp)
-    begun = [*leaves_of(start), np.zeros(())]
-    pairs = zip([*leaves_of(ours), our_zs], [*leaves_of(theirs), their_zs], begun, strict=True)
-    for i, (one, other, before) in enumerate(pairs):
+def _difference(begun: Sequence[Any], ours: Sequence[Array], theirs: Sequence[Array]) -> str:
+    """Return in what two states differ beyond rounding; empty if in nothing."""
+    for i, (one, other, before) in enumerate(zip(ours, theirs, begun, strict=True)):
         dtype = str(one.dtype)
         share, eps = (_TOLERANCE[dtype], np.finfo(dtype).eps) if dtype in _TOLERANCE else (0.0, 0.0)
-        one, other = (_home(array).astype(np.float64) for array in (one, other))
+        one, other = (home(array).astype(np.float64) for array in (one, other))
         finite = np.isfinite(other)
         if not np.array_equal(finite, np.isfinite(one)):
             return f"array {i} of its state is not finite"
@@ -235,65 +301,23 @@ def _difference(
     return ""
 
 
-def _home(array: Array) -> np.ndarray:
-    """Return an array of the GPU, or what stands in for one, on the host."""
-    return array.get() if hasattr(array, "get") else np.asarray(array)
-
-
 def _disturbed(leaf: Array) -> np.ndarray:
     """Return a part of a state on the host, a little off.
 
     What is zero at the start of a run may make gradients of nothing but rounding, in which even
     right results differ. No number becomes smaller: what is the root of it must not be negative.
     """
-    values = _home(leaf)
+    values = home(leaf)
     if values.ndim == 0 or values.dtype.kind != "f":
         return values
     off = 0.01 * np.abs(np.sin(np.arange(values.size))).reshape(values.shape)
     return (values + off).astype(values.dtype)
 
 
-# ---------------------------------------------------------------------------------------------
-# Elementwise functions in one kernel
-
-
-class _Fusible:
-    """CuPy's functions; those that ``cupy.fuse`` does not know are put in words that it does."""
-
-    def __getattr__(self, name: str) -> Any:
-        import cupy
-
-        return getattr(cupy, name)
-
-    @staticmethod
-    def astype(array: Array, dtype: Any) -> Array:
-        return array.astype(dtype)
-
-
-@functools.lru_cache(maxsize=256)
-def _fuse(function: Elementwise) -> Elementwise:
-    """Return an elementwise function as one kernel, or as it is if it does more than CuPy fuses."""
-    import cupy
-
-    kernel: Any = cupy.fuse(  # pyright: ignore[reportAttributeAccessIssue]
-        lambda *arrays: function(*arrays, xp=_Fusible())
-    )
-
-    def fused(*arrays: Array, xp: Namespace) -> Array:
-        nonlocal kernel
-        if kernel is not None and not all_recorded(arrays):
-            try:
-                return kernel(*arrays)
-            except (TypeError, ValueError, AttributeError, NotImplementedError):
-                kernel = None
-        return function(*arrays, xp=xp)
-
-    return fused
-
-
 ENGINE = Engine(
     "cupy",
-    "one CUDA kernel takes many steps of a small network; larger ones take the plain loop",
+    "one CUDA kernel takes many steps of a small network; of a larger one, what is between two "
+    "matrix products is one launch",
     new_loop,
-    fuse=_fuse,
+    fuse=fuse,
 )
