@@ -68,7 +68,7 @@ def loop_of(configurations):
 
 def alone(report, configurations, clock=lambda run: A_STEP, known=None):
     """Return a loop that knows of no other run, to which everything takes as long."""
-    return new_loop(report, configurations, clock, cupy._Known() if known is None else known)
+    return new_loop(report, configurations, clock, cupy.Known() if known is None else known)
 
 
 def kernels_on(configuration):
@@ -481,7 +481,7 @@ def test_a_kernel_that_is_wrong_leaves_the_steps_to_launches(cpu):
 
 
 def test_a_later_run_of_an_equal_rule_and_shape_begins_with_the_program_of_the_first(cpu):
-    compiled, known = [], cupy._Known(most=2)
+    compiled, known = [], cupy.Known(most=2)
 
     def compile_kernel(kernel, configuration):
         compiled.append(kernel)
@@ -510,7 +510,7 @@ def test_a_later_run_of_an_equal_rule_and_shape_begins_with_the_program_of_the_f
 
 def test_programs_of_equal_steps_share_no_memory(cpu):
     step, state, batches = begin(MODEL, SGD(0.5), steps=8)
-    known = cupy._Known()
+    known = cupy.Known()
     loops = [
         alone(Report("cupy", "kernels"), lambda: [by_phase(cpu)], known=known) for _ in range(2)
     ]
@@ -538,7 +538,7 @@ def test_too_little_memory_for_a_trial_is_told_as_that_and_tried_again(cpu, capl
         return launch
 
     step, state, batches = begin(MODEL, SGD(0.5), steps=8)
-    report, known = Report("cupy", "kernels"), cupy._Known()
+    report, known = Report("cupy", "kernels"), cupy.Known()
     full = replace(cpu, compile=compile_kernel)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

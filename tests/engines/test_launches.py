@@ -6,6 +6,7 @@ from steps import begin
 
 from bp_xp import ACTIVATIONS, COSTS, SGD, Adam, AdamW
 from bp_xp._trees import map_leaves
+from bp_xp.engines.kernel import PRELUDE, write_kernel
 from bp_xp.engines.launches import Product, list_launches
 from bp_xp.engines.operations import list_operations
 from bp_xp.math.model import Model
@@ -68,3 +69,18 @@ def test_the_factors_of_a_product_are_views_of_their_buffers():
     assert (first.left.buffer, first.left.shape, first.left.strides) == ("x0", (10, 7), (7, 1))
     assert (first.right.buffer, first.right.shape, first.right.strides) == ("s0", (7, 6), (1, 7))
     assert str(first) == f"{first.out.buffer} = x0(10, 7) @ s0(7, 6)"
+
+
+@pytest.mark.compiler
+def test_nvrtc_compiles_the_kernel_of_each_launch_without_a_warning():
+    nvrtc = pytest.importorskip("cupy.cuda").nvrtc
+    try:
+        nvrtc.getVersion()
+    except (ImportError, RuntimeError, OSError) as error:
+        pytest.skip(f"NVRTC is not installed: {type(error).__name__}")
+    defined = "#define BLOCK 256\n#define BLOCKS 1\n#define CLUSTERED 0\n"
+    for one in launches_of((7, 6, 3), Adam(), terms=Regularization(l1=0.1, dropout=(0.1, 0.5))):
+        if not isinstance(one, Product):
+            source = write_kernel(one, threads=512).source
+            program = nvrtc.createProgram(defined + PRELUDE + source, "kernel.cu", (), ())
+            nvrtc.compileProgram(program, ("--std=c++17", "-Werror", "all-warnings"))

@@ -39,7 +39,7 @@ from bp_xp.engines.operations import OperationList, list_operations
 from bp_xp.engines.replay import CannotRecordError, PlainIsBetterError, Program
 from bp_xp.engines.report import Report
 
-__all__ = ["ENGINE", "new_loop"]
+__all__ = ["ENGINE", "Known", "new_loop"]
 
 # Rows of a mini-batch times numbers in the state: operations are listed on the host, which takes
 # its time for a network whose arithmetic hides launches anyway.
@@ -63,7 +63,7 @@ def new_loop(
     report: Report,
     configurations: Callable[[], Sequence[LaunchConfiguration]] = configurations,
     clock: Clock = seconds_of,
-    known: "_Known | None" = None,
+    known: "Known | None" = None,
 ) -> Loop:
     """Return the loop that takes steps in programs, one for each shape of mini-batch.
 
@@ -103,7 +103,7 @@ def new_loop(
 # Programs of earlier runs
 
 
-class _Known:
+class Known:
     """What was found out of steps: the programs of the last few, or why there is none."""
 
     def __init__(self, most: int = 32) -> None:
@@ -129,7 +129,7 @@ class _Known:
                 self._found.popitem(last=False)
 
 
-_KNOWN = _Known()
+_KNOWN = Known()
 
 
 def _key_of(step: Step, state: Any, batch: Sequence[Array]) -> Any:
