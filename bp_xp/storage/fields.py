@@ -173,7 +173,7 @@ _RECORD: dict[str, Check] = {
     "cost": _number,
     "accuracy": _or_none(_number),
     "validation_cost": _or_none(_any_number),
-    "validation_accuracy": _or_none(_any_number),
+    "validation_accuracy": _or_none(_number),
     "seconds": _duration,
     "samples_per_second": _duration,
     "metrics": _names_to(_any_number),

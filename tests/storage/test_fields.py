@@ -125,7 +125,7 @@ LIES = {
     ("run", "history", 1, "cost"): (None, "nan", math.nan, math.inf, True, [], {}, 10**400),
     ("run", "history", 0, "accuracy"): (None, "1", True, [], math.nan),
     ("run", "history", 1, "validation_cost"): (None, "low", [], math.nan),
-    ("run", "history", 1, "validation_accuracy"): (None, "high", {}),
+    ("run", "history", 1, "validation_accuracy"): (None, "high", {}, "nan", "inf"),
     ("run", "history", 0, "seconds"): (None, -1.0, "1", math.inf),
     ("run", "history", 0, "samples_per_second"): (None, -1.0, "1", math.inf),
     ("run", "history", 1, "loss"): (0.5,),
