@@ -127,7 +127,12 @@ READS = [
 ]
 
 
-@pytest.mark.parametrize("read", READS, ids=str)
+def words_of(read):
+    function, *arguments = read
+    return "-".join([function.__name__, *map(str, arguments)])
+
+
+@pytest.mark.parametrize("read", READS, ids=words_of)
 def test_a_reader_names_its_own_arguments(read, files, monkeypatch):
     function, file, options = (*read, {})[:3]
     monkeypatch.delenv("BP_XP_DATA_DIR", raising=False)
