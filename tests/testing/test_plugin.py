@@ -52,7 +52,9 @@ warnings.warn("said while it is imported", DeprecationWarning)
 raise OSError("libcudart.so is missing")
 """
 # With these a machine has NumPy and array_api_strict only, and tests are quick.
-BARE = {f"stubs/{name}/__init__.py": HALF_INSTALLED for name in ("torch", "jax", "cupy")}
+BARE = {
+    f"stubs/{name}/__init__.py": HALF_INSTALLED for name in ("torch", "jax", "cupy", "dpnp", "mlx")
+}
 ON_BARE = ["numpy-cpu", "array_api_strict-cpu", STRICT]
 
 # What a run inside must not be told of the run outside: pytest in continuous integration prints
@@ -273,10 +275,10 @@ def test_a_dtype_that_a_library_can_not_compute_in_is_skipped_for_the_library_s_
     strict = LIBRARIES["array_api_strict"]
     dtype_of = strict.dtype
 
-    def only_float32(name):
+    def only_float32(name, device):
         if name == "float64":
             raise ValueError("only float32 until a switch is set")
-        return dtype_of(name)
+        return dtype_of(name, device)
 
     tests = "def test_it(dtype, xp): pass\ndef test_alone(dtype): pass"
     arguments = ("--bp-xp-backends", f"numpy,{STRICT}", "-rs")
@@ -449,7 +451,7 @@ def test_the_header_tells_what_runs_and_why_the_rest_does_not(pytest_in):
         "bp_xp not on torch-cpu: OSError: libcudart.so is missing",
         "bp_xp not on torch-cuda:0: OSError: libcudart.so is missing",
         "bp_xp not asked to run on: array_api_strict-cpu, array_api_strict-device1, jax-cpu:0, "
-        "cupy-cuda:0, jax-cuda:0",
+        "dpnp, mlx-cpu, cupy-cuda:0, jax-cuda:0",
     ]
     assert len(result.lines("bp_xp ")) == 4
     assert result.outcomes() == {"test_it": "PASSED"}

@@ -1,5 +1,6 @@
 import contextlib
 import importlib
+import importlib.util
 import itertools
 import math
 import subprocess
@@ -44,8 +45,7 @@ TELLING = {
     "torch-meta": ("torch", "meta"),
     "torch-cpu": ("torch", "cpu"),
     "jax": ("jax", "cpu:0"),
-    "dpnp": ("dpnp", "cpu"),
-    "mlx": ("mlx", "cpu"),
+    **{name: (name, "cpu") for name in ("dpnp", "mlx") if importlib.util.find_spec(name)},
     "cupy_like": (cupy_like, cupy_like.GPU),
 }
 
