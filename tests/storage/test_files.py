@@ -351,6 +351,7 @@ def assert_whole(path):
     return n
 
 
+@pytest.mark.process
 @posix
 def test_a_writer_killed_at_any_instant_leaves_a_whole_file(tmp_path):
     rng = random.Random(1)
@@ -385,6 +386,7 @@ def test_a_writer_killed_at_any_instant_leaves_a_whole_file(tmp_path):
         assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.process
 @posix
 @pytest.mark.parametrize(
     ("function", "call", "n"),
@@ -410,6 +412,7 @@ def test_a_writer_killed_between_two_steps_leaves_the_old_or_the_new_file(path, 
     assert assert_whole(path) == n
 
 
+@pytest.mark.process
 @posix
 def test_two_processes_writing_one_path_always_leave_one_whole_file(path):
     code = """
