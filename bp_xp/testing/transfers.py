@@ -210,18 +210,14 @@ def _calls_to_refuse(namespaces: Iterable[Namespace]) -> Iterator[_Call]:
         # Of jax's public functions each makes an array, which takes a GPU's memory.
         array_type = importlib.import_module("jax._src.array").ArrayImpl
         yield from _methods(array_type, "jax", "__reduce__", "copy_to_host_async")
-        # NumPy reads a JAX array on a CPU by its buffer, without asking.
-        numpy = sys.modules["numpy"]
-        yield from (_Call(numpy, name, array_type, "jax") for name in ("asarray", "array"))
+        yield from _reads_by_buffer(array_type, "jax")
     if dpnp := sys.modules.get("dpnp"):
         array_type = dpnp.ndarray
         yield from _methods(array_type, "dpnp")
         yield _Call(dpnp, "asnumpy", array_type, "dpnp")
     if mlx := sys.modules.get("mlx.core"):
         yield from _methods(mlx.array, "mlx")
-        # NumPy reads an MLX array's memory by its buffer, without asking.
-        numpy = sys.modules["numpy"]
-        yield from (_Call(numpy, name, mlx.array, "mlx") for name in ("asarray", "array"))
+        yield from _reads_by_buffer(mlx.array, "mlx")
     if cupy := sys.modules.get("cupy"):
         # CuPy's own cupyx.allow_synchronize hears of get and of waiting for a device alone, names
         # neither call nor line, and warns that it will be removed.
@@ -237,6 +233,12 @@ def _methods(array_type: type, library: str, *more: str) -> Iterator[_Call]:
         method = getattr(array_type, name, None)
         if callable(method) and method is not getattr(object, name, None):
             yield _Call(array_type, name, array_type, library)
+
+
+def _reads_by_buffer(array_type: type, library: str) -> Iterator[_Call]:
+    """Yield the functions by which NumPy reads an array's memory on a CPU, without asking."""
+    numpy = sys.modules["numpy"]
+    yield from (_Call(numpy, name, array_type, library) for name in ("asarray", "array"))
 
 
 class _Refusal:

@@ -146,6 +146,15 @@ def test_a_network_moves_between_devices():
         back.feedforward(net.asarray(X))
 
 
+def test_what_dtypes_a_device_has_is_told_without_an_array():
+    where = network().placement
+    with all_there(), cupy_like.counted_reads() as read:
+        before = len(cupy_like.made)
+        assert where.library.has_dtype("float64", where.device)
+        assert where.dtype("float64") == where.xp.float64
+    assert (len(cupy_like.made), read) == (before, [])
+
+
 def test_the_book_s_network_is_on_its_device():
     columns = [(x[:, None], np.eye(2)[y][:, None]) for x, y in zip(X, Y, strict=True)]
     tests = list(zip([x for x, _ in columns], Y, strict=True))

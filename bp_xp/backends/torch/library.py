@@ -36,7 +36,7 @@ class Torch(Library):
         return require("torch", self.extra).device("cpu")
 
     def best_device(self) -> Any:
-        return ([*self.devices()[1:], self.default_device()])[0]
+        return [*self.devices()[1:], self.default_device()][0]
 
     def devices(self) -> list[Any]:
         torch = require("torch", self.extra)
