@@ -311,8 +311,13 @@ class GradientFlow(Callback):
             self._take(network, history.steps, history[-1].epoch)
 
     def on_train_end(self, network: Any, history: History) -> None:
-        """Let go of samples and parameters on the device."""
-        self._data = self._before = ()
+        """Let go of what is on the device, but for the records that nobody has read."""
+        self._data = self._before = self._greatest = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state with the records fetched, for not every library pickles arrays."""
+        self.records  # noqa: B018
+        return vars(self)
 
     def _take(self, network: Any, step: int, epoch: int) -> None:
         layers = network.layers

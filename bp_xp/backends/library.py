@@ -7,6 +7,7 @@ its way to NumPy, and ``engine.py`` where it has an engine of its own.
 import contextlib
 import importlib
 from collections.abc import Iterable, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import array_api_compat
@@ -16,7 +17,7 @@ from bp_xp._caller import named
 from bp_xp._typing import Array, Namespace
 from bp_xp.engines import PLAIN, Engine
 
-__all__ = ["SUPPORTED_DTYPES", "Form", "Library", "dtype_name", "is_foreign_number"]
+__all__ = ["SUPPORTED_DTYPES", "Form", "Library", "adapted", "dtype_name", "is_foreign_number"]
 
 SUPPORTED_DTYPES = ("float32", "float64")
 
@@ -233,3 +234,12 @@ def is_foreign_number(dtype: np.dtype) -> bool:
         (False, False)
     """
     return dtype.kind == "V" and np.can_cast(dtype, np.float32)
+
+
+def adapted(module: ModuleType, **functions: Any) -> ModuleType:
+    """Return a namespace with all that a module has, and functions in the place of some of its."""
+    namespace = ModuleType(module.__name__, f"{module.__name__}, with functions of bp_xp.")
+    own = {name: getattr(module, name) for name in dir(module) if not name.startswith("__")}
+    own["__array_namespace_info__"] = module.__array_namespace_info__
+    vars(namespace).update(own | functions)
+    return namespace

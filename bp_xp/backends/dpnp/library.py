@@ -1,20 +1,40 @@
 """dpnp: SYCL devices, which are Intel's GPUs and, with Intel's OpenCL runtime, CPUs."""
 
+import functools
 import pathlib
 import sys
+from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from bp_xp._optional import require
 from bp_xp._typing import Array, Namespace
-from bp_xp.backends.library import Library
+from bp_xp.backends.library import Library, adapted
 from bp_xp.errors import DeviceError
 
 __all__ = ["DPNP"]
 
 # What a filter string of SYCL is made of, besides numbers.
 _SELECTORS = ("opencl", "level_zero", "cuda", "hip", "cpu", "gpu", "accelerator")
+
+
+@functools.cache
+def _with_own_broadcasts(dpnp: ModuleType) -> ModuleType:
+    """Return dpnp with broadcast arrays that have memory of their own.
+
+    A product with one whose rows lie in one place, as a σ′ of a user's own may return, is refused
+    in two dimensions and wrong in three (dpnp 0.20).
+    """
+
+    def broadcast_to(array: Array, /, shape: Sequence[int]) -> Array:
+        return dpnp.broadcast_to(array, shape).copy()
+
+    def broadcast_arrays(*arrays: Array) -> list[Array]:
+        return [array.copy() for array in dpnp.broadcast_arrays(*arrays)]
+
+    return adapted(dpnp, broadcast_to=broadcast_to, broadcast_arrays=broadcast_arrays)
 
 
 class DPNP(Library):
@@ -25,7 +45,7 @@ class DPNP(Library):
     device_words = "'cpu', 'gpu', 'gpu:N', or a filter string of SYCL such as 'level_zero:gpu:0'"
 
     def namespace(self) -> Namespace:
-        return require("dpnp", self.extra)
+        return _with_own_broadcasts(require("dpnp", self.extra))
 
     def default_device(self) -> Any:
         # SYCL's own choice: a GPU before a CPU.

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from bp_xp._typing import Array
+from bp_xp.backends.library import adapted
 
 __all__ = ["standard_functions"]
 
@@ -49,9 +50,5 @@ def standard_functions(mx: ModuleType) -> ModuleType:
 
         return created
 
-    xp = ModuleType(mx.__name__, "MLX's functions in the words of the array API standard.")
-    vars(xp).update({name: getattr(mx, name) for name in dir(mx) if not name.startswith("__")})
-    vars(xp).update({name: without_device(getattr(mx, name)) for name in _CREATORS})
-    vars(xp).update(argmax=argmax, asarray=asarray, astype=astype, bool=mx.bool_)
-    vars(xp).update(__array_namespace_info__=mx.__array_namespace_info__)
-    return xp
+    creators = {name: without_device(getattr(mx, name)) for name in _CREATORS}
+    return adapted(mx, argmax=argmax, asarray=asarray, astype=astype, bool=mx.bool_, **creators)
