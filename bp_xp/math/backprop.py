@@ -187,6 +187,8 @@ def _output_error(
     output_error = equations.coupled_error if activation.coupled else equations.output_error
     nabla_a = model.cost.gradient(a, y, xp=xp)
     sigma_prime_z = activation.sigma_prime(z, a, xp=xp)
+    if activation.coupled and not returns_fresh(activation.sigma_prime):
+        sigma_prime_z = 1.0 * sigma_prime_z  # broadcast, it is not multiplied right everywhere
     return output_error(nabla_a, sigma_prime_z), sigma_prime_z
 
 

@@ -68,8 +68,23 @@ class DPNP(Library):
                 )
             )
 
+    def by_value(self, array: Array) -> Array:
+        # A product takes the rows of a broadcast array for rows that lie one behind the other.
+        return self.namespace().copy(array, order="C") if 0 in array.strides else array
+
     def to_numpy(self, array: Array) -> np.ndarray:
         return self.namespace().asnumpy(array)
 
     def ran_out_of_memory(self, error: Exception) -> bool:
         return super().ran_out_of_memory(error) or type(error).__name__ == "USMAllocationError"
+
+
+def _reduced(array: Array) -> tuple[Any, ...]:
+    library = DPNP()
+    device = library.device_name(library.device_of(array))
+    return _restored, (library.to_numpy(array), device)
+
+
+def _restored(values: np.ndarray, device: str) -> Array:
+    library = DPNP()
+    return library.from_numpy(values, library.find(device))
