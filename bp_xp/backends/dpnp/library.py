@@ -1,5 +1,7 @@
 """dpnp: SYCL devices, which are Intel's GPUs and, with Intel's OpenCL runtime, CPUs."""
 
+import copyreg
+import importlib.util
 import pathlib
 import sys
 from typing import Any
@@ -25,7 +27,18 @@ class DPNP(Library):
     device_words = "'cpu', 'gpu', 'gpu:N', or a filter string of SYCL such as 'level_zero:gpu:0'"
 
     def namespace(self) -> Namespace:
-        return require("dpnp", self.extra)
+        try:
+            dpnp = require("dpnp", self.extra)
+        except ImportError as error:
+            if importlib.util.find_spec("dpnp") is None:
+                raise
+            raise ImportError(
+                f"dpnp is only half installed ({error}): install it again, with all that it "
+                'needs, with python -m pip install --force-reinstall "dpnp".'
+            ) from error
+        # Its arrays refuse to be pickled and copied; those of the other libraries are.
+        copyreg.pickle(dpnp.ndarray, _reduced)
+        return dpnp
 
     def default_device(self) -> Any:
         # SYCL's own choice: a GPU before a CPU.
