@@ -314,11 +314,6 @@ class GradientFlow(Callback):
         """Let go of what is on the device, but for the records that nobody has read."""
         self._data = self._before = self._greatest = ()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state with the records fetched, for not every library pickles arrays."""
-        self.records  # noqa: B018
-        return vars(self)
-
     def _take(self, network: Any, step: int, epoch: int) -> None:
         layers = network.layers
         engine = network.placement.engine

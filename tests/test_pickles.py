@@ -67,10 +67,6 @@ def test_what_a_run_leaves_is_pickled(net, data):
     assert str(again(flow)) == str(flow)
     assert again(net.explain()).program == net.explain().program
     assert str(again(net.explain())) == str(net.explain())
-
-
-@pytest.mark.skip_xp_backends("dpnp", reason="its arrays can't be pickled")
-def test_a_trace_is_pickled(net, data):
     trace = net.trace(*data)
     assert np.array_equal(to_numpy(again(trace).layers[0].delta), to_numpy(trace.layers[0].delta))
 

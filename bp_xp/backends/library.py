@@ -148,7 +148,7 @@ class Library:
         return None
 
     def by_value(self, array: Array) -> Array:
-        """``array`` without the record that a library keeps to differentiate it."""
+        """``array`` as plain values: not recorded, nor repeated by strides of 0."""
         return array
 
     def to_numpy(self, array: Array) -> np.ndarray:
