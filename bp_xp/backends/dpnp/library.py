@@ -1,7 +1,6 @@
 """dpnp: SYCL devices, which are Intel's GPUs and, with Intel's OpenCL runtime, CPUs."""
 
 import copyreg
-import importlib.util
 import pathlib
 import sys
 from typing import Any
@@ -30,7 +29,7 @@ class DPNP(Library):
         try:
             dpnp = require("dpnp", self.extra)
         except ImportError as error:
-            if importlib.util.find_spec("dpnp") is None:
+            if getattr(error.__cause__, "name", None) == "dpnp":  # it is not installed
                 raise
             raise ImportError(
                 f"dpnp is only half installed ({error}): install it again, with all that it "
