@@ -2,7 +2,6 @@
 
 import copyreg
 import functools
-import importlib.util
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -51,7 +50,7 @@ class DPNP(Library):
         try:
             dpnp = require("dpnp", self.extra)
         except ImportError as error:
-            if importlib.util.find_spec("dpnp") is None:
+            if getattr(error.__cause__, "name", None) == "dpnp":  # it is not installed
                 raise
             raise ImportError(
                 f"dpnp is only half installed ({error}): install it again, with all that it "
