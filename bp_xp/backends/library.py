@@ -5,6 +5,7 @@ its way to NumPy, and ``engine.py`` where it has an engine of its own.
 """
 
 import contextlib
+import functools
 import importlib
 from collections.abc import Iterable, Sequence
 from types import ModuleType
@@ -239,7 +240,6 @@ def is_foreign_number(dtype: np.dtype) -> bool:
 def adapted(module: ModuleType, **functions: Any) -> ModuleType:
     """Return a namespace with all that a module has, and functions in the place of some of its."""
     namespace = ModuleType(module.__name__, f"{module.__name__}, with functions of bp_xp.")
-    own = {name: getattr(module, name) for name in dir(module) if not name.startswith("__")}
-    own["__array_namespace_info__"] = module.__array_namespace_info__
-    vars(namespace).update(own | functions)
+    # What the module has is looked up when it is asked for, as somebody may listen in there.
+    vars(namespace).update(functions, __getattr__=functools.partial(getattr, module))
     return namespace

@@ -86,7 +86,7 @@ def test_empty_hidden_list_is_a_linear_model_with_the_right_gradient(where, rng,
     (layer,) = on_host(network.layers)
     z = x @ layer.W.T + layer.b
     a = ACTIVATIONS[COSTS[cost].output].sigma(z, xp=np)
-    assert_agrees(network.feedforward(x), a, where, "float64")
+    assert_agrees(network.feedforward(x), a, where)
     check_gradients(network, x, y)
 
 
@@ -111,7 +111,7 @@ def test_gradient_has_the_shapes_of_the_layers_and_is_right_for_every_shape(wher
     network = random_network(where, sizes, rng, activation="tanh")
     x, y = rng.normal(size=(n, sizes[0])), rng.random((n, sizes[-1]))
     wanted = book_backprop(on_host(network.layers), x, y, np.tanh, lambda z: 1 - np.tanh(z) ** 2)
-    assert_layers_agree(network.backprop(x, y), wanted, where, "float64", eps=256)
+    assert_layers_agree(network.backprop(x, y), wanted, where, eps=256)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers import random_layers, random_samples
+from helpers import random_layers, random_samples, widest
 
 from bp_xp import ACTIVATIONS, COSTS, Activation, Cost, Layer, MatchedCost, Network
 from bp_xp.backends import to_numpy
@@ -25,10 +25,11 @@ COMBINATIONS = [
 ]
 
 
-def make_network(rng, sizes=SIZES, dtype="float64", where=None, **options):
+def make_network(rng, sizes=SIZES, dtype=None, where=None, **options):
     if where is not None:
+        dtype = dtype or widest(where)
         options |= {"backend": where.backend, "device": where.device_name}
-    return Network.from_layers(random_layers(sizes, rng), dtype=dtype, **options)
+    return Network.from_layers(random_layers(sizes, rng), dtype=dtype or "float64", **options)
 
 
 # ---------------------------------------------------------------------------------------------

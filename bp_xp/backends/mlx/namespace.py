@@ -8,6 +8,8 @@ import functools
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from bp_xp._typing import Array
 from bp_xp.backends.library import adapted
 
@@ -42,6 +44,15 @@ def standard_functions(mx: ModuleType) -> ModuleType:
     def argmax(array: Array, /, *, axis: int | None = None, keepdims: bool = False) -> Array:
         return mx.argmax(array, axis, keepdims).astype(mx.int32)  # MLX gives it no sign
 
+    def sum(
+        array: Array, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False
+    ) -> Array:
+        if array.size:
+            return mx.sum(array, axis, keepdims)
+        # Where there is nothing to add, MLX's own may never end.
+        shape = np.zeros(array.shape).sum(axis=axis, keepdims=keepdims).shape
+        return mx.zeros(shape, dtype=array.dtype)
+
     def without_device(create: Any) -> Any:
         @functools.wraps(create)
         def created(*args: Any, device: Any = None, **options: Any) -> Array:
@@ -51,4 +62,5 @@ def standard_functions(mx: ModuleType) -> ModuleType:
         return created
 
     creators = {name: without_device(getattr(mx, name)) for name in _CREATORS}
-    return adapted(mx, argmax=argmax, asarray=asarray, astype=astype, bool=mx.bool_, **creators)
+    own = {"argmax": argmax, "asarray": asarray, "astype": astype, "sum": sum}
+    return adapted(mx, bool=mx.bool_, **creators, **own)
