@@ -25,7 +25,7 @@ def read(path: Path) -> Counter[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("report", type=Path, help="what pytest wrote with --junitxml")
     parser.add_argument("list", type=Path, help="the list")
     parser.add_argument("--write", action="store_true", help="write the list anew")
