@@ -59,7 +59,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out cases of tables that other variants run, and dtypes that a library lacks."""
-    _leave_out(config, items, [item for item in items if _is_of_no_library(item)])
+    _leave_out(config, items, [item for item in items if _lacks_its_dtype(item)])
     if config.getoption("--whole-tables"):
         return
     places = [_place_of(item) for item in items]
@@ -97,7 +97,7 @@ def _has_dtype(target: Target, dtype: str) -> bool:
     return placement.library.has_dtype(dtype, placement.device)
 
 
-def _is_of_no_library(item: pytest.Item) -> bool:
+def _lacks_its_dtype(item: pytest.Item) -> bool:
     """Return whether an item is the variant of a dtype that its library has not."""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     target, dtype = (parameters.get(name) for name in ("bp_xp_target", "bp_xp_dtype"))

@@ -40,8 +40,8 @@ def tolerance(dtype: str, in_float64: float, *, roundings: float = 64.0) -> floa
     """Return how far off a result may be: what is asked in float64, or float32's share.
 
     In float32 it is ``roundings`` units of the dtype's rounding. What tests compute are sums of
-    tens of terms, through a few layers and steps, each of which rounds: 16 suffice
-    for all but two tests on MLX. A test that needs more than 64 says why.
+    tens of terms, through a few layers and steps, each of which rounds: 16 suffice for all but two
+    tests on MLX. A test that needs more than 64 says why.
     """
     return in_float64 if dtype == "float64" else roundings * float(np.finfo(dtype).eps)
 
