@@ -26,7 +26,7 @@ import pytest
 from helpers import widest
 
 from bp_xp import Network
-from bp_xp.backends import Placement
+from bp_xp.backends import Placement, place
 from bp_xp.engines import replay
 from bp_xp.testing.targets import Target
 
@@ -128,6 +128,15 @@ def _is_for_another(
     """Return whether a case of a table is for other variants to run."""
     turns = _TURNS_ON_JAX if variant[0].startswith("jax") else _TURNS
     return len(cases) >= _TABLE and (cases[case] + variants[variant]) % turns != 0
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that needs float64 where the library or the device under test has none."""
+    mark, callspec = item.get_closest_marker("needs_float64"), getattr(item, "callspec", None)
+    if mark is not None and callspec is not None and "bp_xp_target" in callspec.params:
+        target = callspec.params["bp_xp_target"]
+        if widest(place(target.device, target.backend)) != "float64":
+            pytest.skip(f"needs float64: {mark.args[0]}")
 
 
 def _place_of(item: pytest.Item) -> tuple[Any, Any, Any]:

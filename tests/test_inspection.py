@@ -637,7 +637,7 @@ def test_sensitivity_is_what_the_nudge_does(where, rng, layer, unit, n):
 
 
 @models(MODELS | OWN)
-@pytest.mark.skip_xp_backends("mlx", reason="needs float64: a difference of differences")
+@pytest.mark.needs_float64("a difference of differences")
 def test_prediction_is_off_by_the_square_of_the_nudge(where, rng, options):
     network = make_network(where, rng, **options)
     data = random_samples(network, rng)

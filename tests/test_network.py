@@ -408,7 +408,7 @@ def test_to_a_device_that_is_not_there_is_an_error():
             "value of 'c' must return an array of shape (2,) for outputs and targets",
         ),
         (
-            {"activation": Activation("s", lambda z, *, xp: xp.astype(z, xp.float64), None)},
+            {"activation": Activation("s", lambda z, *, xp: xp.astype(z, xp.int32), None)},
             "sigma of 's' must return an array of the dtype that it is given, float32",
         ),
         (

@@ -92,7 +92,7 @@ def test_the_deep_classifier_costs_the_same_on_every_backend(where):
 
 
 @pytest.mark.slow
-@pytest.mark.skip_xp_backends("mlx", reason="needs float64: rounding takes units of ReLU elsewhere")
+@pytest.mark.needs_float64("rounding takes units of ReLU elsewhere")
 def test_the_deep_classifier_repeats_the_published_run_on_every_backend(where):
     net, costs = train_deep(2000, **there(where))
     np.testing.assert_allclose(costs[::100], DEEP_COSTS, rtol=0, atol=1e-6)

@@ -184,7 +184,7 @@ def test_same_seed_gives_the_same_file_and_replaces_the_older_one():
     assert Path("digits.safetensors").read_bytes() != first
 
 
-@pytest.mark.skip_xp_backends("mlx", reason="it has no float64")
+@pytest.mark.needs_float64("it is asked for")
 def test_float64_trains_alike_on_every_backend_that_works_here(backend, device):
     scores = []
     for place in (["--device", "cpu"], ["--backend", backend, "--device", device]):

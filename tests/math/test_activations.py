@@ -179,7 +179,7 @@ def test_a_left_tail_is_right_to_all_digits_in_the_engine_too(where, dtype, name
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
-@pytest.mark.skip_xp_backends("mlx", reason="needs float64: a finite difference")
+@pytest.mark.needs_float64("a finite difference")
 def test_derivative_equals_a_central_difference(where, name):
     z = np.linspace(-6.0, 6.0, 49)
     if name in KINKED:
@@ -370,7 +370,7 @@ def test_softmax_does_not_change_when_a_row_is_shifted(where, dtype, z, shift):
     assert_agrees(shifted, to_numpy(a), where, dtype, eps=1)
 
 
-@pytest.mark.skip_xp_backends("mlx", reason="needs float64: a finite difference")
+@pytest.mark.needs_float64("a finite difference")
 def test_jacobian_of_softmax_equals_central_differences(where, rng):
     z = rng.normal(size=(4, 3))
     softmax = ACTIVATIONS["softmax"].sigma

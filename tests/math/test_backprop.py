@@ -248,6 +248,7 @@ def test_gradient_equals_that_of_autograd(rng, activation, cost, depth):
     assert autograd_error(network, rng) < 1e-12
 
 
+@pytest.mark.needs_float64("the same to 1e-12")
 @pytest.mark.parametrize("cost", SETTLED)
 def test_gradient_of_a_cost_with_settings_is_right(where, rng, cost):
     network = random_network(where, SIZES, rng, activation="tanh", cost=cost)
@@ -264,6 +265,7 @@ def test_gradient_through_every_output_activation_equals_that_of_autograd(rng, o
     assert autograd_error(network, rng) < 1e-12
 
 
+@pytest.mark.needs_float64("the same to 1e-12")
 @pytest.mark.parametrize(("activation", "cost"), PAIRS)
 def test_gradient_equals_that_of_autograd_everywhere(where, rng, activation, cost):
     network = random_network(where, SIZES, rng, activation=activation, cost=cost)

@@ -148,7 +148,7 @@ def test_cost_leaves_its_arguments_alone(where, dtype, rng, name):
 
 
 @pytest.mark.parametrize("name", EVERY_COST)
-@pytest.mark.skip_xp_backends("mlx", reason="needs float64: a finite difference")
+@pytest.mark.needs_float64("a finite difference")
 def test_derivative_equals_central_differences(where, rng, name):
     inputs, y = rng.normal(size=(6, 4)), random_targets(name, 6, 4, rng)
     if name.startswith("huber"):

@@ -337,7 +337,7 @@ def test_mean_over_masks_is_the_activation_without(rng):
     assert abs(mean / a - 1).max() < 5.5 * np.sqrt(0.25 / 4000)
 
 
-@pytest.mark.skip_xp_backends("mlx", reason="needs float64: a finite difference")
+@pytest.mark.needs_float64("a finite difference")
 def test_masked_gradients_equal_central_differences(where, rng):
     # forward ãˡ = aˡ ⊙ m, backward δˡ ⊙ m: as the module's docstring has it.
     from helpers import central_difference

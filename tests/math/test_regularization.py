@@ -76,7 +76,7 @@ def test_biases_are_not_penalised(where, dtype, rng):
     assert to_numpy(first) == to_numpy(second)
 
 
-@pytest.mark.skip_xp_backends("mlx", reason="needs float64: a finite difference")
+@pytest.mark.needs_float64("a finite difference")
 def test_penalised_gradient_equals_a_central_difference_of_cost_and_penalty(where, rng):
     network = make_network(where, rng, activation="tanh")
     x, y = rng.normal(size=(8, 4)), rng.random((8, 3))
@@ -211,7 +211,7 @@ def test_l1_leaves_biases_alone(where, rng):
     assert to_numpy(first) == to_numpy(second)
 
 
-@pytest.mark.skip_xp_backends("mlx", reason="needs float64: a finite difference")
+@pytest.mark.needs_float64("a finite difference")
 def test_l1_gradient_equals_a_central_difference_of_the_penalty(where, rng):
     # Weights well away from 0, where the term has a kink.
     start = combine(lambda part: part + np.copysign(0.5, part), random_layers([4, 5, 3], rng))

@@ -120,7 +120,7 @@ def test_network_is_left_as_it_came(where, dtype, rng):
     assert network.dtype == dtype
 
 
-@pytest.mark.skip_xp_backends("mlx", reason="they need float64")
+@pytest.mark.needs_float64("finite differences")
 def test_differences_are_taken_where_the_network_is(where, rng):
     network = make_network(rng, where=where, dtype="float32")
     assert check_gradients(network, *random_samples(network, rng), directions=1).reference == (
