@@ -34,6 +34,7 @@ class Parameters:
     seed: int
     model: Model
     _layers: list[Layer]
+    _leading: tuple[int, ...] = ()  # in front of each parameter's shape: an ensemble's members
 
     def _settle(self, model: Model, placement: Placement, dtype: Any, seed: int | None) -> None:
         """Set everything but the parameters."""
@@ -155,16 +156,17 @@ class Parameters:
                     f"layers[{l}].{name}",
                     placement=self._placement,
                     dtype=self._dtype,
-                    ndim=ndim,
+                    ndim=len(self._leading) + ndim,
                 )
                 for name, values, ndim in (("W", layer.W, 2), ("b", layer.b, 1))
             )
         )
         n_in, n_out = self.sizes[l : l + 2]
+        wanted = (*self._leading, n_out, n_in), (*self._leading, n_out)
         came = tuple(checked.W.shape), tuple(checked.b.shape)
-        if came != ((n_out, n_in), (n_out,)):
+        if came != wanted:
             raise ValueError(
-                f"layers[{l}] must have W of shape ({n_out}, {n_in}) and b of shape ({n_out},), "
+                f"layers[{l}] must have W of shape {wanted[0]} and b of shape {wanted[1]}, "
                 f"not {came[0]} and {came[1]}."
             )
         return checked

@@ -14,6 +14,7 @@ import numpy as np
 
 __all__ = [
     "check_fields_of_book",
+    "check_fields_of_ensemble",
     "check_fields_of_network",
     "check_fields_of_run",
     "check_fields_of_section",
@@ -149,6 +150,11 @@ _NETWORK: dict[str, Check] = {
     "own": _names_to(_list_of(_any_number)),
 }
 
+_ENSEMBLE = _NETWORK | {
+    "seeds": _list_of(_seed, least=1),
+    "generators": _list_of(_generator, least=1),
+}
+
 _matrices = _list_of(_list_of(_list_of(_number)))
 
 _BOOK: dict[str, Check] = {
@@ -225,6 +231,24 @@ def check_fields_of_network(fields: Any) -> None:
         ValueError: one has a value that it can't have; the message names it.
     """
     _fields(_NETWORK)(fields, "")
+    _check_names(fields)
+
+
+def check_fields_of_ensemble(fields: Any) -> None:
+    """Refuse fields that describe no ensemble.
+
+    Raises:
+        KeyError: one is missing.
+        ValueError: one has a value that it can't have; the message names it.
+    """
+    _fields(_ENSEMBLE)(fields, "")
+    _check_names(fields)
+    seeds, generators = len(fields["seeds"]), len(fields["generators"])
+    if seeds != generators:
+        raise ValueError(f"it has {seeds} seeds, and generators of {generators} members")
+
+
+def _check_names(fields: Mapping[str, Any]) -> None:
     layers, names = len(fields["sizes"]) - 1, len(fields["activations"])
     if names != layers:
         raise ValueError(f"its {names} activations do not fit its sizes {fields['sizes']}")

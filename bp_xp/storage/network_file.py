@@ -35,7 +35,9 @@ __all__ = [
     "RunSection",
     "Section",
     "check_suffix",
+    "layer_tensors",
     "read",
+    "take_layers",
     "unfit",
     "write",
 ]
@@ -163,14 +165,14 @@ def write(path: str | os.PathLike[str], content: NetworkFile) -> Path:
         "kind": content.kind,
         "network": {name: getattr(network, name) for name in _NETWORK_FIELDS},
     }
-    tensors = _layer_tensors(network.layers, "layers")
+    tensors = layer_tensors(network.layers, "layers")
     if run is not None:
         header["run"] = {name: getattr(run, name) for name in _RUN_FIELDS}
         header["run"]["history"] = [_map_values(_number_out, record) for record in run.history]
         tensors |= {f"state.{i}": leaf for i, leaf in enumerate(run.state)}
         tensors["totals"] = run.totals
         if run.best is not None:
-            tensors |= _layer_tensors(run.best, "best")
+            tensors |= layer_tensors(run.best, "best")
     for name, section in content.others.items():
         header[name] = dict(section.fields)
         tensors |= {f"{name}.{key}": array for key, array in section.tensors.items()}
@@ -192,7 +194,7 @@ def read(path: str | os.PathLike[str], purpose: str = "be read as a network") ->
     try:
         kind = header["kind"]
         if kind not in ("network", "run"):
-            raise ValueError(f"it holds a {kind}")
+            raise ValueError(f"its kind is {kind!r}")
         if "network" not in header:
             header = _from_version_1(header)
         return _content(kind, tensors, header)
@@ -212,7 +214,7 @@ def _content(kind: str, tensors: dict[str, np.ndarray], header: dict[str, Any]) 
     described = header["network"]
     check_fields_of_network(described)
     names = described["activations"]
-    layers = _take_layers(left, len(names), "layers", described["dtype"])
+    layers = take_layers(left, len(names), "layers", described["dtype"])
     network = NetworkSection(**{name: described[name] for name in _NETWORK_FIELDS}, layers=layers)
     _check_shapes(layers, network.sizes)
     run = None
@@ -222,7 +224,7 @@ def _content(kind: str, tensors: dict[str, np.ndarray], header: dict[str, Any]) 
         totals, best = _take(left, "totals"), None
         check_fields_of_run(entries, totals, network.dtype)
         if entries["best_epoch"] is not None:
-            best = _take_layers(left, len(names), "best", network.dtype)
+            best = take_layers(left, len(names), "best", network.dtype)
             _check_shapes(best, network.sizes)
         count = sum(name.startswith("state.") for name in left)
         run = RunSection(
@@ -260,7 +262,7 @@ def _from_version_1(header: Mapping[str, Any]) -> dict[str, Any]:
     return upgraded
 
 
-def _layer_tensors(layers: Sequence[Layer], prefix: str) -> dict[str, np.ndarray]:
+def layer_tensors(layers: Sequence[Layer], prefix: str) -> dict[str, np.ndarray]:
     """Return parameters by the names that they have in a file."""
     return {
         f"{prefix}.{l}.{name}": part
@@ -269,7 +271,7 @@ def _layer_tensors(layers: Sequence[Layer], prefix: str) -> dict[str, np.ndarray
     }
 
 
-def _take_layers(
+def take_layers(
     tensors: dict[str, np.ndarray], n_layers: int, prefix: str, dtype: str
 ) -> list[Layer]:
     """Take parameters out of the tensors of a file, which must have one dtype."""

@@ -4,7 +4,7 @@ import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from bp_xp.architecture import check_same_functions
 from bp_xp.math.initializers import restore_generator
 from bp_xp.math.metrics import METRICS, Metric
 from bp_xp.optim.schedules import LinearWarmUp, ReduceOnPlateau
-from bp_xp.sources import MemorySource, Samples, intake
+from bp_xp.sources import MemorySource, Samples, Source, intake
 from bp_xp.sources.samples import hold_out, make_samples, parts_of_validation, weigh_classes
 from bp_xp.storage import network_file
 from bp_xp.storage.files import keep_previous
@@ -27,7 +27,7 @@ from bp_xp.training.history import EpochRecord, History
 from bp_xp.training.looks import Position, copied, start
 from bp_xp.training.trainer import EarlyStop, KeepCheckpoint, Recorder, Run, TellCallbacks, train
 
-__all__ = ["WarmStart", "check_metrics", "fit"]
+__all__ = ["WarmStart", "check_measured", "check_metrics", "check_monitored", "fit"]
 
 logger = logging.getLogger("bp_xp")
 
@@ -123,8 +123,8 @@ def fit(
             generator=restore_generator(begun) if saved else network._generator,
         )
         settings = make_settings(batch_size=checks.check_batch_size(batch_size, samples.x.shape[0]))
-        _check_measured(network, settings.metrics, samples, validation)
-        _check_monitored(settings, stopping, samples, validation)
+        check_measured(network, settings.metrics, samples, validation)
+        check_monitored(settings, stopping, samples, validation)
         warm, network._warm = (network._warm if warm_start else None), None
         if warm:
             warm.check(settings)
@@ -133,7 +133,8 @@ def fit(
             run.position = _go_on(run.position, warm.position)
         observers = [Recorder(), *([EarlyStop(stopping)] if stopping else []), TellCallbacks(told)]
         if kept:
-            described = checkpoint.describe_settings(settings, stopping, run.source, run.validation)
+            judges = cast(Source | None, run.validation)
+            described = checkpoint.describe_settings(settings, stopping, run.source, judges)
             if saved:
                 _resume(network, run, saved, described)
             write = functools.partial(_write, network, described, begun)
@@ -169,7 +170,7 @@ def _samples(
     return samples, validation
 
 
-def _check_measured(network: Any, metrics: Any, samples: Samples, validation: Any) -> None:
+def check_measured(network: Any, metrics: Any, samples: Samples, validation: Any) -> None:
     """Refuse metrics that can't be measured; warn of targets that can't be reached."""
     if metrics and validation is None:
         raise ValueError(
@@ -205,7 +206,7 @@ def _check_numbers(network: Any, metrics: Sequence[Metric], validation: Samples)
             )
 
 
-def _check_monitored(
+def check_monitored(
     settings: Settings,
     stopping: EarlyStopping | None,
     samples: Samples,

@@ -423,7 +423,8 @@ def test_top_k_is_known_by_name_for_any_k():
 
 
 def test_directions_are_those_of_the_metrics():
-    assert {name for name, m in METRICS.items() if not m.higher_is_better} == {"mae", "mse"}
+    downwards = {"mae", "mse", "expected_calibration_error"}
+    assert {name for name, m in METRICS.items() if not m.higher_is_better} == downwards
     assert {name for name, m in METRICS.items() if not m.needs_classes} == {"r2", "mae", "mse"}
 
 

@@ -1,0 +1,266 @@
+"""The mini-batches of a stack of networks: of each its own, or one for all.
+
+The samples lie on the device once. A mini-batch of the stack is one gather, of shape (M, batch, I)
+where each of M networks has an order of its own, and of shape (1, batch, I) where all share one.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bp_xp._typing import Array
+from bp_xp.backends import Placement
+from bp_xp.math.rows import row_blocks
+from bp_xp.sources.memory import MemoryEpoch, MemorySource, gather_rows, next_mini_batches
+from bp_xp.sources.samples import Samples
+from bp_xp.sources.source import Epoch, Source
+from bp_xp.sources.sparse import take_rows
+
+__all__ = ["Generators", "RowsSource", "StackSource"]
+
+
+class Generators:
+    """The generators of the members of a stack, which the trainer takes for one.
+
+    Args:
+        each: a generator for each member.
+    """
+
+    def __init__(self, each: Sequence[np.random.Generator]) -> None:
+        self.each = list(each)
+
+    @property
+    def bit_generator(self) -> "Generators":
+        """What has the state."""
+        return self
+
+    @property
+    def state(self) -> list[Any]:
+        """The states of all of them."""
+        return [one.bit_generator.state for one in self.each]
+
+    @state.setter
+    def state(self, states: Sequence[Any]) -> None:
+        for one, state in zip(self.each, states, strict=True):
+            one.bit_generator.state = state
+
+
+class _SharedEpoch:
+    """Mini-batches that all networks of a stack share; see :class:`Epoch`."""
+
+    def __init__(self, epoch: MemoryEpoch) -> None:
+        self._epoch = epoch
+
+    @property
+    def place(self) -> int:
+        """How many mini-batches are taken."""
+        return self._epoch.place
+
+    def seek(self, place: Any) -> None:
+        """Go on after so many mini-batches."""
+        self._epoch.seek(place)
+
+    def take(self, at_most: int) -> list[Array] | None:
+        """Return the next mini-batches with an axis of one network, or None."""
+        batches = self._epoch.take(at_most)
+        return None if batches is None else [part[:, None, ...] for part in batches]
+
+
+class _OwnEpoch:
+    """Mini-batches of each network's own; see :class:`Epoch`.
+
+    Args:
+        shared: arrays that all networks take rows of, shape (N, ...) each.
+        own: arrays of each network's own, shape (M · N, ...) each, one network after the other.
+        orders: the numbers of the rows in the order of each network, shape (M, n), on the host.
+        first_own: the number of the first row of each network in what is its own, shape (M,).
+        batch_size: samples in a mini-batch of a network; the last may be shorter.
+        placement: library and device.
+    """
+
+    def __init__(
+        self,
+        shared: Sequence[Array],
+        own: Sequence[Array],
+        orders: np.ndarray,
+        first_own: np.ndarray,
+        *,
+        batch_size: int,
+        placement: Placement,
+    ) -> None:
+        self._n_members, self._n_rows = orders.shape
+        self._batch_size, self._placement, self._taken = batch_size, placement, 0
+        self._gathered = [(placement.asarray(_by_step(orders, batch_size)), shared)]
+        if own:
+            numbers = _by_step(orders + first_own[:, None], batch_size)
+            self._gathered.append((placement.asarray(numbers), own))
+
+    @property
+    def place(self) -> int:
+        """How many mini-batches are taken."""
+        return self._taken
+
+    def seek(self, place: Any) -> None:
+        """Go on after so many mini-batches."""
+        self._taken = int(place)
+
+    def take(self, at_most: int) -> list[Array] | None:
+        """Return the next mini-batches, shapes (steps, M, batch, ...), or None."""
+        first, size, n_members = self._taken, self._batch_size, self._n_members
+        if (following := next_mini_batches(first, at_most, size, self._n_rows)) is None:
+            return None
+        steps, rows = following
+        self._taken += steps
+        begin = first * size * n_members
+        span = slice(begin, begin + steps * rows * n_members)
+        placement = self._placement
+        gather = placement.engine.compile(gather_rows, placement.xp, (steps, n_members, -1))
+        return [
+            batch
+            for numbers, arrays in self._gathered
+            for batch in gather(placement.library.cut(numbers, span), *arrays)
+        ]
+
+
+def _by_step(orders: np.ndarray, batch_size: int) -> np.ndarray:
+    """Return numbers of rows, shape (M, n), as steps need them: those of a step one after another.
+
+    Examples:
+        >>> _by_step(np.array([[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]), 2)
+        array([0, 1, 5, 6, 2, 3, 7, 8, 4, 9])
+    """
+    n_members, n = orders.shape
+    whole = n - n % batch_size
+    steps = np.reshape(orders[:, :whole], (n_members, -1, batch_size))
+    return np.concatenate([np.swapaxes(steps, 0, 1).ravel(), orders[:, whole:].ravel()])
+
+
+@dataclass(frozen=True)
+class StackSource:
+    """Samples on the device for a stack of networks; see :class:`Source`.
+
+    Attributes:
+        samples: the samples, not sparse; their weights may be of each member, shape (members, N).
+        placement: their library and device.
+        members: the numbers of the members in the stack; the list changes as they leave.
+        shuffle: whether each epoch has an order of its own.
+        shared_order: whether it is the same one for all members.
+        rows: the numbers of the rows that each member learns, shape (members, n); None is all.
+    """
+
+    samples: Samples
+    placement: Placement
+    members: list[int]
+    shuffle: bool = True
+    shared_order: bool = False
+    rows: np.ndarray | None = None
+
+    given: tuple[str, ...] = ()
+
+    @property
+    def n_rows(self) -> int:
+        """How many samples each member learns in an epoch."""
+        return self.samples.x.shape[0] if self.rows is None else self.rows.shape[1]
+
+    @property
+    def row_entries(self) -> int:
+        """M (I + O), or I + O where all share the samples."""
+        entries = self.samples.x.shape[1] + self.samples.y.shape[1]
+        return entries if self._is_one_for_all else entries * len(self.members)
+
+    @property
+    def dtype(self) -> str:
+        """The network's."""
+        return MemorySource(self.samples, self.placement).dtype
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether each target is one class."""
+        return self.samples.has_classes
+
+    @property
+    def weighted(self) -> bool:
+        """Whether a mini-batch comes with weights."""
+        return self.samples.weights is not None
+
+    @property
+    def _weights_differ(self) -> bool:
+        return self.samples.weights is not None and self.samples.weights.ndim > 1
+
+    @property
+    def _is_one_for_all(self) -> bool:
+        """Whether all members take the same mini-batches."""
+        alike = self.shared_order or not self.shuffle
+        return alike and self.rows is None and not self._weights_differ
+
+    def start_epoch(self, batch_size: int, generator: Any) -> Epoch:
+        """Return the next epoch, whose order the members' :class:`Generators` draw, or one does."""
+        if self._is_one_for_all:
+            source = MemorySource(self.samples, self.placement, self.shuffle)
+            return _SharedEpoch(source.start_epoch(batch_size, generator))
+        n, n_members = self.n_rows, len(self.members)
+        if not self.shuffle:
+            orders = np.tile(np.arange(n), (n_members, 1))
+        elif self.shared_order:
+            orders = np.tile(generator.permutation(n), (n_members, 1))
+        else:
+            orders = np.stack([generator.each[m].permutation(n) for m in self.members])
+        if self.rows is not None:
+            orders = np.take_along_axis(self.rows[self.members], orders, axis=1)
+        shared, own = self.samples.arrays, []
+        if self._weights_differ:
+            shared, own = shared[:2], [self.placement.xp.reshape(self.samples.weights, (-1,))]
+        first_own = np.asarray(self.members) * self.samples.x.shape[0]
+        return _OwnEpoch(
+            shared, own, orders, first_own, batch_size=batch_size, placement=self.placement
+        )
+
+    def blocks(self, rows: int) -> Iterator[list[Array]]:
+        """Yield all samples in the order in which they lie."""
+        return MemorySource(self.samples, self.placement).blocks(rows)
+
+    def share(self, rank: int, ranks: int) -> Source:
+        """Refuse: the members of a stack are trained by one process.
+
+        Raises:
+            ValueError: there are several processes.
+        """
+        if ranks > 1:
+            raise ValueError("a stack of networks has no shares for several processes.")
+        return self
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the samples."""
+        return MemorySource(self.samples, self.placement).fingerprint()
+
+
+@dataclass(frozen=True)
+class RowsSource:
+    """Some rows of samples, to be judged by: no copy of all of them is made.
+
+    Attributes:
+        samples: the samples.
+        rows: the numbers of the rows, on the host.
+        placement: library and device.
+    """
+
+    samples: Samples
+    rows: np.ndarray
+    placement: Placement
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether each target is one class."""
+        return self.samples.has_classes
+
+    @property
+    def weighted(self) -> bool:
+        """Whether a block comes with weights."""
+        return self.samples.weights is not None
+
+    def blocks(self, rows: int) -> Iterator[list[Array]]:
+        """Yield the rows, at most so many at once."""
+        for block in row_blocks(len(self.rows), rows):
+            yield take_rows(self.samples.arrays, self.rows[block], self.placement)
