@@ -20,7 +20,7 @@ import numpy as np
 from bp_xp._trees import leaves_of, map_leaves
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.backends import Placement, to_numpy
-from bp_xp.engines import Elementwise, Engine, Loop, Report
+from bp_xp.engines import Engine, Loop, Report
 from bp_xp.errors import DivergenceError
 from bp_xp.math import dropout
 from bp_xp.math.model import Model
@@ -178,7 +178,7 @@ def take_looks(
     rule = _rule_of(_fused(model, engine), source, settings, scheduled=scheduled, total=total)
     report.epoch = _mini_batches_of_an_epoch(source, settings.batch_size)
     loop = engine.new_loop(report)
-    chunk = engine.compile(_chunk, rule, source.has_classes, engine.argmax, loop, xp, consumes=True)
+    chunk = engine.compile(_chunk, rule, source.has_classes, engine, loop, xp, consumes=True)
     at_once = steps_at_once(placement, settings.batch_size * source.row_entries)
     state, first, place, step, totals, order = position
     generator.bit_generator.state = order
@@ -367,7 +367,7 @@ def _keep_account(
 def _chunk(
     rule: Rule,
     has_classes: bool,
-    argmax: Elementwise,
+    engine: Engine,
     loop: Loop,
     xp: Namespace,
     state: State,
@@ -376,7 +376,16 @@ def _chunk(
     """Take a step for each mini-batch of a chunk; return the new state and each one's totals."""
     state, zs = loop(make_step(rule), state, batches, xp=xp)
     weights = batches[2] if rule.weighted else None
-    return state, totals_of(rule.model, has_classes, xp, zs, batches[1], weights, argmax=argmax)
+    totals = totals_of(
+        rule.model,
+        has_classes,
+        engine.over_rows(xp),
+        zs,
+        batches[1],
+        weights,
+        argmax=engine.argmax,
+    )
+    return state, totals
 
 
 def _fused(model: Model, engine: Engine) -> Model:
