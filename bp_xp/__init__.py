@@ -11,6 +11,7 @@ the network is constructed.
 
 from bp_xp._typing import Layer
 from bp_xp.backends import devices, to_numpy
+from bp_xp.ensemble import Ensemble
 from bp_xp.errors import (
     CheckpointError,
     DataFormatError,
@@ -43,6 +44,7 @@ from bp_xp.optim.schedules import (
     ReduceOnPlateau,
     StepDecay,
 )
+from bp_xp.training.arguments import PerMember
 from bp_xp.training.callbacks import Callback, EarlyStopping, StopWhen
 from bp_xp.training.checkpoint import Checkpoint
 from bp_xp.training.history import EpochRecord, History
@@ -71,6 +73,7 @@ __all__ = [
     "DivergenceError",
     "DownloadError",
     "EarlyStopping",
+    "Ensemble",
     "EpochRecord",
     "ExponentialDecay",
     "GradientFlow",
@@ -84,6 +87,7 @@ __all__ = [
     "Network",
     "OneCycle",
     "OutOfMemoryError",
+    "PerMember",
     "RMSprop",
     "ReduceOnPlateau",
     "Regularization",

@@ -80,11 +80,17 @@ MAY_IMPORT = {
         *("_caller", "_typing", "_trees", "checks", "math", "backends", "optim", "sources"),
         *("architecture", "storage", "training", "parameters", "inspection"),
     },
+    "members": {"_typing", "_trees", "math", "backends", "storage", "training", "parameters"},
+    "ensemble": {
+        *("_caller", "_typing", "_trees", "checks", "math", "backends", "optim", "sources"),
+        *("architecture", "storage", "training", "members", "network"),
+    },
     "testing": {*BASIS, "math", "backends", "training", "inspection", "network"},
     "plotting": {*BASIS, "math", "backends", "training", "inspection", "network"},
     "estimators": {*BASIS, "math", "backends", "optim", "sources", "training", "network"},
     "": {
         *("_typing", "errors", "math", "backends", "optim", "training", "inspection", "network"),
+        "ensemble",
     },
     "cli": {
         *BASIS,

@@ -91,6 +91,10 @@ def _not_fused(function: Elementwise) -> Elementwise:
     return function
 
 
+def _as_it_is(xp: Namespace) -> Namespace:
+    return xp
+
+
 def argmax(values: Array, *, xp: Namespace) -> Array:
     """Return where the greatest entry of each row is, the first of equal ones, shape (..., N)."""
     return xp.argmax(values, axis=-1)
@@ -111,6 +115,8 @@ class Engine:
         fuse: makes one operation of an elementwise function ``f(*arrays, xp=xp)``, where the
             library can and ``compile`` does not do it anyway.
         argmax: the library's fastest ``argmax(values, xp=xp)``, alike to :func:`argmax`.
+        over_rows: returns the namespace for what goes over the rows of a chunk at once: the
+            library's own, or one with faster functions of the same results.
         describe: returns what writes the program of a step as text, (step, state, batches, xp), of
             mini-batches as a loop takes them; None where the loop itself tells the report.
     """
@@ -122,4 +128,5 @@ class Engine:
     map_rows: MapRows = _not_mapped
     fuse: Callable[[Elementwise], Elementwise] = _not_fused
     argmax: Elementwise = argmax
+    over_rows: Callable[[Namespace], Namespace] = _as_it_is
     describe: Callable[[Step, Any, Sequence[Array], Namespace], Callable[[], str]] | None = None

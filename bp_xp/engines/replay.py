@@ -179,7 +179,8 @@ def new_loop(
         numbers = sum(math.prod(leaf.shape) for leaf in leaves_of(state))
         most = effort * _STEPS_BEFORE
         least = max(min(_LEAST, most), math.ceil(most / max(1.0, numbers / small)))
-        of_epoch = report.epoch.get(shape[0], cast(int, n))
+        rows = shape[-2:][0]  # of a mini-batch, in a stack of networks that of each
+        of_epoch = report.epoch.get(rows, cast(int, n))
         few = of_epoch < least and number < least
         if few and not is_known(step, state, [part[0, ...] for part in batches]):
             account.reason = f"recording takes as long as {least} step{'s' * (least > 1)}"
@@ -197,15 +198,17 @@ def new_loop(
     ) -> tuple[Any, Array]:
         n, shape = batches[0].shape[0], tuple(batches[0].shape[1:])
         account = report.account(shape)
-        if shape not in programs:
-            programs[shape] = _recorded(record, step, state, batches, report, xp=xp)
-        if (program := programs[shape]) is not None:
+        # Networks may leave a stack: the state then has another form, whatever the mini-batches.
+        form = shape, tuple(getattr(next(leaves_of(state), None), "shape", ()))
+        if form not in programs:
+            programs[form] = _recorded(record, step, state, batches, report, xp=xp)
+        if (program := programs[form]) is not None:
             z = program.z
             zs = xp.empty((n, *z.shape), dtype=z.dtype, device=z.device)
             try:
                 program.run(list(leaves_of(state)), batches, zs)
             except GaveUpError as error:
-                programs[shape] = account.program = None
+                programs[form] = account.program = None
                 report.fall_back(shape, str(error))
             else:
                 return state, zs

@@ -30,7 +30,7 @@ References:
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -44,6 +44,7 @@ __all__ = [
     "keep_scale",
     "seed_words",
     "step_key",
+    "threshold",
 ]
 
 # 2³² over the golden ratio: its multiples are spread evenly over all 32-bit numbers.
@@ -60,7 +61,7 @@ class MaskState(NamedTuple):
     """What dropout carries from step to step: the only part that changes is ``step``.
 
     Attributes:
-        seed: two words, int32, shape (2,).
+        seed: two words, int32, shape (2,); in a stack of M networks two for each, (M, 1, 2).
         step: number of the next step, int32, shape (1,). It wraps after 2³¹ steps.
         counters: int32, shape (batch, sizes[l]), for each layer l that has dropout.
     """
@@ -137,6 +138,9 @@ def init_masks(
 # ---------------------------------------------------------------------------------------------
 # In every step: pure functions of arrays
 
+Threshold: TypeAlias = tuple[Array, Array]
+"""What :func:`threshold` returns for each network of a stack, shape (M, 1, 1) both."""
+
 
 def step_key(seed: Array, step: Array) -> Array:
     """Return the key of a step, a bijection of its number: int32, of the shape of ``step``.
@@ -144,24 +148,34 @@ def step_key(seed: Array, step: Array) -> Array:
     key = P(step ⊕ seed₀) ⊕ seed₁, where P is lowbias32
 
     Args:
-        seed: two words, int32, shape (2,).
+        seed: two words, int32, shape (2,); or (M, 1, 2), which makes keys of shape (M, 1, 1).
         step: numbers of steps, int32, shape (1,) or any other but ().
 
     References:
         Even and Mansour, *A construction of a cipher from a single pseudorandom permutation*,
         Journal of Cryptology 10, 1997.
     """
-    key = step ^ seed[0:1]
+    key = step ^ seed[..., 0:1]
     key ^= (key >> 16) & 0xFFFF
     key *= _FIRST
     key ^= (key >> 15) & 0x1FFFF
     key *= _SECOND
     key ^= (key >> 16) & 0xFFFF
-    key ^= seed[1:2]
+    key ^= seed[..., 1:2]
     return key
 
 
-def keep_scale(counters: Array, key: Array, rate: float, *, xp: Namespace, dtype: Any) -> Array:
+def threshold(rate: float) -> tuple[int, float]:
+    """Return the least int32 that a place is kept for, and 1/(1 − rate).
+
+    A share ``rate`` of all words lies below.
+    """
+    return min(round(rate * 2**32), 2**32 - 1) - 2**31, 1.0 / (1.0 - rate)
+
+
+def keep_scale(
+    counters: Array, key: Array, rate: "float | Threshold", *, xp: Namespace, dtype: Any
+) -> Array:
     """Return a mask: 1/(1 − rate) with probability 1 − rate, otherwise 0.
 
     The middle of the hash that has mixed both words before: its first shift is not needed again,
@@ -171,33 +185,32 @@ def keep_scale(counters: Array, key: Array, rate: float, *, xp: Namespace, dtype
 
     Args:
         counters: int32, shape (N, O).
-        key: that of the step, int32, shape (1,).
-        rate: from 0 to below 1.
+        key: that of the step, int32, shape (1,), or (M, 1, 1).
+        rate: from 0 to below 1; or what :func:`threshold` makes of one for each network.
         xp: their namespace.
         dtype: the dtype of the mask.
 
     Returns:
-        The mask, shape (N, O).
+        The mask, shape (N, O), or (M, N, O).
     """
+    least, scale = rate if isinstance(rate, tuple) else threshold(rate)
     word = counters ^ key
     word *= _FIRST
     word ^= word >> 15
     word *= _SECOND
-    # A share ``rate`` of all words lies below.
-    least = min(round(rate * 2**32), 2**32 - 1) - 2**31
     mask = xp.astype(word >= least, dtype)
-    mask *= 1.0 / (1.0 - rate)
+    mask *= scale
     return mask
 
 
 def draw_masks(
-    state: MaskState, rates: Sequence[float], n: int, *, xp: Namespace, dtype: Any
+    state: MaskState, rates: Sequence[float | Threshold], n: int, *, xp: Namespace, dtype: Any
 ) -> tuple[list[Array | None], MaskState]:
     """Return the masks of a step, and the state of the next one.
 
     Args:
         state: that of this step.
-        rates: as in :func:`init_masks`.
+        rates: as in :func:`init_masks`; or for a layer what :func:`keep_scale` takes.
         n: N, samples in the mini-batch, at most as many as were said at the start.
         xp: the namespace of the state.
         dtype: the dtype of the masks.

@@ -253,6 +253,29 @@ def _top(a: Array, y: Array, *, k: int, weights: Array | None = None, xp: Namesp
     return _count(hits, weights, a.dtype, xp=xp)[0] / _total(a, weights, xp=xp)
 
 
+_BINS = 15
+
+
+def _expected_calibration_error(
+    a: Array, y: Array, *, weights: Array | None = None, xp: Namespace
+) -> Array:
+    # Σ_b (n_b / N) |accuracy(b) − confidence(b)| over bins b of equal width, where a sample's
+    # confidence is its largest output: how far the outputs are from the share of right ones
+    # (Guo, Pleiss, Sun and Weinberger, *On calibration of modern neural networks*, ICML 2017, eq.
+    # 5, with their 15 bins). In each bin both means have the factor n_b / N.
+    right = xp.any(_one_class(a, xp=xp) & _one_class(y, xp=xp), axis=-1, keepdims=True)
+    confidence = xp.max(probabilities(a, xp=xp), axis=-1, keepdims=True)
+    gap = _weigh(xp.astype(right, a.dtype) - confidence, weights)
+    columns = []
+    for b in range(_BINS):
+        inside = confidence <= (b + 1) / _BINS
+        if b:
+            inside = inside & (confidence > b / _BINS)
+        columns.append(xp.where(inside, gap, xp.zeros_like(gap)))
+    gaps = sum_rows(xp.concat(columns, axis=-1), xp=xp)
+    return xp.sum(xp.abs(gaps)) / _total(a, weights, xp=xp)
+
+
 # ---------------------------------------------------------------------------------------------
 # Numbers
 
@@ -324,6 +347,12 @@ METRICS: dict[str, Metric] = {
                 ("f1_macro", _f1),
             )
         ),
+        Metric(
+            "expected_calibration_error",
+            _expected_calibration_error,
+            needs_classes=True,
+            higher_is_better=False,
+        ),
         Metric("r2", _r2, needs_classes=False, higher_is_better=True),
         Metric("mae", _mae, needs_classes=False, higher_is_better=False),
         Metric("mse", _mse, needs_classes=False, higher_is_better=False),
@@ -334,7 +363,8 @@ METRICS: dict[str, Metric] = {
 Precision, recall and f1 of two classes are those of class 1, as scikit-learn's are by default. Of
 more classes they are the mean over the classes that occur, ``average="macro"``; so are
 ``precision_macro``, ``recall_macro`` and ``f1_macro``, of two classes as well. Balanced accuracy is
-the mean recall of the classes that samples are of. All of these are as scikit-learn has them with
+the mean recall of the classes that samples are of. The expected calibration error is that of the
+largest output, in 15 bins of equal width. The others are as scikit-learn has them with
 ``zero_division=0``, and r2 of one sample is NaN, as it is there.
 
 All take the weights of the samples. A class whose samples all have weight 0 does not occur.

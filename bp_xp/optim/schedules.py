@@ -30,6 +30,7 @@ __all__ = [
     "LearningRate",
     "LearningRates",
     "LinearWarmUp",
+    "MemberRates",
     "Past",
     "ReduceOnPlateau",
     "Schedule",
@@ -399,22 +400,40 @@ def check_learning_rates(learning_rate: Any) -> None:
 
 def is_scheduled(learning_rate: Any) -> bool:
     """Return whether a learning rate, or that of a layer, changes from step to step."""
+    if isinstance(learning_rate, MemberRates):
+        return any(map(is_scheduled, learning_rate.each))
     if isinstance(learning_rate, list | tuple):
         return any(map(callable, learning_rate))
     return callable(learning_rate)
 
 
-def rates(learning_rate: LearningRates, first: int, n: int, history: Past) -> np.ndarray:
+@dataclass(frozen=True)
+class MemberRates:
+    """The learning rates of a stack of networks.
+
+    Attributes:
+        each: a rate, a schedule, or a list of these by layer, for each member.
+        rows: the numbers of the members that are in the stack; the list changes as they leave.
+    """
+
+    each: Sequence[LearningRates]
+    rows: list[int]
+
+
+def rates(
+    learning_rate: LearningRates | MemberRates, first: int, n: int, history: Any
+) -> np.ndarray:
     """Return the learning rates of some steps.
 
     Args:
-        learning_rate: a number or a schedule, or one for each layer.
+        learning_rate: a number or a schedule, or one for each layer; or those of a stack.
         first: the number of the first step, counted from 0 over the whole run.
         n: how many steps.
-        history: the record of the epochs before these steps, for schedules that look at it.
+        history: the record of the epochs before these steps, a :class:`Past`, for schedules that
+            look at it; that of a stack has one for each member in ``members``.
 
     Returns:
-        The rates, float64, shape (n,), or (n, L) for one of each layer.
+        The rates, float64, shape (n,), or (n, L) for one of each layer; of a stack (..., M).
 
     Raises:
         ValueError: a rate is negative or not finite; the message names the schedule and the step.
@@ -424,6 +443,9 @@ def rates(learning_rate: LearningRates, first: int, n: int, history: Past) -> np
         >>> rates(StepDecay(0.5, factor=0.5, every=2), 1, 4, {})
         array([0.5  , 0.25 , 0.25 , 0.125])
     """
+    if isinstance(learning_rate, MemberRates):
+        each = ((learning_rate.each[m], history.members[m]) for m in learning_rate.rows)
+        return np.stack([rates(one, first, n, past) for one, past in each], axis=-1)
     if isinstance(learning_rate, Sequence):
         return np.stack([rates(one, first, n, history) for one in learning_rate], axis=-1)
     if not callable(learning_rate):

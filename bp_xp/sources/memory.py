@@ -13,7 +13,7 @@ from bp_xp.sources.samples import Samples
 from bp_xp.sources.source import Source
 from bp_xp.sources.sparse import SparseInputs, blocks_of, cut_rows, entries_of_row
 
-__all__ = ["MemoryEpoch", "MemorySource"]
+__all__ = ["MemoryEpoch", "MemorySource", "gather_rows", "next_mini_batches"]
 
 
 class MemoryEpoch:
@@ -62,12 +62,10 @@ class MemoryEpoch:
     def take(self, at_most: int) -> list[Array] | None:
         """Return the next mini-batches, or None; see :meth:`Epoch.take`."""
         size, n = self._batch_size, self._n_rows
-        first, whole = self._taken, n // self._batch_size
-        if first * size >= n:
+        first = self._taken
+        if (following := next_mini_batches(first, at_most, size, n)) is None:
             return None
-        steps = min(at_most, whole - first)
-        if steps < 1:  # the rest is one short mini-batch
-            steps, size = 1, n - first * size
+        steps, size = following
         self._taken += steps
         return self._cut(
             slice(first * self._batch_size, first * self._batch_size + steps * size), steps
@@ -85,7 +83,7 @@ class MemoryEpoch:
                 ),
             ]
         numbers = self._share(cut_rows(self._order, rows, placement), steps, xp)
-        gather = placement.engine.compile(_gather, xp, steps)
+        gather = placement.engine.compile(gather_rows, xp, (steps, -1))
         return [
             *(
                 sparse.batches(self._share(self._on_host[rows], steps, np), steps)
@@ -103,11 +101,29 @@ class MemoryEpoch:
         return xp.reshape(each[:, first :: self._ranks], (-1,))
 
 
-def _gather(xp: Namespace, steps: int, rows: Array, *arrays: Array) -> list[Array]:
-    """Return the mini-batches of some rows of each array, shapes (steps, batch, ...)."""
+def next_mini_batches(first: int, at_most: int, size: int, n: int) -> tuple[int, int] | None:
+    """Return how many mini-batches come next, and how many rows each has; None after the last.
+
+    Args:
+        first: how many are taken already.
+        at_most: how many there may be.
+        size: rows of a mini-batch.
+        n: rows of the epoch. Those that are left over are one short mini-batch.
+
+    Examples:
+        >>> [next_mini_batches(k, 2, 10, 35) for k in (0, 2, 3, 4)]
+        [(2, 10), (1, 10), (1, 5), None]
+    """
+    if first * size >= n:
+        return None
+    steps = min(at_most, n // size - first)
+    return (steps, size) if steps else (1, n - first * size)
+
+
+def gather_rows(xp: Namespace, axes: tuple[int, ...], rows: Array, *arrays: Array) -> list[Array]:
+    """Return the mini-batches of some rows of each array, with these axes in front."""
     return [
-        xp.reshape(xp.take(values, rows, axis=0), (steps, -1, *values.shape[1:]))
-        for values in arrays
+        xp.reshape(xp.take(values, rows, axis=0), (*axes, *values.shape[1:])) for values in arrays
     ]
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "hold_out",
     "make_samples",
     "parts_of_validation",
+    "rows_to_hold_out",
     "split_rows",
     "weigh_classes",
 ]
@@ -163,18 +164,27 @@ def hold_out(
         ValueError: the share is out of its range, or a part would be empty.
         TypeError: it is no number.
     """
-    checks.check_number(
-        fraction, "validation_data, as the share to hold out,", above=0.0, below=1.0
-    )
-    labels = _labels(samples.y, placement.xp) if samples.has_classes else None
-    first, second = (
-        take_rows(samples.arrays, rows, placement)
-        for rows in split_rows(samples.x.shape[0], fraction, labels, generator)
-    )
+    parts = rows_to_hold_out(samples, fraction, [generator], placement=placement)[0]
+    first, second = (take_rows(samples.arrays, rows, placement) for rows in parts)
     return (
         Samples(first[0], first[1], samples.has_classes, *first[2:]),
         Samples(second[0], second[1], samples.has_classes, *second[2:]),
     )
+
+
+def rows_to_hold_out(
+    samples: Samples,
+    fraction: Any,
+    generators: Sequence[np.random.Generator],
+    *,
+    placement: Placement,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return for each generator the numbers of the rows of both parts; see :func:`hold_out`."""
+    checks.check_number(
+        fraction, "validation_data, as the share to hold out,", above=0.0, below=1.0
+    )
+    labels = _labels(samples.y, placement.xp) if samples.has_classes else None
+    return [split_rows(samples.x.shape[0], fraction, labels, one) for one in generators]
 
 
 def _labels(y: Array, xp: Namespace) -> np.ndarray:

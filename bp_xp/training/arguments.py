@@ -13,6 +13,7 @@ from bp_xp.training.callbacks import Callback, EarlyStopping, as_callback
 
 __all__ = [
     "MetricLike",
+    "PerMember",
     "Settings",
     "as_callbacks",
     "as_metrics",
@@ -22,6 +23,7 @@ __all__ = [
     "check_switch",
     "is_optimizer",
     "metric_named",
+    "per_member",
 ]
 
 
@@ -42,6 +44,7 @@ class Settings:
         metrics: what to measure after each epoch, besides cost and accuracy.
         shuffle: whether each epoch has an order of its own.
         progress: whether to show how the run goes.
+        own_terms: the fields of the regularization of which each network of a stack has its own.
     """
 
     optimizer: Optimizer
@@ -52,6 +55,40 @@ class Settings:
     metrics: tuple[Metric, ...] = ()
     shuffle: bool = True
     progress: bool = False
+    own_terms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, init=False)
+class PerMember:
+    """One value for each member of an ensemble, in the place of one for all.
+
+    Value k is what ``Network.fit`` would take of member k alone, so that it may be a list with one
+    for each layer itself.
+
+    Args:
+        values: the values, one for each member.
+
+    Examples:
+        >>> from bp_xp import SGD
+        >>> PerMember(SGD(rate) for rate in (0.5, 0.1)).values[1].learning_rate
+        0.1
+    """
+
+    values: tuple[Any, ...]
+
+    def __init__(self, values: Iterable[Any]) -> None:
+        object.__setattr__(self, "values", tuple(values))
+
+
+def per_member(value: Any, n_members: int, name: str) -> list[Any]:
+    """Return a value for each member of an ensemble: its own, or the one for all.
+
+    Raises:
+        ValueError: there are too many or too few.
+    """
+    if not isinstance(value, PerMember):
+        return [value] * n_members
+    return checks.one_for_each(list(value.values), n_members, name, "members")
 
 
 def is_optimizer(value: Any) -> bool:

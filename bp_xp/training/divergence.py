@@ -1,12 +1,13 @@
 """Numbers that are no longer finite: found on the device, told on the host."""
 
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 
 from bp_xp._caller import in_python, named
-from bp_xp._trees import leaves_of
+from bp_xp._trees import leaves_of, map_leaves
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends import Placement, to_numpy
 from bp_xp.errors import DivergenceError
@@ -14,7 +15,7 @@ from bp_xp.optim.schedules import is_scheduled
 from bp_xp.training.arguments import Settings
 from bp_xp.training.step import State
 
-__all__ = ["are_finite", "check_finite"]
+__all__ = ["are_finite", "check_finite", "diverged_members", "not_finite", "row_of"]
 
 
 def are_finite(arrays: Iterable[Array], *, placement: Placement) -> np.ndarray:
@@ -62,13 +63,25 @@ def check_finite(
     Raises:
         DivergenceError: something is not; the message says what, since which step, and what to try.
     """
+    if found := not_finite(state, totals, placement=placement):
+        raise DivergenceError(
+            f"the run diverged in epoch {epoch}: {', and '.join(found)}. Try "
+            f"{_remedy(settings, rates)}"
+            + in_python(", another initializer")
+            + " or scaled inputs."
+            + in_python(" The network keeps its last finite parameters.")
+        )
+
+
+def not_finite(state: State, totals: np.ndarray | None, *, placement: Placement) -> list[str]:
+    """Return what is no longer finite, in words; an empty list where all is."""
     parts = [part for layer in state.layers for part in layer]
     dtype = parts[0].dtype
     held = [leaf for leaf in leaves_of(state.optimizer) if getattr(leaf, "dtype", None) == dtype]
     finite = are_finite([*parts, *held], placement=placement)
     costs = np.zeros(0) if totals is None else totals[:, 0]
     if finite.all() and np.isfinite(costs).all():
-        return
+        return []
     layers = finite[: len(parts)].reshape(-1, 2).all(axis=1)
     found = []
     if not np.isfinite(costs).all():
@@ -77,12 +90,52 @@ def check_finite(
         found.append(f"the first layer that is not finite is layer {layers.argmin()}")
     elif not finite.all():
         found.append("the optimizer's state is not finite")
-    raise DivergenceError(
-        f"the run diverged in epoch {epoch}: {', and '.join(found)}. Try {_remedy(settings, rates)}"
-        + in_python(", another initializer")
-        + " or scaled inputs."
-        + in_python(" The network keeps its last finite parameters.")
-    )
+    return found
+
+
+def diverged_members(
+    state: State,
+    epoch: int,
+    settings: Settings,
+    *,
+    totals: np.ndarray,
+    rates: np.ndarray,
+    placement: Placement,
+) -> dict[int, DivergenceError]:
+    """Return what :func:`check_finite` says of the networks of a stack that diverged.
+
+    Args:
+        state: what the steps carry on, with a leading axis of M networks.
+        epoch: the number of the epoch.
+        settings: those of the run, whose optimizer has ``of_row``.
+        totals: the sums of each step of the epoch, shape (steps, M, 3).
+        rates: the learning rates of its last steps, shape (n,) or (n, ..., M).
+        placement: library and device.
+
+    Returns:
+        The error of each row that diverged, by its number.
+    """
+    if not not_finite(state, np.reshape(totals, (-1, 3)), placement=placement):
+        return {}  # as a rule
+    errors, optimizer = {}, cast(Any, settings.optimizer)
+    for row in range(totals.shape[1]):
+        try:
+            check_finite(
+                row_of(state._replace(masks=()), row),
+                epoch,
+                replace(settings, optimizer=optimizer.of_row(row)),
+                totals=totals[:, row],
+                rates=rates[..., row] if rates.ndim > 1 else rates,
+                placement=placement,
+            )
+        except DivergenceError as error:
+            errors[row] = error
+    return errors
+
+
+def row_of(tree: Any, row: int) -> Any:
+    """Return what one network of a stack has of arrays; what has no axis serves all."""
+    return map_leaves(lambda leaf: leaf[row, ...] if getattr(leaf, "ndim", 0) else leaf, tree)
 
 
 def _remedy(settings: Settings, rates: np.ndarray | None) -> str:

@@ -16,9 +16,19 @@ from bp_xp.math.backprop import backpropagate, cost_of_samples, feedforward, for
 from bp_xp.math.metrics import METRICS, Metric
 from bp_xp.math.model import Model
 from bp_xp.math.rows import sum_rows
-from bp_xp.sources import Source
+from bp_xp.math.uncertainty import cost_of_outputs
+from bp_xp.sources import Samples, Source
 
-__all__ = ["ROWS_AT_ONCE", "evaluate", "feed", "gradients", "means_of", "measure", "totals_of"]
+__all__ = [
+    "ROWS_AT_ONCE",
+    "evaluate",
+    "feed",
+    "gradients",
+    "judge_outputs",
+    "means_of",
+    "measure",
+    "totals_of",
+]
 
 ROWS_AT_ONCE = 4096
 """Samples that go through a network at once where no step follows."""
@@ -116,7 +126,8 @@ def _judged(
         correct = xp.astype(_are_correct(model, z, y, argmax, xp=xp), z.dtype)
     if weights is None:
         return [cost, correct, xp.ones_like(cost)]
-    return [cost * weights, correct * weights, weights]
+    # In a stack of networks that share a mini-batch, they share its weights.
+    return [cost * weights, correct * weights, xp.zeros_like(cost) + weights]
 
 
 def _are_correct(model: Model, z: Array, y: Array, argmax: Elementwise, *, xp: Namespace) -> Array:
@@ -127,13 +138,16 @@ def _are_correct(model: Model, z: Array, y: Array, argmax: Elementwise, *, xp: N
     return argmax(a, xp=xp) == argmax(y, xp=xp)
 
 
-def means_of(totals: np.ndarray, has_classes: bool) -> tuple[float, float | None]:
+def means_of(totals: np.ndarray, has_classes: bool) -> tuple[Any, Any]:
     """Return mean cost and accuracy from sums on the host, shape (n, 3), added up in float64.
 
-    The accuracy is None where there are no classes.
+    The accuracy is None where there are no classes. Of a stack, shape (n, M, 3), these are arrays.
     """
-    cost, correct, weight = totals.sum(axis=0, dtype=np.float64)
-    return float(cost / weight), float(correct / weight) if has_classes else None
+    cost, correct, weight = np.moveaxis(totals.sum(axis=0, dtype=np.float64), -1, 0)
+    share = correct / weight if has_classes else None
+    if cost.ndim:
+        return cost / weight, share
+    return float(cost / weight), None if share is None else float(share)
 
 
 def _evaluation(
@@ -180,7 +194,7 @@ def measure(
     metrics = [metric for metric in metrics if metric is not METRICS["accuracy"]]
     if not metrics:
         return {}
-    engine, join, xp = placement.engine, placement.library.join, placement.xp
+    join = placement.library.join
     given: list[list[Array]] = []
 
     def inputs() -> Iterator[Array]:
@@ -190,14 +204,49 @@ def measure(
 
     a = feed(model, layers, inputs(), placement=placement)
     y, *weights = (join(parts) for parts in zip(*given, strict=True))
-    values = {}
+    return _values_of(metrics, a, y, weights, placement=placement)
+
+
+def _values_of(
+    metrics: Sequence[Metric], a: Array, y: Array, weights: list[Array], *, placement: Placement
+) -> dict[str, Any]:
+    """Return the value of each metric of outputs: a number, or a NumPy array."""
+    engine, values = placement.engine, {}
     for metric in metrics:
         counted = weights if metric.takes_weights else []
         # One of a user's own may do what can't be compiled, and be another one at each call.
         ours = METRICS.get(metric.name) is metric
-        value = (engine.compile if ours else PLAIN.compile)(_measured, metric, xp)(a, y, *counted)
+        value = (engine.compile if ours else PLAIN.compile)(_measured, metric, placement.xp)(
+            a, y, *counted
+        )
         values[metric.name] = to_numpy(value)
     return {name: value if value.ndim else float(value) for name, value in values.items()}
+
+
+def judge_outputs(
+    model: Model, a: Array, samples: Samples, metrics: Sequence[Metric], *, placement: Placement
+) -> dict[str, Any]:
+    """Return mean cost and metrics of outputs that are the mean of several networks', (N, O).
+
+    The cost is left out where :func:`bp_xp.math.uncertainty.cost_of_outputs` can't tell it.
+    """
+    weights = [] if samples.weights is None else [samples.weights]
+    totals = placement.engine.compile(_totals_of_outputs, model, placement.xp)(
+        a, samples.y, *weights
+    )
+    values = _values_of(metrics, a, samples.y, weights, placement=placement)
+    return values if totals is None else {"cost": means_of(to_numpy(totals), False)[0]} | values
+
+
+def _totals_of_outputs(
+    model: Model, xp: Namespace, a: Array, y: Array, *given: Array
+) -> Array | None:
+    """Return the sums of the cost of samples, of nothing, and of their weight, shape (1, 3)."""
+    cost = cost_of_outputs(model, a, y, xp=xp)
+    if cost is None:
+        return None
+    weights = given[0] if given else xp.ones_like(cost)
+    return sum_rows(xp.stack([cost * weights, 0.0 * weights, weights], axis=-1), xp=xp)[None, :]
 
 
 def _measured(metric: Metric, xp: Namespace, a: Array, y: Array, *given: Array) -> Array:

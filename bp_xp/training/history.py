@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple, overload
 
+import numpy as np
+
 __all__ = ["EpochRecord", "History"]
 
 _MOST_ROWS = 60
@@ -36,6 +38,27 @@ class EpochRecord(NamedTuple):
     samples_per_second: float
     metrics: Mapping[str, float] = MappingProxyType({})
 
+    def of_member(self, row: int) -> "EpochRecord":
+        """Return the record of one network of a stack, where the values are arrays of (M,)."""
+        return self._with_values(lambda values: float(values[row]))
+
+    def of_members(self, rows: Sequence[int]) -> "EpochRecord":
+        """Return the record of some networks of a stack."""
+        return self._with_values(lambda values: values[list(rows)])
+
+    def mean(self) -> "EpochRecord":
+        """Return the record with means over the networks of a stack; that of one as it is."""
+        return self._with_values(lambda values: float(np.mean(values)))
+
+    def _with_values(self, function: Any) -> "EpochRecord":
+        """Return the record with a function applied to what was measured."""
+        names = ("cost", "accuracy", "validation_cost", "validation_accuracy")
+        values = {name: getattr(self, name) for name in names}
+        return self._replace(
+            **{name: None if value is None else function(value) for name, value in values.items()},
+            metrics={name: function(value) for name, value in self.metrics.items()},
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
         return EpochRecord, (*self[:-1], dict(self.metrics))  # a proxy can't be copied or pickled
 
@@ -65,12 +88,14 @@ class History(Sequence[EpochRecord]):
     Attributes:
         records: the entries.
         stopped: why the run ended: ``"epochs"`` (all were run), ``"early"`` (early stopping),
-            ``"callback"`` (a callback asked for it) or ``"interrupt"`` (Ctrl-C, or
-            ``should_stop``).
+            ``"callback"`` (a callback asked for it), ``"interrupt"`` (Ctrl-C, or
+            ``should_stop``) or, of a member of an ensemble, ``"divergence"``.
         best_epoch: the epoch whose parameters early stopping restored; None without.
         steps: steps taken so far, as of the last look at the run.
         engine: the name of the engine that took the steps: that of its library, or ``"plain"``;
             :meth:`bp_xp.Network.explain` says more.
+        members: of an ensemble, the history of each member; the records here are means over the
+            members that took the epoch.
     """
 
     records: list[EpochRecord] = field(default_factory=list)
@@ -78,6 +103,7 @@ class History(Sequence[EpochRecord]):
     best_epoch: int | None = None
     steps: int = 0
     engine: str = ""
+    members: list["History"] = field(default_factory=list)
 
     @overload
     def __getitem__(self, key: int) -> EpochRecord: ...

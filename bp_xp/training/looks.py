@@ -8,9 +8,11 @@ Samples are on the device before a chunk begins, and cost and accuracy are added
 asks for them once an epoch.
 """
 
+import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,15 +20,17 @@ import numpy as np
 from bp_xp._trees import leaves_of, map_leaves
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.backends import Placement, to_numpy
-from bp_xp.engines import Elementwise, Engine, Loop, Report
+from bp_xp.engines import Engine, Loop, Report
+from bp_xp.errors import DivergenceError
 from bp_xp.math import dropout
 from bp_xp.math.model import Model
 from bp_xp.optim import Optimizer
 from bp_xp.optim.schedules import is_scheduled, rates
 from bp_xp.sources import Source
 from bp_xp.training.arguments import Settings
-from bp_xp.training.divergence import check_finite
+from bp_xp.training.divergence import check_finite, diverged_members, row_of
 from bp_xp.training.evaluation import evaluate, means_of, measure, totals_of
+from bp_xp.training.groups import Chunk, groups_of, in_groups, networks_at_once
 from bp_xp.training.history import EpochRecord, History
 from bp_xp.training.progress import Interruption, Progress
 from bp_xp.training.reduction import Total
@@ -66,14 +70,16 @@ class Look(NamedTuple):
     Attributes:
         layers: a copy of the parameters.
         position: where the run is.
-        record: that of the epoch just over, if one is.
+        record: that of the epoch just over, if one is; of a stack its values are arrays of (M,).
         interrupted: whether the run ends here, by Ctrl-C or because a callback asks for it.
+        diverged: the errors of the networks of a stack that diverged in the epoch, by their row.
     """
 
     layers: list[Layer]
     position: Position
     record: EpochRecord | None = None
     interrupted: bool = False
+    diverged: Mapping[int, DivergenceError] = MappingProxyType({})
 
 
 def start(
@@ -122,7 +128,7 @@ def steps_at_once(placement: Placement, entries: int) -> int:
 def take_looks(
     model: Model,
     source: Source,
-    validation: Source | None,
+    validation: Source | Sequence[Source] | None,
     settings: Settings,
     history: History,
     *,
@@ -140,7 +146,7 @@ def take_looks(
     Args:
         model: what the network computes.
         source: where mini-batches come from.
-        validation: what to evaluate after each epoch, or None.
+        validation: what to evaluate after each epoch, or None; one for each network of a stack.
         settings: the settings.
         history: the epochs so far, to which the caller adds each record as it comes; schedules
             look at it.
@@ -172,8 +178,7 @@ def take_looks(
         _check_can_be_scheduled(settings.optimizer, position.state.optimizer)
     rule = _rule_of(_fused(model, engine), source, settings, scheduled=scheduled, total=total)
     report.epoch = _mini_batches_of_an_epoch(source, settings.batch_size)
-    loop = engine.new_loop(report)
-    chunk = engine.compile(_chunk, rule, source.has_classes, engine.argmax, loop, xp, consumes=True)
+    take = _chunk_taker(rule, source, report, placement)
     at_once = steps_at_once(placement, settings.batch_size * source.row_entries)
     state, first, place, step, totals, order = position
     generator.bit_generator.state = order
@@ -190,18 +195,15 @@ def take_looks(
             batches_of_epoch.seek(place)
             n_samples = 0
             while batches := batches_of_epoch.take(_until_look(step, at_once, look_every)):
-                taken, size = batches[0].shape[:2]
+                taken, size = batches[0].shape[0], batches[0].shape[-2]
                 if scheduled:
                     last_rates = rates(rate, step, taken, history)
                     batches.append(placement.asarray(last_rates, dtype))
-                batches = [placement.library.aligned(part) for part in batches]
-                state = placement.library.laid_out(state, batches[0])
-                _keep_account(report, engine, rule, state, batches, xp=xp)
                 # A run that overflows ends in a DivergenceError, which says more than a warning.
                 with np.errstate(over="ignore", invalid="ignore"):
-                    state, chunk_totals = chunk(state, batches)
-                    placement.library.compute(leaves_of((state, chunk_totals)))
-                step, n_samples = step + taken, n_samples + taken * size
+                    state, chunk_totals = take(state, batches)
+                step += taken
+                n_samples += size * math.prod(chunk_totals.shape[:-1])
                 totals.append(chunk_totals)
                 progress.advance(taken * size, chunk_totals)
                 stop = interruption.asked or should_stop()
@@ -212,17 +214,41 @@ def take_looks(
                     if stop:
                         return
             sums = to_numpy(placement.library.join(totals))
-            check_finite(state, epoch, settings, totals=sums, rates=last_rates, placement=placement)
+            found = {"totals": sums, "rates": last_rates, "placement": placement}
+            diverged = _diverged(state, epoch, settings, **found)
             judged = _judged(model, state.layers, validation, settings, placement=placement)
             seconds = time.perf_counter() - begun
             record = _record(
                 epoch, sums, judged, seconds, n_samples=n_samples, has_classes=source.has_classes
             )
-            progress.finish(record)
+            progress.finish(record.mean())
             place, totals = 0, []
             here = Position(state, epoch + 1, 0, step, [], generator.bit_generator.state)
-            sent = yield Look(copied(state.layers, xp), here, record)
+            sent = yield Look(copied(state.layers, xp), here, record, diverged=diverged)
             state = state if sent is None else sent
+
+
+def _chunk_taker(rule: Rule, source: Source, report: Report, placement: Placement) -> Chunk:
+    """Return what takes the steps of a chunk, of a stack in groups of networks."""
+    engine, xp, library = placement.engine, placement.xp, placement.library
+    loop = engine.new_loop(report)
+    chunk = engine.compile(_chunk, rule, source.has_classes, engine, loop, xp, consumes=True)
+
+    def take(state: State, batches: Sequence[Array]) -> tuple[State, Array]:
+        batches = [library.aligned(part) for part in batches]
+        state = library.laid_out(state, batches[0])
+        _keep_account(report, engine, rule, state, batches, xp=xp)
+        state, totals = chunk(state, batches)
+        library.compute(leaves_of((state, totals)))
+        return state, totals
+
+    def take_all(state: State, batches: Sequence[Array]) -> tuple[State, Array]:
+        b = state.layers[0].b
+        at_once = networks_at_once(state, batches[0].shape[-2], placement)
+        groups = groups_of(b.shape[0] if b.ndim > 1 else 1, at_once)
+        return in_groups(take, groups, state, batches, n_samples=2 + source.weighted, xp=xp)
+
+    return take_all
 
 
 def _rule_of(
@@ -237,6 +263,7 @@ def _rule_of(
         weighted=source.weighted,
         given=(*source.given, "learning_rate") if scheduled else source.given,
         total=total,
+        own_terms=settings.own_terms,
     )
 
 
@@ -270,10 +297,20 @@ def _record(
     )
 
 
+def _diverged(
+    state: State, epoch: int, settings: Settings, **found: Any
+) -> Mapping[int, DivergenceError]:
+    """Return the networks of a stack that diverged; a single one raises its error."""
+    if state.layers[0].b.ndim > 1:
+        return diverged_members(state, epoch, settings, **found)
+    check_finite(state, epoch, settings, **found)
+    return {}
+
+
 def _judged(
     model: Model,
     layers: Sequence[Layer],
-    validation: Source | None,
+    validation: Source | Sequence[Source] | None,
     settings: Settings,
     *,
     placement: Placement,
@@ -281,12 +318,38 @@ def _judged(
     """Return what the record of an epoch says of the validation data, by name."""
     if validation is None:
         return {"validation_cost": None, "validation_accuracy": None}
+    if isinstance(validation, Sequence):
+        return _judged_members(model, layers, validation, settings, placement=placement)
     cost, accuracy = evaluate(model, layers, validation, placement=placement)
     metrics = measure(model, layers, validation, settings.metrics, placement=placement)
     return {
         "validation_cost": cost,
         "validation_accuracy": accuracy,
         "metrics": {f"validation_{name}": value for name, value in metrics.items()},
+    }
+
+
+def _judged_members(
+    model: Model,
+    layers: Sequence[Layer],
+    validation: Sequence[Source],
+    settings: Settings,
+    *,
+    placement: Placement,
+) -> dict[str, Any]:
+    """Return the same for a stack of networks, as arrays of (M,): each is judged as if alone."""
+    with np.errstate(over="ignore", invalid="ignore"):  # one of them may have diverged
+        each = [
+            _judged(model, row_of(layers, row), validation[row], settings, placement=placement)
+            for row in range(layers[0].b.shape[0])
+        ]
+    accuracies = [one["validation_accuracy"] for one in each]
+    return {
+        "validation_cost": np.array([one["validation_cost"] for one in each]),
+        "validation_accuracy": None if accuracies[0] is None else np.array(accuracies),
+        "metrics": {
+            name: np.array([one["metrics"][name] for one in each]) for name in each[0]["metrics"]
+        },
     }
 
 
@@ -323,7 +386,7 @@ def _keep_account(
 def _chunk(
     rule: Rule,
     has_classes: bool,
-    argmax: Elementwise,
+    engine: Engine,
     loop: Loop,
     xp: Namespace,
     state: State,
@@ -332,7 +395,16 @@ def _chunk(
     """Take a step for each mini-batch of a chunk; return the new state and each one's totals."""
     state, zs = loop(make_step(rule), state, batches, xp=xp)
     weights = batches[2] if rule.weighted else None
-    return state, totals_of(rule.model, has_classes, xp, zs, batches[1], weights, argmax=argmax)
+    totals = totals_of(
+        rule.model,
+        has_classes,
+        engine.over_rows(xp),
+        zs,
+        batches[1],
+        weights,
+        argmax=engine.argmax,
+    )
+    return state, totals
 
 
 def _fused(model: Model, engine: Engine) -> Model:

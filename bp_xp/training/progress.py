@@ -62,7 +62,8 @@ class Progress:
         now = time.monotonic()
         if now - self._looked > 0.25:
             self._looked = now
-            cost, correct, weight = to_numpy(totals).sum(axis=0)
+            totals = to_numpy(totals)  # of a stack for each of its networks: (steps, M, 3)
+            cost, correct, weight = totals.sum(axis=tuple(range(totals.ndim - 1)))
             # What is not known of this epoch yet is shown as of the one before.
             parts = [f"cost {cost / weight:.4f}"]
             if (last := self._last) is not None:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from bp_xp._trees import forms_of, map_leaves
@@ -26,11 +26,14 @@ class State(NamedTuple):
         layers: the parameters.
         optimizer: the optimizer's state.
         masks: dropout's state; empty without dropout.
+        terms: in a stack of networks, the strengths and limits of ``rule.own_terms``, each an array
+            with one for each network; otherwise empty.
     """
 
     layers: list[Layer]
     optimizer: Any
     masks: Any
+    terms: Any = ()
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Rule:
         given: the fields of the optimizer's state that a mini-batch comes with; a schedule's
             learning rate last.
         total: adds up over processes what each finds for its share; None on one process.
+        own_terms: the fields of the regularization that the state holds, since each network of a
+            stack has its own.
     """
 
     model: Model
@@ -55,6 +60,7 @@ class Rule:
     weighted: bool = False
     given: tuple[str, ...] = ()
     total: Total | None = None
+    own_terms: tuple[str, ...] = ()
 
 
 def make_step(rule: Rule) -> Step:
@@ -74,13 +80,17 @@ def make_step(rule: Rule) -> Step:
 @functools.lru_cache(maxsize=64)
 def _step_of(rule: Rule) -> Step:
     trainable = rule.trainable or (True,) * len(rule.model.activations)
-    terms = rule.regularization.of_layers(trainable)
+    common_terms = rule.regularization.of_layers(trainable)
     fresh = returns_fresh(rule.update)
 
     def step(
         state: State, x: Array, y: Array, *extras: Array, xp: Namespace
     ) -> tuple[State, Array]:
-        layers, optimizer, mask_state = state
+        layers, optimizer, mask_state, own_terms = state
+        terms = common_terms
+        if rule.own_terms:
+            own = dict(zip(rule.own_terms, own_terms, strict=True))
+            terms = replace(rule.regularization, **own).of_layers(trainable)
         weights, values = (extras[0], extras[1:]) if rule.weighted else (None, extras)
         if rule.given:
             optimizer = _with_given(optimizer, dict(zip(rule.given, values, strict=True)))
@@ -111,7 +121,7 @@ def _step_of(rule: Rule) -> Step:
         if rule.given:
             own = {name: getattr(state.optimizer, name) for name in rule.given}
             optimizer = optimizer._replace(**own)
-        return State(layers, optimizer, mask_state), z
+        return State(layers, optimizer, mask_state, own_terms), z
 
     return step
 

@@ -12,7 +12,7 @@ All are told before the run ends, whoever asks for it; the first who asks gives 
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,7 +58,7 @@ class Run:
         network: what callbacks are given; it shows the parameters of the last look.
         model: what it computes.
         source: where mini-batches come from.
-        validation: what is evaluated after each epoch, or None.
+        validation: what is evaluated after each epoch, or None; one for each network of a stack.
         settings: the settings.
         position: where the run is.
         placement: library and device.
@@ -68,6 +68,7 @@ class Run:
         best: the best parameters so far, where somebody remembers them.
         layers: the parameters of the last look, which are nobody else's.
         interrupted: whether Ctrl-C or a callback ends the run at this look.
+        diverged: of a stack, the errors of the networks that diverged in the epoch, by their row.
         report: what the engine says of it.
         total: adds up over the processes that share the run; None on one.
     """
@@ -75,7 +76,7 @@ class Run:
     network: Trainee
     model: Model
     source: Source
-    validation: Source | None
+    validation: Source | Sequence[Source] | None
     settings: Settings
     position: Position
     placement: Placement
@@ -85,6 +86,7 @@ class Run:
     best: Sequence[Layer] | None = None
     layers: Sequence[Layer] = ()
     interrupted: bool = False
+    diverged: Mapping[int, DivergenceError] = field(default_factory=dict)
     report: Report = field(init=False)
     total: Total | None = None
     _assigned: bool = False
@@ -187,7 +189,7 @@ def train(run: Run, observers: Sequence[Observer]) -> History:
             look = next(looks, None)
             while look is not None:
                 run.position, history.steps = look.position, look.position.step
-                run.interrupted = look.interrupted
+                run.interrupted, run.diverged = look.interrupted, look.diverged
                 run.show(look.layers)
                 if look.record is None:
                     reason = _first([one.on_steps(run) for one in observers])
@@ -348,8 +350,7 @@ class KeepCheckpoint(Observer):
 
     def on_steps(self, run: Run) -> None:
         """Write if it is time; what is not finite is not written, nor left with the network."""
-        due = self._every is not None and run.position.step % self._every == 0
-        if run.interrupted or due:
+        if self.is_due(run):
             position = run.position
             try:
                 check_finite(position.state, position.epoch, run.settings, placement=run.placement)
@@ -357,6 +358,11 @@ class KeepCheckpoint(Observer):
                 run.show(self._last)
                 raise
             self._keep(run)
+
+    def is_due(self, run: Run) -> bool:
+        """Return whether it is time to write between two steps."""
+        due = self._every is not None and run.position.step % self._every == 0
+        return run.interrupted or due
 
     def on_epoch_end(self, run: Run, record: EpochRecord) -> None:
         """Write what was found to be finite before the epoch was recorded."""

@@ -431,7 +431,8 @@ def test_top_k_is_known_by_name_for_any_k():
 
 
 def test_directions_are_those_of_the_metrics():
-    assert {name for name, m in METRICS.items() if not m.higher_is_better} == {"mae", "mse"}
+    downwards = {"mae", "mse", "expected_calibration_error"}
+    assert {name for name, m in METRICS.items() if not m.higher_is_better} == downwards
     assert {name for name, m in METRICS.items() if not m.needs_classes} == {"r2", "mae", "mse"}
 
 
@@ -474,3 +475,22 @@ def test_what_is_no_metric_is_refused(wrong):
 def test_top_k_takes_whole_numbers_from_one(k, error):
     with pytest.raises(error, match="k must be"):
         top_k(k)
+
+
+def test_calibration_error_is_the_gap_of_confidence_and_accuracy_in_each_bin(where, rng):
+    a = rng.dirichlet([1.0] * 3, 200)
+    y = np.eye(3)[rng.integers(0, 3, 200)]
+    weights = rng.random(200)
+    confidence, right = a.max(axis=1), a.argmax(axis=1) == y.argmax(axis=1)
+    bins = np.ceil(confidence * 15).astype(int)
+    wanted = sum(
+        weights[bins == b].sum()
+        * abs(
+            np.average(right[bins == b], weights=weights[bins == b])
+            - np.average(confidence[bins == b], weights=weights[bins == b])
+        )
+        for b in np.unique(bins)
+    )
+    metric = METRICS["expected_calibration_error"]
+    found = metric(*map(where.asarray, (a, y)), weights=where.asarray(weights), xp=where.xp)
+    assert float(found) == pytest.approx(wanted / weights.sum())

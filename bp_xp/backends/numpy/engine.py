@@ -12,6 +12,7 @@ import numpy as np
 
 from bp_xp._typing import Namespace
 from bp_xp.backends.numpy.blocks import Elementwise, elementwise, in_blocks
+from bp_xp.backends.numpy.rows import OVER_ROWS, are_short_rows
 from bp_xp.backends.numpy.sparse import SparseRows
 from bp_xp.engines import replay
 from bp_xp.engines.engine import Engine, Step
@@ -104,9 +105,12 @@ class _Tape(Lines):
         result = function(*value_of(inputs), **value_of(options))
         plain_reduction = len(inputs) == 1 and set(options) <= {"axis", "keepdims"}
         if function in _REDUCTIONS and plain_reduction:
-            combine, values = _REDUCTIONS[function], self.write(inputs[0])
+            array, axis, keep = inputs[0], options.get("axis"), options.get("keepdims", False)
+            of_temporary = getattr(array, "name", None) in self.objects
+            if function is np.max and of_temporary and are_short_rows(array.value, axis):
+                return self.largest_of_short_rows(array, result, axis=axis, keepdims=keep)
+            combine, values = _REDUCTIONS[function], self.write(array)
             reduce = self.name(f"{combine.__name__}_reduce", combine.reduce)
-            axis, keep = options.get("axis"), options.get("keepdims", False)
             return self.result(result, lambda t: f"{reduce}({values}, {axis}, None, {t}, {keep})")
         if not isinstance(result, np.ndarray | np.generic):
             raise CannotRecordError(f"{function} returns no array")
@@ -122,6 +126,19 @@ class _Tape(Lines):
             if isinstance(result, np.ndarray) and np.shares_memory(result, one.value):
                 return self.view_by(one, result, call)
         return self.result(result, lambda t: f"{copy}({t}, {call})")
+
+    def largest_of_short_rows(
+        self, array: Recorded, result: Any, *, axis: int, keepdims: bool = False
+    ) -> Recorded:
+        """Write the lines of the largest entry of each row, column by column."""
+        columns = np.moveaxis(array.value, axis, 0)
+        source, apart = self.name("t", columns), self.name("t", columns.copy("C"))
+        self.each.append(f"{self.function_name(np.copyto)}({apart}, {source})")
+        reduce = self.name("maximum_reduce", np.maximum.reduce)
+        largest = Recorded(np.asarray(result), self.name("t", result), self)
+        flat = self.name("t", result[..., 0]) if keepdims else largest.name
+        self.each.append(f"{reduce}({apart}, 0, None, {flat}, False)")
+        return largest
 
     def call(self, function: Callable[[Any], Any], array: Recorded) -> Recorded:
         """Write the line of a function from outside of NumPy."""
@@ -165,4 +182,5 @@ ENGINE = Engine(
     "numpy",
     "a step is recorded once, and replayed on the same memory",
     lambda report: replay.new_loop(_record, report, small=_SMALL),
+    over_rows=lambda xp: OVER_ROWS,
 )

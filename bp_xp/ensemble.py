@@ -1,0 +1,525 @@
+"""Ensembles: many networks of one shape, trained as one."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, Unpack, overload
+
+import numpy as np
+
+from bp_xp import checks
+from bp_xp._caller import advice, own_arguments
+from bp_xp._typing import Array, Layer, Namespace
+from bp_xp.architecture import (
+    check_same_functions,
+    make_initializers,
+    make_model,
+    named_model,
+    own_functions,
+)
+from bp_xp.backends import dtype_name, place
+from bp_xp.math import classes
+from bp_xp.math.activations import Activation
+from bp_xp.math.costs import Cost, MatchedCost
+from bp_xp.math.initializers import Initializer, make_generator, restore_generator
+from bp_xp.math.metrics import METRICS
+from bp_xp.math.regularization import Regularization
+from bp_xp.math.rows import row_blocks
+from bp_xp.math.uncertainty import Uncertainty, spread_of, uncertainty
+from bp_xp.members import Members, member_seed
+from bp_xp.network import Network
+from bp_xp.optim import Optimizer
+from bp_xp.sources import MemorySource, intake
+from bp_xp.sources.samples import make_samples
+from bp_xp.sources.sparse import cut_rows
+from bp_xp.storage import ensemble_file, network_file
+from bp_xp.storage.ensemble_file import EnsembleFile
+from bp_xp.training import evaluation, fitting, stack_fitting
+from bp_xp.training.arguments import MetricLike, PerMember, as_metrics
+from bp_xp.training.callbacks import CallbackLike, EarlyStopping
+from bp_xp.training.checkpoint import Checkpoint
+from bp_xp.training.divergence import row_of
+from bp_xp.training.history import History
+from bp_xp.training.stack import stack_trees
+
+__all__ = ["Ensemble", "MemberTerms"]
+
+
+class MemberTerms(TypedDict, total=False):
+    """The fields of :class:`~bp_xp.Regularization`, each for all members or one for each."""
+
+    l1: float | Sequence[float] | PerMember
+    l2: float | Sequence[float] | PerMember
+    dropout: float | Sequence[float] | PerMember
+    clip_norm: float | PerMember | None
+    clip_value: float | PerMember | None
+    max_norm: float | PerMember | None
+
+
+class Ensemble(Members):
+    """Many networks of one shape, trained as one stack: one product a layer and pass for all.
+
+    Each member is what it is alone: ``Network(sizes, seed=ensemble[k].seed)`` with the same
+    settings begins with the same parameters, and trained by itself takes the same samples in the
+    same order with the same masks of dropout.
+
+    Args:
+        sizes: neurons of each layer, inputs first: ``[784, 30, 10]``.
+        members: how many networks there are.
+        activation: as for :class:`~bp_xp.Network`, like all that follow.
+        output_activation: likewise.
+        cost: likewise.
+        initializer: likewise.
+        device: likewise.
+        backend: likewise.
+        engine: likewise.
+        dtype: likewise.
+        seed: seed of the ensemble; member k has the seed ``member_seed(seed, k)``. None draws one.
+
+    Attributes:
+        seed: the seed.
+        seeds: those of the members.
+        model: what each network computes, without its parameters.
+
+    Raises:
+        ValueError, TypeError, DeviceError, ImportError, MemoryError: as for a network.
+
+    Examples:
+        >>> from bp_xp import SGD
+        >>> ensemble = Ensemble([2, 4, 1], members=3, cost="binary_cross_entropy", seed=0)
+        >>> x = [[0, 0], [0, 1], [1, 0], [1, 1]]
+        >>> history = ensemble.fit(x, [0, 1, 1, 1], epochs=200, optimizer=SGD(2.0), progress=False)
+        >>> ensemble.predict(x)
+        array([0, 1, 1, 1])
+        >>> len(history.members), ensemble.outputs(x).shape
+        (3, (3, 4, 1))
+
+    References:
+        Lakshminarayanan, Pritzel and Blundell, *Simple and scalable predictive uncertainty
+        estimation using deep ensembles*, NeurIPS 2017.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        members: int = 32,
+        activation: str | Activation | Sequence[str | Activation] = "sigmoid",
+        output_activation: str | Activation | None = None,
+        cost: str | Cost | MatchedCost = "quadratic",
+        initializer: str | Initializer | Sequence[str | Initializer] | None = None,
+        device: str | None = None,
+        backend: str | Namespace | None = None,
+        engine: str = "auto",
+        dtype: Any = "float32",
+        seed: int | None = None,
+    ) -> None:
+        n_members = checks.check_integer(members, "members")
+        model = make_model(sizes, activation, output_activation, cost)
+        initializers = make_initializers(model, initializer)
+        checks.check_memory(model.sizes)
+        seed = checks.check_seed(seed)
+        seeds = [member_seed(seed, k) for k in range(n_members)]
+        generators = [make_generator(one) for one in seeds]
+        self._settle_members(
+            model, place(device, backend, engine), dtype, seed, seeds=seeds, generators=generators
+        )
+        shapes = list(zip(model.sizes[1:], model.sizes[:-1], strict=True))
+        self.layers = stack_trees(
+            [
+                [
+                    Layer(*draw(generator, n_out, n_in))
+                    for draw, (n_out, n_in) in zip(initializers, shapes, strict=True)
+                ]
+                for generator in generators
+            ],
+            np,
+        )
+
+    @classmethod
+    def from_networks(cls, networks: Iterable[Network], *, seed: int | None = None) -> "Ensemble":
+        """Make an ensemble of networks that there are; they stay as they are.
+
+        Args:
+            networks: one or more of one shape, with the same activations, cost, dtype and place.
+                Each goes on with its own seed and its own data order.
+            seed: seed of what the members share, such as the order of ``shared_order=True``.
+
+        Raises:
+            ValueError: they differ, or there is none.
+        """
+        several = list(networks)
+        if not several:
+            raise ValueError("from_networks needs one network at least.")
+        first = several[0]
+        for k, one in enumerate(several):
+            for name in ("model", "dtype", "placement"):
+                if getattr(one, name) != getattr(first, name):
+                    raise ValueError(
+                        f"the networks of an ensemble have one shape and place: network {k} has "
+                        f"another {name} than network 0, {one!r} and {first!r}."
+                    )
+        ensemble = cls.__new__(cls)
+        ensemble._settle_members(
+            first.model,
+            first.placement,
+            first.dtype,
+            checks.check_seed(seed),
+            seeds=[one.seed for one in several],
+            generators=[restore_generator(one._generator.bit_generator.state) for one in several],
+        )
+        with first.placement.active():
+            ensemble._layers = stack_trees([list(one.layers) for one in several], first.xp)
+        return ensemble
+
+    # -----------------------------------------------------------------------------------------
+    # Its members
+
+    @overload
+    def __getitem__(self, member: int) -> Network: ...
+    @overload
+    def __getitem__(self, member: slice | Sequence[int]) -> "Ensemble": ...
+    def __getitem__(self, member: Any) -> Any:
+        """Return a member as a network by itself, or several as an ensemble of their own.
+
+        What is done to them leaves this ensemble as it is. Several, as in ``ensemble[[0, 3]]``, go
+        on with ``warm_start`` where all did.
+
+        Raises:
+            IndexError: there is no such member.
+            ValueError: no member is asked for.
+        """
+        if isinstance(member, slice | Sequence | np.ndarray):
+            numbers = range(len(self))
+            chosen = numbers[member] if isinstance(member, slice) else [numbers[m] for m in member]
+            return self._take(list(chosen))
+        k = range(len(self))[member]
+        network = Network.__new__(Network)
+        network._settle(self.model, self._placement, self._dtype, self.seeds[k])
+        network._generator = restore_generator(self._generators[k].bit_generator.state)
+        with self._placement.active():
+            network.layers = row_of(self._layers, k)
+        return network
+
+    def __iter__(self) -> Iterator[Network]:
+        return (self[k] for k in range(len(self)))
+
+    def __repr__(self) -> str:
+        activations = [activation.name for activation in self.model.activations]
+        return (
+            f"Ensemble({list(self.sizes)}, members={len(self)}, activations={activations}, "
+            f"cost={self.model.cost.name!r}, {self._placement}, {self._dtype}, {len(self)} × "
+            f"{self.n_parameters:,} parameters)"
+        )
+
+    # -----------------------------------------------------------------------------------------
+    # What it computes
+
+    def __call__(self, x: Any) -> Array:
+        """Return the mean of the members' outputs: :meth:`feedforward`."""
+        return self.feedforward(x)
+
+    def outputs(self, x: Any, *, batch_size: int = 4096) -> Array:
+        """Return the outputs of each member.
+
+        Args:
+            x: inputs, shape (N, I): host values, or an array on the device.
+            batch_size: samples taken through a network at once.
+
+        Returns:
+            aᴸ of each member, shape (members, N, O), on the ensemble's device.
+
+        Raises:
+            ValueError, TypeError, OutOfMemoryError: as for :meth:`bp_xp.Network.feedforward`.
+        """
+        size = checks.check_integer(batch_size, "batch_size")
+        here = self._placement
+        with here.active(advice("Take a smaller {}.", "batch_size")):
+            x = intake.check_samples(
+                x, "x", placement=here, dtype=self._dtype, columns=self.sizes[0]
+            )
+            blocks = [cut_rows(x, rows, here) for rows in row_blocks(x.shape[0], size)]
+            each = [
+                evaluation.feed(
+                    self.model, row_of(self._layers, k), blocks, at_once=size, placement=here
+                )
+                for k in range(len(self))
+            ]
+            return self.xp.stack(each)
+
+    def feedforward(self, x: Any, *, batch_size: int = 4096) -> Array:
+        """Return the mean of the members' outputs, shape (N, O); see :meth:`outputs`."""
+        return self._read(x, batch_size, lambda a, *, xp: xp.mean(a, axis=0))
+
+    def std(self, x: Any, *, batch_size: int = 4096) -> Array:
+        """Return the standard deviation of the members' outputs around their mean, shape (N, O)."""
+        return self._read(x, batch_size, spread_of)
+
+    def predict_proba(self, x: Any, *, batch_size: int = 4096) -> Array:
+        """Return the probability of each class, the mean of what the members say, shape (N, K).
+
+        Raises:
+            ValueError: the outputs are no probabilities; or as for :meth:`outputs`.
+        """
+        self._check_classifies()
+        return classes.probabilities(self.feedforward(x, batch_size=batch_size), xp=self.xp)
+
+    def predict(self, x: Any, *, batch_size: int = 4096) -> Array:
+        """Return the class of each sample by the mean of the outputs; without classes, the mean.
+
+        Returns:
+            As for :meth:`bp_xp.Network.predict`.
+        """
+        mean = self.feedforward(x, batch_size=batch_size)
+        return classes.labels(mean, xp=self.xp) if self.classifies else mean
+
+    def uncertainty(self, x: Any, *, batch_size: int = 4096) -> Uncertainty:
+        """Return how uncertain the ensemble is of each sample, and what its members disagree on.
+
+        Args:
+            x: inputs, shape (N, I).
+            batch_size: samples taken through a network at once.
+
+        Returns:
+            Predictive entropy and mutual information, shape (N,) each, in nats. Sigmoid outputs of
+            several classes are a yes or no each, and theirs are added up.
+
+        Raises:
+            ValueError: the outputs are no probabilities; or as for :meth:`outputs`.
+        """
+        self._check_classifies()
+        exclusive = self.model.activations[-1].coupled or self.sizes[-1] == 1
+        return self._read(
+            x, batch_size, lambda a, *, xp: uncertainty(a, exclusive=exclusive, xp=xp)
+        )
+
+    def _read(self, x: Any, batch_size: int, read: Any) -> Any:
+        """Return what is read off the outputs of all members."""
+        outputs = self.outputs(x, batch_size=batch_size)
+        with self._placement.active():
+            return read(outputs, xp=self.xp)
+
+    def _check_classifies(self) -> None:
+        if not self.classifies:
+            raise ValueError(
+                f"the outputs of these networks ({self.model.activations[-1].name}) are no "
+                "probabilities: use feedforward and std, or make the ensemble with "
+                "output_activation='softmax'."
+            )
+
+    def evaluate(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        sample_weight: Any = None,
+        metrics: MetricLike | Sequence[MetricLike] = (),
+    ) -> dict[str, Any]:
+        """Return cost, accuracy and other metrics of the mean output, and those of each member.
+
+        Args:
+            x: inputs, shape (N, I).
+            y: labels, shape (N,), or targets, shape (N, O).
+            sample_weight: how much each sample counts, shape (N,).
+            metrics: as for :meth:`bp_xp.Network.evaluate`.
+
+        Returns:
+            ``{"cost": ..., "accuracy": ..., "expected_calibration_error": ..., "members": {"cost":
+            (members,), "accuracy": (members,)}, ...}``. Accuracy and calibration error are left out
+            where the targets are no classes; the cost, where a matched cost of a user's own can't
+            be told from outputs.
+
+        Raises:
+            ValueError: shapes do not fit, a label is not a class, a value is not finite.
+            TypeError: an array of another library.
+
+        References:
+            Guo, Pleiss, Sun and Weinberger, *On calibration of modern neural networks*, ICML 2017.
+        """
+        asked, here = as_metrics(metrics), self._placement
+        with here.active():
+            samples = make_samples(
+                self.model, x, y, sample_weight, placement=here, dtype=self._dtype
+            )
+            fitting.check_metrics(asked, samples)
+            own = ("accuracy", "expected_calibration_error") if samples.has_classes else ()
+            measured = [*(METRICS[name] for name in own), *asked]
+            source = MemorySource(samples, here)
+            each = [
+                evaluation.evaluate(self.model, row_of(self._layers, k), source, placement=here)
+                for k in range(len(self))
+            ]
+            mean = self.feedforward(samples.x)
+            found = evaluation.judge_outputs(self.model, mean, samples, measured, placement=here)
+        columns = dict(zip(("cost", "accuracy"), zip(*each, strict=True), strict=True))
+        members = {name: np.array(c) for name, c in columns.items() if c[0] is not None}
+        return found | {"members": members}
+
+    # -----------------------------------------------------------------------------------------
+    # How it learns
+
+    def fit(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        sample_weight: Any = None,
+        class_weight: Mapping[Any, float] | str | None = None,
+        epochs: int = 10,
+        batch_size: int | None = None,
+        shuffle: bool = True,
+        shared_order: bool = False,
+        rows: Any = None,
+        optimizer: Optimizer | str | PerMember = "sgd",
+        regularization: Regularization | PerMember | None = None,
+        trainable: Sequence[bool] | None = None,
+        validation_data: Sequence[Any] | float | None = None,
+        validation_rows: Any = None,
+        metrics: MetricLike | Sequence[MetricLike] = (),
+        early_stopping: EarlyStopping | int | PerMember | None = None,
+        callbacks: CallbackLike | Sequence[CallbackLike | EarlyStopping] = (),
+        checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
+        warm_start: bool = False,
+        progress: bool = True,
+        **terms: Unpack[MemberTerms],
+    ) -> History:
+        """Train all members on mini-batches, as one stack.
+
+        Where :class:`~bp_xp.PerMember` is named, it gives each member a value of its own, as in
+        ``optimizer=PerMember([SGD(0.5), SGD(0.1)])`` or ``l2=PerMember([0.0, 1e-4])``: value k is
+        what :meth:`bp_xp.Network.fit` would take of member k. A list still means layers.
+
+        Args:
+            x: inputs, shape (N, I), moved once for all members; not sparse.
+            y: labels, shape (N,), or targets, shape (N, O).
+            sample_weight: how much each sample counts, shape (N,); of each member its own, shape
+                (members, N), or PerMember.
+            class_weight: as for :meth:`bp_xp.Network.fit`, like all that is not said otherwise.
+            epochs: likewise.
+            batch_size: samples in a mini-batch of each member.
+            shuffle: whether each epoch has a new order, which each member's generator draws.
+            shared_order: whether all members take the same mini-batches, drawn from the ensemble's
+                generator, so that each is gathered once. Members alone have other orders then.
+            rows: the numbers of the rows of x and y that a member learns, or a mask of them, for
+                all or PerMember, such as the training part of a fold; each learns equally many.
+                ``"bootstrap"`` lets each member's generator draw N of them with replacement, before
+                anything else. None is all.
+            optimizer: for all, or PerMember; all take one kind of step, with other numbers.
+            regularization: for all, or PerMember; or its fields by name.
+            trainable: likewise for all members.
+            validation_data: (x, y) or (x, y, sample weights); or a share to hold out, which each
+                member draws for itself (the ensemble for all, with ``shared_order``).
+            validation_rows: in its place, the rows of x and y that a member is judged by, for all
+                or PerMember, such as the other part of a fold.
+            metrics: as for a network.
+            early_stopping: for all, or PerMember. A member whose value has stopped improving gets
+                its best parameters, and leaves the stack; the others go on.
+            callbacks: objects or functions of (ensemble, history), told as for a network.
+            checkpoint: as for a network; one file has the run of all.
+            warm_start: as for a network. Each member must have been in the stack at the end of the
+                last call; who was not is left out by ``ensemble[[0, 2]]``.
+            progress: as for a network; what is shown is the mean over members.
+            terms: fields of :class:`~bp_xp.Regularization` by name, for all or PerMember.
+
+        Returns:
+            A history of means over the members in each epoch, whose ``members[k]`` is the history
+            of member k as it would be alone. A member that diverged keeps its parameters of the
+            epoch before, leaves the stack, and has ``stopped == "divergence"``.
+
+        Raises:
+            ValueError, TypeError, OutOfMemoryError, OSError, CheckpointError: as for a network; or
+                values PerMember are too many or too few, or the optimizers take different kinds of
+                step.
+            DivergenceError: every member diverged.
+        """
+        return stack_fitting.fit(
+            self,
+            x,
+            y,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
+            epochs=epochs,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            shared_order=shared_order,
+            rows=rows,
+            optimizer=optimizer,
+            regularization=regularization,
+            trainable=trainable,
+            validation_data=validation_data,
+            validation_rows=validation_rows,
+            metrics=metrics,
+            early_stopping=early_stopping,
+            callbacks=callbacks,
+            checkpoint_argument=checkpoint,
+            warm_start=warm_start,
+            progress=progress,
+            terms=dict(terms),
+        )
+
+    # -----------------------------------------------------------------------------------------
+    # Where it lives
+
+    def to(
+        self,
+        device: str | None = None,
+        *,
+        backend: str | Namespace | None = None,
+        engine: str = "auto",
+        dtype: Any = None,
+    ) -> "Ensemble":
+        """Return a copy of the ensemble on another device; see :meth:`bp_xp.Network.to`."""
+        return self._made_of(
+            self.describe(), self.model, place(device, backend, engine), dtype or self._dtype
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write all members to one safetensors file, which any backend can load.
+
+        Args:
+            path: the file, which ends in .safetensors or in nothing; an older one is replaced.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: the name promises another format.
+            OSError: it could not be written; an older file is left as it was.
+        """
+        return ensemble_file.write(path, EnsembleFile(self.describe()))
+
+    @classmethod
+    @own_arguments
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str | None = None,
+        backend: str | Namespace | None = None,
+        engine: str = "auto",
+        custom: Iterable[Activation | Cost | MatchedCost] = (),
+    ) -> "Ensemble":
+        """Read an ensemble that :meth:`save` or a checkpoint wrote.
+
+        Args:
+            path: the file.
+            device: where it shall live; as for :class:`Ensemble`.
+            backend: likewise.
+            engine: likewise.
+            custom: as for :meth:`bp_xp.Network.load`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            CheckpointError: it is damaged, or is no ensemble, or a function of ``custom`` is
+                another than the one of that name then.
+            DeviceError: the device does not work on this machine.
+        """
+        saved, placement = ensemble_file.read(path).network, place(device, backend, engine)
+        try:
+            model = named_model(saved.sizes, saved.activations, saved.cost, custom)
+            ensemble = cls._made_of(saved, model, placement, dtype_name(saved.dtype))
+            with placement.active():
+                check_same_functions(saved.own, own_functions(model, placement, saved.dtype))
+        except (KeyError, TypeError, ValueError) as error:
+            raise network_file.unfit(path, "be read as an ensemble", error) from error
+        return ensemble

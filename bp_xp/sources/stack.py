@@ -1,0 +1,313 @@
+"""The mini-batches of a stack of networks: of each its own, or one for all.
+
+The samples lie on the device once. A mini-batch of the stack is one gather, of shape (M, batch, I)
+where each of M networks has an order of its own, and of shape (1, batch, I) where all share one.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bp_xp._typing import Array
+from bp_xp.backends import Placement
+from bp_xp.math.rows import row_blocks
+from bp_xp.sources.memory import MemoryEpoch, MemorySource, gather_rows, next_mini_batches
+from bp_xp.sources.samples import Samples
+from bp_xp.sources.source import Epoch, Source
+from bp_xp.sources.sparse import take_rows
+
+__all__ = ["Generators", "OwnRows", "RowsSource", "StackSource", "digest_of_rows"]
+
+
+class Generators:
+    """The generators of the members of a stack, which the trainer takes for one.
+
+    Args:
+        each: a generator for each member.
+    """
+
+    def __init__(self, each: Sequence[np.random.Generator]) -> None:
+        self.each = list(each)
+
+    @property
+    def bit_generator(self) -> "Generators":
+        """What has the state."""
+        return self
+
+    @property
+    def state(self) -> list[Any]:
+        """The states of all of them."""
+        return [one.bit_generator.state for one in self.each]
+
+    @state.setter
+    def state(self, states: Sequence[Any]) -> None:
+        for one, state in zip(self.each, states, strict=True):
+            one.bit_generator.state = state
+
+
+class _SharedEpoch:
+    """Mini-batches that all networks of a stack share; see :class:`Epoch`."""
+
+    def __init__(self, epoch: MemoryEpoch) -> None:
+        self._epoch = epoch
+
+    @property
+    def place(self) -> int:
+        """How many mini-batches are taken."""
+        return self._epoch.place
+
+    def seek(self, place: Any) -> None:
+        """Go on after so many mini-batches."""
+        self._epoch.seek(place)
+
+    def take(self, at_most: int) -> list[Array] | None:
+        """Return the next mini-batches with an axis of one network, or None."""
+        batches = self._epoch.take(at_most)
+        return None if batches is None else [part[:, None, ...] for part in batches]
+
+
+class OwnRows:
+    """Mini-batches of each network's own, which are gathered for those that take them.
+
+    Args:
+        numbers: the numbers of their rows, shape (steps · M · batch,).
+        values: what they are rows of, shape (N, ...).
+        axes: (steps, M, batch).
+        placement: library and device.
+
+    Attributes:
+        shape: that of the mini-batches of all networks, (steps, M, batch, ...).
+    """
+
+    def __init__(
+        self, numbers: Array, values: Array, axes: tuple[int, int, int], placement: Placement
+    ) -> None:
+        self._numbers, self._values, self._axes = numbers, values, axes
+        self._placement = placement
+        self.shape = (*axes, *values.shape[1:])
+
+    def of(self, networks: slice) -> Array:
+        """Return the mini-batches of some networks, shape (steps, networks, batch, ...)."""
+        xp, (steps, n, _) = self._placement.xp, self._axes
+        first, end, _ = networks.indices(n)
+        numbers = self._numbers
+        if end - first < n:
+            numbers = xp.reshape(xp.reshape(numbers, self._axes)[:, networks, :], (-1,))
+        axes = (steps, end - first, -1)
+        return self._placement.engine.compile(gather_rows, xp, axes)(numbers, self._values)[0]
+
+
+class _OwnEpoch:
+    """Mini-batches of each network's own; see :class:`Epoch`.
+
+    Args:
+        shared: arrays that all networks take rows of, shape (N, ...) each.
+        own: arrays of each network's own, shape (M · N, ...) each, one network after the other.
+        orders: the numbers of the rows in the order of each network, shape (M, n), on the host.
+        first_own: the number of the first row of each network in what is its own, shape (M,).
+        batch_size: samples in a mini-batch of a network; the last may be shorter.
+        placement: library and device.
+    """
+
+    def __init__(
+        self,
+        shared: Sequence[Array],
+        own: Sequence[Array],
+        orders: np.ndarray,
+        first_own: np.ndarray,
+        *,
+        batch_size: int,
+        placement: Placement,
+    ) -> None:
+        self._n_members, self._n_rows = orders.shape
+        self._batch_size, self._placement, self._taken = batch_size, placement, 0
+        self._gathered = [(placement.asarray(_by_step(orders, batch_size)), shared)]
+        if own:
+            numbers = _by_step(orders + first_own[:, None], batch_size)
+            self._gathered.append((placement.asarray(numbers), own))
+
+    @property
+    def place(self) -> int:
+        """How many mini-batches are taken."""
+        return self._taken
+
+    def seek(self, place: Any) -> None:
+        """Go on after so many mini-batches."""
+        self._taken = int(place)
+
+    def take(self, at_most: int) -> list["OwnRows"] | None:
+        """Return the next mini-batches, shapes (steps, M, batch, ...), or None."""
+        first, size, n_members = self._taken, self._batch_size, self._n_members
+        if (following := next_mini_batches(first, at_most, size, self._n_rows)) is None:
+            return None
+        steps, rows = following
+        self._taken += steps
+        begin = first * size * n_members
+        span = slice(begin, begin + steps * rows * n_members)
+        return [
+            OwnRows(
+                self._placement.library.cut(numbers, span),
+                values,
+                (steps, n_members, rows),
+                self._placement,
+            )
+            for numbers, arrays in self._gathered
+            for values in arrays
+        ]
+
+
+def _by_step(orders: np.ndarray, batch_size: int) -> np.ndarray:
+    """Return numbers of rows, shape (M, n), as steps need them: those of a step one after another.
+
+    Examples:
+        >>> _by_step(np.array([[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]), 2)
+        array([0, 1, 5, 6, 2, 3, 7, 8, 4, 9])
+    """
+    n_members, n = orders.shape
+    whole = n - n % batch_size
+    steps = np.reshape(orders[:, :whole], (n_members, -1, batch_size))
+    return np.concatenate([np.swapaxes(steps, 0, 1).ravel(), orders[:, whole:].ravel()])
+
+
+@dataclass(frozen=True)
+class StackSource:
+    """Samples on the device for a stack of networks; see :class:`Source`.
+
+    Attributes:
+        samples: the samples, not sparse; their weights may be of each member, shape (members, N).
+        placement: their library and device.
+        members: the numbers of the members in the stack; the list changes as they leave.
+        shuffle: whether each epoch has an order of its own.
+        shared_order: whether it is the same one for all members.
+        rows: the numbers of the rows that each member learns, shape (members, n); None is all.
+        at_once: how many networks take their mini-batches together, at most; None is all.
+    """
+
+    samples: Samples
+    placement: Placement
+    members: list[int]
+    shuffle: bool = True
+    shared_order: bool = False
+    rows: np.ndarray | None = None
+    at_once: int | None = None
+
+    given: tuple[str, ...] = ()
+
+    @property
+    def n_rows(self) -> int:
+        """How many samples each member learns in an epoch."""
+        return self.samples.x.shape[0] if self.rows is None else self.rows.shape[1]
+
+    @property
+    def row_entries(self) -> int:
+        """I + O of each network whose samples are gathered together; once where all share them."""
+        entries = self.samples.x.shape[1] + self.samples.y.shape[1]
+        n = len(self.members)
+        return entries if self._is_one_for_all else entries * min(n, self.at_once or n)
+
+    @property
+    def dtype(self) -> str:
+        """The network's."""
+        return MemorySource(self.samples, self.placement).dtype
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether each target is one class."""
+        return self.samples.has_classes
+
+    @property
+    def weighted(self) -> bool:
+        """Whether a mini-batch comes with weights."""
+        return self.samples.weights is not None
+
+    @property
+    def _weights_differ(self) -> bool:
+        return self.samples.weights is not None and self.samples.weights.ndim > 1
+
+    @property
+    def _is_one_for_all(self) -> bool:
+        """Whether all members take the same mini-batches."""
+        alike = self.shared_order or not self.shuffle
+        return alike and self.rows is None and not self._weights_differ
+
+    def start_epoch(self, batch_size: int, generator: Any) -> Epoch:
+        """Return the next epoch, whose order the members' :class:`Generators` draw, or one does."""
+        if self._is_one_for_all:
+            source = MemorySource(self.samples, self.placement, self.shuffle)
+            return _SharedEpoch(source.start_epoch(batch_size, generator))
+        n, n_members = self.n_rows, len(self.members)
+        if not self.shuffle:
+            orders = np.tile(np.arange(n), (n_members, 1))
+        elif self.shared_order:
+            orders = np.tile(generator.permutation(n), (n_members, 1))
+        else:
+            orders = np.stack([generator.each[m].permutation(n) for m in self.members])
+        if self.rows is not None:
+            orders = np.take_along_axis(self.rows[self.members], orders, axis=1)
+        shared, own = self.samples.arrays, []
+        if self._weights_differ:
+            shared, own = shared[:2], [self.placement.xp.reshape(self.samples.weights, (-1,))]
+        first_own = np.asarray(self.members) * self.samples.x.shape[0]
+        return _OwnEpoch(
+            shared, own, orders, first_own, batch_size=batch_size, placement=self.placement
+        )
+
+    def blocks(self, rows: int) -> Iterator[list[Array]]:
+        """Yield all samples in the order in which they lie."""
+        return MemorySource(self.samples, self.placement).blocks(rows)
+
+    def share(self, rank: int, ranks: int) -> Source:
+        """Refuse: the members of a stack are trained by one process.
+
+        Raises:
+            ValueError: there are several processes.
+        """
+        if ranks > 1:
+            raise ValueError("a stack of networks has no shares for several processes.")
+        return self
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the samples, and of the numbers of the rows if they matter."""
+        samples = MemorySource(self.samples, self.placement).fingerprint()
+        return samples if self.rows is None else f"{samples} {digest_of_rows(self.rows)}"
+
+
+def digest_of_rows(rows: Iterable[np.ndarray]) -> str:
+    """Return the SHA-256 of the numbers of the rows of each member."""
+    digest = hashlib.sha256()
+    for numbers in rows:
+        digest.update(np.ascontiguousarray(numbers, dtype=np.int64).data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class RowsSource:
+    """Some rows of samples, to be judged by: no copy of all of them is made.
+
+    Attributes:
+        samples: the samples.
+        rows: the numbers of the rows, on the host.
+        placement: library and device.
+    """
+
+    samples: Samples
+    rows: np.ndarray
+    placement: Placement
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether each target is one class."""
+        return self.samples.has_classes
+
+    @property
+    def weighted(self) -> bool:
+        """Whether a block comes with weights."""
+        return self.samples.weights is not None
+
+    def blocks(self, rows: int) -> Iterator[list[Array]]:
+        """Yield the rows, at most so many at once."""
+        for block in row_blocks(len(self.rows), rows):
+            yield take_rows(self.samples.arrays, self.rows[block], self.placement)

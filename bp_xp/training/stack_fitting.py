@@ -1,0 +1,214 @@
+"""Fitting an ensemble: from the arguments of its ``fit`` to one run of a stack.
+
+Settings, samples and the start are those of each member, made by the same functions as for a
+network alone; :mod:`bp_xp.training.stack` makes one run of them.
+"""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bp_xp import checks
+from bp_xp._caller import advice
+from bp_xp.errors import DivergenceError
+from bp_xp.sources.stack import Generators, StackSource
+from bp_xp.storage import ensemble_file
+from bp_xp.training import arguments, checkpoint
+from bp_xp.training.arguments import Settings, per_member
+from bp_xp.training.callbacks import EarlyStopping
+from bp_xp.training.divergence import row_of
+from bp_xp.training.fitting import check_measured, check_monitored, go_on
+from bp_xp.training.groups import networks_at_once
+from bp_xp.training.history import History
+from bp_xp.training.looks import start
+from bp_xp.training.stack import (
+    MembersLeave,
+    RecordMembers,
+    StackRun,
+    WarmStack,
+    stack_positions,
+    stack_settings,
+)
+from bp_xp.training.stack_checkpoint import KeepStack, describe_stack, resume, write
+from bp_xp.training.stack_data import Judges, StackData, make_data
+from bp_xp.training.trainer import TellCallbacks, train
+
+__all__ = ["fit"]
+
+
+def fit(
+    ensemble: Any,
+    x: Any,
+    y: Any,
+    *,
+    epochs: Any,
+    batch_size: Any,
+    shuffle: Any,
+    shared_order: Any,
+    optimizer: Any,
+    regularization: Any,
+    trainable: Any,
+    metrics: Any,
+    early_stopping: Any,
+    callbacks: Any,
+    checkpoint_argument: Any,
+    warm_start: Any,
+    progress: Any,
+    terms: dict[str, Any],
+    **samples: Any,
+) -> History:
+    """Train the members of an ensemble; the arguments are those of :meth:`bp_xp.Ensemble.fit`."""
+    switches = {"shuffle": shuffle, "shared_order": shared_order, "progress": progress}
+    for name, switch in (switches | {"warm_start": warm_start}).items():
+        arguments.check_switch(switch, name)
+    told, stopping = _told_and_stopping(callbacks, early_stopping, len(ensemble))
+    make_settings = functools.partial(
+        Settings,
+        epochs=checks.check_integer(epochs, "epochs"),
+        trainable=arguments.as_trainable(trainable, len(ensemble.sizes) - 1),
+        metrics=arguments.as_metrics(metrics),
+        shuffle=shuffle,
+        progress=progress,
+    )
+    own_settings = _own_settings(ensemble, optimizer, regularization, terms)
+    kept = checkpoint.as_checkpoint(checkpoint_argument)
+    with (
+        checkpoint.owned(kept),
+        ensemble.placement.active(
+            advice("Take a smaller {}; no step was left half done.", "batch_size")
+        ),
+    ):
+        saved = checkpoint.read_saved(kept, ensemble_file.read)
+        if saved and warm_start:
+            raise ValueError("pass Checkpoint(resume=...) or warm_start, not both.")
+        generators = [ensemble._generator, *ensemble._generators]
+        begun = saved.run.begun if saved else [one.bit_generator.state for one in generators]
+        # A run that is resumed holds out what it held out when it began.
+        drawing = checkpoint.restore_generators(begun) if saved else generators
+        data = make_data(ensemble, x, y, shared_order=shared_order, generators=drawing, **samples)
+        size = checks.check_batch_size(batch_size, data.n_rows)
+        settings = [make_settings(batch_size=size, **own) for own in own_settings]
+        _check(ensemble, settings[0], stopping, data)
+        warm, ensemble._warm = (ensemble._warm if warm_start else None), None
+        if warm:
+            warm.check(settings)
+        run = _make_run(ensemble, settings, data, shared_order)
+        if warm:
+            run.position = go_on(run.position, warm.position)
+        observers = [RecordMembers(), MembersLeave(stopping), TellCallbacks(told)]
+        if kept:
+            described = describe_stack(settings, stopping, run, data)
+            if saved:
+                resume(ensemble, run, saved, described)
+            keep: Any = functools.partial(write, ensemble, described, begun)
+            observers.append(KeepStack(Path(kept.path), kept.every, keep))
+        ensemble._report = run.report
+        train(run, observers)
+        if warm_start:
+            ensemble._warm = WarmStack(settings, run.position, list(run.rows))
+    return _told_at_the_end(run)
+
+
+def _told_and_stopping(
+    callbacks: Any, early_stopping: Any, n_members: int
+) -> tuple[list[Any], list[EarlyStopping | None]]:
+    """Return the callbacks, and what stops each member early, or None."""
+    several = per_member(early_stopping, n_members, "early_stopping")
+    each = [arguments.as_callbacks(callbacks, one) for one in several]
+    return each[0][0], [stopping for _, stopping in each]
+
+
+def _own_settings(
+    ensemble: Any, optimizer: Any, regularization: Any, terms: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the settings of each member that may differ from the others'."""
+    n_members, hidden = len(ensemble), len(ensemble.sizes) - 2
+    optimizers = per_member(optimizer, n_members, "optimizer")
+    regularizations = per_member(regularization, n_members, "regularization")
+    each_terms = {name: per_member(value, n_members, name) for name, value in terms.items()}
+    return [
+        {
+            "optimizer": arguments.as_optimizer(optimizers[m]),
+            "regularization": arguments.as_regularization(
+                regularizations[m],
+                {name: values[m] for name, values in each_terms.items()},
+                hidden,
+            ),
+        }
+        for m in range(n_members)
+    ]
+
+
+def _check(
+    ensemble: Any, settings: Settings, stopping: Sequence[EarlyStopping | None], data: StackData
+) -> None:
+    """Refuse what can't be measured or monitored, before the first step."""
+    validation = data.some_validation
+    check_measured(ensemble[0], settings.metrics, data.samples, validation)
+    for one in stopping:
+        check_monitored(settings, one, data.samples, validation)
+
+
+def _make_run(
+    ensemble: Any, settings: Sequence[Settings], data: StackData, shared_order: bool
+) -> StackRun:
+    """Return a run before its first step."""
+    placement, n_members = ensemble.placement, len(ensemble)
+    where: dict[str, Any] = {"placement": placement, "dtype": ensemble.dtype}
+    positions = [
+        start(
+            ensemble.model,
+            row_of(ensemble._layers, m),
+            settings[m],
+            generator=ensemble._generators[m],
+            **where,
+        )
+        for m in range(n_members)
+    ]
+    members = list(range(n_members))
+    stacked = stack_settings(settings, members)
+    generator: Any = ensemble._generator if shared_order else Generators(ensemble._generators)
+    position = stack_positions(positions, settings, stacked.own_terms, ensemble.sizes, **where)
+    run = StackRun(
+        network=ensemble,
+        model=ensemble.model,
+        source=StackSource(
+            data.samples,
+            placement,
+            members,
+            stacked.shuffle,
+            shared_order,
+            data.rows,
+            networks_at_once(position.state, stacked.batch_size, placement),
+        ),
+        validation=Judges(data, members, placement) if data.is_validated else None,
+        settings=stacked,
+        position=position._replace(order=generator.bit_generator.state),
+        generator=generator,
+        history=History(members=[History(stopped="") for _ in members]),
+        rows=members,
+        **where,
+    )
+    run.layers = run.last = ensemble._layers
+    return run
+
+
+def _told_at_the_end(run: StackRun) -> History:
+    """Return the history; a member that was there to the end ended as the run did.
+
+    Raises:
+        DivergenceError: every member diverged.
+    """
+    history = run.history
+    for own in history.members:
+        own.stopped = own.stopped or history.stopped
+        own.engine = history.engine
+    for m in run.rows:
+        history.members[m].steps = history.steps
+    if all(own.stopped == "divergence" for own in history.members):
+        raise DivergenceError(
+            "every member of the ensemble diverged; of the last: "
+            f"{next(iter(run.diverged.values()), 'what early stopping monitors is NaN.')}"
+        )
+    return history
