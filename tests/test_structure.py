@@ -83,6 +83,10 @@ MAY_IMPORT = {
     "testing": {*BASIS, "math", "backends", "training", "inspection", "network"},
     "plotting": {*BASIS, "math", "backends", "training", "inspection", "network"},
     "estimators": {*BASIS, "math", "backends", "optim", "sources", "training", "network"},
+    "tables": {
+        *("_caller", "_typing", "_optional", "_files", "errors", "checks", "math"),
+        *("sources", "storage", "training", "network"),
+    },
     "": {
         *("_typing", "errors", "math", "backends", "optim", "training", "inspection", "network"),
     },
@@ -425,6 +429,7 @@ def test_lines_and_arguments_are_counted_as_they_are_meant():
 # What an import costs
 
 OPTIONAL = ["cupy", "torch", "jax", "sklearn", "matplotlib", "scipy", "pooch", "requests"]
+OPTIONAL += ["duckdb", "narwhals", "pandas", "polars"]
 
 
 @pytest.mark.process

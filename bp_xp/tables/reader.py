@@ -1,0 +1,441 @@
+"""Tables in files: CSV in its usual forms, and Parquet, read with DuckDB.
+
+DuckDB reads the fields and converts them. What a separator is and what a header is, this module
+decides by itself, from the first line: a guess from many lines turns a table with one broken line
+into another table.
+"""
+
+import codecs
+import csv
+import gzip
+import os
+import re
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bp_xp._caller import advice, named, own_arguments
+from bp_xp._files import open_regular
+from bp_xp._optional import require
+from bp_xp.errors import DataFormatError
+
+__all__ = ["MISSING_WORDS", "read_table"]
+
+MISSING_WORDS = ("NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?")
+"""What stands for a missing value in a file, beside an empty field."""
+
+_HEAD = 2**20
+"""Bytes in which the first line must end."""
+
+_SLIP = 0.9
+"""A column is of numbers or dates, but for slips, from this share of its values on."""
+
+_PLAIN = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?[iI]nf(inity)?"
+_GROUPED = r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?"
+_COMMA = r"[+-]?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?([eE][+-]?\d+)?"
+
+_DATES = {
+    "year-month-day": r"try_cast(CASE WHEN regexp_matches({0}, '^\d{{4}}[-/]\d{{1,2}}[-/]\d') "
+    "THEN {0} END AS TIMESTAMP)",
+    "day.month.year": "try_strptime({0}, ['%d.%m.%Y', '%d.%m.%Y %H:%M', '%d.%m.%Y %H:%M:%S'])",
+    "day/month/year": "try_strptime({0}, ['%d/%m/%Y', '%d/%m/%Y %H:%M', '%d-%m-%Y'])",
+    "month/day/year": "try_strptime({0}, ['%m/%d/%Y', '%m/%d/%Y %H:%M', '%m-%d-%Y'])",
+}
+"""Styles of dates, and the expression that reads one; NULL where a value is not of this style."""
+
+_BOOLEAN = "lower({0}) IN ('true', 'false')"
+
+
+@own_arguments
+def read_table(
+    path: str | os.PathLike[str],
+    *,
+    header: bool | None = None,
+    separator: str | None = None,
+    decimal: str | None = None,
+    encoding: str | None = None,
+    missing_words: Collection[str] = MISSING_WORDS,
+    text: Collection[str] = (),
+    day_first: bool | None = None,
+) -> dict[str, np.ndarray]:
+    r"""Read a table from a CSV file, as it is or with gzip, or from a Parquet file.
+
+    A column is of numbers, dates or true and false where all of its values are; otherwise it is of
+    text. A column of which nine values in ten are numbers or dates and one is not has a slip in it:
+    it is refused, with the row.
+
+    Args:
+        path: the file; a name that ends in .parquet is a Parquet file, one in .gz is unpacked.
+        header: whether the first line holds names; None to take it for names when it holds text and
+            no number.
+        separator: what is between two fields; None for the one of comma, semicolon, tab and ``|``
+            that the first line holds most often.
+        decimal: ``"."`` or ``","``; None for the comma where a column is of numbers only then.
+        encoding: ``"utf-8"``, ``"utf-16"`` or ``"latin-1"``; None for UTF-8, or for UTF-16 where
+            the file begins with its mark.
+        missing_words: what stands for a missing value, beside an empty field.
+        text: columns to take for text, whatever they hold.
+        day_first: whether 01/02/2024 is in February; None to refuse where no date of the column
+            tells.
+
+    Returns:
+        Columns by name, in the order of the file, each of shape (N,): numbers as float64 with NaN
+        for what is missing, dates as datetime64 with NaT, true and false as bool, or as objects
+        with None where any is missing, text as objects with None. A column without a name is called
+        ``"column 2"``, by its place. Text of digits that begins with 0, such as a postal code,
+        stays text.
+
+    Raises:
+        DataFormatError: the file is no such table; the message is a line that names the line or
+            row, and the column. Row 1 is the first below the header.
+        FileNotFoundError: there is no such file.
+        ImportError: DuckDB is not installed.
+        ValueError: an argument has a value that it can't have.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "houses.csv"
+        ...     _ = path.write_text("price;town;built\n199,5;Ulm;01.04.1990\n;Bonn;02.05.2001\n")
+        ...     table = read_table(path)
+        >>> table["price"]
+        array([199.5,   nan])
+        >>> table["town"].tolist(), table["built"].astype("datetime64[D]").tolist()[0].year
+        (['Ulm', 'Bonn'], 1990)
+    """
+    for name, value, words in (
+        ("decimal", decimal, (None, ".", ",")),
+        ("encoding", encoding, (None, "utf-8", "utf-16", "latin-1")),
+    ):
+        if value not in words:
+            raise ValueError(f"{named(name)} must be one of {words[1:]}, not {value!r}.")
+    if separator is not None and len(separator) != 1:
+        raise ValueError(f"{named('separator')} must be one character, not {separator!r}.")
+    require("duckdb", "table")
+    with _Database(Path(path)) as database:
+        if Path(path).suffix.lower() == ".parquet":
+            open_regular(path).close()
+            return database.parquet()
+        first = _first_line(Path(path), encoding, separator)
+        names = database.csv(first, header, missing_words)
+        absent = [name for name in text if name not in names]
+        if absent:
+            raise ValueError(f"{named('text')} names {absent[0]!r}: {path} has no such column.")
+        return database.typed(names, _Typing(first.separator, decimal, tuple(text), day_first))
+
+
+class _FirstLine(NamedTuple):
+    """What the beginning of a CSV file tells.
+
+    Attributes:
+        fields: those of the first line that is not blank.
+        separator: what is between them.
+        encoding: as DuckDB calls it.
+    """
+
+    fields: Sequence[str]
+    separator: str
+    encoding: str
+
+
+class _Typing(NamedTuple):
+    """How text becomes numbers and dates: arguments of read_table."""
+
+    separator: str
+    decimal: str | None
+    text: tuple[str, ...]
+    day_first: bool | None
+
+
+def _first_line(path: Path, encoding: str | None, separator: str | None) -> _FirstLine:
+    """Look at the first line of a CSV file.
+
+    Raises:
+        DataFormatError: there is none, or it is not text.
+    """
+    try:
+        with open_regular(path) as file:
+            packed = path.suffix.lower() == ".gz"
+            head = (gzip.GzipFile(fileobj=file) if packed else file).read(_HEAD)
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise DataFormatError(f"{path} can't be unpacked with gzip: {error}.") from error
+    if encoding is None:
+        marks = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
+        encoding = "utf-16" if head.startswith(marks) else "utf-8"
+    # The last character may be cut.
+    decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)()
+    try:
+        start = decoder.decode(head).lstrip("\r\n")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise _not_text(path, f", line {line}") from error
+    if "\0" in start:
+        raise DataFormatError(f"{path} holds NUL, which is never text: check that it is CSV.")
+    line = re.split(r"[\r\n]", start, maxsplit=1)[0]
+    if not line.strip():
+        raise DataFormatError(f"{path} has no data rows. Check that it was written to its end.")
+    unquoted = re.sub(r'"[^"]*"', "", line)
+    found = separator or max(",;\t|", key=unquoted.count)
+    try:
+        fields = next(csv.reader(start.splitlines(keepends=True), delimiter=found, strict=True))
+    except csv.Error as error:
+        raise DataFormatError(f"{path}, line 1: {error}.") from error
+    return _FirstLine(fields, found, encoding)
+
+
+def _not_text(path: Path, line: str) -> DataFormatError:
+    how = advice(", or pass {} if it is", "encoding", "latin-1")
+    return DataFormatError(f"{path}{line}: not text in UTF-8. Save it as CSV in UTF-8{how}.")
+
+
+class _Database:
+    """A database in memory that holds one table, "t", whose columns are c0, c1 ...
+
+    Args:
+        path: the file that the table is from.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        # Extensions are downloaded; all that is needed here is built in.
+        offline = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+        self._duckdb: Any = require("duckdb", "table")
+        self._connection = self._duckdb.connect(config=offline)
+
+    def __enter__(self) -> "_Database":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def _file(self) -> str:
+        """Return the name of the file in SQL, where *, ? and [ would stand for other names."""
+        return _quoted(re.sub(r"([*?\[])", r"[\1]", str(self._path)))
+
+    def parquet(self) -> dict[str, np.ndarray]:
+        """Return the columns of a Parquet file."""
+        try:
+            found = self._connection.sql(f"SELECT * FROM read_parquet({self._file()})")
+            columns = found.fetchnumpy()
+        except self._duckdb.Error as error:
+            problem = str(error).splitlines()[0]
+            raise DataFormatError(f"{self._path} is no whole Parquet file: {problem}.") from error
+        if not columns or not len(next(iter(columns.values()))):
+            raise DataFormatError(f"{self._path} has no data rows.")
+        for name, kind in zip(found.columns, map(str, found.types), strict=True):
+            if kind.startswith(("DECIMAL", "HUGEINT")):
+                columns[name] = columns[name].astype(np.float64)
+        return {name: _plain(values) for name, values in columns.items()}
+
+    def csv(
+        self, first: _FirstLine, header: bool | None, missing_words: Iterable[str]
+    ) -> list[str]:
+        """Read a CSV file into the table, as text without spaces around it; return the names.
+
+        Raises:
+            DataFormatError: it can't be read, has no rows, or a name twice.
+        """
+        width = len(first.fields)
+        if header is None:
+            header = _is_header(first.fields)
+        columns = ", ".join(f"c{i}: 'VARCHAR'" for i in range(width))
+        words = ", ".join(map(_quoted, ["", *missing_words]))
+        fields = ", ".join(
+            f"CASE WHEN trim(c{i}) IN ({words}) THEN NULL ELSE trim(c{i}) END AS c{i}"
+            for i in range(width)
+        )
+        try:
+            self._connection.execute(
+                f"CREATE TABLE t AS SELECT {fields} FROM read_csv({self._file()}, "
+                f"columns = {{{columns}}}, auto_detect = false, header = false, "
+                f"delim = {_quoted(first.separator)}, quote = '\"', escape = '\"', "
+                f"encoding = '{first.encoding}', null_padding = false, strict_mode = true)"
+            )
+        except self._duckdb.Error as error:
+            raise self._unreadable(str(error), width) from error
+        # DuckDB would take a blank line for the header.
+        if header:
+            self._connection.execute("DELETE FROM t WHERE rowid = 0")
+        self._first_row = 0 if header else 1
+        (n_rows,) = self._one("SELECT count(*) FROM t")
+        if not n_rows:
+            below = " below its header" if header else ""
+            raise DataFormatError(f"{self._path} has no data rows{below}.")
+        names = [
+            name.strip() if header and name.strip() else f"column {i + 1}"
+            for i, name in enumerate(first.fields)
+        ]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            places = [i + 1 for i, name in enumerate(names) if name == twice[0]]
+            raise DataFormatError(
+                f"{self._path}, line 1: columns {places[0]} and {places[1]} are both called "
+                f"{twice[0][:40]!r}. Give every column a name of its own."
+            )
+        return names
+
+    def _unreadable(self, problem: str, width: int) -> DataFormatError:
+        """Return the error of a file that DuckDB does not read, in one line."""
+        found = re.search(r"CSV Error on Line: (\d+)", problem)
+        where = f", line {found[1]}" if found else ""
+        fields = re.search(r"Expected Number of Columns: \d+ Found: (\d+)", problem)
+        if fields:
+            return DataFormatError(
+                f"{self._path}{where}: {fields[1]} fields, but the first line has {width}. Give "
+                "every line the same number of fields, and put quotes around one that holds the "
+                "separator."
+            )
+        if "unicode" in problem or "not utf-8" in problem:
+            return _not_text(self._path, where)
+        known = {
+            "unterminated quote": 'a quote " opens a field and no other closes it',
+            "invalid state": "quotes or ends of lines are not as in CSV: write all ends alike",
+            "Maximum line size": "the line is too long for a table",
+        }
+        first = problem.splitlines()[0].removeprefix("Invalid Input Error: ")
+        what = next((text for key, text in known.items() if key in problem), first)
+        return DataFormatError(f"{self._path}{where}: {what}.")
+
+    def _one(self, query: str) -> tuple[Any, ...]:
+        """Return the first row that a query gives."""
+        row = self._connection.execute(query).fetchone()
+        assert row is not None
+        return row
+
+    def typed(self, names: Sequence[str], how: _Typing) -> dict[str, np.ndarray]:
+        """Return the columns, each of the type that its values are of.
+
+        Raises:
+            DataFormatError: a column has a slip in it, or dates of which none tells the style.
+        """
+        columns = [f"c{i}" for i in range(len(names))]
+        kept = [name in how.text for name in names]
+        decimal = how.decimal or self._decimal(columns, how.separator)
+        chosen = [
+            column if as_text else self._expression(column, name, decimal, how.day_first)
+            for column, name, as_text in zip(columns, names, kept, strict=True)
+        ]
+        wanted = ", ".join(f"{each} AS {c}" for each, c in zip(chosen, columns, strict=True))
+        found = self._connection.execute(f"SELECT {wanted} FROM t ORDER BY rowid").fetchnumpy()
+        table = {name: _plain(found[c]) for name, c in zip(names, columns, strict=True)}
+        for name, values in table.items():
+            if values.dtype.kind == "f" and np.isinf(values).any():
+                row = int(np.argmax(np.isinf(values)))
+                raise DataFormatError(
+                    f"{self._path}, row {row + 1}, column {name[:40]!r}: the number is infinite in "
+                    "float64. Replace it."
+                )
+        return table
+
+    def _decimal(self, columns: Sequence[str], separator: str) -> str:
+        """Return the decimal sign: a comma where a column is of numbers only then."""
+        counts = self._one(
+            "SELECT "
+            + ", ".join(
+                f"count({c}), {_matches(c, _COMMA)}, {_matches(c, _PLAIN)}, "
+                f"{_matches(c, f'{_PLAIN}|{_GROUPED}')}"
+                for c in columns
+            )
+            + " FROM t"
+        )
+        for values, comma, plain, grouped in zip(*[iter(counts)] * 4, strict=True):
+            best = grouped if separator == "," else plain
+            if comma == values and best < values:
+                return ","
+        return "."
+
+    def _expression(self, column: str, name: str, decimal: str, day_first: bool | None) -> str:
+        """Return the expression in SQL that gives a column its type."""
+        number = _number(column, decimal)
+        dates = {style: text.format(column) for style, text in _DATES.items()}
+        if day_first is not None:
+            del dates["month/day/year" if day_first else "day/month/year"]
+        n, n_padded, n_boolean, n_number, *n_dates = self._one(
+            f"SELECT count({column}), {_matches(column, '0[0-9]+')}, "
+            f"count_if({_BOOLEAN.format(column)}), count({number}), "
+            + ", ".join(f"count({date})" for date in dates.values())
+            + " FROM t"
+        )
+        if n == 0:
+            return f"CAST({column} AS DOUBLE)"
+        if n_boolean == n:
+            return f"lower({column}) = 'true'"
+        if n_number == n and n_padded:
+            return column
+        if n_number >= _SLIP * n:
+            self._refuse_slip(column, name, number, "a number")
+            return number
+        most = max(n_dates)
+        style, date = list(dates.items())[n_dates.index(most)]
+        if most < _SLIP * n:
+            return column
+        self._refuse_slip(column, name, date, f"a date in the style {style} like most of them")
+        if n_dates.count(most) > 1:
+            how = advice(": pass {}", "day_first", True)
+            raise DataFormatError(
+                f"{self._path}, column {name[:40]!r}: no date in it tells whether the day or the "
+                f"month is first{how}."
+            )
+        return date
+
+    def _refuse_slip(self, column: str, name: str, expression: str, wanted: str) -> None:
+        """Refuse a column that has a value of another type.
+
+        Raises:
+            DataFormatError: it has one.
+        """
+        row = self._connection.execute(
+            f"SELECT rowid, {column} FROM t WHERE {column} IS NOT NULL AND {expression} IS NULL "
+            "ORDER BY rowid LIMIT 1"
+        ).fetchone()
+        if row is not None:
+            how = advice(", or pass {} if the column is of text", "text", [name])
+            place = f"row {row[0] + self._first_row}, column {name[:40]!r}"
+            raise DataFormatError(
+                f"{self._path}, {place}: {row[1][:40]!r} is not {wanted}. Correct it{how}."
+            )
+
+
+def _quoted(text: str) -> str:
+    """Return text as SQL has it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _matches(column: str, pattern: str) -> str:
+    """Return the expression that counts the values that a pattern describes."""
+    return f"count_if(regexp_full_match({column}, '{pattern}'))"
+
+
+def _number(column: str, decimal: str) -> str:
+    """Return the expression that reads a number; NULL where a value is none."""
+    pattern, digits = f"{_PLAIN}|{_GROUPED}", f"replace({column}, ',', '')"
+    if decimal == ",":
+        pattern, digits = _COMMA, f"replace(replace({column}, '.', ''), ',', '.')"
+    return (
+        f"CASE WHEN regexp_full_match({column}, '{pattern}') THEN try_cast({digits} AS DOUBLE) END"
+    )
+
+
+def _is_header(fields: Sequence[str]) -> bool:
+    """Return whether a first line reads like names: some text, and no number."""
+    numbers = [re.fullmatch(f"{_PLAIN}|{_COMMA}", field.strip()) for field in fields]
+    return any(field.strip() for field in fields) and not any(numbers)
+
+
+def _plain(values: np.ndarray) -> np.ndarray:
+    """Return a column without a mask: what is missing is NaN, NaT or None."""
+    missing = np.ma.getmaskarray(values)
+    data = np.ma.getdata(values)
+    if data.dtype.kind in "iuf":
+        data = data.astype(np.float64)
+        data[missing] = np.nan
+    elif data.dtype.kind == "M":
+        data = data.copy()
+        data[missing] = np.datetime64("NaT")
+    elif missing.any() or data.dtype.kind != "b":
+        data = data.astype(object)
+        data[missing] = None
+    return data
