@@ -85,7 +85,7 @@ MAY_IMPORT = {
     "estimators": {*BASIS, "math", "backends", "optim", "sources", "training", "network"},
     "tables": {
         *("_caller", "_typing", "_optional", "_files", "errors", "checks", "math"),
-        *("sources", "storage", "training", "network"),
+        *("backends", "sources", "storage", "training", "network"),
     },
     "": {
         *("_typing", "errors", "math", "backends", "optim", "training", "inspection", "network"),
