@@ -1,11 +1,13 @@
-"""Tables: from a file or a data frame to the numbers that a network takes.
+"""Tables: from a file or a data frame to a model, and back to its words and units.
 
-:class:`Preparation` turns columns into numbers. :func:`read_table` reads a file.
+:class:`TableModel` is what most people will use. It joins a :class:`Preparation`, which turns
+columns into numbers, and a network. :func:`read_table` reads a file.
 
 Files, and data frames, need the extra ``bp_xp[table]``; mappings and arrays do not.
 """
 
+from bp_xp.tables.model import TableModel
 from bp_xp.tables.preparation import Preparation
 from bp_xp.tables.reader import MISSING_WORDS, read_table
 
-__all__ = ["MISSING_WORDS", "Preparation", "read_table"]
+__all__ = ["MISSING_WORDS", "Preparation", "TableModel", "read_table"]
