@@ -45,11 +45,7 @@ def as_columns(table: Any) -> Columns:
         names = [f"column {i + 1}" for i in range(rows.shape[1])]
         columns = {name: as_values(rows[:, i], name) for i, name in enumerate(names)}
     else:
-        narwhals: Any = require("narwhals", "table")
-        frame = narwhals.from_native(table, eager_only=True)
-        columns = {
-            f"{name}": as_values(frame[name].to_numpy(), f"{name}") for name in frame.columns
-        }
+        columns = _of_frame(table)
     lengths = {len(values) for values in columns.values()}
     if len(lengths) != 1 or lengths == {0}:
         raise ValueError(
@@ -57,6 +53,27 @@ def as_columns(table: Any) -> Columns:
             f"{sorted(lengths) or 'no columns'}."
         )
     return columns
+
+
+def _of_frame(table: Any) -> Columns:
+    """Return the columns of a data frame.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: two columns have one name.
+    """
+    narwhals: Any = require("narwhals", "table")
+    try:
+        frame = narwhals.from_native(table, eager_only=True)
+    except TypeError as error:
+        raise TypeError(
+            "a table is a data frame, a mapping of names to columns, an array of rows, or the path "
+            f"of a file, not a {type(table).__name__}."
+        ) from error
+    except narwhals.exceptions.DuplicateError as error:
+        raise ValueError("two columns of the table have one name: rename one.") from error
+    columns = {f"{series.name}": series.to_numpy() for series in frame.iter_columns()}
+    return {name: as_values(values, name) for name, values in columns.items()}
 
 
 def as_values(values: Any, name: str) -> np.ndarray:

@@ -111,7 +111,7 @@ class TableModel:
         optimizer: Any = "adam",
         epochs: int = 300,
         batch_size: int | None = None,
-        l2: float = 1e-4,
+        l2: float = 1e-2,
         validation_fraction: float = 0.15,
         patience: int = 30,
         device: str | None = None,
@@ -195,6 +195,11 @@ class TableModel:
         )
         if not fraction:
             return np.arange(n_rows), np.arange(0)
+        if not 0 < round(fraction * n_rows) < n_rows:
+            raise ValueError(
+                f"{named('validation_fraction', fraction)} of {n_rows} rows leaves none to train "
+                f"or to validate on: give more rows, or {named('validation_fraction', 0)}."
+            )
         targets = Targets.learn(answers, self.task, np.arange(n_rows))
         labels = targets.encode(answers) if targets.classes else None
         return split_rows(n_rows, fraction, labels, generator)
@@ -473,7 +478,8 @@ def _parted(columns: Columns, target: Any) -> tuple[Columns, Columns]:
         )
     names = [target] if isinstance(target, str) else target
     is_names = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
-    if isinstance(target, str) or (is_names and set(names) <= set(columns)):
+    is_names = is_names and len(set(names)) == len(names) and set(names) <= set(columns)
+    if isinstance(target, str) or is_names:
         answers = select(columns, names, named("target"))
         return {name: v for name, v in columns.items() if name not in answers}, answers
     values: Any = target

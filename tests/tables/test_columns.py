@@ -62,10 +62,19 @@ def test_what_is_no_table_is_refused():
             as_columns(nothing)
     with pytest.raises(TypeError, match=r"row 2, column 'a': a dict is neither"):
         as_columns({"a": ["x", {}]})
+    with pytest.raises(TypeError, match=r"a table is a data frame.*, not a set"):
+        as_columns({1, 2})
     with pytest.raises(TypeError, match="complex128"):
         as_columns({"a": np.array([1j])})
     with pytest.raises(ValueError, match=r"column 'a' has shape \(2, 1\)"):
         as_columns({"a": np.zeros((2, 1))})
+
+
+def test_frames_have_columns_called_by_numbers_but_none_twice():
+    pandas = pytest.importorskip("pandas")
+    assert list(as_columns(pandas.DataFrame([[1, 2]]))) == ["0", "1"]
+    with pytest.raises(ValueError, match="two columns of the table have one name"):
+        as_columns(pandas.DataFrame([[1, 2]], columns=["a", "a"]))
 
 
 def test_one_value_has_one_label_however_it_is_written():

@@ -104,6 +104,8 @@ def test_target_is_a_column_or_values(model, tmp_path):
     ):
         other = TableModel(**FAST).fit(table, target=target)
         np.testing.assert_array_equal(other.predict_proba(TABLE), model.predict_proba(TABLE))
+    named_like_columns = ["size", "town"] * (N // 2)
+    assert TableModel(**FAST).fit(TABLE, named_like_columns).classes_.tolist() == ["size", "town"]
     # evaluate finds the target's column by itself
     assert other.evaluate(whole) == model.evaluate(TABLE, KIND)
 
@@ -178,6 +180,13 @@ def test_model_runs_on_other_libraries(model, placement):
 def test_target_that_does_not_fit_is_refused(target, message):
     with pytest.raises(ValueError, match=message):
         TableModel().fit(TABLE, target)
+
+
+def test_too_few_rows_to_hold_any_out_are_refused():
+    with pytest.raises(
+        ValueError, match=r"validation_fraction=0.15 of 2 rows.*validation_frac.*=0"
+    ):
+        TableModel().fit({"a": [1.0, 2.0]}, ["x", "y"])
 
 
 def test_nothing_is_told_before_anything_is_learnt(tmp_path):
