@@ -85,7 +85,7 @@ MAY_IMPORT = {
     "estimators": {*BASIS, "math", "backends", "optim", "sources", "training", "network"},
     "tables": {
         *("_caller", "_typing", "_optional", "_files", "errors", "checks", "math"),
-        *("backends", "sources", "storage", "training", "network"),
+        *("", "backends", "datasets", "sources", "storage", "training", "network"),
     },
     "": {
         *("_typing", "errors", "math", "backends", "optim", "training", "inspection", "network"),
@@ -93,6 +93,7 @@ MAY_IMPORT = {
     "cli": {
         *BASIS,
         *("", "backends", "optim", "storage", "training", "datasets", "testing", "plotting"),
+        "tables",
     },
     "__main__": {"cli"},
 }

@@ -3,11 +3,11 @@
 :class:`TableModel` is what most people will use. It joins a :class:`Preparation`, which turns
 columns into numbers, and a network. :func:`read_table` reads a file.
 
-Files, and data frames, need the extra ``bp_xp[table]``; mappings and arrays do not.
+Data frames need the extra ``bp_xp[table]``; files, mappings and arrays do not.
 """
 
+from bp_xp.datasets.reader import MISSING_WORDS, read_table
 from bp_xp.tables.model import TableModel
 from bp_xp.tables.preparation import Preparation
-from bp_xp.tables.reader import MISSING_WORDS, read_table
 
 __all__ = ["MISSING_WORDS", "Preparation", "TableModel", "read_table"]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bp_xp._optional import require
-from bp_xp.tables.reader import read_table
+from bp_xp.datasets.reader import read_table
 
 __all__ = ["Columns", "as_columns", "as_values", "labels_of", "missing_in", "numbers_of", "take"]
 

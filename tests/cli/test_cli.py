@@ -956,7 +956,7 @@ BAD = {
     "backend": ("train --backend tensorflow", 1, "unknown backend 'tensorflow'"),
     "data-name": ("train --data fashion", 2, "neither digits nor mnist nor a .npz"),
     "data-missing": ("train --data there-is-none.csv", 1, "there-is-none.csv: No such file"),
-    "data-not-numeric": ("train --data text.csv", 1, "line 3, column 1"),
+    "data-not-numeric": ("train --data text.csv", 1, "row 2, column 'a'"),
     "data-empty": ("train --data empty.csv", 1, "no data rows"),
     "data-broken-archive": ("train --data broken.npz", 1, "broken.npz"),
     "data-too-large-for-float32": ("train --data huge.npz", 1, "huge.npz"),

@@ -198,7 +198,7 @@ def test_column_that_is_not_there_is_refused(csv_path, column):
 def test_name_that_two_columns_have_is_refused(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("a,b,a\n1,2,3\n4,5,6\n")
-    with pytest.raises(ValueError, match="target is 'a'"):
+    with pytest.raises(DataFormatError, match="columns 1 and 3 are both called 'a'"):
         load_file(path, target="a")
 
 
@@ -220,7 +220,7 @@ def test_array_without_room_for_labels_is_refused(tmp_path, table):
 def test_missing_field_of_a_csv_file_reaches_the_inputs_when_allowed(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("1,2,0\n,3,1\n")
-    with pytest.raises(DataFormatError, match="line 2, column 1"):
+    with pytest.raises(DataFormatError, match="row 2, column 'column 1'"):
         load_file(path)
     data = load_file(path, missing="allow", test_fraction=0.5)
     assert np.isnan(np.concatenate([data.x_train, data.x_test])).sum() == 1

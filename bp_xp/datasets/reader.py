@@ -6,11 +6,13 @@ into another table.
 """
 
 import codecs
+import contextlib
 import csv
 import gzip
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,16 +20,21 @@ import numpy as np
 
 from bp_xp._caller import advice, named, own_arguments
 from bp_xp._files import open_regular
-from bp_xp._optional import require
 from bp_xp.errors import DataFormatError
 
-__all__ = ["MISSING_WORDS", "read_table"]
+__all__ = ["MISSING_WORDS", "column_names", "read_numbers", "read_table"]
 
 MISSING_WORDS = ("NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?")
 """What stands for a missing value in a file, beside an empty field."""
 
 _HEAD = 2**20
 """Bytes in which the first line must end."""
+
+_LINE_LIMIT = 2**21
+"""Bytes that a line may have."""
+
+_BLANKS = "' ' || chr(9)"
+"""What is no part of a field at its ends, in SQL."""
 
 _SLIP = 0.9
 """A column is of numbers or dates, but for slips, from this share of its values on."""
@@ -91,7 +98,6 @@ def read_table(
         DataFormatError: the file is no such table; the message is a line that names the line or
             row, and the column. Row 1 is the first below the header.
         FileNotFoundError: there is no such file.
-        ImportError: DuckDB is not installed.
         ValueError: an argument has a value that it can't have.
 
     Examples:
@@ -114,7 +120,6 @@ def read_table(
             raise ValueError(f"{named(name)} must be one of {words[1:]}, not {value!r}.")
     if separator is not None and len(separator) != 1:
         raise ValueError(f"{named('separator')} must be one character, not {separator!r}.")
-    require("duckdb", "table")
     with _Database(Path(path)) as database:
         if Path(path).suffix.lower() == ".parquet":
             open_regular(path).close()
@@ -125,6 +130,40 @@ def read_table(
         if absent:
             raise ValueError(f"{named('text')} names {absent[0]!r}: {path} has no such column.")
         return database.typed(names, _Typing(first.separator, decimal, tuple(text), day_first))
+
+
+def column_names(path: str | os.PathLike[str]) -> list[str]:
+    """Return the names that :func:`read_table` gives the columns of a CSV file.
+
+    Raises:
+        DataFormatError: its first line can't be read.
+    """
+    first = _first_line(Path(path), None, None)
+    return _names(first.fields, _is_header(first.fields))
+
+
+def read_numbers(
+    path: str | os.PathLike[str], *, header: bool | None, separator: str | None
+) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """Read a CSV file in which every field is a number.
+
+    Args:
+        path: the file.
+        header: as for :func:`read_table`.
+        separator: likewise.
+
+    Returns:
+        Values of shape (N, columns), float64, NaN where a field is empty or a word for a missing
+        value; and the names of the columns, or None where the file has no header.
+
+    Raises:
+        DataFormatError: as for :func:`read_table`, or a field is no number.
+    """
+    with _Database(Path(path)) as database:
+        first = _first_line(Path(path), None, separator)
+        names = database.csv(first, header, MISSING_WORDS)
+        values = database.numbers(names, first.separator)
+        return values, tuple(names) if database.has_header else None
 
 
 class _FirstLine(NamedTuple):
@@ -186,6 +225,22 @@ def _first_line(path: Path, encoding: str | None, separator: str | None) -> _Fir
     return _FirstLine(fields, found, encoding)
 
 
+@contextlib.contextmanager
+def _one_kind_of_ends(path: Path, encoding: str) -> Iterator[str | None]:
+    """Write a file anew where ends of its lines differ, and give its path; else give None."""
+    with open_regular(path) as file:
+        packed = path.suffix.lower() == ".gz"
+        content = (gzip.GzipFile(fileobj=file) if packed else file).read()
+    text = content.decode("utf-8-sig" if encoding == "utf-8" else encoding, "replace")
+    if "\ufffd" in text or len({*re.findall(r"\r\n?|\n", text)}) == 1:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "table.csv"
+        copy.write_bytes(re.sub(r"\r\n?", "\n", text).encode())
+        yield str(copy)
+
+
 def _not_text(path: Path, line: str) -> DataFormatError:
     how = advice(", or pass {} if it is", "encoding", "latin-1")
     return DataFormatError(f"{path}{line}: not text in UTF-8. Save it as CSV in UTF-8{how}.")
@@ -202,7 +257,9 @@ class _Database:
         self._path = path
         # Extensions are downloaded; all that is needed here is built in.
         offline = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
-        self._duckdb: Any = require("duckdb", "table")
+        import duckdb  # here, as it takes longer to import than all of bp_xp
+
+        self._duckdb: Any = duckdb
         self._connection = self._duckdb.connect(config=offline)
 
     def __enter__(self) -> "_Database":
@@ -239,35 +296,37 @@ class _Database:
             DataFormatError: it can't be read, has no rows, or a name twice.
         """
         width = len(first.fields)
+        self._guessed = header is None
         if header is None:
             header = _is_header(first.fields)
-        columns = ", ".join(f"c{i}: 'VARCHAR'" for i in range(width))
         words = ", ".join(map(_quoted, ["", *missing_words]))
+        trimmed = [f"trim(c{i}, {_BLANKS})" for i in range(width)]
         fields = ", ".join(
-            f"CASE WHEN trim(c{i}) IN ({words}) THEN NULL ELSE trim(c{i}) END AS c{i}"
-            for i in range(width)
+            f"CASE WHEN {field} IN ({words}) THEN NULL ELSE {field} END AS c{i}"
+            for i, field in enumerate(trimmed)
         )
+        create = f"CREATE TABLE t AS SELECT {fields} FROM "
         try:
-            self._connection.execute(
-                f"CREATE TABLE t AS SELECT {fields} FROM read_csv({self._file()}, "
-                f"columns = {{{columns}}}, auto_detect = false, header = false, "
-                f"delim = {_quoted(first.separator)}, quote = '\"', escape = '\"', "
-                f"encoding = '{first.encoding}', null_padding = false, strict_mode = true)"
-            )
+            try:
+                self._connection.execute(create + self._lines(self._file(), first, width))
+            except self._duckdb.InvalidInputException:
+                with _one_kind_of_ends(self._path, first.encoding) as plain:
+                    if plain is None:
+                        raise
+                    first = first._replace(encoding="utf-8")
+                    self._connection.execute(create + self._lines(_quoted(plain), first, width))
         except self._duckdb.Error as error:
             raise self._unreadable(str(error), width) from error
+        self.has_header, self._first_row = header, 0 if header else 1
+        self._refuse_nul(width)
         # DuckDB would take a blank line for the header.
         if header:
             self._connection.execute("DELETE FROM t WHERE rowid = 0")
-        self._first_row = 0 if header else 1
         (n_rows,) = self._one("SELECT count(*) FROM t")
         if not n_rows:
             below = " below its header" if header else ""
             raise DataFormatError(f"{self._path} has no data rows{below}.")
-        names = [
-            name.strip() if header and name.strip() else f"column {i + 1}"
-            for i, name in enumerate(first.fields)
-        ]
+        names = _names(first.fields, header)
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             places = [i + 1 for i, name in enumerate(names) if name == twice[0]]
@@ -276,6 +335,32 @@ class _Database:
                 f"{twice[0][:40]!r}. Give every column a name of its own."
             )
         return names
+
+    def _lines(self, file: str, first: _FirstLine, width: int) -> str:
+        """Return the expression that reads a file in SQL, all of it as text."""
+        columns = ", ".join(f"c{i}: 'VARCHAR'" for i in range(width))
+        return (
+            f"read_csv({file}, columns = {{{columns}}}, auto_detect = false, header = false, "
+            f"delim = {_quoted(first.separator)}, quote = '\"', escape = '\"', "
+            f"max_line_size = {_LINE_LIMIT}, encoding = '{first.encoding}', null_padding = false, "
+            "strict_mode = true)"
+        )
+
+    def _refuse_nul(self, width: int) -> None:
+        """Refuse text that holds NUL.
+
+        Raises:
+            DataFormatError: some does.
+        """
+        has_nul = " OR ".join(f"contains(c{i}, chr(0))" for i in range(width))
+        found = self._connection.execute(
+            f"SELECT rowid FROM t WHERE {has_nul} ORDER BY rowid LIMIT 1"
+        ).fetchone()
+        if found is not None:
+            raise DataFormatError(
+                f"{self._path}, row {found[0] + self._first_row}: it holds NUL, which is never "
+                "text: check that it is CSV."
+            )
 
     def _unreadable(self, problem: str, width: int) -> DataFormatError:
         """Return the error of a file that DuckDB does not read, in one line."""
@@ -292,8 +377,8 @@ class _Database:
             return _not_text(self._path, where)
         known = {
             "unterminated quote": 'a quote " opens a field and no other closes it',
-            "invalid state": "quotes or ends of lines are not as in CSV: write all ends alike",
-            "Maximum line size": "the line is too long for a table",
+            "invalid state": "quotes are not as in CSV: double one that is inside a field",
+            "Maximum line size": f"the line is longer than the limit of {_LINE_LIMIT:,} bytes",
         }
         first = problem.splitlines()[0].removeprefix("Invalid Input Error: ")
         what = next((text for key, text in known.items() if key in problem), first)
@@ -329,6 +414,21 @@ class _Database:
                     "float64. Replace it."
                 )
         return table
+
+    def numbers(self, names: Sequence[str], separator: str) -> np.ndarray:
+        """Return all columns as numbers, NaN where missing, shape (N, columns).
+
+        Raises:
+            DataFormatError: a field is no number.
+        """
+        columns = [f"c{i}" for i in range(len(names))]
+        decimal = self._decimal(columns, separator)
+        found = [_number(column, decimal) for column in columns]
+        for column, name, number in zip(columns, names, found, strict=True):
+            self._refuse_slip(column, name, number, "a number")
+        wanted = ", ".join(f"{each} AS {c}" for each, c in zip(found, columns, strict=True))
+        table = self._connection.execute(f"SELECT {wanted} FROM t ORDER BY rowid").fetchnumpy()
+        return np.stack([_plain(table[column]) for column in columns], axis=1)
 
     def _decimal(self, columns: Sequence[str], separator: str) -> str:
         """Return the decimal sign: a comma where a column is of numbers only then."""
@@ -393,6 +493,8 @@ class _Database:
         ).fetchone()
         if row is not None:
             how = advice(", or pass {} if the column is of text", "text", [name])
+            if row[0] == 0 and self._guessed:
+                how += advice(", or pass {} if this line holds names", "header", True)
             place = f"row {row[0] + self._first_row}, column {name[:40]!r}"
             raise DataFormatError(
                 f"{self._path}, {place}: {row[1][:40]!r} is not {wanted}. Correct it{how}."
@@ -417,6 +519,14 @@ def _number(column: str, decimal: str) -> str:
     return (
         f"CASE WHEN regexp_full_match({column}, '{pattern}') THEN try_cast({digits} AS DOUBLE) END"
     )
+
+
+def _names(fields: Sequence[str], header: bool) -> list[str]:
+    """Return what the columns are called: by the first line, or by their places."""
+    return [
+        name.strip() if header and name.strip() else f"column {i + 1}"
+        for i, name in enumerate(fields)
+    ]
 
 
 def _is_header(fields: Sequence[str]) -> bool:
