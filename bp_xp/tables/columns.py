@@ -7,13 +7,14 @@ bool, or objects, which are text, True, False or None.
 import datetime
 import numbers
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bp_xp._optional import require
-from bp_xp.datasets.reader import read_table
+from bp_xp.datasets.reader import column_names, read_table
 
 __all__ = ["Columns", "as_columns", "as_values", "labels_of", "missing_in", "numbers_of", "take"]
 
@@ -22,20 +23,23 @@ Columns = dict[str, np.ndarray]
 _DAY = np.timedelta64(1, "D")
 
 
-def as_columns(table: Any) -> Columns:
+def as_columns(table: Any, text: Collection[str] = ()) -> Columns:
     """Return a table as columns.
 
     Args:
         table: a data frame that narwhals knows (pandas, polars, pyarrow ...), a mapping of names to
             columns, an array of shape (N, columns), whose columns are called ``"column 1"`` and so
             on, or the path of a file for :func:`read_table`.
+        text: columns of a CSV file to take for text, whatever they hold, where they are there.
 
     Raises:
         ValueError: columns have different lengths, or there are none.
         TypeError: it is no table, or a column has values that are none of numbers, dates, text.
     """
     if isinstance(table, str | os.PathLike):
-        return read_table(table)
+        is_csv = bool(text) and not os.fspath(table).lower().endswith(".parquet")
+        names = set(column_names(table)) if is_csv else ()
+        return read_table(table, text=[name for name in text if name in names])
     if isinstance(table, Mapping):
         columns = {f"{name}": as_values(values, f"{name}") for name, values in table.items()}
     elif isinstance(table, np.ndarray | list | tuple):
@@ -47,9 +51,9 @@ def as_columns(table: Any) -> Columns:
     else:
         columns = _of_frame(table)
     lengths = {len(values) for values in columns.values()}
-    if len(lengths) != 1 or lengths == {0}:
+    if len(lengths) != 1:
         raise ValueError(
-            "a table needs columns with as many rows each, and at least one; these have "
+            "a table needs columns with as many rows each; these have "
             f"{sorted(lengths) or 'no columns'}."
         )
     return columns
@@ -150,7 +154,15 @@ def _moment(value: Any) -> Any:
 
 
 def _label(value: Any) -> str:
-    """Return what a value is called as a category: 1 and 1.0 are one, and so are true and True."""
+    """Return what a value is called as a category.
+
+    1 and 1.0 are one, and so are true and True, in text as well: one file has a column of numbers,
+    and another one has text in it.
+    """
+    if isinstance(value, str):
+        if value.lower() in ("true", "false"):
+            return value.lower()
+        return re.sub(r"\.0+", "", value) if re.fullmatch(r"-?[1-9]\d*\.0+|0\.0+", value) else value
     if isinstance(value, bool | np.bool):
         return "true" if value else "false"
     if isinstance(value, numbers.Real) and float(value).is_integer():

@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -10,25 +10,27 @@ from typing import Any
 import numpy as np
 
 from bp_xp import checks
-from bp_xp._caller import named, own_arguments
+from bp_xp._caller import own_arguments
 from bp_xp._typing import Namespace
 from bp_xp.backends import to_numpy
-from bp_xp.math.metrics import METRICS
 from bp_xp.network import Network
-from bp_xp.sources.samples import split_rows
 from bp_xp.storage import network_file
-from bp_xp.tables.columns import Columns, as_columns, as_values
+from bp_xp.tables.card import Card
+from bp_xp.tables.columns import as_columns
+from bp_xp.tables.importance import permutation_importance
 from bp_xp.tables.inputs import Scaling
-from bp_xp.tables.preparation import Preparation, select
-from bp_xp.tables.targets import Targets, Task
+from bp_xp.tables.parts import Split, part_columns, prepare
+from bp_xp.tables.preparation import Preparation
+from bp_xp.tables.targets import Task
+from bp_xp.training.arguments import as_metrics
 from bp_xp.training.history import History
 
-__all__ = ["TableModel"]
+__all__ = ["COST_OF_TASK", "TableModel"]
 
-_SECTION = "table"
-"""The section of a network's file that holds the preparation."""
+_SECTION, _CARD = "table", "card"
+"""The sections of a network's file that hold the preparation and the card."""
 
-_OUTPUTS = {
+COST_OF_TASK = {
     "classification": "categorical_cross_entropy",
     "multilabel": "binary_cross_entropy",
     "regression": "quadratic",
@@ -37,10 +39,10 @@ _OUTPUTS = {
 
 _METRICS = {
     "classification": ("accuracy", "balanced_accuracy", "f1_macro"),
-    "multilabel": (),
+    "multilabel": ("accuracy", "f1"),
     "regression": ("r2", "mae"),
 }
-"""What each task is judged by; several labels are judged one by one."""
+"""What each task is judged by; several labels are judged one by one, and the mean is told."""
 
 
 class TableModel:
@@ -70,6 +72,9 @@ class TableModel:
         validation_fraction: the share of the rows to hold out, each class its share; 0 holds out
             none, and keeps the parameters of the last epoch.
         patience: how many epochs without an improvement there end the run.
+        split_by: a column whose equal values, of one patient for example, are held out together;
+            nothing else is learnt from it.
+        split_last: whether the last rows are held out, where rows are in the order of time.
         device: where the network lives, as for :class:`bp_xp.Network`.
         backend: its array library, likewise.
         dtype: ``"float32"`` or ``"float64"``.
@@ -78,8 +83,10 @@ class TableModel:
 
     Attributes:
         preparation: what was learnt of the table; printed, it tells what was decided.
-        network: the network.
+        network: the network; its ``seed`` is the one that was drawn where none was given.
+        card: what the model was trained on; printed, it tells ranges, counts and metrics.
         history: the record of each epoch; None in a model that was loaded.
+        held_out: the numbers of the rows that were held out, shape (rows,); None likewise.
 
     Examples:
         >>> table = {"grams": [3, 4, 5, 30, 33, 35] * 9, "fur": ["gray", None, "gray"] * 18}
@@ -96,7 +103,9 @@ class TableModel:
 
     preparation: Preparation
     network: Network
+    card: Card | None
     history: History | None
+    held_out: np.ndarray | None
 
     def __init__(
         self,
@@ -114,6 +123,8 @@ class TableModel:
         l2: float = 1e-2,
         validation_fraction: float = 0.15,
         patience: int = 30,
+        split_by: str | None = None,
+        split_last: bool = False,
         device: str | None = None,
         backend: str | Namespace | None = None,
         dtype: Any = "float32",
@@ -134,6 +145,8 @@ class TableModel:
         self.l2 = l2
         self.validation_fraction = validation_fraction
         self.patience = patience
+        self.split_by = split_by
+        self.split_last = split_last
         self.device = device
         self.backend = backend
         self.dtype = dtype
@@ -162,49 +175,33 @@ class TableModel:
             DataFormatError: a file can't be read as a table.
             DivergenceError: as for :meth:`bp_xp.Network.fit`.
         """
-        columns = as_columns(table)
-        columns, answers = _parted(columns, target)
-        seed = np.random.SeedSequence().entropy if self.seed is None else self.seed
-        rows, held_out = self._split(answers, np.random.default_rng(seed))
+        seed = checks.check_seed(self.seed)
         wishes: dict[str, Any] = {
             name: getattr(self, name)
             for name in ("task", "numeric", "categorical", "drop", "scaling")
         }
-        preparation = Preparation.learn(columns, answers, rows=rows, **wishes)
-        x, y = preparation.inputs(columns), preparation.outputs(answers)
-        network = self._network(preparation)
+        split = Split(self.validation_fraction, by=self.split_by, last=self.split_last)
+        columns = as_columns(table, self.categorical)
+        prepared = prepare(columns, target, split=split, seed=seed, **wishes)
+        network = self._network(prepared.preparation, seed)
         how: dict[str, Any] = {
             name: getattr(self, name) for name in ("optimizer", "epochs", "batch_size", "l2")
         } | {"progress": self.progress}
+        held_out = prepared.rows["validation"]
         if len(held_out):
             how |= {
-                "validation_data": (x[held_out], y[held_out]),
+                "validation_data": prepared.part("validation"),
                 "early_stopping": checks.check_integer(self.patience, "patience"),
             }
-        history = network.fit(x[rows], y[rows], **how | options)
-        self.preparation, self.network, self.history = preparation, network, history
+        history = network.fit(*prepared.part("training"), **how | options)
+        self.preparation, self.network = prepared.preparation, network
+        self.history, self.held_out = history, held_out
+        parts = [part for part, rows in prepared.rows.items() if len(rows)]
+        measured = {part: self._measured(*prepared.part(part)) for part in parts}
+        self.card = Card.learn(prepared, measured)
         return self
 
-    def _split(
-        self, answers: Columns, generator: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the numbers of the rows to train on, and of those to validate on."""
-        n_rows = len(next(iter(answers.values())))
-        fraction = checks.check_number(
-            self.validation_fraction, "validation_fraction", least=0.0, below=1.0
-        )
-        if not fraction:
-            return np.arange(n_rows), np.arange(0)
-        if not 0 < round(fraction * n_rows) < n_rows:
-            raise ValueError(
-                f"{named('validation_fraction', fraction)} of {n_rows} rows leaves none to train "
-                f"or to validate on: give more rows, or {named('validation_fraction', 0)}."
-            )
-        targets = Targets.learn(answers, self.task, np.arange(n_rows))
-        labels = targets.encode(answers) if targets.classes else None
-        return split_rows(n_rows, fraction, labels, generator)
-
-    def _network(self, preparation: Preparation) -> Network:
+    def _network(self, preparation: Preparation, seed: int) -> Network:
         """Return an untrained network that fits a preparation."""
         targets = preparation.targets
         sizes = [len(preparation.features), *self.hidden_layer_sizes, targets.n_outputs]
@@ -213,11 +210,11 @@ class TableModel:
             sizes,
             activation=self.activation,
             output_activation="identity" if regression else None,
-            cost=_OUTPUTS[targets.task],
+            cost=COST_OF_TASK[targets.task],
             device=self.device,
             backend=self.backend,
             dtype=self.dtype,
-            seed=self.seed,
+            seed=seed,
         )
 
     # -----------------------------------------------------------------------------------------
@@ -236,8 +233,7 @@ class TableModel:
         Raises:
             ValueError: a column is missing, or holds something else than in training.
         """
-        outputs = self._outputs(table)
-        return self.preparation.targets.decode(outputs)
+        return self._fitted.targets.decode(self._outputs(self._fitted.inputs(table)))
 
     def predict_proba(self, table: Any, *, as_columns: bool = False) -> Any:
         """Return the probability of each class, or of each label.
@@ -252,19 +248,20 @@ class TableModel:
         Raises:
             ValueError: the model tells numbers; or as for :meth:`predict`.
         """
-        probabilities = self._outputs(table)
+        probabilities = self._outputs(self._fitted.inputs(table))
         if self._fitted.targets.task == "regression":
             raise ValueError("this model tells numbers, which have no probabilities: use predict.")
         if not as_columns:
             return probabilities
         return dict(zip(self.classes_.tolist(), probabilities.T, strict=True))
 
-    def evaluate(self, table: Any, target: Any = None) -> dict[str, float]:
+    def evaluate(self, table: Any, target: Any = None, *, metrics: Any = ()) -> dict[str, float]:
         """Return how good the predictions are.
 
         Args:
             table: rows with the columns learnt from.
             target: the true values, as for :meth:`fit`; None takes the columns learnt to predict.
+            metrics: what else to measure, as for :meth:`bp_xp.Network.evaluate`.
 
         Returns:
             Of classes, ``accuracy``, ``balanced_accuracy`` and ``f1_macro``; of numbers, ``r2`` and
@@ -272,30 +269,74 @@ class TableModel:
             of answers that are right, and ``f1_macro``, the mean over labels.
 
         Raises:
-            ValueError: as for :meth:`predict`, or a target is missing or is none of the classes.
+            ValueError: as for :meth:`predict`, a target is missing or is none of the classes, or
+                there are no rows.
         """
-        targets = self._fitted.targets
-        columns = as_columns(table)
+        return self._measured(*self._samples(table, target), as_metrics(metrics))
+
+    def importance(
+        self, table: Any, target: Any = None, *, repeats: int = 5, seed: int = 0
+    ) -> dict[str, float]:
+        """Return how much the score falls when the values of one column are shuffled.
+
+        The score is that of :meth:`score`. Take rows that the model was not trained on. Of two
+        columns that say the same, both can seem unimportant.
+
+        Args:
+            table: rows with the columns learnt from.
+            target: as for :meth:`evaluate`.
+            repeats: how many times each column is shuffled.
+            seed: shuffles.
+
+        Returns:
+            The mean fall of the score by column, the largest first.
+
+        Raises:
+            ValueError: as for :meth:`evaluate`.
+        """
+        x, y = self._samples(table, target)
+        name = self._score_name
+        return permutation_importance(
+            self.preparation,
+            x,
+            lambda shuffled: self._measured(shuffled, y)[name],
+            repeats=checks.check_integer(repeats, "repeats"),
+            seed=checks.check_seed(seed),
+        )
+
+    def _samples(self, table: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return inputs and targets of a table, one row or more."""
+        preparation = self._fitted
+        targets = preparation.targets
         wanted = list(targets.names) if target is None else target
-        columns, answers = _parted(columns, wanted)
+        columns, answers = part_columns(as_columns(table, preparation.text), wanted)
         if target is not None:  # it may be called otherwise than in training
             answers = dict(zip(targets.names, answers.values(), strict=True))
-        true, outputs = targets.encode(answers), self._outputs(columns).astype(np.float64)
+        x, y = preparation.inputs(columns), targets.encode(answers)
+        if not len(x):
+            raise ValueError("the table has no rows to judge.")
+        return x, y
 
-        def measured(name: str, a: np.ndarray, y: np.ndarray) -> float:
-            return float(METRICS[name](a, y, xp=np))
-
-        if targets.task == "multilabel":
-            pairs = list(zip(outputs.T[..., None], true.T[..., None], strict=True))
-            return {
-                name: float(np.mean([measured(of_one, a, y) for a, y in pairs]))
-                for name, of_one in (("accuracy", "accuracy"), ("f1_macro", "f1"))
-            }
+    def _measured(self, x: np.ndarray, y: np.ndarray, more: Any = ()) -> dict[str, float]:
+        """Return the metrics of the task, and more, in the units of the targets."""
+        targets, true = self.preparation.targets, y
+        outputs = self._outputs(x).astype(np.float64)
         if targets.task == "classification":
             true = np.eye(targets.n_outputs)[true]
-        else:
+        elif targets.task == "regression":
             true, outputs = (v * targets.scale + targets.center for v in (true, outputs))
-        return {name: measured(name, outputs, true) for name in _METRICS[targets.task]}
+        pairs = [(outputs, true)]
+        if targets.task == "multilabel":
+            pairs = list(zip(outputs.T[..., None], true.T[..., None], strict=True))
+        found = {}
+        for metric in as_metrics((*_METRICS[targets.task], *more)):
+            if metric.needs_classes and targets.task == "regression":
+                raise ValueError(f"the metric {metric.name!r} is for classes, not for numbers.")
+            # The mean over labels of a score of one label is what macro stands for.
+            macro = "_macro" if (metric.name, targets.task) == ("f1", "multilabel") else ""
+            scores = [metric(a, y, xp=np) for a, y in pairs]
+            found[metric.name + macro] = float(np.mean(scores))
+        return found
 
     def score(self, table: Any, target: Any = None) -> float:
         """Return the accuracy, or R² of numbers: what scikit-learn's tools compare by.
@@ -303,8 +344,11 @@ class TableModel:
         Raises:
             ValueError: as for :meth:`evaluate`.
         """
-        found = self.evaluate(table, target)
-        return found["r2" if self._fitted.targets.task == "regression" else "accuracy"]
+        return self.evaluate(table, target)[self._score_name]
+
+    @property
+    def _score_name(self) -> str:
+        return _METRICS[self._fitted.targets.task][0]
 
     @property
     def classes_(self) -> np.ndarray:
@@ -312,10 +356,23 @@ class TableModel:
         targets = self._fitted.targets
         return targets.class_values if targets.classes else np.array(targets.names)
 
-    def _outputs(self, table: Any) -> np.ndarray:
-        """Return the network's outputs, on the host."""
-        x = self._fitted.inputs(table)
-        return to_numpy(self.network.feedforward(x))
+    def outside(self, table: Any) -> dict[str, str]:
+        """Return the columns in which values leave what training saw, with counts in words.
+
+        Raises:
+            ValueError: as for :meth:`predict`.
+        """
+        columns = as_columns(table, self._fitted.text)
+        return {} if self.card is None else self.card.outside(columns)
+
+    def _outputs(self, x: np.ndarray) -> np.ndarray:
+        """Return the network's outputs, or probabilities of classes, on the host."""
+        targets = self.preparation.targets
+        if not len(x):
+            return np.zeros((0, targets.n_outputs))
+        # Of two classes, a network may have one output.
+        is_one = self.network.sizes[-1] < targets.n_outputs
+        return to_numpy((self.network.predict_proba if is_one else self.network.feedforward)(x))
 
     @property
     def _fitted(self) -> Preparation:
@@ -362,8 +419,49 @@ class TableModel:
             OSError: it could not be written; an older file is left as it was.
         """
         others = {_SECTION: self._fitted.to_section()}
+        if self.card is not None:
+            others[_CARD] = self.card.to_section()
         content = network_file.NetworkFile(self.network.describe(), others=others)
         return network_file.write(path, content)
+
+    @classmethod
+    def of(
+        cls,
+        preparation: Preparation,
+        network: Network,
+        *,
+        card: Card | None = None,
+        history: History | None = None,
+        **settings: Any,
+    ) -> "TableModel":
+        """Return a model of a preparation and a network that was trained on what it gives.
+
+        Args:
+            preparation: from columns to inputs.
+            network: from inputs to outputs.
+            card: what it was trained on, or None.
+            history: the record of each epoch, or None.
+            settings: further arguments of the constructor.
+
+        Raises:
+            ValueError: the network has another number of inputs or outputs.
+        """
+        targets = preparation.targets
+        n_outputs = {targets.n_outputs} | ({1} if len(targets.classes) == 2 else set())
+        if network.sizes[0] != len(preparation.features) or network.sizes[-1] not in n_outputs:
+            raise ValueError(f"its preparation does not fit its sizes {list(network.sizes)}")
+        model = cls(
+            network.sizes[1:-1],
+            task=targets.task,
+            scaling=preparation.numbers.scaling,
+            dtype=network.dtype,
+            seed=network.seed,
+            **settings,
+        )
+        model.preparation, model.network, model.card = preparation, network, card
+        model.history = history
+        model.held_out = None
+        return model
 
     @classmethod
     @own_arguments
@@ -393,26 +491,13 @@ class TableModel:
             if _SECTION not in others:
                 raise ValueError("it holds a network alone, which Network.load reads")
             preparation = Preparation.from_section(others[_SECTION])
+            card = Card.from_section(others[_CARD]) if _CARD in others else None
             network = Network.load(path, device=device, backend=backend, custom=custom)
-            wanted = len(preparation.features), preparation.targets.n_outputs
-            if (network.sizes[0], network.sizes[-1]) != wanted:
-                raise ValueError(f"its preparation does not fit its sizes {list(network.sizes)}")
+            return cls.of(preparation, network, card=card, device=device, backend=backend)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, network_file.CheckpointError):
                 raise
             raise network_file.unfit(path, "be read as a model of tables", error) from error
-        numbers, targets = preparation.numbers, preparation.targets
-        model = cls(
-            network.sizes[1:-1],
-            task=targets.task,
-            scaling=numbers.scaling,
-            device=device,
-            backend=backend,
-            dtype=network.dtype,
-            seed=network.seed,
-        )
-        model.preparation, model.network, model.history = preparation, network, None
-        return model
 
     # -----------------------------------------------------------------------------------------
     # For scikit-learn's tools
@@ -463,36 +548,3 @@ class TableModel:
 
 def _parameters(cls: type[TableModel]) -> list[str]:
     return list(inspect.signature(cls).parameters)
-
-
-def _parted(columns: Columns, target: Any) -> tuple[Columns, Columns]:
-    """Return the columns to learn from, and those to predict.
-
-    Raises:
-        ValueError: there is no target, a name is no column, or there are more or fewer values than
-            rows.
-    """
-    if target is None:
-        raise ValueError(
-            f"{named('target')} is missing: pass the name of the column to predict, or its values."
-        )
-    names = [target] if isinstance(target, str) else target
-    is_names = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
-    is_names = is_names and len(set(names)) == len(names) and set(names) <= set(columns)
-    if isinstance(target, str) or is_names:
-        answers = select(columns, names, named("target"))
-        return {name: v for name, v in columns.items() if name not in answers}, answers
-    values: Any = target
-    if isinstance(values, Mapping) or hasattr(values, "columns") or np.ndim(values) == 2:
-        answers = as_columns(values)
-    else:
-        name = str(getattr(values, "name", None) or "target")
-        answers = {name: as_values(values, name)}
-    n_rows = len(next(iter(columns.values())))
-    n_values = len(next(iter(answers.values())))
-    if n_values != n_rows:
-        raise ValueError(
-            f"{named('target')} has {n_values} values, and the table {n_rows} rows: give one for "
-            "each row."
-        )
-    return columns, answers

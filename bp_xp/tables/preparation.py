@@ -23,6 +23,10 @@ _FEW_ROWS = 20
 """From so many rows on, numbers that are all different can be told to number the rows."""
 
 
+_YEARS = 1500, 2100
+"""Whole numbers in between may be years."""
+
+
 @dataclass(frozen=True)
 class _Wishes:
     """What is asked for, whatever the columns look like."""
@@ -134,6 +138,8 @@ class Preparation:
         wishes = _Wishes(numeric, categorical, drop)
         wishes.check(columns)
         n_rows = len(next(iter(answers.values())))
+        if not n_rows:
+            raise ValueError("the table has no rows to learn from.")
         which = np.arange(n_rows) if rows is None else np.asarray(rows)
         targets = Targets.learn(answers, task, which)
         training = take(columns, which)
@@ -159,6 +165,22 @@ class Preparation:
             shown += each.features
         return shown
 
+    @property
+    def sources(self) -> list[str]:
+        """The column that each input comes from."""
+        flags = [n for n, f in zip(self.numbers.names, self.numbers.flagged, strict=True) if f]
+        found = [*self.numbers.names, *flags]
+        for each in self.categories:
+            found += [each.name] * len(each.features)
+        return found
+
+    @property
+    def text(self) -> list[str]:
+        """The columns that are to be read as text from a file, whatever they look like there."""
+        classes = self.targets.classes
+        is_text = bool(classes) and all(isinstance(one, str) for one in classes)
+        return [*(each.name for each in self.categories), *(self.targets.names if is_text else ())]
+
     def inputs(self, table: Any) -> np.ndarray:
         """Return the inputs of a network, shape (N, features), float64.
 
@@ -166,7 +188,9 @@ class Preparation:
             ValueError: a column is missing, or holds something else than in training.
         """
         wanted = [*self.numbers.names, *(each.name for each in self.categories)]
-        columns = select(as_columns(table), wanted, "the model")
+        columns = select(as_columns(table, self.text), wanted, "the model")
+        if not len(columns[wanted[0]]):  # an empty column is of no kind
+            return np.zeros((0, len(self.features)))
         parts = [self.numbers.apply(columns), *(each.apply(columns) for each in self.categories)]
         return np.concatenate(parts, axis=1)
 
@@ -176,7 +200,8 @@ class Preparation:
         Raises:
             ValueError: a target's column is not there, or has a value that is no class.
         """
-        return self.targets.encode(select(as_columns(table), self.targets.names, "the model"))
+        columns = as_columns(table, self.text)
+        return self.targets.encode(select(columns, self.targets.names, "the model"))
 
     def __str__(self) -> str:
         flags = dict(zip(self.numbers.names, self.numbers.flagged, strict=True))
@@ -330,7 +355,10 @@ def _kind(name: str, values: np.ndarray, wishes: _Wishes) -> str:
 def _numbers_rows(values: np.ndarray) -> bool:
     """Return whether whole numbers are all different and dense, as those of rows are.
 
-    Half of the numbers in their range must be there, as a part of the rows may be held out.
+    Half of the numbers in their range must be there, as a part of the rows may be held out. Years
+    are whole, different and dense as well, but tell something.
     """
     whole = not (values % 1).any()
-    return whole and len(np.unique(values)) == len(values) > np.ptp(values) / 2
+    are_years = values.min() >= _YEARS[0] and values.max() <= _YEARS[1]
+    is_dense = len(np.unique(values)) == len(values) > np.ptp(values) / 2
+    return whole and is_dense and not are_years

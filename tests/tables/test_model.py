@@ -1,5 +1,6 @@
 import csv
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -24,8 +25,15 @@ RENT = [round(float(v) * 12 + 300.5, 1) for v in SIZE]
 FAST = {"hidden_layer_sizes": (16,), "optimizer": Adam(0.02), "epochs": 40, "seed": 0}
 
 
-def fitted(target=KIND, **changes):
-    return TableModel(**FAST | changes).fit(TABLE, target=target)
+PLACES = TABLE | {"place": [f"place {i % 7}" for i in range(N)]}
+
+
+def fitted(target=KIND, table=TABLE, **changes):
+    return TableModel(**FAST | changes).fit(table, target=target)
+
+
+def rows_of(*places, **changes):
+    return {name: [values[i] for i in places] for name, values in TABLE.items()} | changes
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +163,82 @@ def test_rows_held_out_choose_the_epoch(model):
 
 def test_one_seed_gives_one_model(model):
     np.testing.assert_array_equal(fitted().predict_proba(TABLE), model.predict_proba(TABLE))
+    drawn = fitted(seed=None, epochs=2)
+    again = fitted(seed=drawn.network.seed, epochs=2)
+    np.testing.assert_array_equal(again.predict_proba(TABLE), drawn.predict_proba(TABLE))
+    np.testing.assert_array_equal(again.held_out, drawn.held_out)
+
+
+def test_rows_are_held_out_by_groups_or_by_order():
+    by_town = fitted(split_by="place", epochs=1, validation_fraction=0.3, table=PLACES)
+    held, place = by_town.held_out, np.array(PLACES["place"])
+    assert 0 < len(held) < N
+    assert not set(place[held]) & set(np.delete(place, held))
+    assert "place" in by_town.preparation.left_out
+    last = fitted(split_last=True, epochs=1, validation_fraction=0.3)
+    assert last.held_out.tolist() == [*range(N - 27, N)]
+    for wrong, message in (
+        ({"split_by": "nowhere"}, "split_by needs a column 'nowhere'"),
+        ({"split_by": "town"}, "row 6, column 'town': the group is missing"),
+        ({"split_by": "same"}, "the same group in all rows"),
+        ({"split_by": "place", "split_last": True}, "two ways to hold rows out"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fitted(table=PLACES | {"same": ["x"] * N}, **wrong)
+
+
+def test_no_rows_get_no_predictions(model, rents):
+    empty = {name: [] for name in TABLE}
+    assert model.predict(empty).shape == rents.predict(empty).shape == (0,)
+    assert model.predict_proba(empty).shape == (0, 3)
+    with pytest.raises(ValueError, match="no rows to judge"):
+        rents.evaluate(empty | {"rent": []})
+
+
+def test_card_tells_what_was_seen_and_what_leaves_it(model, rents, tmp_path):
+    again = TableModel.load(rents.save(tmp_path / "rents"))
+    for card in (rents.card, again.card):
+        assert card.rows == {"training": 76, "validation": 14, "test": 0}
+        assert card.columns["size"]["missing"] == sum(v is None for v in TABLE["size"])
+        assert card.targets["rent"]["highest"] == max(RENT)
+        held = {name: [values[i] for i in rents.held_out] for name, values in TABLE.items()}
+        found = rents.evaluate(held, {"rent": np.array(RENT)[rents.held_out]})
+        assert card.metrics["validation"] == pytest.approx(found)
+    assert again.card == rents.card
+    assert model.card.targets["target"]["counts"] == {kind: KIND.count(kind) for kind in KINDS}
+    told = str(rents.card)
+    assert "76 for training, 14 for validation" in told
+    assert re.search(r"town +Bonn, Süd \d+, Köln \d+, Ulm \d+, 7 missing", told)
+    table = rows_of(0, 1, 2, size=[1000, 50, -1], town=["Rom", None, "Ulm"])
+    outside = again.outside(table)
+    assert outside["town"] == "1 value unseen: Rom"
+    assert outside["size"].startswith("2 values outside ")
+    assert again.outside(TABLE) == {}
+
+
+def test_importance_is_the_fall_of_the_score_without_a_column(rents):
+    falls = rents.importance(TABLE, {"rent": RENT})
+    assert list(falls) == ["size", *list(falls)[1:]]
+    assert set(falls) == {"size", "town", "garden"}
+    assert falls["size"] > 0.3 > abs(falls["town"])
+    assert falls == rents.importance(TABLE, {"rent": RENT})
+
+
+def test_further_metrics_are_measured(model, rents):
+    assert "precision_macro" in model.evaluate(TABLE, KIND, metrics="precision_macro")
+    assert rents.evaluate(TABLE, {"rent": RENT}, metrics=["mse"])["mse"] > 1
+    with pytest.raises(ValueError, match="'f1' is for classes"):
+        rents.evaluate(TABLE, {"rent": RENT}, metrics=["f1"])
+
+
+def test_categories_in_a_file_are_text_whatever_they_look_like(tmp_path):
+    rooms = {"room": ["7", "8", "12b"] * 30, "n": list(range(90)), "kind": ["x", "y", "z"] * 30}
+    train = written(tmp_path / "rooms.csv", rooms)
+    model = TableModel(**FAST, categorical=["room"], drop=["n"]).fit(train, "kind")
+    new = {"room": ["7.0", *["8"] * 18, "12b"]}  # 12b would be a slip in a column of numbers
+    assert model.outside(written(tmp_path / "new.csv", new)) == {}
+    predicted = model.predict(tmp_path / "new.csv")
+    assert predicted.tolist() == ["x", *["y"] * 18, "z"]
 
 
 def test_model_runs_on_other_libraries(model, placement):

@@ -75,6 +75,28 @@ def test_categories_have_places_for_the_rare_the_unseen_and_the_missing(preparat
     ]
 
 
+def test_years_do_not_number_the_rows():
+    table = {"year": [*range(1950, 2025)], "id": [*range(1, 76)], "y": [i / 7 for i in range(75)]}
+    preparation = Preparation.learn(table, ["y"])
+    assert preparation.numbers.names == ("year",)
+    assert preparation.left_out == {"id": "it numbers the rows"}
+
+
+def test_no_rows_are_no_inputs(preparation):
+    empty = {name: [] for name in TABLE}
+    assert preparation.inputs(empty).shape == (0, 10)
+    with pytest.raises(ValueError, match="needs a column 'when'"):
+        preparation.inputs({"age": []})
+    with pytest.raises(ValueError, match="no rows to learn from"):
+        Preparation.learn(empty, ["y"])
+
+
+def test_each_input_has_a_column_that_it_comes_from(preparation):
+    assert len(preparation.sources) == len(preparation.features)
+    for source, feature in zip(preparation.sources, preparation.features, strict=True):
+        assert feature.split()[0] == source
+
+
 def test_columns_are_found_by_name(preparation):
     permuted = dict(reversed(TABLE.items())) | {"more": [1] * N}
     np.testing.assert_array_equal(preparation.inputs(permuted), preparation.inputs(TABLE))
