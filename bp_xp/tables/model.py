@@ -17,6 +17,7 @@ from bp_xp.network import Network
 from bp_xp.storage import network_file
 from bp_xp.tables.card import Card
 from bp_xp.tables.columns import as_columns
+from bp_xp.tables.files import read_sections, write_sections
 from bp_xp.tables.importance import permutation_importance
 from bp_xp.tables.inputs import Scaling
 from bp_xp.tables.parts import Split, part_columns, prepare
@@ -26,9 +27,6 @@ from bp_xp.training.arguments import as_metrics
 from bp_xp.training.history import History
 
 __all__ = ["COST_OF_TASK", "TableModel"]
-
-_SECTION, _CARD = "table", "card"
-"""The sections of a network's file that hold the preparation and the card."""
 
 COST_OF_TASK = {
     "classification": "categorical_cross_entropy",
@@ -197,7 +195,7 @@ class TableModel:
         self.preparation, self.network = prepared.preparation, network
         self.history, self.held_out = history, held_out
         parts = [part for part, rows in prepared.rows.items() if len(rows)]
-        measured = {part: self._measured(*prepared.part(part)) for part in parts}
+        measured = {part: self.judge(*prepared.part(part)) for part in parts}
         self.card = Card.learn(prepared, measured)
         return self
 
@@ -272,7 +270,7 @@ class TableModel:
             ValueError: as for :meth:`predict`, a target is missing or is none of the classes, or
                 there are no rows.
         """
-        return self._measured(*self._samples(table, target), as_metrics(metrics))
+        return self.judge(*self._samples(table, target), metrics)
 
     def importance(
         self, table: Any, target: Any = None, *, repeats: int = 5, seed: int = 0
@@ -299,7 +297,7 @@ class TableModel:
         return permutation_importance(
             self.preparation,
             x,
-            lambda shuffled: self._measured(shuffled, y)[name],
+            lambda shuffled: self.judge(shuffled, y)[name],
             repeats=checks.check_integer(repeats, "repeats"),
             seed=checks.check_seed(seed),
         )
@@ -317,8 +315,17 @@ class TableModel:
             raise ValueError("the table has no rows to judge.")
         return x, y
 
-    def _measured(self, x: np.ndarray, y: np.ndarray, more: Any = ()) -> dict[str, float]:
-        """Return the metrics of the task, and more, in the units of the targets."""
+    def judge(self, x: np.ndarray, y: np.ndarray, metrics: Any = ()) -> dict[str, float]:
+        """Return the metrics of :meth:`evaluate` for what the preparation makes of a table.
+
+        Args:
+            x: inputs, shape (N, features).
+            y: labels, shape (N,), or targets, shape (N, targets).
+            metrics: what else to measure.
+
+        Raises:
+            ValueError: a metric is not for this task.
+        """
         targets, true = self.preparation.targets, y
         outputs = self._outputs(x).astype(np.float64)
         if targets.task == "classification":
@@ -329,7 +336,7 @@ class TableModel:
         if targets.task == "multilabel":
             pairs = list(zip(outputs.T[..., None], true.T[..., None], strict=True))
         found = {}
-        for metric in as_metrics((*_METRICS[targets.task], *more)):
+        for metric in (*as_metrics(_METRICS[targets.task]), *as_metrics(metrics)):
             if metric.needs_classes and targets.task == "regression":
                 raise ValueError(f"the metric {metric.name!r} is for classes, not for numbers.")
             # The mean over labels of a score of one label is what macro stands for.
@@ -418,9 +425,7 @@ class TableModel:
             ValueError: the name promises another format, or the model has learnt nothing yet.
             OSError: it could not be written; an older file is left as it was.
         """
-        others = {_SECTION: self._fitted.to_section()}
-        if self.card is not None:
-            others[_CARD] = self.card.to_section()
+        others = write_sections(self._fitted, self.card)
         content = network_file.NetworkFile(self.network.describe(), others=others)
         return network_file.write(path, content)
 
@@ -486,18 +491,15 @@ class TableModel:
             CheckpointError: it is damaged, or holds a network without a preparation.
             DeviceError: the device does not work on this machine.
         """
-        others = network_file.read(path, "be read as a model of tables").others
+        purpose = "be read as a model of tables"
+        preparation, card = read_sections(network_file.read(path, purpose).others, path)
+        network = Network.load(path, device=device, backend=backend, custom=custom)
         try:
-            if _SECTION not in others:
+            if preparation is None:
                 raise ValueError("it holds a network alone, which Network.load reads")
-            preparation = Preparation.from_section(others[_SECTION])
-            card = Card.from_section(others[_CARD]) if _CARD in others else None
-            network = Network.load(path, device=device, backend=backend, custom=custom)
             return cls.of(preparation, network, card=card, device=device, backend=backend)
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, network_file.CheckpointError):
-                raise
-            raise network_file.unfit(path, "be read as a model of tables", error) from error
+        except ValueError as error:
+            raise network_file.unfit(path, purpose, error) from error
 
     # -----------------------------------------------------------------------------------------
     # For scikit-learn's tools

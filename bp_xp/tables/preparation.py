@@ -204,6 +204,13 @@ class Preparation:
         return self.targets.encode(select(columns, self.targets.names, "the model"))
 
     def __str__(self) -> str:
+        lines = [*self.told.items(), (", ".join(self.targets.names), f"target: {self.targets}")]
+        width = max(len(name) for name, _ in lines)
+        return "\n".join(f"{name:{width}}  {what}" for name, what in lines)
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What was decided about each column, in words."""
         flags = dict(zip(self.numbers.names, self.numbers.flagged, strict=True))
         dates = dict(zip(self.numbers.names, self.numbers.dates, strict=True))
         told = {name: f"left out: {why}" for name, why in self.left_out.items()}
@@ -215,10 +222,7 @@ class Preparation:
             told[each.name] = f"{n} {'category' if n == 1 else 'categories'}"
             told[each.name] += ", rare and unseen ones together" if each.other else ""
             told[each.name] += ", with a column for what is missing" if each.missing else ""
-        lines = [(name, told[name]) for name in self.order]
-        lines += [(", ".join(self.targets.names), f"target: {self.targets}")]
-        width = max(len(name) for name, _ in lines)
-        return "\n".join(f"{name:{width}}  {what}" for name, what in lines)
+        return {name: told[name] for name in self.order}
 
     # -----------------------------------------------------------------------------------------
     # In a file
