@@ -23,6 +23,7 @@ from bp_xp.tables.columns import Columns, as_columns
 from bp_xp.tables.files import write_sections
 from bp_xp.tables.model import COST_OF_TASK
 from bp_xp.tables.parts import Prepared, Split, prepare
+from bp_xp.tables.preparation import select
 
 __all__ = [
     "TABLE_ENDS",
@@ -138,7 +139,7 @@ def _targets(target: int | str, columns: Columns, data: str) -> list[str]:
     if f"{target}" in columns:
         return [f"{target}"]
     if isinstance(target, str):
-        return split_names(target)
+        return list(select(columns, split_names(target), "--target"))
     if not -len(names) <= target < len(names):
         raise ValueError(
             f"--target {target}: {data} has {len(names)} columns, {', '.join(names)[:400]}."

@@ -161,6 +161,8 @@ def prepare(
         ValueError: as for :meth:`Preparation.learn`, or a part would be empty.
     """
     columns, answers = part_columns(columns, target)
+    if not columns:
+        raise ValueError("no column is left to learn from: the table has none but the target.")
     rows = split.rows(columns, answers, task, seed)
     drop = drop if split.by is None or isinstance(drop, str) else {*drop, split.by}
     preparation = Preparation.learn(
