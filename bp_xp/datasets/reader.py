@@ -8,6 +8,7 @@ into another table.
 import codecs
 import contextlib
 import csv
+import functools
 import gzip
 import os
 import re
@@ -246,8 +247,22 @@ def _not_text(path: Path, line: str) -> DataFormatError:
     return DataFormatError(f"{path}{line}: not text in UTF-8. Save it as CSV in UTF-8{how}.")
 
 
+@functools.cache
+def _instance(process: int) -> Any:
+    """Return DuckDB in memory; it takes longer to start than to read a small table.
+
+    Args:
+        process: the number of this process; the threads of another one are not there after a fork.
+    """
+    import duckdb
+
+    # Extensions are downloaded; all that is needed here is built in.
+    offline: Any = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+    return duckdb.connect(config=offline)
+
+
 class _Database:
-    """A database in memory that holds one table, "t", whose columns are c0, c1 ...
+    """A session of DuckDB that has one table, "t", whose columns are c0, c1 ...
 
     Args:
         path: the file that the table is from.
@@ -255,12 +270,10 @@ class _Database:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # Extensions are downloaded; all that is needed here is built in.
-        offline = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
         import duckdb  # here, as it takes longer to import than all of bp_xp
 
         self._duckdb: Any = duckdb
-        self._connection = self._duckdb.connect(config=offline)
+        self._connection = _instance(os.getpid()).cursor()
 
     def __enter__(self) -> "_Database":
         return self
@@ -305,7 +318,7 @@ class _Database:
             f"CASE WHEN {field} IN ({words}) THEN NULL ELSE {field} END AS c{i}"
             for i, field in enumerate(trimmed)
         )
-        create = f"CREATE TABLE t AS SELECT {fields} FROM "
+        create = f"CREATE TEMP TABLE t AS SELECT {fields} FROM "
         try:
             try:
                 self._connection.execute(create + self._lines(self._file(), first, width))
