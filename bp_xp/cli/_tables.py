@@ -189,14 +189,14 @@ def with_card(given: SimpleNamespace, history: History) -> Network | TableModel:
 # What a model says
 
 
-def columns_for(model: TableModel, file: str, data: str) -> Columns:
+def columns_for(model: TableModel, file: str, data: str, *, allow_empty: bool = False) -> Columns:
     """Return the columns of a table that a model is to look at."""
     if not is_table(data):
         raise ValueError(
             f"the model in {file} takes tables: name a {', '.join(TABLE_ENDS[:3])} file with "
             "--data."
         )
-    return as_columns(data, model.preparation.text)
+    return as_columns(data, model.preparation.text, allow_empty=allow_empty)
 
 
 def samples_for(model: TableModel, file: str, data: str) -> tuple[np.ndarray, np.ndarray]:
@@ -226,7 +226,7 @@ def predictions(model: TableModel, columns: Columns, *, proba: bool) -> Iterable
     targets = model.preparation.targets
     names = list(targets.names)
     values = model.predict(columns)
-    cells = [list(map(_cell(model), row)) for row in values.reshape(len(values), -1).tolist()]
+    cells = [list(map(_cell(model), row)) for row in values.reshape(len(values), len(names)).tolist()]
     if proba:
         more = model.predict_proba(columns)
         prefix = "" if targets.classes else "probability of "

@@ -63,7 +63,7 @@ def predict(
     if proba and not net.classifies:
         raise ValueError(f"--proba is for classes, and the outputs of {network} are numbers.")
     if isinstance(model, TableModel):
-        columns = tables.columns_for(model, network, data)
+        columns = tables.columns_for(model, network, data, allow_empty=True)
         rows = tables.predictions(model, columns, proba=proba)
         tables.warn_of_ranges(model, columns, data)
     else:

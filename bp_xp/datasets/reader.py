@@ -67,6 +67,7 @@ def read_table(
     missing_words: Collection[str] = MISSING_WORDS,
     text: Collection[str] = (),
     day_first: bool | None = None,
+    allow_empty: bool = False,
 ) -> dict[str, np.ndarray]:
     r"""Read a table from a CSV file, as it is or with gzip, or from a Parquet file.
 
@@ -87,6 +88,7 @@ def read_table(
         text: columns to take for text, whatever they hold.
         day_first: whether 01/02/2024 is in February; None to refuse where no date of the column
             tells.
+        allow_empty: whether a header without rows is a table too, of columns of shape (0,).
 
     Returns:
         Columns by name, in the order of the file, each of shape (N,): numbers as float64 with NaN
@@ -121,7 +123,7 @@ def read_table(
             raise ValueError(f"{named(name)} must be one of {words[1:]}, not {value!r}.")
     if separator is not None and len(separator) != 1:
         raise ValueError(f"{named('separator')} must be one character, not {separator!r}.")
-    with _Database(Path(path)) as database:
+    with _Database(Path(path), allow_empty) as database:
         if Path(path).suffix.lower() == ".parquet":
             open_regular(path).close()
             return database.parquet()
@@ -266,10 +268,11 @@ class _Database:
 
     Args:
         path: the file that the table is from.
+        allow_empty: whether it may have no rows.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, allow_empty: bool = False) -> None:
+        self._path, self._allow_empty = path, allow_empty
         import duckdb  # here, as it takes longer to import than all of bp_xp
 
         self._duckdb: Any = duckdb
@@ -293,7 +296,7 @@ class _Database:
         except self._duckdb.Error as error:
             problem = str(error).splitlines()[0]
             raise DataFormatError(f"{self._path} is no whole Parquet file: {problem}.") from error
-        if not columns or not len(next(iter(columns.values()))):
+        if not columns or not (len(next(iter(columns.values()))) or self._allow_empty):
             raise DataFormatError(f"{self._path} has no data rows.")
         for name, kind in zip(found.columns, map(str, found.types), strict=True):
             if kind.startswith(("DECIMAL", "HUGEINT")):
@@ -336,7 +339,7 @@ class _Database:
         if header:
             self._connection.execute("DELETE FROM t WHERE rowid = 0")
         (n_rows,) = self._one("SELECT count(*) FROM t")
-        if not n_rows:
+        if not (n_rows or (self._allow_empty and header)):
             below = " below its header" if header else ""
             raise DataFormatError(f"{self._path} has no data rows{below}.")
         names = _names(first.fields, header)

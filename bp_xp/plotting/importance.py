@@ -34,7 +34,7 @@ def column_importance(
     Examples:
         >>> from matplotlib.figure import Figure
         >>> ax = column_importance({"size": 0.4, "town": 0.1}, ax=Figure().subplots())
-        >>> [bar.get_width() for bar in ax.patches]
+        >>> [float(bar.get_width()) for bar in ax.patches]
         [0.1, 0.4]
     """
     if not falls:

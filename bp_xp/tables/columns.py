@@ -23,7 +23,7 @@ Columns = dict[str, np.ndarray]
 _DAY = np.timedelta64(1, "D")
 
 
-def as_columns(table: Any, text: Collection[str] = ()) -> Columns:
+def as_columns(table: Any, text: Collection[str] = (), *, allow_empty: bool = False) -> Columns:
     """Return a table as columns.
 
     Args:
@@ -31,6 +31,7 @@ def as_columns(table: Any, text: Collection[str] = ()) -> Columns:
             columns, an array of shape (N, columns), whose columns are called ``"column 1"`` and so
             on, or the path of a file for :func:`read_table`.
         text: columns of a CSV file to take for text, whatever they hold, where they are there.
+        allow_empty: whether a file may have a header and no rows; other tables may always.
 
     Raises:
         ValueError: columns have different lengths, or there are none.
@@ -39,7 +40,8 @@ def as_columns(table: Any, text: Collection[str] = ()) -> Columns:
     if isinstance(table, str | os.PathLike):
         is_csv = bool(text) and not os.fspath(table).lower().endswith(".parquet")
         names = set(column_names(table)) if is_csv else ()
-        return read_table(table, text=[name for name in text if name in names])
+        kept = [name for name in text if name in names]
+        return read_table(table, text=kept, allow_empty=allow_empty)
     if isinstance(table, Mapping):
         columns = {f"{name}": as_values(values, f"{name}") for name, values in table.items()}
     elif isinstance(table, np.ndarray | list | tuple):

@@ -188,7 +188,7 @@ class Preparation:
             ValueError: a column is missing, or holds something else than in training.
         """
         wanted = [*self.numbers.names, *(each.name for each in self.categories)]
-        columns = select(as_columns(table, self.text), wanted, "the model")
+        columns = select(as_columns(table, self.text, allow_empty=True), wanted, "the model")
         if not len(columns[wanted[0]]):  # an empty column is of no kind
             return np.zeros((0, len(self.features)))
         parts = [self.numbers.apply(columns), *(each.apply(columns) for each in self.categories)]

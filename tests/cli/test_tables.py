@@ -224,6 +224,14 @@ def test_predictions_are_a_table_in_words_and_units(trained):
     assert "the model needs a column 'size'; the table has the columns kind, built" in result.stderr
 
 
+def test_no_rows_get_a_header_alone(trained):
+    Path("none.csv").write_text(",".join(TABLE) + "\n")
+    stdout, stderr = run_well(f"predict -q {trained[0] / 'kind'} --data none.csv --proba")
+    assert rows_of(stdout) == [["kind", "groß, teuer", "klein", "mittel"]]
+    assert not stderr
+    assert "no data rows" in run(f"evaluate -q {trained[0] / 'kind'} --data none.csv").stderr
+
+
 def test_a_table_that_leaves_the_training_is_told_once(trained):
     folder, _ = trained
     new = {name: values[:4] for name, values in TABLE.items()}

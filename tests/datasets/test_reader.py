@@ -199,6 +199,12 @@ def test_argument_that_can_not_be_is_refused(write, options):
         read_table(write("a,b\n1,2\n"), **options)
 
 
+def test_header_alone_is_a_table_where_that_is_allowed(write):
+    assert listed(read_table(write("a,b\n"), allow_empty=True)) == {"a": [], "b": []}
+    with pytest.raises(DataFormatError, match="no data rows"):
+        read_table(write(""), allow_empty=True)
+
+
 def test_missing_file_is_named(tmp_path):
     for name in ("nowhere.csv", "nowhere.parquet"):
         with pytest.raises(FileNotFoundError, match=name):
