@@ -15,6 +15,7 @@ from bp_xp import History, Network, checks
 from bp_xp.cli._pictures import drawing
 from bp_xp.cli._program import logger
 from bp_xp.datasets import Dataset
+from bp_xp.datasets.table import CSV_ENDS
 from bp_xp.plotting import column_importance
 from bp_xp.storage.network_file import Section
 from bp_xp.tables import TableModel
@@ -46,7 +47,7 @@ __all__ = [
     "with_card",
 ]
 
-TABLE_ENDS = (".csv", ".tsv", ".parquet", ".csv.gz", ".tsv.gz")
+TABLE_ENDS = (*CSV_ENDS[:2], ".parquet", *CSV_ENDS[2:])
 """The ends of the names of tables."""
 
 _TEST_FRACTION = 0.2
@@ -226,7 +227,8 @@ def predictions(model: TableModel, columns: Columns, *, proba: bool) -> Iterable
     targets = model.preparation.targets
     names = list(targets.names)
     values = model.predict(columns)
-    cells = [list(map(_cell(model), row)) for row in values.reshape(len(values), len(names)).tolist()]
+    rows = values.reshape(len(values), len(names)).tolist()
+    cells = [list(map(_cell(model), row)) for row in rows]
     if proba:
         more = model.predict_proba(columns)
         prefix = "" if targets.classes else "probability of "

@@ -9,10 +9,14 @@ from bp_xp._caller import advice, own_arguments
 from bp_xp.datasets.reader import read_numbers
 from bp_xp.errors import DataFormatError
 
-__all__ = ["Missing", "Table", "check_missing", "load_csv"]
+__all__ = ["CSV_ENDS", "Missing", "Table", "check_missing", "load_csv"]
 
 Missing = Literal["refuse", "allow"]
 """What to do about values that are empty, nan or inf."""
+
+
+CSV_ENDS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+"""The ends of the names of CSV files."""
 
 
 class Table(NamedTuple):

@@ -4,6 +4,7 @@ import inspect
 import os
 from collections.abc import Collection, Sequence
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from bp_xp.tables.parts import Split, part_columns, prepare
 from bp_xp.tables.preparation import Preparation
 from bp_xp.tables.targets import Task
 from bp_xp.training.arguments import as_metrics
+from bp_xp.training.checkpoint import Checkpoint
 from bp_xp.training.history import History
 
 __all__ = ["COST_OF_TASK", "TableModel"]
@@ -191,6 +193,8 @@ class TableModel:
                 "validation_data": prepared.part("validation"),
                 "early_stopping": checks.check_integer(self.patience, "patience"),
             }
+        if options.get("checkpoint") is not None:
+            options["checkpoint"] = _with_preparation(options["checkpoint"], prepared.preparation)
         history = network.fit(*prepared.part("training"), **how | options)
         self.preparation, self.network = prepared.preparation, network
         self.history, self.held_out = history, held_out
@@ -546,6 +550,12 @@ class TableModel:
             if value is not parameters[name].default and value != parameters[name].default
         ]
         return f"{type(self).__name__}({', '.join(changed)})"
+
+
+def _with_preparation(checkpoint: Any, preparation: Preparation) -> Checkpoint:
+    """Return a checkpoint that :meth:`TableModel.load` reads."""
+    kept = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+    return replace(kept, sections={**kept.sections, **write_sections(preparation)})
 
 
 def _parameters(cls: type[TableModel]) -> list[str]:

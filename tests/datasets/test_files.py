@@ -1,3 +1,5 @@
+import gzip
+
 import numpy as np
 import pytest
 
@@ -187,6 +189,15 @@ def test_column_of_labels_is_chosen_by_name_or_number(csv_path, column):
 def test_default_column_of_a_csv_file_is_the_last(csv_path):
     data = load_file(csv_path)
     assert_is_split_of(data, np.column_stack([Y, X[:, 0]]), X[:, 1])
+
+
+def test_tables_with_tabs_and_in_gzip_are_read_too(csv_path):
+    text = csv_path.read_text()
+    tabs, packed = csv_path.with_suffix(".tsv"), csv_path.with_suffix(".csv.gz")
+    tabs.write_text(text.replace(",", "\t"))
+    packed.write_bytes(gzip.compress(text.encode()))
+    for path in (tabs, packed):
+        assert_is_split_of(load_file(path, target="kind"), X, Y)
 
 
 @pytest.mark.parametrize("column", ["sort", 3, -4])

@@ -224,6 +224,14 @@ def test_importance_is_the_fall_of_the_score_without_a_column(rents):
     assert falls == rents.importance(TABLE, {"rent": RENT})
 
 
+def test_checkpoint_is_a_model_too(tmp_path):
+    path = tmp_path / "run.safetensors"
+    model = TableModel(**FAST | {"epochs": 3}).fit(TABLE, KIND, checkpoint=path)
+    last = TableModel.load(path)
+    assert last.predict_proba(TABLE).shape == (N, 3)
+    assert str(last.preparation) == str(model.preparation)
+
+
 def test_further_metrics_are_measured(model, rents):
     assert "precision_macro" in model.evaluate(TABLE, KIND, metrics="precision_macro")
     assert rents.evaluate(TABLE, {"rent": RENT}, metrics=["mse"])["mse"] > 1
