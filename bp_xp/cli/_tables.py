@@ -28,6 +28,7 @@ from bp_xp.tables.preparation import select
 
 __all__ = [
     "TABLE_ENDS",
+    "add_card",
     "as_model",
     "check_options",
     "class_weights",
@@ -44,7 +45,6 @@ __all__ = [
     "told",
     "use_defaults",
     "warn_of_ranges",
-    "with_card",
 ]
 
 TABLE_ENDS = (*CSV_ENDS[:2], ".parquet", *CSV_ENDS[2:])
@@ -175,15 +175,13 @@ def class_weights(weights: Any, prepared: Prepared | None) -> Any:
     return {places[f"{name}"]: weight for name, weight in weights.items()}
 
 
-def with_card(given: SimpleNamespace, history: History) -> Network | TableModel:
-    """Return the model of a run after its training, with a card if it is one of tables."""
+def add_card(given: SimpleNamespace, history: History) -> None:
+    """Judge the model of a run after its training, and note it on its card."""
     model, prepared = given.model, given.prepared
-    if prepared is not None:
-        parts = [part for part, rows in prepared.rows.items() if len(rows)]
-        metrics = {part: model.judge(*prepared.part(part), given.metrics) for part in parts}
-        model.history = history
-        model.card = Card.learn(prepared, metrics, Path(given.data).name)
-    return model
+    parts = [part for part, rows in prepared.rows.items() if len(rows)]
+    metrics = {part: model.judge(*prepared.part(part), given.metrics) for part in parts}
+    model.history = history
+    model.card = Card.learn(prepared, metrics, Path(given.data).name)
 
 
 # ---------------------------------------------------------------------------------------------

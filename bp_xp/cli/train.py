@@ -391,8 +391,10 @@ def _fit(
     # Whatever comes later can't lose it any more.
     if given.path.exists():
         logger.info("%s is replaced", given.path)
-    given.model = tables.with_card(given, history)
     given.model.save(given.path)
+    if given.is_table:
+        tables.add_card(given, history)
+        given.model.save(given.path)
     config.write_settings(given.settings_path, settings)
     if given.plot is not None and history:
         with drawing(given.plot):
