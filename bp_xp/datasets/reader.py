@@ -41,6 +41,7 @@ _SLIP = 0.9
 """A column is of numbers or dates, but for slips, from this share of its values on."""
 
 _PLAIN = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?[iI]nf(inity)?"
+_PADDED = r"[ \t]*0\d+[ \t]*"
 _GROUPED = r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?"
 _COMMA = r"[+-]?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?([eE][+-]?\d+)?"
 
@@ -317,13 +318,7 @@ class _Database:
         self._guessed = header is None
         if header is None:
             header = _is_header(first.fields)
-        words = ", ".join(map(_quoted, ["", *missing_words]))
-        trimmed = [f"trim(c{i}, {_BLANKS})" for i in range(width)]
-        fields = ", ".join(
-            f"CASE WHEN {field} IN ({words}) THEN NULL ELSE {field} END AS c{i}"
-            for i, field in enumerate(trimmed)
-        )
-        create = f"CREATE TEMP TABLE t AS SELECT {fields} FROM "
+        create = "CREATE TEMP TABLE raw AS FROM "
         try:
             try:
                 self._connection.execute(create + self._lines(self._file(), first, width))
@@ -335,12 +330,9 @@ class _Database:
                     self._connection.execute(create + self._lines(_quoted(plain), first, width))
         except self._duckdb.Error as error:
             raise self._unreadable(str(error), width) from error
-        self.has_header, self._first_row = header, 0 if header else 1
+        self.has_header = header
+        n_rows = self._clean(width, missing_words)
         self._refuse_nul(width)
-        # DuckDB would take a blank line for the header.
-        if header:
-            self._connection.execute("DELETE FROM t WHERE rowid = 0")
-        (n_rows,) = self._one("SELECT count(*) FROM t")
         if not (n_rows or (self._allow_empty and header)):
             below = " below its header" if header else ""
             raise DataFormatError(f"{self._path} has no data rows{below}.")
@@ -353,6 +345,34 @@ class _Database:
                 f"{twice[0][:40]!r}. Give every column a name of its own."
             )
         return names
+
+    def _clean(self, width: int, missing_words: Iterable[str]) -> int:
+        """Make the table of what was read, and return how many rows it has.
+
+        Columns of plain numbers, in which there is nothing to clean, are noted: most large tables
+        are made of them, and looking closer at each field takes longer than to read it.
+        """
+        columns = [f"c{i}" for i in range(width)]
+        # DuckDB would take a blank line for the header.
+        rows = f"FROM raw WHERE rowid >= {int(self.has_header)}"
+        matches = [f"{_matches(c, _PLAIN)}, {_matches(c, _PADDED)}" for c in columns]
+        n_rows, *counts = self._one(f"SELECT count(*), {', '.join(matches)} {rows}")
+        plain, padded = counts[::2], counts[1::2]
+        words = ["", *missing_words]
+        if any(re.fullmatch(_PLAIN, word) for word in words):
+            plain = [-1] * width
+        self._plain = {c for c, n in zip(columns, plain, strict=True) if n == n_rows}
+        self._padded = {c for c, n in zip(columns, padded, strict=True) if n}
+        listed = ", ".join(map(_quoted, words))
+        fields = [
+            c if c in self._plain else f"CASE WHEN {field} IN ({listed}) THEN NULL ELSE {field} END"
+            for c in columns
+            for field in [f"trim({c}, {_BLANKS})"]
+        ]
+        chosen = ", ".join(f"{field} AS {c}" for field, c in zip(fields, columns, strict=True))
+        self._connection.execute(f"CREATE TEMP TABLE t AS SELECT {chosen} {rows} ORDER BY rowid")
+        self._connection.execute("DROP TABLE raw")
+        return n_rows
 
     def _lines(self, file: str, first: _FirstLine, width: int) -> str:
         """Return the expression that reads a file in SQL, all of it as text."""
@@ -376,7 +396,7 @@ class _Database:
         ).fetchone()
         if found is not None:
             raise DataFormatError(
-                f"{self._path}, row {found[0] + self._first_row}: it holds NUL, which is never "
+                f"{self._path}, row {found[0] + 1}: it holds NUL, which is never "
                 "text: check that it is CSV."
             )
 
@@ -441,24 +461,37 @@ class _Database:
         """
         columns = [f"c{i}" for i in range(len(names))]
         decimal = self._decimal(columns, separator)
-        found = [_number(column, decimal) for column in columns]
+        found = [self._number(column, decimal) for column in columns]
         for column, name, number in zip(columns, names, found, strict=True):
-            self._refuse_slip(column, name, number, "a number")
+            if not self._is_plain(column, decimal):
+                self._refuse_slip(column, name, number, "a number")
         wanted = ", ".join(f"{each} AS {c}" for each, c in zip(found, columns, strict=True))
         table = self._connection.execute(f"SELECT {wanted} FROM t ORDER BY rowid").fetchnumpy()
         return np.stack([_plain(table[column]) for column in columns], axis=1)
 
+    def _is_plain(self, column: str, decimal: str) -> bool:
+        """Return whether all values of a column are numbers as DuckDB reads them."""
+        return column in self._plain and decimal == "."
+
+    def _number(self, column: str, decimal: str) -> str:
+        """Return the expression that reads a number; NULL where a value is none."""
+        if self._is_plain(column, decimal):
+            return f"CAST({column} AS DOUBLE)"
+        pattern, digits = f"{_PLAIN}|{_GROUPED}", f"replace({column}, ',', '')"
+        if decimal == ",":
+            pattern, digits = _COMMA, f"replace(replace({column}, '.', ''), ',', '.')"
+        matches = f"regexp_full_match({column}, '{pattern}')"
+        return f"CASE WHEN {matches} THEN try_cast({digits} AS DOUBLE) END"
+
     def _decimal(self, columns: Sequence[str], separator: str) -> str:
         """Return the decimal sign: a comma where a column is of numbers only then."""
-        counts = self._one(
-            "SELECT "
-            + ", ".join(
-                f"count({c}), {_matches(c, _COMMA)}, {_matches(c, _PLAIN)}, "
-                f"{_matches(c, f'{_PLAIN}|{_GROUPED}')}"
-                for c in columns
-            )
-            + " FROM t"
-        )
+        matches = [
+            f"count({c}), {_matches(c, _COMMA)}, {_matches(c, _PLAIN)}, "
+            f"{_matches(c, f'{_PLAIN}|{_GROUPED}')}"
+            for c in columns
+            if c not in self._plain
+        ]
+        counts = self._one(f"SELECT {', '.join(matches)} FROM t") if matches else ()
         for values, comma, plain, grouped in zip(*[iter(counts)] * 4, strict=True):
             best = grouped if separator == "," else plain
             if comma == values and best < values:
@@ -467,17 +500,18 @@ class _Database:
 
     def _expression(self, column: str, name: str, decimal: str, day_first: bool | None) -> str:
         """Return the expression in SQL that gives a column its type."""
-        number = _number(column, decimal)
-        n, n_padded, n_boolean, n_number, n_like_dates = self._one(
-            f"SELECT count({column}), {_matches(column, '0[0-9]+')}, "
-            f"count_if({_BOOLEAN.format(column)}), count({number}), "
+        number, is_padded = self._number(column, decimal), column in self._padded
+        if self._is_plain(column, decimal):
+            return column if is_padded else number
+        n, n_boolean, n_number, n_like_dates = self._one(
+            f"SELECT count({column}), count_if({_BOOLEAN.format(column)}), count({number}), "
             f"{_matches(column, _LIKE_DATE)} FROM t"
         )
         if n == 0:
             return f"CAST({column} AS DOUBLE)"
         if n_boolean == n:
             return f"lower({column}) = 'true'"
-        if n_number == n and n_padded:
+        if n_number == n and is_padded:
             return column
         if n_number >= _SLIP * n:
             self._refuse_slip(column, name, number, "a number")
@@ -514,9 +548,9 @@ class _Database:
         ).fetchone()
         if row is not None:
             how = advice(", or pass {} if the column is of text", "text", [name])
-            if row[0] == 0 and self._guessed:
+            if row[0] == 0 and self._guessed and not self.has_header:
                 how += advice(", or pass {} if this line holds names", "header", True)
-            place = f"row {row[0] + self._first_row}, column {name[:40]!r}"
+            place = f"row {row[0] + 1}, column {name[:40]!r}"
             raise DataFormatError(
                 f"{self._path}, {place}: {row[1][:40]!r} is not {wanted}. Correct it{how}."
             )
@@ -530,16 +564,6 @@ def _quoted(text: str) -> str:
 def _matches(column: str, pattern: str) -> str:
     """Return the expression that counts the values that a pattern describes."""
     return f"count_if(regexp_full_match({column}, '{pattern}'))"
-
-
-def _number(column: str, decimal: str) -> str:
-    """Return the expression that reads a number; NULL where a value is none."""
-    pattern, digits = f"{_PLAIN}|{_GROUPED}", f"replace({column}, ',', '')"
-    if decimal == ",":
-        pattern, digits = _COMMA, f"replace(replace({column}, '.', ''), ',', '.')"
-    return (
-        f"CASE WHEN regexp_full_match({column}, '{pattern}') THEN try_cast({digits} AS DOUBLE) END"
-    )
 
 
 def _names(fields: Sequence[str], header: bool) -> list[str]:

@@ -91,6 +91,7 @@ def test_columns_are_numbers_dates_booleans_or_text(write):
     assert table["flag"][:2].tolist() == [True, False]
     assert table["maybe"][:2].tolist() == [None, True]
     assert table["zip"][0] == "00234"
+    assert read_table(write("zip,n\n 0123,1\n4567,9\n"))["zip"].tolist() == ["0123", "4567"]
     assert np.isnan(table["none"]).all()
 
 
@@ -109,6 +110,8 @@ def test_words_for_missing_are_missing(write):
     table = read_table(write("a,b\n-,x\n1,NA\n"), missing_words=["-"])
     assert np.isnan(table["a"][0])
     assert table["b"].tolist() == ["x", "NA"]
+    coded = read_table(write("a,b\n-9,x\n1,y\n"), missing_words=["-9"])
+    assert np.isnan(coded["a"]).tolist() == [True, False]
 
 
 def test_header_is_told_or_stated(write):
