@@ -530,6 +530,7 @@ class _Database:
         self._refuse_slip(column, name, date, f"a date in the style {style} like most of them")
         if n_dates.count(most) > 1:
             how = advice(": pass {}", "day_first", True)
+            how = how or advice(": pass {} to take it for text", "text", [name])
             raise DataFormatError(
                 f"{self._path}, column {name[:40]!r}: no date in it tells whether the day or the "
                 f"month is first{how}."
