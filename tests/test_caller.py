@@ -146,7 +146,7 @@ def test_a_reader_names_its_own_arguments(read, files, monkeypatch):
 def test_what_only_another_function_takes_is_not_advised(files):
     with pytest.raises(ValueError, match=r"or pass header=True if this line holds names\.$"):
         load_csv("header.csv")
-    with pytest.raises(ValueError, match=r"below a first line of names alone\.$"):
+    with pytest.raises(ValueError, match=r"'kind' is not a number. Correct it\.$"):
         load_file("header.csv")
 
 

@@ -11,6 +11,7 @@ from bp_xp.cli import config
 from bp_xp.datasets import load_csv, load_file, load_npy, load_npz
 from bp_xp.datasets.idx import read_idx
 from bp_xp.storage.tensors import read_tensors
+from bp_xp.tables import read_table
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with a name")
 
@@ -25,6 +26,7 @@ READERS = {
     "load_npy": load_npy,
     "load_csv": load_csv,
     "load_file": load_file,
+    "read_table": read_table,
     "read_idx": read_idx,
     "read_tensors": read_tensors,
     "Network.load": Network.load,

@@ -88,6 +88,10 @@ MAY_IMPORT = {
     "testing": {*BASIS, "math", "backends", "training", "inspection", "network"},
     "plotting": {*BASIS, "math", "backends", "training", "inspection", "network"},
     "estimators": {*BASIS, "math", "backends", "optim", "sources", "training", "network"},
+    "tables": {
+        *("_caller", "_typing", "_optional", "_files", "errors", "checks", "math"),
+        *("", "backends", "datasets", "sources", "storage", "training", "network"),
+    },
     "": {
         *("_typing", "errors", "math", "backends", "optim", "training", "inspection", "network"),
         "ensemble",
@@ -95,6 +99,7 @@ MAY_IMPORT = {
     "cli": {
         *BASIS,
         *("", "backends", "optim", "storage", "training", "datasets", "testing", "plotting"),
+        "tables",
     },
     "__main__": {"cli"},
 }
@@ -198,6 +203,7 @@ KNOW_A_LIBRARY = {
     "cli/_options": ({"cupy"}, "the help of --device"),
     "cli/parity": ({"torch"}, "the help of --backends and an example"),
     "estimators": ({"sklearn", "scipy"}, "they are scikit-learn's, and take its sparse matrices"),
+    "tables/model": ({"sklearn"}, "scikit-learn's tools ask a model for its tags"),
     "testing/parity": ({"torch"}, "an example in a message"),
     "testing/pytest_plugin": ({"torch", "jax", "cupy"}, "the help of its options"),
     "testing/targets": (
@@ -431,6 +437,7 @@ def test_lines_and_arguments_are_counted_as_they_are_meant():
 # What an import costs
 
 OPTIONAL = ["cupy", "torch", "jax", "sklearn", "matplotlib", "scipy", "pooch", "requests"]
+OPTIONAL += ["duckdb", "narwhals", "pandas", "polars"]
 
 
 @pytest.mark.process

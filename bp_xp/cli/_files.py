@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +10,8 @@ from types import SimpleNamespace
 from bp_xp import Checkpoint, CheckpointError
 from bp_xp.cli import config
 from bp_xp.cli._data import check_output
-from bp_xp.cli._pictures import check_picture
+from bp_xp.cli._logs import check_log
+from bp_xp.cli._pictures import check_picture, has_matplotlib
 from bp_xp.cli._program import logger
 from bp_xp.storage import network_file
 from bp_xp.storage.files import check_replaceable, previous_of
@@ -49,6 +50,16 @@ def check_files(given: SimpleNamespace, path: Path) -> Path:
     if given.plot is not None:
         check_picture(given.plot, *inputs, name="--plot")
         _check_apart("--plot", given.plot, results)
+        results.append(given.plot)
+    if given.log is not None:
+        check_log(given.log, *inputs)
+        _check_apart("--log", given.log, results)
+        results.append(given.log)
+    given.chart = None
+    if given.importance and has_matplotlib():
+        given.chart = path.with_name(f"{path.stem}-importance.png")
+        check_picture(given.chart, *inputs, name="the chart")
+        _check_apart("the chart", given.chart, results)
     for file in (path, given.checkpoint):
         if file is not None:
             network_file.check_suffix(file)
@@ -80,12 +91,18 @@ def _identity(path: Path) -> str:
     return os.path.normcase(os.path.realpath(path))
 
 
-def as_checkpoint(given: SimpleNamespace) -> Checkpoint | None:
-    """Return where the run is kept, and say what it goes on from."""
+def as_checkpoint(
+    given: SimpleNamespace, sections: Mapping[str, network_file.Section]
+) -> Checkpoint | None:
+    """Return where the run is kept, with what beside it, and say what it goes on from."""
     if given.checkpoint is None:
         return None
     kept = Checkpoint(
-        given.checkpoint, given.checkpoint_every, given.resume, overwrite=given.overwrite
+        given.checkpoint,
+        given.checkpoint_every,
+        given.resume,
+        overwrite=given.overwrite,
+        sections=sections,
     )
     saved = read_saved(kept)
     if saved is None:

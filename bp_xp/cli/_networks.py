@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,17 @@ import numpy as np
 from bp_xp import Metric, Network
 from bp_xp.cli._program import logger
 from bp_xp.datasets import Dataset
+from bp_xp.tables import TableModel
+from bp_xp.tables.files import holds_table
 
 __all__ = [
     "allow_float64",
     "counted",
+    "load_model",
     "load_network",
     "make_network",
     "score",
+    "scored",
     "tell_device",
 ]
 
@@ -28,6 +32,17 @@ def load_network(path: str, device: str, backend: str | None) -> Network:
     network = network.to(device, backend=backend)
     tell_device(network)
     return network
+
+
+def load_model(path: str, device: str, backend: str | None) -> Network | TableModel:
+    """Load a network, or the model of tables that a file holds, and say onto which device."""
+    if not holds_table(path):
+        return load_network(path, device, backend)
+    model = TableModel.load(path)
+    allow_float64(model.network.dtype)
+    model = model.to(device, backend=backend)
+    tell_device(model.network)
+    return model
 
 
 def make_network(
@@ -102,11 +117,15 @@ def score(
     metrics: Sequence[Metric],
 ) -> str:
     """Return cost, accuracy and metrics on a part of a data set as a line of text."""
-    values = network.evaluate(x, y, metrics=metrics)
-    text = f"{name}, {part} part, {len(x)} samples: cost {values.pop('cost'):.4f}"
-    if "accuracy" in values:
-        text += f"  accuracy {values.pop('accuracy'):.2%}"
-    return text + "".join(f"  {name} {value:.4f}" for name, value in values.items())
+    return scored(name, part, len(x), network.evaluate(x, y, metrics=metrics))
+
+
+def scored(name: str, part: str, n: int, values: Mapping[str, float]) -> str:
+    """Return cost, accuracy and metrics on n samples of a part as a line of text."""
+    text = f"{name}, {part} part, {n} samples:"
+    for metric, value in values.items():
+        text += f" {metric} {f'{value:.2%}' if metric == 'accuracy' else f'{value:.4f}'} "
+    return text.rstrip()
 
 
 def counted(n: int, thing: str) -> str:

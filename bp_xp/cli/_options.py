@@ -1,8 +1,10 @@
 """The options that several commands have, and what the text of an option stands for."""
 
+import csv
 import functools
+import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ from bp_xp.backends import LIBRARIES
 from bp_xp.cli import config
 from bp_xp.cli._data import LOADERS
 from bp_xp.cli._program import Command, logger
+from bp_xp.cli._tables import TABLE_ENDS, is_table, split_names
 
 __all__ = [
     "CLASS_WEIGHT",
+    "COLUMNS",
     "DROPOUT",
     "FILE",
     "SIZES",
@@ -32,6 +36,7 @@ __all__ = [
     "of_optimizer",
     "of_regularization",
     "of_run",
+    "of_table",
     "of_validation",
     "optimizer_option",
     "quiet_option",
@@ -56,7 +61,7 @@ class _Type(click.ParamType):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         """Return the value of a text."""
-        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        text = _joined(value) if isinstance(value, list | tuple) else str(value)
         try:
             return self.parse(text)
         except ValueError as error:
@@ -100,16 +105,28 @@ class Sections(Command):
                 formatter.write_dl(records)
 
 
+def _joined(values: Iterable[Any]) -> str:
+    """Return a list as text; what has a comma in it is in quotes, as in CSV."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(values)
+    return line.getvalue()
+
+
 def _parse_data(text: str) -> str:
-    if text not in LOADERS and not text.lower().endswith((".npz", ".npy", ".csv")):
+    if text not in LOADERS and not is_table(text) and not text.lower().endswith((".npz", ".npy")):
         raise ValueError(
-            f"{text!r} is neither {' nor '.join(LOADERS)} nor a .npz, .npy or .csv file."
+            f"{text!r} is neither {' nor '.join(LOADERS)} nor a .npz or .npy file, nor a table "
+            f"({', '.join(TABLE_ENDS[:3])})."
         )
     return text
 
 
 def _parse_target(text: str) -> int | str:
     return int(text) if text.removeprefix("-").isdecimal() else text
+
+
+def _parse_columns(text: str) -> tuple[str, ...]:
+    return tuple(split_names(text))
 
 
 def _parse_sizes(text: str) -> tuple[int, ...]:
@@ -133,8 +150,9 @@ _TARGET = _Type(
     config.Kind(
         "text in quotes or a whole number",
         lambda value: config.TEXT.accepts(value) or config.INTEGER.accepts(value),
-    ),
+    ).or_list("them"),
 )
+COLUMNS = _Type(_parse_columns, config.TEXT.or_list("them"))
 SIZES = _Type(
     _parse_sizes,
     config.Kind(
@@ -179,7 +197,7 @@ def use_config(ctx: click.Context, _: Any, path: Path | None) -> Path | None:
 
 
 # The settings that are files. In a file of settings their paths start from its folder.
-_FILES = ("data", "output", "checkpoint", "plot")
+_FILES = ("data", "output", "checkpoint", "plot", "log")
 
 _flag = functools.partial(click.option, is_flag=True, expose_value=False)
 
@@ -190,6 +208,7 @@ def _section(name: str) -> Callable[..., Any]:
 
 
 of_network = _section("Data and network")
+of_table = _section("Table")
 of_run = _section("Run")
 of_optimizer = _section("Optimizer")
 of_regularization = _section("Regularization")
@@ -202,14 +221,16 @@ data_option = of_network(
     default="digits",
     type=_DATA,
     metavar="NAME|FILE",
-    help="digits, mnist, or a .npz, .npy or .csv file.",
+    help="digits, mnist, a table (.csv, .tsv, .parquet; the first two with .gz too), or a .npz or "
+    ".npy file.",
 )
 target_option = of_network(
     "--target",
     default="-1",
     type=_TARGET,
     metavar="COLUMN",
-    help="Column of the labels in a table, by name or number; -1 is the last.",
+    help="Column to predict in a table, by name or number; -1 is the last. Several names, as in "
+    "a,b, are several answers.",
 )
 
 

@@ -11,7 +11,7 @@ from bp_xp._optional import require
 from bp_xp.cli._data import check_output
 from bp_xp.storage.files import check_replaceable, replace_file
 
-__all__ = ["check_picture", "drawing"]
+__all__ = ["check_picture", "drawing", "has_matplotlib"]
 
 _FORMATS = (".png", ".svg", ".pdf")
 
@@ -45,6 +45,15 @@ def drawing(path: Path) -> Iterator[None]:
     finally:
         pyplot.close()
     replace_file(path, content.getvalue())
+
+
+def has_matplotlib() -> bool:
+    """Return whether a picture can be drawn."""
+    try:
+        _matplotlib()
+    except ImportError:
+        return False
+    return True
 
 
 def _matplotlib() -> None:

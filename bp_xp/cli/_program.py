@@ -40,6 +40,7 @@ _FLAGS = {
     "patience": "early_stopping",
     "every": "checkpoint_every",
     "metrics": "metric",
+    "text": "categorical",  # what is read as text is taken for categories
 }
 
 

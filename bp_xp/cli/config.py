@@ -277,19 +277,19 @@ def _number(form: _Form, key: str, text: str) -> int | float:
 # Weights of classes
 
 
-def parse_class_weight(text: str) -> str | dict[int, float]:
-    """Return ``"balanced"`` as it is, and ``"0:1,3:2.5"`` as a dictionary.
+def parse_class_weight(text: str) -> str | dict[int | str, float]:
+    """Return ``"balanced"`` as it is, and ``"0:1,3:2.5"`` as a dictionary; a label may be a name.
 
     Raises:
         ValueError: it is neither.
     """
     if text == "balanced":
         return text
-    weights: dict[int, float] = {}
+    weights: dict[int | str, float] = {}
     for pair in text.split(","):
-        label, _, weight = pair.partition(":")
+        label, _, weight = pair.rpartition(":")
         try:
-            key, value = int(label), float(weight)
+            key, value = int(label) if label.isdecimal() else label, float(weight)
         except ValueError:
             raise ValueError(
                 f"{text!r} is neither balanced nor a list of LABEL:WEIGHT such as 0:1,3:2.5."

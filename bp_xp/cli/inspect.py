@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ from bp_xp.cli._networks import counted
 from bp_xp.cli._options import debug_option
 from bp_xp.cli._program import main
 from bp_xp.storage import network_file
+from bp_xp.tables.files import read_sections
 from bp_xp.training.history import EpochRecord
 
 __all__ = ["inspect"]
@@ -23,22 +25,26 @@ __all__ = ["inspect"]
 def inspect(file: str, as_json: bool) -> None:
     """Tell what is in a file that train wrote: a network, or the checkpoint of a run.
 
+    Of a network that was trained on a table it tells what is done with each column, and a card: the
+    rows that it was trained on, the ranges and counts that it saw, and how good it was.
+
     \b
     Examples:
       bp-xp inspect digits.safetensors
       bp-xp inspect run.safetensors --json
     """  # noqa: D301
-    facts = _facts(file)
+    facts, of_table = _facts(file)
     if as_json:
         print(json.dumps(facts, indent=2), flush=True)
         return
     lines = _lines(facts)
     width = max(len(name) for name, _ in lines)
-    print("\n".join(f"{name:{width}}  {text}" for name, text in lines), flush=True)
+    print("\n".join(f"{name:{width}}  {text}" for name, text in lines))
+    print("".join(f"\n{part}\n" for part in of_table), end="", flush=True)
 
 
-def _facts(file: str) -> dict[str, Any]:
-    """Return what there is to say of a file, as JSON can hold it."""
+def _facts(file: str) -> tuple[dict[str, Any], list[Any]]:
+    """Return what there is to say of a file, as JSON can hold it; and what it keeps of a table."""
     content = network_file.read(file)
     network, run = content.network, content.run
     facts: dict[str, Any] = {
@@ -62,7 +68,12 @@ def _facts(file: str) -> dict[str, Any]:
         }
     if content.others:
         facts["sections"] = sorted(content.others)
-    return facts
+    preparation, card = read_sections(content.others, file)
+    if preparation is not None:
+        facts |= {"columns": preparation.told, "target": str(preparation.targets)}
+    if card is not None:
+        facts["card"] = asdict(card)
+    return facts, [part for part in (preparation, card) if part is not None]
 
 
 def _lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

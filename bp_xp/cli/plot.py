@@ -7,12 +7,14 @@ import click
 from click.core import ParameterSource
 
 from bp_xp import History, Network, checks, plotting
+from bp_xp.cli import _tables as tables
 from bp_xp.cli._data import check_inputs, load_data
-from bp_xp.cli._networks import load_network
+from bp_xp.cli._networks import load_model
 from bp_xp.cli._options import FILE, SIZES, shared_options
 from bp_xp.cli._pictures import check_picture, drawing
 from bp_xp.cli._program import main
 from bp_xp.storage import network_file
+from bp_xp.tables import TableModel
 from bp_xp.training.checkpoint import history_of
 
 __all__ = ["plot"]
@@ -57,7 +59,7 @@ def plot(ctx: click.Context, kind: str, file: str, output: Path | None, **option
     """Draw a picture of a network, of its training or of its mistakes.
 
     FILE is what train wrote: a network, or a checkpoint. The part of the data that train set apart
-    for testing is used. Needs matplotlib.
+    for testing is used; of a table, all rows. Needs matplotlib.
 
     \b
     KIND            shows                                          options
@@ -119,11 +121,18 @@ def _draw(
         with drawing(path):
             plotting.first_layer_weights(network, shape, **size)
         return
-    network = load_network(file, device, backend)
-    dataset = load_data(data, target)
-    x, y = dataset.x_test, dataset.y_test
-    check_inputs(network, file, x, data)
+    model = load_model(file, device, backend)
     names = None if class_names is None else class_names.split(",")
+    if isinstance(model, TableModel):
+        network, name, part = model.network, data, "rows"
+        x, y = tables.samples_for(model, file, data)
+        if names is None and model.preparation.targets.classes:
+            names = list(map(str, model.classes_.tolist()))
+    else:
+        dataset = load_data(data, target)
+        network, name, part = model, dataset.name, "test samples"
+        x, y = dataset.x_test, dataset.y_test
+        check_inputs(network, file, x, data)
     with drawing(path):
         if kind == "confusion":
             plotting.confusion_matrix(network, x, y, class_names=names)
@@ -134,9 +143,7 @@ def _draw(
         else:
             row = checks.check_integer(sample or 0, "--sample", least=0)
             if row >= len(x):
-                raise ValueError(
-                    f"--sample {row}: {dataset.name} has {len(x)} test samples, 0 to {len(x) - 1}."
-                )
+                raise ValueError(f"--sample {row}: {name} has {len(x)} {part}, 0 to {len(x) - 1}.")
             plotting.network_graph(network, x[row : row + 1], y[row : row + 1], **size)
 
 

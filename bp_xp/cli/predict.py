@@ -1,15 +1,19 @@
 """``bp-xp predict``: the label of each sample."""
 
+import csv
+import io
 from pathlib import Path
 
 import click
 
-from bp_xp import to_numpy
+from bp_xp import Network, to_numpy
+from bp_xp.cli import _tables as tables
 from bp_xp.cli._data import check_inputs, check_output, load_inputs
-from bp_xp.cli._networks import load_network
+from bp_xp.cli._networks import load_model
 from bp_xp.cli._options import shared_options
 from bp_xp.cli._program import main
 from bp_xp.storage.files import check_replaceable, replace_file
+from bp_xp.tables import TableModel
 
 __all__ = ["predict"]
 
@@ -18,7 +22,9 @@ __all__ = ["predict"]
 @click.argument("network", metavar="FILE")
 @shared_options
 @click.option(
-    "--proba", is_flag=True, help="Give the probability of each class, separated by commas."
+    "--proba",
+    is_flag=True,
+    help="Give the probability of each class, separated by commas; of a table, after the class.",
 )
 @click.option("--output", "-o", default="-", show_default=True, metavar="FILE", help="- is stdout.")
 def predict(
@@ -38,23 +44,37 @@ def predict(
     column of labels. A network of numbers instead of classes gives its outputs, separated by
     commas.
 
+    A network that was trained on a table takes tables, and finds their columns by name: their order
+    does not matter, and others are left alone. What is written is a table in CSV: a header, and a
+    line for each row, in order, whose first column is the target; --proba adds a column for each
+    class, under its name.
+
     \b
     Examples:
       bp-xp predict digits.safetensors | head
+      bp-xp predict houses.safetensors --data new.csv --output prices.csv
       bp-xp predict flowers.safetensors --data new.csv --proba --output flowers.csv
     """  # noqa: D301
     if output != "-":
         check_output(Path(output), network, data)
         check_replaceable(Path(output))
-    net = load_network(network, device, backend)
+    model = load_model(network, device, backend)
+    net = model if isinstance(model, Network) else model.network
     if proba and not net.classifies:
         raise ValueError(f"--proba is for classes, and the outputs of {network} are numbers.")
-    x = load_inputs(data, target, net.sizes[0])
-    check_inputs(net, network, x, data)
-    values = to_numpy(net.predict_proba(x) if proba else net.predict(x))
-    rows = values.reshape(len(values), -1)
+    if isinstance(model, TableModel):
+        columns = tables.columns_for(model, network, data, allow_empty=True)
+        rows = tables.predictions(model, columns, proba=proba)
+        tables.warn_of_ranges(model, columns, data)
+    else:
+        x = load_inputs(data, target, net.sizes[0])
+        check_inputs(net, network, x, data)
+        values = to_numpy(net.predict_proba(x) if proba else net.predict(x))
+        rows = values.reshape(len(values), -1)
+    lines = io.StringIO()
     # str of a NumPy number is the shortest text that reads back as the same number.
-    text = "".join(",".join(map(str, row)) + "\n" for row in rows)
+    csv.writer(lines, lineterminator="\n").writerows([map(str, row) for row in rows])
+    text = lines.getvalue()
     if output == "-":
         print(text, end="", flush=True)
     else:

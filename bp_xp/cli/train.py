@@ -23,12 +23,15 @@ from bp_xp import (
     checks,
 )
 from bp_xp.backends import SUPPORTED_DTYPES, place
+from bp_xp.cli import _tables as tables
 from bp_xp.cli import config
 from bp_xp.cli._data import LOADERS, load_data
 from bp_xp.cli._files import as_checkpoint, check_files
+from bp_xp.cli._logs import epoch_log
 from bp_xp.cli._networks import allow_float64, make_network, score, tell_device
 from bp_xp.cli._options import (
     CLASS_WEIGHT,
+    COLUMNS,
     DROPOUT,
     FILE,
     SIZES,
@@ -45,6 +48,7 @@ from bp_xp.cli._options import (
     of_optimizer,
     of_regularization,
     of_run,
+    of_table,
     of_validation,
     optimizer_option,
     quiet_option,
@@ -56,6 +60,8 @@ from bp_xp.cli._program import Termination, logger, main, stop
 from bp_xp.datasets import Dataset
 from bp_xp.optim import Optimizer
 from bp_xp.plotting import training_curves
+from bp_xp.tables import TableModel
+from bp_xp.tables.targets import TASKS
 from bp_xp.training.arguments import as_metrics
 
 __all__ = ["train"]
@@ -73,6 +79,8 @@ class _Defaults(NamedTuple):
 _DEFAULTS = {"digits": _Defaults((64,), 30, 32, 0.1), "mnist": _Defaults((128,), 10, 128, 0.1)}
 # The inputs of a file may be of any size, so the steps are shorter.
 _FILE_DEFAULTS = _Defaults((64,), 50, 32, 0.02)
+_RECIPE = TableModel()
+_TABLE_DEFAULTS = _Defaults(tuple(_RECIPE.hidden_layer_sizes), _RECIPE.epochs, 32, 0.02)
 
 
 @main.command(cls=Sections)
@@ -88,6 +96,26 @@ _FILE_DEFAULTS = _Defaults((64,), 50, 32, 0.02)
 @cost_option()
 @of_network("--dtype", default="float32", metavar="NAME", help=f"{' or '.join(SUPPORTED_DTYPES)}.")
 @of_network("--seed", type=int, default=0, help="Of initial weights and data order.")
+@of_table(
+    "--task",
+    type=click.Choice(TASKS),
+    help="What to learn; without it, the values of the target decide.",
+)
+@of_table("--numeric", type=COLUMNS, metavar="A,B...", help="Columns to take for numbers.")
+@of_table("--categorical", type=COLUMNS, metavar="A,B...", help="Columns to take for categories.")
+@of_table("--drop", type=COLUMNS, metavar="A,B...", help="Columns to leave out.")
+@of_table("--test-fraction", type=float, help="Share of the rows to test on.  [default: 0.2]")
+@of_table(
+    "--split-by",
+    metavar="COLUMN",
+    help="Hold rows out by groups: equal values of this column stay together.",
+)
+@of_table("--split-last", is_flag=True, help="Hold the last rows out, as in a series in time.")
+@of_table(
+    "--importance",
+    is_flag=True,
+    help="Tell how much each column counts on the test part, and draw it beside the output.",
+)
 @of_run("--epochs", type=int, help="Passes over the data.")
 @of_run("--batch-size", type=int, help="Samples in a mini-batch.")
 @of_run("--shuffle/--no-shuffle", default=True, help="Whether each epoch has a new order.")
@@ -182,6 +210,12 @@ _FILE_DEFAULTS = _Defaults((64,), 50, 32, 0.02)
     metavar="PICTURE",
     help="Draw cost and accuracy over the epochs to this .png, .svg or .pdf file, at the end.",
 )
+@of_files(
+    "--log",
+    type=FILE,
+    metavar="FILE",
+    help="Write each epoch to this .csv or .jsonl file, in place of an older one.",
+)
 @click.option(
     "--config",
     type=FILE,
@@ -208,12 +242,19 @@ def train(ctx: click.Context, **options: Any) -> None:
     mnist is downloaded once (11.6 MB), or read from the folder that the environment variable
     BP_XP_DATA_DIR names.
 
+    A table (.csv, .tsv, .parquet) has columns of numbers, text, dates, and empty fields. What is
+    done with each is told, and can be changed: --task, --numeric, --categorical, --drop. Numbers
+    are scaled, text becomes categories, the target may be text or numbers in any unit; the network
+    keeps all of that. A fifth of the rows is held out for testing, always the same, and 15 % of the
+    others for choosing the best epoch. Without other options: sizes 64,64 between inputs and
+    outputs, at most 300 epochs, adam, l2 0.01, early stopping after 30 epochs.
+
     A .npz file holds x and y, of which a fifth is set apart for testing, always the same; or
-    x_train, y_train, x_test and y_test. A table (.csv, .npy) has a row for each sample and the
-    labels in a column. Whole numbers from 0 up are classes (number those that are words): one
-    output each, and the cost is categorical_cross_entropy. Other numbers are fitted as they are:
-    the cost is quadratic and the outputs have no activation; --cost huber minds outliers less, and
-    fits whole numbers too. Large inputs are best scaled to about 1 beforehand.
+    x_train, y_train, x_test and y_test. A .npy file has a row for each sample and the labels in a
+    column. Whole numbers from 0 up are classes: one output each, and the cost is
+    categorical_cross_entropy. Other numbers are fitted as they are: the cost is quadratic and the
+    outputs have no activation; --cost huber minds outliers less, and fits whole numbers too. Large
+    inputs are best scaled to about 1 beforehand.
 
     The learning rate stays as it is unless --schedule changes it: step multiplies it by FACTOR
     after every STEPS steps, exponential does so little by little, cosine lets it fall to FINAL (0)
@@ -238,17 +279,22 @@ def train(ctx: click.Context, **options: Any) -> None:
       bp-xp train --epochs 5 --seed 1
       bp-xp train --data mnist --sizes 784,512,512,10 --device cuda
       bp-xp train --activation sigmoid --cost quadratic --learning-rate 0.5 --sizes 64,30,10
-      bp-xp train --data flowers.csv --target kind --output flowers.safetensors
+      bp-xp train --data houses.csv --target price --output houses.safetensors
+      bp-xp train --data visits.csv --target ill --drop name --split-by patient --importance
       bp-xp train --optimizer adam --schedule cosine --warm-up 100 --dropout 0.2
       bp-xp train --validation-fraction 0.1 --early-stopping 5 --metric f1 --plot curves.png
       bp-xp train --epochs 500 --checkpoint run.safetensors --resume
       bp-xp train --config digits.toml --seed 2 --output second.safetensors
     """  # noqa: D301
-    given = SimpleNamespace(**options)
+    given = SimpleNamespace(**options, is_table=tables.is_table(options["data"]))
+    if given.is_table:
+        tables.use_defaults(ctx, given)
+    else:
+        tables.check_options(ctx, given.data)
     _check_together(ctx, given)
-    given.path = given.output or Path(f"{Path(given.data).stem}.safetensors")
+    given.path = given.output or Path(f"{tables.stem(given.data)}.safetensors")
     given.settings_path = check_files(given, given.path)
-    defaults = _DEFAULTS.get(given.data, _FILE_DEFAULTS)
+    defaults = _DEFAULTS.get(given.data, _TABLE_DEFAULTS if given.is_table else _FILE_DEFAULTS)
     # What can be said without the data is said before it is loaded.
     _check_numbers(given, defaults)
     optimizer = _optimizer(given, defaults)
@@ -256,7 +302,11 @@ def train(ctx: click.Context, **options: Any) -> None:
     allow_float64(given.dtype)
     place(given.device, given.backend)
     with Termination() as termination:
-        dataset = load_data(given.data, given.target)
+        given.prepared = None
+        if given.is_table:
+            given.prepared, dataset = tables.load(given)
+        else:
+            dataset = load_data(given.data, given.target)
         network = make_network(
             dataset,
             given.sizes,
@@ -270,6 +320,7 @@ def train(ctx: click.Context, **options: Any) -> None:
         )
         logger.info("%r\n%r", dataset, network)
         tell_device(network)
+        given.model = tables.as_model(given.prepared, network)
         history = _fit(given, network, dataset, optimizer, termination)
     if history.stopped == "interrupt" or termination.asked():
         epoch = history.best_epoch
@@ -305,11 +356,11 @@ def _fit(
 ) -> History:
     """Train the network, and write it and its settings to files."""
     validated = _check_validation(given, dataset, network, given.metrics)
-    fraction = given.validation_fraction
+    fraction = given.validation_fraction if dataset.x_validation is None else 0.0
     n = len(dataset.x_train) - round(fraction * len(dataset.x_train))
     run_optimizer = optimizer(given.epochs * math.ceil(n / given.batch_size))
     settings = config.settings_text(_used(given, network, run_optimizer, given.path))
-    checkpoint = as_checkpoint(given)
+    checkpoint = as_checkpoint(given, tables.sections_of(given.model))
     validation: Any = fraction or None
     if dataset.x_validation is not None:
         validation = (dataset.x_validation, dataset.y_validation)
@@ -317,7 +368,7 @@ def _fit(
     history = network.fit(
         dataset.x_train,
         dataset.y_train,
-        class_weight=given.class_weight,
+        class_weight=tables.class_weights(given.class_weight, given.prepared),
         epochs=given.epochs,
         batch_size=given.batch_size,
         shuffle=given.shuffle,
@@ -333,14 +384,17 @@ def _fit(
         validation_data=validation,
         metrics=given.metrics if validated else (),
         early_stopping=given.stopping,
-        callbacks=[StopWhen(termination.asked)],
+        callbacks=[StopWhen(termination.asked), *([epoch_log(given.log)] if given.log else [])],
         checkpoint=checkpoint,
         progress=logger.isEnabledFor(logging.INFO),
     )
     # Whatever comes later can't lose it any more.
     if given.path.exists():
         logger.info("%s is replaced", given.path)
-    network.save(given.path)
+    given.model.save(given.path)
+    if given.is_table:
+        tables.add_card(given, history)
+        given.model.save(given.path)
     config.write_settings(given.settings_path, settings)
     if given.plot is not None and history:
         with drawing(given.plot):
@@ -353,15 +407,23 @@ def _tell_result(
 ) -> None:
     """Say how good the network is, where it is, and what can be done with it next."""
     _tell_best(history)
-    metrics = given.metrics
-    print(score(network, dataset.name, "train", dataset.x_train, dataset.y_train, metrics=metrics))
-    print(score(network, dataset.name, "test", dataset.x_test, dataset.y_test, metrics=metrics))
+    if given.is_table:
+        tables.tell_scores(given.model, dataset.name)
+    else:
+        for part, x, y in (
+            ("train", dataset.x_train, dataset.y_train),
+            ("test", dataset.x_test, dataset.y_test),
+        ):
+            print(score(network, dataset.name, part, x, y, metrics=given.metrics))
+    if given.importance:
+        tables.tell_importance(given.model, given.prepared, given.chart)
     print(f"network written to {given.path}, its settings to {given.settings_path}", flush=True)
     if given.plot is not None:
         print(f"curves drawn to {given.plot}", flush=True)
     arguments = [str(given.path)]
     arguments += [] if given.data == "digits" else ["--data", given.data]
-    arguments += [] if given.target == -1 else ["--target", str(given.target)]
+    if given.target != -1 and not given.is_table:
+        arguments += ["--target", str(given.target)]
     logger.info("next: bp-xp evaluate %s", shlex.join(arguments))
     logger.info("      bp-xp predict %s", shlex.join(arguments))
 
@@ -440,14 +502,14 @@ def _check_validation(
     given: SimpleNamespace, dataset: Dataset, network: Network, metrics: Sequence[Metric]
 ) -> bool:
     """Return whether there is anything to judge epochs by; check what is asked to be measured."""
-    if given.validation_fraction and dataset.x_validation is not None:
+    if given.validation_fraction and dataset.x_validation is not None and not given.is_table:
         raise ValueError(
             f"{dataset.name} has a validation part of {len(dataset.x_validation):,} samples: leave "
             "out --validation-fraction."
         )
     validated = bool(given.validation_fraction) or dataset.x_validation is not None
     if metrics:  # what can't be measured is an error now, and not after the run
-        network.evaluate(dataset.x_test[:1], dataset.y_test[:1], metrics=metrics)
+        network.evaluate(dataset.x_train[:1], dataset.y_train[:1], metrics=metrics)
     if given.watches and given.monitor.startswith("validation_") and not validated:
         raise ValueError(
             f"{given.monitor} is to be watched, but {dataset.name} has no validation part: hold "
@@ -473,6 +535,9 @@ def _used(
     return {
         "data": _relative(Path(given.data), path.parent) if is_file else given.data,
         "target": given.target if is_file else None,
+        **{name: getattr(given, name) or None for name in ("numeric", "categorical", "drop")},
+        **{name: getattr(given, name) for name in ("task", "test_fraction", "split_by")},
+        **{name: getattr(given, name) or None for name in ("split_last", "importance")},
         "sizes": network.sizes,
         "activation": given.activation,
         "cost": network.model.cost.name,
@@ -502,6 +567,7 @@ def _used(
         "checkpoint": given.checkpoint and _relative(given.checkpoint, path.parent),
         "checkpoint_every": given.checkpoint_every,
         "plot": given.plot and _relative(given.plot, path.parent),
+        "log": given.log and _relative(given.log, path.parent),
     }
 
 

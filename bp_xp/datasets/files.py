@@ -8,7 +8,7 @@ import numpy as np
 from bp_xp._caller import advice, named, own_arguments
 from bp_xp.datasets.dataset import Dataset, scaled_rows
 from bp_xp.datasets.npy import load_npy, load_npz
-from bp_xp.datasets.table import Missing, check_missing, load_csv
+from bp_xp.datasets.table import CSV_ENDS, Missing, check_missing, load_csv
 from bp_xp.errors import DataFormatError
 
 __all__ = ["load_file"]
@@ -37,8 +37,8 @@ def load_file(
 
     A .npz file has the members ``x`` and ``y``, or ``x_train``, ``y_train``, ``x_test`` and
     ``y_test``, with ``x_validation`` and ``y_validation`` if it likes; others are left alone. A
-    .csv file, or a two-dimensional .npy file, is a table with a row per sample and the labels in
-    one of its columns.
+    .csv or .tsv file, which may be in gzip, or a two-dimensional .npy file, is a table with a row
+    per sample and the labels in one of its columns.
 
     Inputs become float32 of shape (N, features); unsigned bytes are taken for images and divided by
     255. In ``y``, whole numbers from 0 up are class labels, and become int64 of shape (N,); any
@@ -69,7 +69,7 @@ def load_file(
         raw = _npz_parts(load_npz(path, max_bytes=max_bytes), path)
     elif suffix == ".npy":
         raw = {"": _split_columns(load_npy(path), None, target, path)}
-    elif suffix == ".csv":
+    elif path.name.lower().endswith(CSV_ENDS):
         table = load_csv(path, missing=missing)
         raw = {"": _split_columns(table.values, table.columns, target, path)}
     else:

@@ -14,8 +14,10 @@ from bp_xp.plotting.classes import confusion_matrix, decision_regions
 from bp_xp.plotting.curves import gradient_flow, training_curves
 from bp_xp.plotting.graph import network_graph
 from bp_xp.plotting.images import first_layer_weights, misclassified
+from bp_xp.plotting.importance import column_importance
 
 __all__ = [
+    "column_importance",
     "confusion_matrix",
     "decision_regions",
     "first_layer_weights",

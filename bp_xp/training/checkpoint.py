@@ -31,7 +31,7 @@ from bp_xp.math.metrics import METRICS
 from bp_xp.sources import Source
 from bp_xp.storage import network_file
 from bp_xp.storage.files import check_replaceable, locked, previous_of
-from bp_xp.storage.network_file import NetworkSection, RunSection
+from bp_xp.storage.network_file import NetworkSection, RunSection, Section
 from bp_xp.training.arguments import Settings
 from bp_xp.training.callbacks import EarlyStopping
 from bp_xp.training.history import EpochRecord, History
@@ -71,6 +71,7 @@ class Checkpoint:
             is then that which was never interrupted: to the last bit with the same library on a
             CPU, to rounding on another one or on a GPU.
         overwrite: whether a run that does not go on from a file at ``path`` may replace it.
+        sections: what else the file is to hold, by name.
 
     Raises:
         ValueError: ``every`` is out of its range, or the path ends in something else than
@@ -87,6 +88,7 @@ class Checkpoint:
     every: int | None = None
     resume: bool | str | os.PathLike[str] = False
     overwrite: bool = False
+    sections: Mapping[str, Section] = dataclasses.field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str | os.PathLike):

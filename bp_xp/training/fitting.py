@@ -19,7 +19,7 @@ from bp_xp.sources import MemorySource, Samples, Source, intake
 from bp_xp.sources.samples import hold_out, make_samples, parts_of_validation, weigh_classes
 from bp_xp.storage import network_file
 from bp_xp.storage.files import keep_previous
-from bp_xp.storage.network_file import NetworkFile
+from bp_xp.storage.network_file import NetworkFile, Section
 from bp_xp.training import arguments, checkpoint, evaluation
 from bp_xp.training.arguments import Settings
 from bp_xp.training.callbacks import EarlyStopping
@@ -147,7 +147,8 @@ def fit(
             described = checkpoint.describe_settings(settings, stopping, run.source, judges)
             if saved:
                 _resume(network, run, saved, described)
-            write = functools.partial(_write, network, described, begun)
+            more = {"described": described, "begun": begun, "others": kept.sections}
+            write = functools.partial(_write, network, **more)
             observers.append(KeepCheckpoint(Path(kept.path), kept.every, write))
         network._report = run.report
         history = train(run, observers)
@@ -336,11 +337,19 @@ def go_on_counting(run: Run, saved: SavedRun) -> None:
         logger.info("%s: all %d epochs are run already.", saved.path, epochs)
 
 
-def _write(network: Any, described: Mapping[str, Any], begun: Any, path: Path, run: Run) -> None:
+def _write(
+    network: Any,
+    path: Path,
+    run: Run,
+    *,
+    described: Mapping[str, Any],
+    begun: Any,
+    others: Mapping[str, Section],
+) -> None:
     """Write the checkpoint of a run, and keep the one before."""
     section = checkpoint.pack(
         run.position, run.history, run.best, described, begun=begun, report=run.report
     )
-    content = NetworkFile(network.describe(run.position.state.layers), section)
+    content = NetworkFile(network.describe(run.position.state.layers), section, others)
     keep_previous(path)
     network_file.write(path, content)

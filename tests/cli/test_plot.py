@@ -117,7 +117,7 @@ def test_regions_are_drawn_of_the_data_that_is_named(files, drawn):
     network, data = files / "two.safetensors", files / "two.csv"
     run_well("plot regions", network, "--data", data, "--class-names", "left,right")
     (_, x, _), options = drawn["decision_regions"]
-    assert x.shape == (20, 2)
+    assert x.shape == (100, 2)
     assert options["class_names"] == ["left", "right"]
 
 

@@ -1,4 +1,3 @@
-import csv
 import time
 
 import numpy as np
@@ -37,7 +36,7 @@ def test_header_can_be_stated(write):
     path = write("2019,2020\n1,2\n")
     assert load_csv(path).values.shape == (2, 2)
     assert load_csv(path, header=True).columns == ("2019", "2020")
-    with pytest.raises(DataFormatError, match="line 1, column 1: 'a' is not a number"):
+    with pytest.raises(DataFormatError, match="row 1, column 'column 1': 'a' is not a number"):
         load_csv(write("a,b\n1,2\n"), header=False)
 
 
@@ -57,8 +56,12 @@ def test_ways_to_write_one_table_are_read_alike(write, content):
     assert table.values.tolist() == [[1, 2]]
 
 
-def test_delimiter_is_a_parameter(write):
-    assert load_csv(write("1;2\n3;4"), delimiter=";").values.tolist() == [[1, 2], [3, 4]]
+def test_delimiter_is_found_or_stated(write):
+    for delimiter in (None, ";"):
+        path = write("1;2\n3;4")
+        assert load_csv(path, delimiter=delimiter).values.tolist() == [[1, 2], [3, 4]]
+    with pytest.raises(DataFormatError, match="row 1, column '1;2': '3;4' is not a number"):
+        load_csv(path, delimiter=",")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +70,7 @@ def test_delimiter_is_a_parameter(write):
 )
 def test_text_in_a_number_column_is_refused(write, field, shown):
     path = write(f"a,b\n1,2\n\n3,{field}\n")
-    with pytest.raises(DataFormatError, match=r"line 4, column 2 \('b'\)") as caught:
+    with pytest.raises(DataFormatError, match=r"row 2, column 'b'") as caught:
         load_csv(path, missing="allow")
     assert shown in str(caught.value)
     assert str(path) in str(caught.value)
@@ -75,7 +78,7 @@ def test_text_in_a_number_column_is_refused(write, field, shown):
 
 def test_first_line_of_names_and_numbers_is_refused_with_a_way_out(write):
     path = write("id,2020\n1,2\n")
-    with pytest.raises(DataFormatError, match=r"line 1, column 1: 'id'.*header=True"):
+    with pytest.raises(DataFormatError, match=r"row 1, column 'column 1': 'id'.*header=True"):
         load_csv(path)
     assert load_csv(path, header=True).columns == ("id", "2020")
 
@@ -83,7 +86,7 @@ def test_first_line_of_names_and_numbers_is_refused_with_a_way_out(write):
 @pytest.mark.parametrize("field", ["", "  ", "nan", "NaN", "inf", "-inf", "1e999"])
 def test_missing_value_is_refused_unless_allowed(write, field):
     path = write(f"a,b,c\n1,2,3\n4,{field},6\n")
-    with pytest.raises(DataFormatError, match=r"line 3, column 2 \('b'\).*missing='allow'"):
+    with pytest.raises(DataFormatError, match=r"row 2, column 'b'.*missing='allow'"):
         load_csv(path)
     values = load_csv(path, missing="allow").values
     assert not np.isfinite(values[1, 1])
@@ -104,28 +107,16 @@ def test_table_without_data_is_refused(write, content):
     assert str(path) in str(caught.value)
 
 
-def test_giant_field_is_refused(write):
-    path = write("1,2\n3," + "4" * 200_000 + "\n")
-    with pytest.raises(
-        DataFormatError, match=r"line 2: field larger than.*limit.*131,072"
-    ) as caught:
+@pytest.mark.parametrize("separator", ["", ","], ids=["field", "line"])
+def test_line_beyond_the_limit_is_refused(write, separator):
+    path = write("1,2\n3," + f"4{separator}" * 2**21 + "4\n")
+    with pytest.raises(DataFormatError, match=r"line 2: .*(limit of 2,097,152|fields)"):
         load_csv(path)
-    assert isinstance(caught.value.__cause__, csv.Error)
-
-
-def test_line_without_an_end_is_read_no_further_than_the_limit(write):
-    path = write(b"1,2\n" + b"4," * 2**23 + b"4")
-    with pytest.raises(
-        DataFormatError, match=r"line 2: the line is too long.*16,777,216"
-    ) as caught:
-        load_csv(path)
-    assert isinstance(caught.value.__cause__, csv.Error)
 
 
 def test_nul_is_refused(write):
-    with pytest.raises(DataFormatError, match=r"line 3: the line contains NUL.*limit") as caught:
+    with pytest.raises(DataFormatError, match="NUL"):
         load_csv(write(b"a,b\n1,2\n3,\x004\n"))
-    assert isinstance(caught.value.__cause__, csv.Error)
 
 
 @pytest.mark.parametrize("line", ["5", "5,6,7", '"5\n6'])
@@ -135,8 +126,9 @@ def test_line_of_another_length_is_refused(write, line):
 
 
 def test_file_that_is_not_text_is_refused(write):
+    assert load_csv(write("a,b\n1,2\n".encode("utf-16"))).values.tolist() == [[1, 2]]
     with pytest.raises(DataFormatError, match=r"not text in UTF-8"):
-        load_csv(write("a,b\n1,2\n".encode("utf-16")))
+        load_csv(write(b"a,b\n1,2\n\xff,3\n"))
 
 
 def test_missing_file_is_named(tmp_path):

@@ -1,3 +1,5 @@
+import gzip
+
 import numpy as np
 import pytest
 
@@ -189,6 +191,15 @@ def test_default_column_of_a_csv_file_is_the_last(csv_path):
     assert_is_split_of(data, np.column_stack([Y, X[:, 0]]), X[:, 1])
 
 
+def test_tables_with_tabs_and_in_gzip_are_read_too(csv_path):
+    text = csv_path.read_text()
+    tabs, packed = csv_path.with_suffix(".tsv"), csv_path.with_suffix(".csv.gz")
+    tabs.write_text(text.replace(",", "\t"))
+    packed.write_bytes(gzip.compress(text.encode()))
+    for path in (tabs, packed):
+        assert_is_split_of(load_file(path, target="kind"), X, Y)
+
+
 @pytest.mark.parametrize("column", ["sort", 3, -4])
 def test_column_that_is_not_there_is_refused(csv_path, column):
     with pytest.raises(ValueError, match=f"target is {column!r}.*(kind, width, height|3 columns)"):
@@ -198,7 +209,7 @@ def test_column_that_is_not_there_is_refused(csv_path, column):
 def test_name_that_two_columns_have_is_refused(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("a,b,a\n1,2,3\n4,5,6\n")
-    with pytest.raises(ValueError, match="target is 'a'"):
+    with pytest.raises(DataFormatError, match="columns 1 and 3 are both called 'a'"):
         load_file(path, target="a")
 
 
@@ -220,7 +231,7 @@ def test_array_without_room_for_labels_is_refused(tmp_path, table):
 def test_missing_field_of_a_csv_file_reaches_the_inputs_when_allowed(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("1,2,0\n,3,1\n")
-    with pytest.raises(DataFormatError, match="line 2, column 1"):
+    with pytest.raises(DataFormatError, match="row 2, column 'column 1'"):
         load_file(path)
     data = load_file(path, missing="allow", test_fraction=0.5)
     assert np.isnan(np.concatenate([data.x_train, data.x_test])).sum() == 1

@@ -1,0 +1,284 @@
+"""Tables in commands: from a file to a data set, and from a model to what is told of it."""
+
+import csv
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import click
+import numpy as np
+from click.core import ParameterSource
+
+from bp_xp import History, Network, checks
+from bp_xp.cli._pictures import drawing
+from bp_xp.cli._program import logger
+from bp_xp.datasets import Dataset
+from bp_xp.datasets.table import CSV_ENDS
+from bp_xp.plotting import column_importance
+from bp_xp.storage.network_file import Section
+from bp_xp.tables import TableModel
+from bp_xp.tables.card import Card
+from bp_xp.tables.columns import Columns, as_columns
+from bp_xp.tables.files import write_sections
+from bp_xp.tables.model import COST_OF_TASK
+from bp_xp.tables.parts import Prepared, Split, prepare
+from bp_xp.tables.preparation import select
+
+__all__ = [
+    "TABLE_ENDS",
+    "add_card",
+    "as_model",
+    "check_options",
+    "class_weights",
+    "columns_for",
+    "is_table",
+    "load",
+    "predictions",
+    "samples_for",
+    "sections_of",
+    "split_names",
+    "stem",
+    "tell_importance",
+    "tell_scores",
+    "told",
+    "use_defaults",
+    "warn_of_ranges",
+]
+
+TABLE_ENDS = (*CSV_ENDS[:2], ".parquet", *CSV_ENDS[2:])
+"""The ends of the names of tables."""
+
+_TEST_FRACTION = 0.2
+_MOST_TOLD = 5
+
+# What only tables have, by the names of the parameters of train.
+_OWN = {
+    *("task", "numeric", "categorical", "drop", "test_fraction"),
+    *("split_by", "split_last", "importance"),
+}
+
+
+def is_table(data: str) -> bool:
+    """Return whether a name is that of a table."""
+    return data.lower().endswith(TABLE_ENDS)
+
+
+def stem(data: str) -> str:
+    """Return what files of a data set are named for."""
+    return Path(data.removesuffix(".gz")).stem
+
+
+def check_options(ctx: click.Context, data: str) -> None:
+    """Refuse options of tables where the data is none."""
+    for option in ctx.command.params:
+        if option.name in _OWN and not _is_default(ctx, option.name):
+            ends = ", ".join(TABLE_ENDS[:3])
+            raise click.UsageError(f"{option.opts[0]} is for tables ({ends}), not {data}.", ctx)
+
+
+def use_defaults(ctx: click.Context, given: SimpleNamespace) -> None:
+    """Put the recipe for tables where nothing was given: that of TableModel."""
+    recipe = TableModel()
+    defaults = {
+        "activation": recipe.activation,
+        "optimizer": recipe.optimizer,
+        "l2": recipe.l2,
+        "validation_fraction": recipe.validation_fraction,
+        "early_stopping": recipe.patience,
+        "test_fraction": _TEST_FRACTION,
+    }
+    if given.validation_fraction == 0 and not _is_default(ctx, "validation_fraction"):
+        defaults["early_stopping"] = None  # there is nothing to watch
+    for name, value in defaults.items():
+        if _is_default(ctx, name):
+            setattr(given, name, value)
+    if given.task is None and (given.cost or "").partition(":")[0] == "huber":
+        given.task = "regression"
+
+
+def _is_default(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.DEFAULT
+
+
+# ---------------------------------------------------------------------------------------------
+# From a table to a model
+
+
+def load(given: SimpleNamespace) -> tuple[Prepared, Dataset]:
+    """Read the table of a run, tell what is decided about it, and return its parts.
+
+    The names of the targets, and the cost that fits them, are noted where none were given.
+    """
+    columns = as_columns(given.data, given.categorical or ())
+    targets = _targets(given.target, columns, given.data)
+    given.target = targets[0] if len(targets) == 1 else targets
+    split = Split(
+        given.validation_fraction, given.test_fraction, by=given.split_by, last=given.split_last
+    )
+    wishes: dict[str, Any] = {
+        name: getattr(given, name) or () for name in ("numeric", "categorical", "drop")
+    }
+    seed = checks.check_seed(given.seed)
+    prepared = prepare(columns, targets, split=split, seed=seed, task=given.task, **wishes)
+    logger.info("%s", prepared.preparation)
+    if given.importance and not len(prepared.rows["test"]):
+        raise ValueError("--importance needs rows to test on: leave out --test-fraction 0.")
+    if (task := prepared.preparation.targets.task) != "classification":
+        given.cost = given.cost or COST_OF_TASK[task]
+    given.batch_size = min(given.batch_size, len(prepared.rows["training"]))
+    train, validation, test = map(prepared.part, ("training", "validation", "test"))
+    has_validation = len(validation[0]) > 0
+    parts = (*train, *test, *(validation if has_validation else (None, None)))
+    return prepared, Dataset(stem(given.data), *parts)
+
+
+def _targets(target: int | str, columns: Columns, data: str) -> list[str]:
+    """Return the names of the columns to predict: a name, names, or a place."""
+    names = list(columns)
+    if f"{target}" in columns:
+        return [f"{target}"]
+    if isinstance(target, str):
+        return list(select(columns, split_names(target), "--target"))
+    if not -len(names) <= target < len(names):
+        raise ValueError(
+            f"--target {target}: {data} has {len(names)} columns, {', '.join(names)[:400]}."
+        )
+    return [names[target]]
+
+
+def split_names(text: str) -> list[str]:
+    """Return the names in a list; one with a comma in it is in quotes."""
+    return [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
+
+
+def as_model(prepared: Prepared | None, network: Network) -> Network | TableModel:
+    """Return a network, or the model of tables that it is part of."""
+    return network if prepared is None else TableModel.of(prepared.preparation, network)
+
+
+def sections_of(model: Network | TableModel) -> dict[str, Section]:
+    """Return what a checkpoint keeps beside the run, so that it predicts from tables as well."""
+    return write_sections(model.preparation) if isinstance(model, TableModel) else {}
+
+
+def class_weights(weights: Any, prepared: Prepared | None) -> Any:
+    """Return the weights of classes by their numbers, as a network takes them."""
+    if prepared is None or not isinstance(weights, Mapping):
+        return weights
+    places = {f"{name}": i for i, name in enumerate(prepared.preparation.targets.classes)}
+    for name in weights:
+        if f"{name}" not in places:
+            known = ", ".join(places) or "none"
+            raise ValueError(f"--class-weight names the class {name!r}; the classes are {known}.")
+    return {places[f"{name}"]: weight for name, weight in weights.items()}
+
+
+def add_card(given: SimpleNamespace, history: History) -> None:
+    """Judge the model of a run after its training, and note it on its card."""
+    model, prepared = given.model, given.prepared
+    parts = [part for part, rows in prepared.rows.items() if len(rows)]
+    metrics = {part: model.judge(*prepared.part(part), given.metrics) for part in parts}
+    model.history = history
+    model.card = Card.learn(prepared, metrics, Path(given.data).name)
+
+
+# ---------------------------------------------------------------------------------------------
+# What a model says
+
+
+def columns_for(model: TableModel, file: str, data: str, *, allow_empty: bool = False) -> Columns:
+    """Return the columns of a table that a model is to look at."""
+    if not is_table(data):
+        raise ValueError(
+            f"the model in {file} takes tables: name a {', '.join(TABLE_ENDS[:3])} file with "
+            "--data."
+        )
+    return as_columns(data, model.preparation.text, allow_empty=allow_empty)
+
+
+def samples_for(model: TableModel, file: str, data: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return all rows of a table as inputs and targets of a model's network."""
+    columns = columns_for(model, file, data)
+    return model.preparation.inputs(columns), model.preparation.outputs(columns)
+
+
+def warn_of_ranges(model: TableModel, columns: Columns, data: str) -> None:
+    """Say once where a table leaves what training saw."""
+    outside = model.outside(columns)
+    if outside:
+        told = "; ".join(f"{name}: {what}" for name, what in list(outside.items())[:_MOST_TOLD])
+        if len(outside) > _MOST_TOLD:
+            told += f"; and {len(outside) - _MOST_TOLD} more columns"
+        click.echo(f"warning: {data} leaves what training saw: {told}", err=True)
+
+
+def predictions(model: TableModel, columns: Columns, *, proba: bool) -> Iterable[Sequence[Any]]:
+    """Yield the lines of a table of predictions, names first.
+
+    Args:
+        model: the model.
+        columns: the rows to predict.
+        proba: whether to add the probability of each class, under its name, or of each label.
+    """
+    targets = model.preparation.targets
+    names = list(targets.names)
+    values = model.predict(columns)
+    rows = values.reshape(len(values), len(names)).tolist()
+    cells = [list(map(_cell(model), row)) for row in rows]
+    if proba:
+        more = model.predict_proba(columns)
+        prefix = "" if targets.classes else "probability of "
+        names += [f"{prefix}{_text(name)}" for name in model.classes_.tolist()]
+        for line, probabilities in zip(cells, more, strict=True):
+            line += [str(p) for p in probabilities]
+    return [names, *cells]
+
+
+def _cell(model: TableModel) -> Any:
+    # So many digits tell all numbers of the dtype apart.
+    digits = 9 if model.network.dtype == "float32" else 17
+    return functools.partial(_text, digits=digits)
+
+
+def _text(value: Any, digits: int = 17) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def told(name: str, part: str, n: int, values: Mapping[str, float | None]) -> str:
+    """Return metrics on some rows as a line of text."""
+    text = f"{name}, {part}, {n:,} {'row' if n == 1 else 'rows'}:"
+    for metric, value in values.items():
+        shown = (
+            "nan" if value is None else f"{value:.2%}" if metric == "accuracy" else f"{value:.4g}"
+        )
+        text += f"  {metric.replace('_', ' ')} {shown}"
+    return text
+
+
+def tell_scores(model: TableModel, name: str) -> None:
+    """Print how good a model is on each part of its table, in the units of the target."""
+    if model.card is not None:
+        for part, values in model.card.metrics.items():
+            print(told(name, f"{part} part", model.card.rows[part], values))
+
+
+def tell_importance(model: TableModel, prepared: Prepared, picture: Path | None) -> None:
+    """Print how much each column counts on the test part, and draw it."""
+    rows = prepared.rows["test"]
+    columns = {**prepared.columns, **prepared.answers}
+    falls = model.importance({name: values[rows] for name, values in columns.items()})
+    width = max(map(len, falls))
+    score = "R²" if model.preparation.targets.task == "regression" else "accuracy"
+    print(f"importance: how much {score} falls on the test part when a column is shuffled")
+    for name, fall in falls.items():
+        print(f"  {name:{width}}  {fall:8.4f}")
+    if picture is None:
+        logger.info("no chart of it: matplotlib is not installed")
+        return
+    with drawing(picture):
+        column_importance(falls, score=score)
+    print(f"importance drawn to {picture}", flush=True)

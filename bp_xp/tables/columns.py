@@ -1,0 +1,222 @@
+"""Columns by name: the one form that every table is brought to.
+
+A column is a NumPy array of shape (N,): float64 with NaN for what is missing, datetime64 with NaT,
+bool, or objects, which are text, True, False or None.
+"""
+
+import datetime
+import numbers
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bp_xp._optional import require
+from bp_xp.datasets.reader import column_names, read_table
+
+__all__ = ["Columns", "as_columns", "as_values", "labels_of", "missing_in", "numbers_of", "take"]
+
+Columns = dict[str, np.ndarray]
+
+_DAY = np.timedelta64(1, "D")
+
+
+def as_columns(table: Any, text: Collection[str] = (), *, allow_empty: bool = False) -> Columns:
+    """Return a table as columns.
+
+    Args:
+        table: a data frame that narwhals knows (pandas, polars, pyarrow ...), a mapping of names to
+            columns, an array of shape (N, columns), whose columns are called ``"column 1"`` and so
+            on, or the path of a file for :func:`read_table`.
+        text: columns of a CSV file to take for text, whatever they hold, where they are there.
+        allow_empty: whether a file may have a header and no rows; other tables may always.
+
+    Raises:
+        ValueError: columns have different lengths, or there are none.
+        TypeError: it is no table, or a column has values that are none of numbers, dates, text.
+    """
+    if isinstance(table, str | os.PathLike):
+        is_csv = bool(text) and not os.fspath(table).lower().endswith(".parquet")
+        names = set(column_names(table)) if is_csv else ()
+        kept = [name for name in text if name in names]
+        return read_table(table, text=kept, allow_empty=allow_empty)
+    if isinstance(table, Mapping):
+        columns = {f"{name}": as_values(values, f"{name}") for name, values in table.items()}
+    elif isinstance(table, np.ndarray | list | tuple):
+        rows = _array(table)
+        if rows.ndim != 2:
+            raise ValueError(f"a table has rows and columns, but this has the shape {rows.shape}.")
+        names = [f"column {i + 1}" for i in range(rows.shape[1])]
+        columns = {name: as_values(rows[:, i], name) for i, name in enumerate(names)}
+    else:
+        columns = _of_frame(table)
+    lengths = {len(values) for values in columns.values()}
+    if len(lengths) != 1:
+        raise ValueError(
+            "a table needs columns with as many rows each; these have "
+            f"{sorted(lengths) or 'no columns'}."
+        )
+    return columns
+
+
+def _of_frame(table: Any) -> Columns:
+    """Return the columns of a data frame.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: two columns have one name.
+    """
+    narwhals: Any = require("narwhals", "table")
+    try:
+        frame = narwhals.from_native(table, eager_only=True)
+    except TypeError as error:
+        raise TypeError(
+            "a table is a data frame, a mapping of names to columns, an array of rows, or the path "
+            f"of a file, not a {type(table).__name__}."
+        ) from error
+    except narwhals.exceptions.DuplicateError as error:
+        raise ValueError("two columns of the table have one name: rename one.") from error
+    columns = {f"{series.name}": series.to_numpy() for series in frame.iter_columns()}
+    return {name: as_values(values, name) for name, values in columns.items()}
+
+
+def as_values(values: Any, name: str) -> np.ndarray:
+    """Return values as a column.
+
+    Args:
+        values: one value for each row.
+        name: the column's name, for messages.
+
+    Raises:
+        ValueError: they have no or several dimensions.
+        TypeError: they are no numbers, dates or text.
+    """
+    values = _array(values)
+    if values.ndim != 1:
+        raise ValueError(f"column {name[:40]!r} has shape {values.shape}: it needs one dimension.")
+    kind = values.dtype.kind
+    if kind in "fiu":
+        return values.astype(np.float64)
+    if kind == "M":
+        return values.astype("datetime64[us]")
+    if kind == "b":
+        return values
+    if kind in "OUT":
+        return _of_objects([_none_if_missing(value) for value in values.tolist()], name)
+    raise TypeError(
+        f"column {name[:40]!r} has values of {values.dtype}: they must be numbers, dates, text or "
+        "truth values."
+    )
+
+
+def _array(values: Any) -> np.ndarray:
+    """Return an array; NumPy would make text of the numbers in a list that holds text as well."""
+    return np.asarray(values, object if isinstance(values, list | tuple) else None)
+
+
+def _none_if_missing(value: Any) -> Any:
+    """Return a value, or None for what stands for none in some library."""
+    # pandas' NA is not even unequal to itself.
+    is_missing = value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
+    return None if is_missing else value
+
+
+def _of_objects(values: list[Any], name: str) -> np.ndarray:
+    """Return a column of Python's objects as numbers, dates or text, if they all are."""
+    there = [value for value in values if value is not None]
+    if there and all(isinstance(value, bool) for value in there):
+        return np.array(values, bool if len(there) == len(values) else object)
+    if all(isinstance(value, numbers.Real) or _is_decimal(value) for value in there):
+        return np.array([np.nan if value is None else float(value) for value in values])
+    if all(isinstance(value, datetime.date) for value in there):
+        return np.array([_moment(value) for value in values], "datetime64[us]")
+    for row, value in enumerate(values):
+        if value is not None and not isinstance(value, str | numbers.Real | datetime.date):
+            raise TypeError(
+                f"row {row + 1}, column {name[:40]!r}: a {type(value).__name__} is neither a "
+                "number, a date nor text."
+            )
+    texts = [value if isinstance(value, str | None) else _label(value) for value in values]
+    column = np.empty(len(values), object)
+    column[:] = texts
+    return column
+
+
+def _is_decimal(value: Any) -> bool:
+    return type(value).__name__ == "Decimal"
+
+
+def _moment(value: Any) -> Any:
+    """Return a date in UTC, as NumPy takes it."""
+    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        return value.astimezone(datetime.UTC).replace(tzinfo=None)
+    return value
+
+
+def _label(value: Any) -> str:
+    """Return what a value is called as a category.
+
+    1 and 1.0 are one, and so are true and True, in text as well: one file has a column of numbers,
+    and another one has text in it.
+    """
+    if isinstance(value, str):
+        if value.lower() in ("true", "false"):
+            return value.lower()
+        return re.sub(r"\.0+", "", value) if re.fullmatch(r"-?[1-9]\d*\.0+|0\.0+", value) else value
+    if isinstance(value, bool | np.bool):
+        return "true" if value else "false"
+    if isinstance(value, numbers.Real) and float(value).is_integer():
+        return f"{float(value):.0f}"
+    return str(value)
+
+
+def missing_in(values: np.ndarray) -> np.ndarray:
+    """Return which values of a column are missing, shape (N,)."""
+    if values.dtype.kind == "f":
+        return np.isnan(values)
+    if values.dtype.kind == "M":
+        return np.isnat(values)
+    if values.dtype.kind == "b":
+        return np.zeros(len(values), bool)
+    return np.array([value is None for value in values], bool)
+
+
+def labels_of(values: np.ndarray) -> list[str | None]:
+    """Return a column as categories: text, or None for what is missing."""
+    return [
+        None if is_missing else _label(value)
+        for value, is_missing in zip(values.tolist(), missing_in(values), strict=True)
+    ]
+
+
+def numbers_of(values: np.ndarray, name: str) -> np.ndarray:
+    """Return a column as numbers, NaN where missing: dates as days since 1970, true as 1.
+
+    Raises:
+        ValueError: a value is no number, or infinite; the message names row and column.
+    """
+    if values.dtype.kind == "M":
+        days = (values - np.datetime64(0, "us")) / _DAY
+        return np.where(np.isnat(values), np.nan, days)
+    if values.dtype.kind != "O":
+        found = values.astype(np.float64)
+    else:
+        found = np.full(len(values), np.nan)
+        for row, value in enumerate(values.tolist()):
+            try:
+                found[row] = np.nan if value is None else float(value)
+            except ValueError as error:
+                raise ValueError(
+                    f"row {row + 1}, column {name[:40]!r}: {str(value)[:40]!r} is not a number."
+                ) from error
+    if np.isinf(found).any():
+        row = int(np.argmax(np.isinf(found)))
+        raise ValueError(f"row {row + 1}, column {name[:40]!r}: the number is infinite.")
+    return found
+
+
+def take(columns: Columns, rows: Sequence[int] | np.ndarray) -> Columns:
+    """Return some rows of a table."""
+    return {name: values[rows] for name, values in columns.items()}

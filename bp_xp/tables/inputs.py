@@ -1,0 +1,181 @@
+"""Columns of a table as inputs of a network: what is learnt from training rows, and applied.
+
+Numbers are scaled, and text becomes columns of 0 and 1.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from bp_xp.tables.columns import Columns, labels_of, numbers_of
+
+__all__ = ["SCALINGS", "Categories", "Numbers", "Scaling", "center_and_scale"]
+
+Scaling = Literal["standard", "minmax", "robust", "none"]
+
+SCALINGS = ("standard", "minmax", "robust", "none")
+"""How numbers are scaled: to mean 0 and standard deviation 1; to 0 ... 1; by median and quartiles
+and then clipped smoothly; not at all."""
+
+_RARE = 3
+"""A category of fewer training rows shares its column with all that are unseen."""
+
+_SMOOTH_LIMIT = 3.0
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The columns of numbers and of dates, which are days.
+
+    z = (x − center) / scale, where a missing x is the median; robust scaling then takes
+    z / √(1 + (z/3)²), which keeps within −3 and 3.
+
+    Attributes:
+        names: the columns.
+        dates: whether each is of dates.
+        flagged: whether training rows lacked values of it, which gives it a second column.
+        scaling: one of SCALINGS.
+        median: of the training rows' values, shape (columns,).
+        center: what is subtracted, shape (columns,).
+        scale: what is divided by, shape (columns,).
+
+    References:
+        Holzmüller, Grinsztajn and Steinwart, 'Better by Default', 2024, arXiv:2407.04491, for
+        robust scaling with smooth clipping.
+    """
+
+    names: tuple[str, ...]
+    dates: tuple[bool, ...]
+    flagged: tuple[bool, ...]
+    scaling: Scaling
+    median: np.ndarray
+    center: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def learn(cls, columns: Columns, names: tuple[str, ...], scaling: Scaling) -> "Numbers":
+        """Learn from training rows; each column must have values.
+
+        Raises:
+            ValueError: a value is no number.
+        """
+        x = np.empty((len(next(iter(columns.values()))), len(names)))
+        for i, name in enumerate(names):
+            x[:, i] = numbers_of(columns[name], name)
+        found = [column[~np.isnan(column)] for column in x.T]
+        pairs = np.array([center_and_scale(values, scaling) for values in found]).reshape(-1, 2)
+        return cls(
+            names=names,
+            dates=tuple(columns[name].dtype.kind == "M" for name in names),
+            flagged=tuple(bool(np.isnan(column).any()) for column in x.T),
+            scaling=scaling,
+            median=np.array([np.median(values) for values in found]),
+            center=pairs[:, 0],
+            scale=pairs[:, 1],
+        )
+
+    @property
+    def features(self) -> list[str]:
+        """The names of the inputs."""
+        flags = [n for n, flag in zip(self.names, self.flagged, strict=True) if flag]
+        return [*self.names, *(f"{name} is missing" for name in flags)]
+
+    def apply(self, columns: Columns) -> np.ndarray:
+        """Return the inputs, shape (N, features).
+
+        Raises:
+            ValueError: a value is no number, or too large for a network; the message names row and
+                column.
+        """
+        n_rows = len(next(iter(columns.values())))
+        x = np.empty((n_rows, len(self.names)))
+        for i, (name, is_date) in enumerate(zip(self.names, self.dates, strict=True)):
+            if is_date != (columns[name].dtype.kind == "M"):
+                kinds = ("dates", "others") if is_date else ("numbers", "dates")
+                raise ValueError(
+                    f"column {name[:40]!r} held {kinds[0]} in training, and holds {kinds[1]} now."
+                )
+            x[:, i] = numbers_of(columns[name], name)
+        missing = np.isnan(x)
+        x = np.where(missing, self.median, x)
+        # By halves, exactly, as a difference may overflow.
+        with np.errstate(over="ignore"):
+            z = (x / 2 - self.center / 2) / (self.scale / 2)
+        if self.scaling == "robust":
+            z = z / np.hypot(1.0, z / _SMOOTH_LIMIT)
+        too_large = ~(np.abs(z) < np.finfo(np.float32).max)
+        if too_large.any():
+            row, i = np.argwhere(too_large)[0]
+            raise ValueError(
+                f"row {row + 1}, column {self.names[i][:40]!r}: {x[row, i]:g} is too far from what "
+                "is usual there."
+            )
+        return np.concatenate([z, missing[:, list(self.flagged)]], axis=1)
+
+
+def center_and_scale(values: np.ndarray, scaling: Scaling) -> tuple[float, float]:
+    """Return what to subtract from values and what to divide by; never 0.
+
+    Args:
+        values: shape (N,), all finite, at least one.
+        scaling: how.
+    """
+    largest = float(np.abs(values).max())
+    if scaling == "none" or largest == 0.0:
+        return 0.0, 1.0
+    values = values / largest  # so that no sum overflows
+    if scaling == "standard":
+        center, scale = values.mean(), values.std()
+    elif scaling == "minmax":
+        center, scale = values.min(), np.ptp(values)
+    else:
+        low, center, high = np.quantile(values, [0.25, 0.5, 0.75])
+        scale = high - low if high > low else np.ptp(values) / 2
+    divisor = min(float(scale) * largest, float(np.finfo(np.float64).max))
+    return float(center) * largest, divisor if divisor > 0.0 else 1.0
+
+
+@dataclass(frozen=True)
+class Categories:
+    """A column of text, or of what is taken for it, as columns of 0 and 1.
+
+    Rare categories share a column with those that training rows lack. Where none was rare, an
+    unseen one is 0 everywhere: a column that was always 0 has weights that nothing has taught.
+
+    Attributes:
+        name: the column.
+        labels: the categories, each of which is an input.
+        other: whether rare and unseen ones have an input.
+        missing: whether missing ones have.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    other: bool
+    missing: bool
+
+    @classmethod
+    def learn(cls, columns: Columns, name: str) -> "Categories":
+        """Learn from training rows."""
+        counts: Counter[Any] = Counter(labels_of(columns[name]))
+        missing = counts.pop(None, 0) > 0
+        labels = sorted(label for label, count in counts.items() if count >= _RARE)
+        return cls(name, tuple(labels), len(labels) < len(counts), missing)
+
+    @property
+    def features(self) -> list[str]:
+        """The names of the inputs."""
+        shown = [f"{self.name} = {label}" for label in self.labels]
+        shown += [f"{self.name} is another"] if self.other else []
+        return shown + ([f"{self.name} is missing"] if self.missing else [])
+
+    def apply(self, columns: Columns) -> np.ndarray:
+        """Return the inputs, shape (N, features)."""
+        places = {label: i for i, label in enumerate(self.labels)}
+        other = len(places) if self.other else -1
+        missing = len(places) + self.other if self.missing else other
+        found = labels_of(columns[self.name])
+        chosen = np.array([missing if f is None else places.get(f, other) for f in found], int)
+        return (chosen[:, None] == np.arange(len(self.features))).astype(np.float64)

@@ -1,0 +1,562 @@
+"""The class that most people with a table will use: a preparation and a network together."""
+
+import inspect
+import os
+from collections.abc import Collection, Sequence
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bp_xp import checks
+from bp_xp._caller import own_arguments
+from bp_xp._typing import Namespace
+from bp_xp.backends import to_numpy
+from bp_xp.network import Network
+from bp_xp.storage import network_file
+from bp_xp.tables.card import Card
+from bp_xp.tables.columns import as_columns
+from bp_xp.tables.files import read_sections, write_sections
+from bp_xp.tables.importance import permutation_importance
+from bp_xp.tables.inputs import Scaling
+from bp_xp.tables.parts import Split, part_columns, prepare
+from bp_xp.tables.preparation import Preparation
+from bp_xp.tables.targets import Task
+from bp_xp.training.arguments import as_metrics
+from bp_xp.training.checkpoint import Checkpoint
+from bp_xp.training.history import History
+
+__all__ = ["COST_OF_TASK", "TableModel"]
+
+COST_OF_TASK = {
+    "classification": "categorical_cross_entropy",
+    "multilabel": "binary_cross_entropy",
+    "regression": "quadratic",
+}
+"""The cost of each task."""
+
+_METRICS = {
+    "classification": ("accuracy", "balanced_accuracy", "f1_macro"),
+    "multilabel": ("accuracy", "f1"),
+    "regression": ("r2", "mae"),
+}
+"""What each task is judged by; several labels are judged one by one, and the mean is told."""
+
+
+class TableModel:
+    """A network that takes tables: text, dates, missing values and all, and answers in their words.
+
+    ``fit`` learns from a table how to prepare it (:class:`~bp_xp.tables.Preparation`) and trains a
+    network on it, with Adam; a part of the rows is held out, and the parameters of the epoch that
+    was best there are kept. Predictions are class names, or numbers in the units of the table.
+
+    Tables are pandas, polars, pyarrow or other data frames that narwhals knows, mappings of names
+    to columns, arrays of shape (N, columns), or paths of files, which
+    :func:`~bp_xp.tables.read_table` reads.
+
+    Args:
+        hidden_layer_sizes: neurons of each hidden layer.
+        activation: σ of the hidden layers.
+        task: ``"classification"``, ``"regression"``, ``"multilabel"``, or None to decide by the
+            target.
+        numeric: columns to take for numbers.
+        categorical: columns to take for categories.
+        drop: columns to leave out.
+        scaling: how numbers are scaled: ``"standard"``, ``"minmax"``, ``"robust"`` or ``"none"``.
+        optimizer: an optimizer or its name, as for :meth:`bp_xp.Network.fit`.
+        epochs: the most passes over the training rows.
+        batch_size: samples in a mini-batch; None is 32, or all where there are fewer.
+        l2: the strength of the penalty on weights.
+        validation_fraction: the share of the rows to hold out, each class its share; 0 holds out
+            none, and keeps the parameters of the last epoch.
+        patience: how many epochs without an improvement there end the run.
+        split_by: a column whose equal values, of one patient for example, are held out together;
+            nothing else is learnt from it.
+        split_last: whether the last rows are held out, where rows are in the order of time.
+        device: where the network lives, as for :class:`bp_xp.Network`.
+        backend: its array library, likewise.
+        dtype: ``"float32"`` or ``"float64"``.
+        seed: of the weights, the order of rows, and the rows that are held out.
+        progress: whether to show it.
+
+    Attributes:
+        preparation: what was learnt of the table; printed, it tells what was decided.
+        network: the network; its ``seed`` is the one that was drawn where none was given.
+        card: what the model was trained on; printed, it tells ranges, counts and metrics.
+        history: the record of each epoch; None in a model that was loaded.
+        held_out: the numbers of the rows that were held out, shape (rows,); None likewise.
+
+    Examples:
+        >>> table = {"grams": [3, 4, 5, 30, 33, 35] * 9, "fur": ["gray", None, "gray"] * 18}
+        >>> model = TableModel(epochs=40, seed=0)
+        >>> model.fit(table, target=["mouse", "mouse", "mouse", "rat", "rat", "rat"] * 9)
+        TableModel(epochs=40, seed=0)
+        >>> model.predict({"fur": ["white", "gray"], "grams": [4, None], "tail": [7, 8]}).tolist()
+        ['mouse', 'rat']
+        >>> print(model.preparation)
+        grams   number
+        fur     1 category, with a column for what is missing
+        target  target: classification of target: mouse, rat; text
+    """
+
+    preparation: Preparation
+    network: Network
+    card: Card | None
+    history: History | None
+    held_out: np.ndarray | None
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Sequence[int] = (64, 64),
+        *,
+        activation: Any = "relu",
+        task: Task | None = None,
+        numeric: Collection[str] = (),
+        categorical: Collection[str] = (),
+        drop: Collection[str] = (),
+        scaling: Scaling = "standard",
+        optimizer: Any = "adam",
+        epochs: int = 300,
+        batch_size: int | None = None,
+        l2: float = 1e-2,
+        validation_fraction: float = 0.15,
+        patience: int = 30,
+        split_by: str | None = None,
+        split_last: bool = False,
+        device: str | None = None,
+        backend: str | Namespace | None = None,
+        dtype: Any = "float32",
+        seed: int | None = None,
+        progress: bool = False,
+    ) -> None:
+        # As scikit-learn's tools want it: kept as they came, and looked at by fit.
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.task: Task | None = task
+        self.numeric = numeric
+        self.categorical = categorical
+        self.drop = drop
+        self.scaling = scaling
+        self.optimizer = optimizer
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.l2 = l2
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.split_by = split_by
+        self.split_last = split_last
+        self.device = device
+        self.backend = backend
+        self.dtype = dtype
+        self.seed = seed
+        self.progress = progress
+
+    # -----------------------------------------------------------------------------------------
+    # How it learns
+
+    def fit(self, table: Any, target: Any = None, **options: Any) -> "TableModel":
+        """Learn the preparation, and train a new network.
+
+        Args:
+            table: the rows to learn from.
+            target: what to predict: the name of a column, a list of names, or the values
+                themselves, one for each row, or a table of them. A list of text is names where the
+                table has columns of these names, and otherwise values.
+            options: further arguments of :meth:`bp_xp.Network.fit`, such as ``callbacks``.
+
+        Returns:
+            The model.
+
+        Raises:
+            ValueError: a column is not there, a target is missing, a value does not fit the others
+                of its column; the message names row and column.
+            DataFormatError: a file can't be read as a table.
+            DivergenceError: as for :meth:`bp_xp.Network.fit`.
+        """
+        seed = checks.check_seed(self.seed)
+        wishes: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in ("task", "numeric", "categorical", "drop", "scaling")
+        }
+        split = Split(self.validation_fraction, by=self.split_by, last=self.split_last)
+        columns = as_columns(table, self.categorical)
+        prepared = prepare(columns, target, split=split, seed=seed, **wishes)
+        network = self._network(prepared.preparation, seed)
+        how: dict[str, Any] = {
+            name: getattr(self, name) for name in ("optimizer", "epochs", "batch_size", "l2")
+        } | {"progress": self.progress}
+        held_out = prepared.rows["validation"]
+        if len(held_out):
+            how |= {
+                "validation_data": prepared.part("validation"),
+                "early_stopping": checks.check_integer(self.patience, "patience"),
+            }
+        if options.get("checkpoint") is not None:
+            options["checkpoint"] = _with_preparation(options["checkpoint"], prepared.preparation)
+        history = network.fit(*prepared.part("training"), **how | options)
+        self.preparation, self.network = prepared.preparation, network
+        self.history, self.held_out = history, held_out
+        parts = [part for part, rows in prepared.rows.items() if len(rows)]
+        measured = {part: self.judge(*prepared.part(part)) for part in parts}
+        self.card = Card.learn(prepared, measured)
+        return self
+
+    def _network(self, preparation: Preparation, seed: int) -> Network:
+        """Return an untrained network that fits a preparation."""
+        targets = preparation.targets
+        sizes = [len(preparation.features), *self.hidden_layer_sizes, targets.n_outputs]
+        regression = targets.task == "regression"
+        return Network(
+            sizes,
+            activation=self.activation,
+            output_activation="identity" if regression else None,
+            cost=COST_OF_TASK[targets.task],
+            device=self.device,
+            backend=self.backend,
+            dtype=self.dtype,
+            seed=seed,
+        )
+
+    # -----------------------------------------------------------------------------------------
+    # What it tells
+
+    def predict(self, table: Any) -> np.ndarray:
+        """Return the target of each row, in the words and units of the table learnt from.
+
+        Args:
+            table: rows with the columns learnt from, in any order; others are left alone.
+
+        Returns:
+            Classes, shape (N,); numbers, shape (N,), or (N, targets) for several; 0 or 1, shape
+            (N, targets).
+
+        Raises:
+            ValueError: a column is missing, or holds something else than in training.
+        """
+        return self._fitted.targets.decode(self._outputs(self._fitted.inputs(table)))
+
+    def predict_proba(self, table: Any, *, as_columns: bool = False) -> Any:
+        """Return the probability of each class, or of each label.
+
+        Args:
+            table: as for :meth:`predict`.
+            as_columns: whether to return a mapping of classes to columns of shape (N,).
+
+        Returns:
+            Shape (N, K), in the order of :attr:`classes_`; or the mapping.
+
+        Raises:
+            ValueError: the model tells numbers; or as for :meth:`predict`.
+        """
+        probabilities = self._outputs(self._fitted.inputs(table))
+        if self._fitted.targets.task == "regression":
+            raise ValueError("this model tells numbers, which have no probabilities: use predict.")
+        if not as_columns:
+            return probabilities
+        return dict(zip(self.classes_.tolist(), probabilities.T, strict=True))
+
+    def evaluate(self, table: Any, target: Any = None, *, metrics: Any = ()) -> dict[str, float]:
+        """Return how good the predictions are.
+
+        Args:
+            table: rows with the columns learnt from.
+            target: the true values, as for :meth:`fit`; None takes the columns learnt to predict.
+            metrics: what else to measure, as for :meth:`bp_xp.Network.evaluate`.
+
+        Returns:
+            Of classes, ``accuracy``, ``balanced_accuracy`` and ``f1_macro``; of numbers, ``r2`` and
+            ``mae``, the mean error in the units of the target; of labels, ``accuracy``, the share
+            of answers that are right, and ``f1_macro``, the mean over labels.
+
+        Raises:
+            ValueError: as for :meth:`predict`, a target is missing or is none of the classes, or
+                there are no rows.
+        """
+        return self.judge(*self._samples(table, target), metrics)
+
+    def importance(
+        self, table: Any, target: Any = None, *, repeats: int = 5, seed: int = 0
+    ) -> dict[str, float]:
+        """Return how much the score falls when the values of one column are shuffled.
+
+        The score is that of :meth:`score`. Take rows that the model was not trained on. Of two
+        columns that say the same, both can seem unimportant.
+
+        Args:
+            table: rows with the columns learnt from.
+            target: as for :meth:`evaluate`.
+            repeats: how many times each column is shuffled.
+            seed: shuffles.
+
+        Returns:
+            The mean fall of the score by column, the largest first.
+
+        Raises:
+            ValueError: as for :meth:`evaluate`.
+        """
+        x, y = self._samples(table, target)
+        name = self._score_name
+        return permutation_importance(
+            self.preparation,
+            x,
+            lambda shuffled: self.judge(shuffled, y)[name],
+            repeats=checks.check_integer(repeats, "repeats"),
+            seed=checks.check_seed(seed),
+        )
+
+    def _samples(self, table: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return inputs and targets of a table, one row or more."""
+        preparation = self._fitted
+        targets = preparation.targets
+        wanted = list(targets.names) if target is None else target
+        columns, answers = part_columns(as_columns(table, preparation.text), wanted)
+        if target is not None:  # it may be called otherwise than in training
+            answers = dict(zip(targets.names, answers.values(), strict=True))
+        x, y = preparation.inputs(columns), targets.encode(answers)
+        if not len(x):
+            raise ValueError("the table has no rows to judge.")
+        return x, y
+
+    def judge(self, x: np.ndarray, y: np.ndarray, metrics: Any = ()) -> dict[str, float]:
+        """Return the metrics of :meth:`evaluate` for what the preparation makes of a table.
+
+        Args:
+            x: inputs, shape (N, features).
+            y: labels, shape (N,), or targets, shape (N, targets).
+            metrics: what else to measure.
+
+        Raises:
+            ValueError: a metric is not for this task.
+        """
+        targets, true = self.preparation.targets, y
+        outputs = self._outputs(x).astype(np.float64)
+        if targets.task == "classification":
+            true = np.eye(targets.n_outputs)[true]
+        elif targets.task == "regression":
+            true, outputs = (v * targets.scale + targets.center for v in (true, outputs))
+        pairs = [(outputs, true)]
+        if targets.task == "multilabel":
+            pairs = list(zip(outputs.T[..., None], true.T[..., None], strict=True))
+        found = {}
+        for metric in (*as_metrics(_METRICS[targets.task]), *as_metrics(metrics)):
+            if metric.needs_classes and targets.task == "regression":
+                raise ValueError(f"the metric {metric.name!r} is for classes, not for numbers.")
+            # The mean over labels of a score of one label is what macro stands for.
+            macro = "_macro" if (metric.name, targets.task) == ("f1", "multilabel") else ""
+            scores = [metric(a, y, xp=np) for a, y in pairs]
+            found[metric.name + macro] = float(np.mean(scores))
+        return found
+
+    def score(self, table: Any, target: Any = None) -> float:
+        """Return the accuracy, or R² of numbers: what scikit-learn's tools compare by.
+
+        Raises:
+            ValueError: as for :meth:`evaluate`.
+        """
+        return self.evaluate(table, target)[self._score_name]
+
+    @property
+    def _score_name(self) -> str:
+        return _METRICS[self._fitted.targets.task][0]
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """The classes as the table has them, or the names of labels; shape (K,)."""
+        targets = self._fitted.targets
+        return targets.class_values if targets.classes else np.array(targets.names)
+
+    def outside(self, table: Any) -> dict[str, str]:
+        """Return the columns in which values leave what training saw, with counts in words.
+
+        Raises:
+            ValueError: as for :meth:`predict`.
+        """
+        columns = as_columns(table, self._fitted.text)
+        return {} if self.card is None else self.card.outside(columns)
+
+    def _outputs(self, x: np.ndarray) -> np.ndarray:
+        """Return the network's outputs, or probabilities of classes, on the host."""
+        targets = self.preparation.targets
+        if not len(x):
+            return np.zeros((0, targets.n_outputs))
+        # Of two classes, a network may have one output.
+        is_one = self.network.sizes[-1] < targets.n_outputs
+        return to_numpy((self.network.predict_proba if is_one else self.network.feedforward)(x))
+
+    @property
+    def _fitted(self) -> Preparation:
+        """The preparation; an error where there is none yet."""
+        if not hasattr(self, "preparation"):
+            raise ValueError("this model has learnt nothing yet: call fit(table, target=...).")
+        return self.preparation
+
+    # -----------------------------------------------------------------------------------------
+    # Where it lives
+
+    def to(
+        self, device: str | None = None, *, backend: str | Namespace | None = None
+    ) -> "TableModel":
+        """Return a copy whose network is on another device; this one stays as it is.
+
+        Args:
+            device: as for :class:`bp_xp.Network`.
+            backend: likewise.
+
+        Raises:
+            DeviceError: the device does not work on this machine.
+            ValueError: the model has learnt nothing yet.
+        """
+        moved = copy(self)
+        moved.device, moved.backend = device, backend
+        moved.preparation = self._fitted
+        moved.network = self.network.to(device, backend=backend)
+        return moved
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the model to a safetensors file: a network's, with the preparation beside it.
+
+        :meth:`bp_xp.Network.load` reads the network of it alone.
+
+        Args:
+            path: the file, which ends in .safetensors or in nothing; an older one is replaced.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: the name promises another format, or the model has learnt nothing yet.
+            OSError: it could not be written; an older file is left as it was.
+        """
+        others = write_sections(self._fitted, self.card)
+        content = network_file.NetworkFile(self.network.describe(), others=others)
+        return network_file.write(path, content)
+
+    @classmethod
+    def of(
+        cls,
+        preparation: Preparation,
+        network: Network,
+        *,
+        card: Card | None = None,
+        history: History | None = None,
+        **settings: Any,
+    ) -> "TableModel":
+        """Return a model of a preparation and a network that was trained on what it gives.
+
+        Args:
+            preparation: from columns to inputs.
+            network: from inputs to outputs.
+            card: what it was trained on, or None.
+            history: the record of each epoch, or None.
+            settings: further arguments of the constructor.
+
+        Raises:
+            ValueError: the network has another number of inputs or outputs.
+        """
+        targets = preparation.targets
+        n_outputs = {targets.n_outputs} | ({1} if len(targets.classes) == 2 else set())
+        if network.sizes[0] != len(preparation.features) or network.sizes[-1] not in n_outputs:
+            raise ValueError(f"its preparation does not fit its sizes {list(network.sizes)}")
+        model = cls(
+            network.sizes[1:-1],
+            task=targets.task,
+            scaling=preparation.numbers.scaling,
+            dtype=network.dtype,
+            seed=network.seed,
+            **settings,
+        )
+        model.preparation, model.network, model.card = preparation, network, card
+        model.history = history
+        model.held_out = None
+        return model
+
+    @classmethod
+    @own_arguments
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str | None = None,
+        backend: str | Namespace | None = None,
+        custom: Any = (),
+    ) -> "TableModel":
+        """Read a model that :meth:`save` wrote.
+
+        Args:
+            path: the file.
+            device: where the network shall live, as for :class:`bp_xp.Network`.
+            backend: likewise.
+            custom: as for :meth:`bp_xp.Network.load`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            CheckpointError: it is damaged, or holds a network without a preparation.
+            DeviceError: the device does not work on this machine.
+        """
+        purpose = "be read as a model of tables"
+        preparation, card = read_sections(network_file.read(path, purpose).others, path)
+        network = Network.load(path, device=device, backend=backend, custom=custom)
+        try:
+            if preparation is None:
+                raise ValueError("it holds a network alone, which Network.load reads")
+            return cls.of(preparation, network, card=card, device=device, backend=backend)
+        except ValueError as error:
+            raise network_file.unfit(path, purpose, error) from error
+
+    # -----------------------------------------------------------------------------------------
+    # For scikit-learn's tools
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the arguments of the constructor by name; ``deep`` is scikit-learn's."""
+        return {name: getattr(self, name) for name in _parameters(type(self))}
+
+    def set_params(self, **params: Any) -> "TableModel":
+        """Change arguments of the constructor, which the next fit goes by.
+
+        Raises:
+            ValueError: there is no such argument.
+        """
+        for name, value in params.items():
+            if name not in _parameters(type(self)):
+                raise ValueError(
+                    f"{name!r} is none of the parameters {', '.join(_parameters(type(self)))}."
+                )
+            setattr(self, name, value)
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "preparation")
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags
+
+        kinds = {"regression": "regressor", None: None}
+        kind = kinds.get(self.task, "classifier")
+        return Tags(
+            estimator_type=kind,
+            target_tags=TargetTags(required=True),
+            classifier_tags=ClassifierTags() if kind == "classifier" else None,
+            regressor_tags=RegressorTags() if kind == "regressor" else None,
+            input_tags=InputTags(string=True, categorical=True, allow_nan=True),
+        )
+
+    def __repr__(self) -> str:
+        parameters = inspect.signature(type(self)).parameters
+        changed = [
+            f"{name}={value!r}"
+            for name, value in self.get_params().items()
+            if value is not parameters[name].default and value != parameters[name].default
+        ]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+
+def _with_preparation(checkpoint: Any, preparation: Preparation) -> Checkpoint:
+    """Return a checkpoint that :meth:`TableModel.load` reads."""
+    kept = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+    return replace(kept, sections={**kept.sections, **write_sections(preparation)})
+
+
+def _parameters(cls: type[TableModel]) -> list[str]:
+    return list(inspect.signature(cls).parameters)

@@ -1,0 +1,368 @@
+"""The preparation of a table: what was learnt from training rows, to be applied to any others."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bp_xp._caller import named
+from bp_xp.storage.network_file import Section
+from bp_xp.tables.columns import Columns, as_columns, labels_of, missing_in, numbers_of, take
+from bp_xp.tables.inputs import SCALINGS, Categories, Numbers, Scaling
+from bp_xp.tables.targets import TASKS, Targets, Task
+
+__all__ = ["Preparation"]
+
+_VERSION = 1
+
+_MOST_CATEGORIES = 40
+"""A column of text with more of them is left out, as skrub's table vectorizer treats it apart."""
+
+_FEW_ROWS = 20
+"""From so many rows on, numbers that are all different can be told to number the rows."""
+
+
+_YEARS = 1500, 2100
+"""Whole numbers in between may be years."""
+
+
+@dataclass(frozen=True)
+class _Wishes:
+    """What is asked for, whatever the columns look like."""
+
+    numeric: Collection[str]
+    categorical: Collection[str]
+    drop: Collection[str]
+
+    def check(self, columns: Columns) -> None:
+        """Refuse names that are no columns, or are in two lists.
+
+        Raises:
+            ValueError: there is one; the message names it.
+        """
+        seen: dict[str, str] = {}
+        for argument in ("numeric", "categorical", "drop"):
+            names = getattr(self, argument)
+            if isinstance(names, str):
+                raise ValueError(f"{named(argument)} must be a list of columns, not {names!r}.")
+            for name in names:
+                if name not in columns:
+                    raise ValueError(f"{named(argument)} names {name!r}; {_not_among(columns)}")
+                if seen.setdefault(name, argument) != argument:
+                    raise ValueError(
+                        f"column {name!r} is in both {named(seen[name])} and {named(argument)}."
+                    )
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """From the columns of a table to the inputs and targets of a network, and back.
+
+    Columns are found by name: their order does not matter, and others are left alone. What is
+    learnt is learnt by :meth:`learn`; printed, it is a table of what was decided.
+
+    Attributes:
+        numbers: the columns of numbers and dates, scaled.
+        categories: the columns of text and truth values, each as several columns of 0 and 1.
+        left_out: the columns that are not used, and why.
+        targets: what is to be predicted.
+
+    Examples:
+        >>> table = {"size": [30, 55, None, 90], "town": ["Ulm"] * 4, "rent": [300.5, 5, 4, 8]}
+        >>> preparation = Preparation.learn(table, ["rent"])
+        >>> preparation.inputs(table).round(2).tolist()
+        [[-1.15, 0.0], [-0.14, 0.0], [-0.14, 1.0], [1.29, 0.0]]
+        >>> print(preparation)
+        size  number, with a column for what is missing
+        town  left out: the same in all rows
+        rent  target: regression of rent; numbers with fractions
+    """
+
+    numbers: Numbers
+    categories: tuple[Categories, ...]
+    left_out: Mapping[str, str]
+    targets: Targets
+    order: tuple[str, ...] = field(repr=False)
+
+    @classmethod
+    def learn(
+        cls,
+        table: Any,
+        target: Sequence[str] | Mapping[str, Any],
+        *,
+        rows: Sequence[int] | np.ndarray | None = None,
+        task: Task | None = None,
+        numeric: Collection[str] = (),
+        categorical: Collection[str] = (),
+        drop: Collection[str] = (),
+        scaling: Scaling = "standard",
+    ) -> "Preparation":
+        """Decide what each column is, and learn from training rows.
+
+        Numbers are scaled; one that is missing is the median, and gets a second column that says
+        so. Text and truth values become a column of 0 and 1 for each category, with one for rare
+        and unseen categories and one for missing ones, where training rows have such. Dates are
+        days. Left out are columns that are the same everywhere, text of more than 40 categories or
+        that differs in most rows, and whole numbers that number the rows.
+
+        Args:
+            table: as for :func:`~bp_xp.tables.columns.as_columns`.
+            target: the columns to predict: their names in the table, or a mapping of names to
+                values.
+            rows: the numbers of the training rows; None takes all. Classes are taken from all rows.
+            task: ``"classification"``, ``"regression"``, ``"multilabel"`` or None to decide: text
+                and truth values, and at most ten different whole numbers of five rows each, are
+                classes; several columns of 0 and 1 are labels; other numbers are numbers.
+            numeric: columns to take for numbers.
+            categorical: columns to take for categories, however many.
+            drop: columns to leave out.
+            scaling: ``"standard"``, ``"minmax"``, ``"robust"`` or ``"none"``.
+
+        Raises:
+            ValueError: a column is not there, no column is left, a target is missing or does not
+                fit the task.
+        """
+        for name, value, words in (
+            ("task", task, (None, *TASKS)),
+            ("scaling", scaling, SCALINGS),
+        ):
+            if value not in words:
+                raise ValueError(f"{named(name)} must be one of {words}, not {value!r}.")
+        columns = as_columns(table)
+        if isinstance(target, Mapping):
+            answers = as_columns(target)
+        else:
+            answers = select(columns, target, named("target"))
+            columns = {name: values for name, values in columns.items() if name not in answers}
+        wishes = _Wishes(numeric, categorical, drop)
+        wishes.check(columns)
+        n_rows = len(next(iter(answers.values())))
+        if not n_rows:
+            raise ValueError("the table has no rows to learn from.")
+        which = np.arange(n_rows) if rows is None else np.asarray(rows)
+        targets = Targets.learn(answers, task, which)
+        training = take(columns, which)
+        found = {name: _kind(name, values, wishes) for name, values in training.items()}
+        order = tuple(found)
+        as_numbers = tuple(name for name in order if found[name] == "number")
+        as_categories = [name for name in order if found[name] == "category"]
+        if not as_numbers and not as_categories:
+            raise ValueError("no column is left to learn from: " + "; ".join(found.values()))
+        return cls(
+            Numbers.learn(training, as_numbers, scaling),
+            tuple(Categories.learn(training, name) for name in as_categories),
+            {name: why for name, why in found.items() if why not in ("number", "category")},
+            targets,
+            order,
+        )
+
+    @property
+    def features(self) -> list[str]:
+        """The names of the inputs, as many as the network has."""
+        shown = list(self.numbers.features)
+        for each in self.categories:
+            shown += each.features
+        return shown
+
+    @property
+    def sources(self) -> list[str]:
+        """The column that each input comes from."""
+        flags = [n for n, f in zip(self.numbers.names, self.numbers.flagged, strict=True) if f]
+        found = [*self.numbers.names, *flags]
+        for each in self.categories:
+            found += [each.name] * len(each.features)
+        return found
+
+    @property
+    def text(self) -> list[str]:
+        """The columns that are to be read as text from a file, whatever they look like there."""
+        classes = self.targets.classes
+        is_text = bool(classes) and all(isinstance(one, str) for one in classes)
+        return [*(each.name for each in self.categories), *(self.targets.names if is_text else ())]
+
+    def inputs(self, table: Any) -> np.ndarray:
+        """Return the inputs of a network, shape (N, features), float64.
+
+        Raises:
+            ValueError: a column is missing, or holds something else than in training.
+        """
+        wanted = [*self.numbers.names, *(each.name for each in self.categories)]
+        columns = select(as_columns(table, self.text, allow_empty=True), wanted, "the model")
+        if not len(columns[wanted[0]]):  # an empty column is of no kind
+            return np.zeros((0, len(self.features)))
+        parts = [self.numbers.apply(columns), *(each.apply(columns) for each in self.categories)]
+        return np.concatenate(parts, axis=1)
+
+    def outputs(self, table: Any) -> np.ndarray:
+        """Return what a network is trained on: labels, shape (N,), or targets, (N, targets).
+
+        Raises:
+            ValueError: a target's column is not there, or has a value that is no class.
+        """
+        columns = as_columns(table, self.text)
+        return self.targets.encode(select(columns, self.targets.names, "the model"))
+
+    def __str__(self) -> str:
+        lines = [*self.told.items(), (", ".join(self.targets.names), f"target: {self.targets}")]
+        width = max(len(name) for name, _ in lines)
+        return "\n".join(f"{name:{width}}  {what}" for name, what in lines)
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What was decided about each column, in words."""
+        flags = dict(zip(self.numbers.names, self.numbers.flagged, strict=True))
+        dates = dict(zip(self.numbers.names, self.numbers.dates, strict=True))
+        told = {name: f"left out: {why}" for name, why in self.left_out.items()}
+        for name in self.numbers.names:
+            told[name] = "date, in days" if dates[name] else "number"
+            told[name] += ", with a column for what is missing" if flags[name] else ""
+        for each in self.categories:
+            n = len(each.labels)
+            told[each.name] = f"{n} {'category' if n == 1 else 'categories'}"
+            told[each.name] += ", rare and unseen ones together" if each.other else ""
+            told[each.name] += ", with a column for what is missing" if each.missing else ""
+        return {name: told[name] for name in self.order}
+
+    # -----------------------------------------------------------------------------------------
+    # In a file
+
+    def to_section(self) -> Section:
+        """Return what a file keeps of it."""
+        numbers, targets = asdict(self.numbers), asdict(self.targets)
+        tensors = {name: numbers.pop(name) for name in ("median", "center", "scale")}
+        tensors |= {f"target.{name}": targets.pop(name) for name in ("center", "scale")}
+        fields = {
+            "version": _VERSION,
+            "numbers": numbers,
+            "categories": [asdict(each) for each in self.categories],
+            "left_out": dict(self.left_out),
+            "targets": targets,
+            "order": list(self.order),
+        }
+        return Section(fields, tensors)
+
+    @classmethod
+    def from_section(cls, section: Section) -> "Preparation":
+        """Return what :meth:`to_section` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: the section is not whole, or of a later version.
+        """
+        fields, tensors = section.fields, section.tensors
+        parts: dict[str, Any] = {
+            name: {key: _tuples(value) for key, value in fields[name].items()}
+            for name in ("numbers", "targets")
+        }
+        if fields["version"] != _VERSION:
+            raise ValueError(
+                f"the preparation has version {fields['version']}, and this bp_xp knows {_VERSION}"
+            )
+        numbers = Numbers(
+            **parts["numbers"],
+            median=tensors["median"],
+            center=tensors["center"],
+            scale=tensors["scale"],
+        )
+        targets = Targets(
+            **parts["targets"],
+            center=tensors["target.center"],
+            scale=tensors["target.scale"],
+        )
+        categories = tuple(
+            Categories(**{name: _tuples(value) for name, value in each.items()})
+            for each in fields["categories"]
+        )
+        made = cls(numbers, categories, fields["left_out"], targets, tuple(fields["order"]))
+        made._check()
+        return made
+
+    def _check(self) -> None:
+        """Refuse what no preparation can be.
+
+        Raises:
+            ValueError: something does not fit.
+        """
+        n, n_targets = len(self.numbers.names), len(self.targets.names)
+        is_regression = self.targets.task == "regression"
+        lengths = [
+            *((values, n) for values in (self.numbers.dates, self.numbers.flagged)),
+            *((getattr(self.numbers, name), n) for name in ("median", "center", "scale")),
+            (self.targets.center, n_targets * is_regression),
+            (self.targets.scale, n_targets * is_regression),
+        ]
+        used = [*self.numbers.names, *(each.name for each in self.categories), *self.left_out]
+        if (
+            any(len(values) != length for values, length in lengths)
+            or sorted(used) != sorted(self.order)
+            or self.numbers.scaling not in SCALINGS
+            or self.targets.task not in TASKS
+            or (len(self.targets.classes) > 1) != (self.targets.task == "classification")
+            or not all(np.isfinite(values).all() for values, _ in lengths)
+            or not (self.numbers.scale > 0).all()
+            or not (self.targets.scale > 0).all()
+        ):
+            raise ValueError("the parts of its preparation do not fit each other")
+
+
+def select(columns: Columns, names: Sequence[str], who: str) -> Columns:
+    """Return columns by name.
+
+    Args:
+        columns: a table.
+        names: what is wanted.
+        who: whoever wants them, for messages.
+
+    Raises:
+        ValueError: one is not there; the message names it.
+    """
+    for name in names:
+        if name not in columns:
+            raise ValueError(f"{who} needs a column {name!r}; {_not_among(columns)}")
+    return {name: columns[name] for name in names}
+
+
+def _not_among(columns: Columns) -> str:
+    return f"the table has the columns {', '.join(columns)[:400]}."
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _kind(name: str, values: np.ndarray, wishes: _Wishes) -> str:
+    """Return "number" or "category", or otherwise why a column is left out."""
+    if name in wishes.drop:
+        return "as was asked for"
+    there = values[~missing_in(values)]
+    if not len(there):
+        return "nothing but missing values"
+    if name in wishes.categorical:
+        return "category"
+    if name in wishes.numeric:
+        numbers_of(values, name)
+        return "number"
+    distinct = set(labels_of(there))
+    if len(distinct) == 1 and len(there) == len(values):
+        return "the same in all rows"
+    if values.dtype.kind in "Ob":
+        if len(distinct) > _MOST_CATEGORIES or (
+            len(distinct) > 10 and 2 * len(distinct) > len(there)
+        ):
+            return f"{len(distinct)} different texts in {len(there)} rows"
+        return "category"
+    if values.dtype.kind == "f" and len(values) >= _FEW_ROWS and _numbers_rows(there):
+        return "it numbers the rows"
+    return "number"
+
+
+def _numbers_rows(values: np.ndarray) -> bool:
+    """Return whether whole numbers are all different and dense, as those of rows are.
+
+    Half of the numbers in their range must be there, as a part of the rows may be held out. Years
+    are whole, different and dense as well, but tell something.
+    """
+    whole = not (values % 1).any()
+    are_years = values.min() >= _YEARS[0] and values.max() <= _YEARS[1]
+    is_dense = len(np.unique(values)) == len(values) > np.ptp(values) / 2
+    return whole and is_dense and not are_years
