@@ -159,14 +159,18 @@ class Preparation:
             shown += each.features
         return shown
 
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns that are used."""
+        return [*self.numbers.names, *(each.name for each in self.categories)]
+
     def inputs(self, table: Any) -> np.ndarray:
         """Return the inputs of a network, shape (N, features), float64.
 
         Raises:
             ValueError: a column is missing, or holds something else than in training.
         """
-        wanted = [*self.numbers.names, *(each.name for each in self.categories)]
-        columns = select(as_columns(table), wanted, "the model")
+        columns = select(as_columns(table), self.columns, "the model")
         parts = [self.numbers.apply(columns), *(each.apply(columns) for each in self.categories)]
         return np.concatenate(parts, axis=1)
 

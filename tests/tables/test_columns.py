@@ -81,6 +81,7 @@ def test_one_value_has_one_label_however_it_is_written():
     assert labels_of(np.array([1.0, 2.5, np.nan])) == ["1", "2.5", None]
     assert labels_of(as_values([1, "x", 2.0, True], "a")) == ["1", "x", "2", "true"]
     assert labels_of(np.array([True, False])) == ["true", "false"]
+    assert labels_of(np.array([0.0, -0.0])) == ["0", "0"]
 
 
 def test_dates_are_days_and_truth_is_one():
