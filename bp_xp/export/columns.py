@@ -12,8 +12,9 @@ from bp_xp.tables import Preparation
 from bp_xp.tables.columns import as_columns, labels_of, numbers_of
 from bp_xp.tables.inputs import SMOOTH_LIMIT, Categories, Numbers
 from bp_xp.tables.preparation import select
+from bp_xp.tables.targets import Targets
 
-__all__ = ["feed", "write_inputs", "write_outputs"]
+__all__ = ["feed", "output_names", "write_inputs", "write_outputs"]
 
 _NUMBER = np.float64
 _OF_NUMBERS = ("numbers", "truth values")
@@ -91,6 +92,11 @@ def _words(each: Categories) -> tuple[str, str]:
     """Return what stands for a missing value, nothing if that is no category, and for others."""
     free = (word for n in count() if (word := "?" * n) not in each.labels)
     return next(free), next(free)
+
+
+def output_names(targets: Targets) -> tuple[str, ...]:
+    """Return the names of the outputs."""
+    return targets.names if targets.task == "regression" else ("label", "probabilities")
 
 
 def write_outputs(

@@ -1,6 +1,6 @@
 """A graph of ONNX under construction: names, constants and nodes."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,13 @@ class Graph:
     Args:
         description: what the graph is.
         inputs: the names of all inputs that there will be, so that nothing else is called so.
+        outputs: those of the outputs; "predicted" goes before one that an input has.
 
     Raises:
         ImportError: onnx is not installed.
     """
 
-    def __init__(self, description: str, inputs: Iterable[str]) -> None:
+    def __init__(self, description: str, inputs: Collection[str], outputs: Iterable[str]) -> None:
         self.onnx: Any = require("onnx", "onnx")
         self._helper: Any = require("onnx.helper", "onnx")
         self._description = description
@@ -36,6 +37,13 @@ class Graph:
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
         self._names = set(inputs)
+        self._called: dict[str, str] = {}
+        for name in outputs:
+            called = name
+            while called in self._names:
+                called = f"predicted {called}"
+            self._called[name] = called
+            self._names.add(called)
 
     def input(self, name: str, dtype: Any, n_columns: int, doc: str) -> str:
         """Add an input of shape (N, columns), and return its name.
@@ -53,14 +61,12 @@ class Graph:
 
         Args:
             of: what is given.
-            name: what it is called; "predicted" goes before it if an input is called so.
+            name: one of the names of outputs.
             dtype: its dtype.
             n_columns: its columns; None for shape (N,).
             doc: what it is.
         """
-        while name in self._names:
-            name = f"predicted {name}"
-        self._names.add(name)
+        name = self._called[name]
         self._nodes.append(self._helper.make_node("Identity", [of], [name]))
         shape = ["N"] if n_columns is None else ["N", n_columns]
         self._outputs.append(self._told(name, dtype, shape, doc))

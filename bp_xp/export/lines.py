@@ -75,8 +75,8 @@ def _expression(operation: Operation, texts: dict[str, str], simple: set[str]) -
     if function is VIEW:
         array, key = inputs
         return operand(array) + (".T" if key == "mT" else f"[{_key(key)}]"), True
-    if function is np.astype and not operation.options:
-        return f"{operand(inputs[0])}.astype({_argument(inputs[1], texts)})", True
+    if function is np.astype:
+        return f"{operand(inputs[0])}.astype({_dtype(operation.dtype)})", True
     if function in _SIGNS:
         return f" {_SIGNS[function]} ".join(map(operand, inputs)), False
     if function is np.negative:
@@ -99,13 +99,19 @@ def _argument(value: Any, texts: dict[str, str]) -> str:
         items = ", ".join(_argument(one, texts) for one in value)
         return f"({items},)" if len(value) == 1 else f"({items})"
     if isinstance(value, np.generic | np.ndarray):
-        dtype = f"np.{value.dtype}"
+        dtype = _dtype(value.dtype)
         if value.ndim:
             return f"np.array({_nested(value.tolist())}, {dtype})"
         return f"{dtype}({_nested(value.item())})"
     if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
-        return f"np.{np.dtype(value)}"
+        return _dtype(value)
     return _nested(value)
+
+
+def _dtype(dtype: Any) -> str:
+    """Return a dtype as text; older NumPys have no np.bool."""
+    name = np.dtype(dtype).name
+    return "np.bool_" if name == "bool" else f"np.{name}"
 
 
 def _nested(value: Any) -> str:

@@ -67,21 +67,23 @@ def export_onnx(model: Network | TableModel, path: str | os.PathLike[str]) -> Pa
     network, preparation = parts_of(model)
     if preparation is not None:
         told = f"A multi-layer perceptron for a table: {preparation.targets}"
-        graph = Graph(told, preparation.columns)
+        outputs = columns.output_names(preparation.targets)
+        graph = Graph(told, preparation.columns, outputs)
         inputs = graph.cast(columns.write_inputs(graph, preparation), network.dtype)
         found = _write_network(graph, network, inputs)
         columns.write_outputs(graph, preparation, found, network.dtype)
     else:
-        graph = Graph(f"A multi-layer perceptron of sizes {list(network.sizes)}.", ["inputs"])
+        told = f"A multi-layer perceptron of sizes {list(network.sizes)}."
+        graph = Graph(told, ["inputs"], ["label", "probabilities", "outputs"])
         n_inputs, n_outputs = network.sizes[0], network.sizes[-1]
         inputs = graph.input("inputs", network.dtype, n_inputs, "a row for each sample")
         found = _write_network(graph, network, inputs)
         if network.classifies:
             graph.output(found["label"], "label", np.int64, None, "the class of each sample")
-            told = found["probabilities"], "probabilities", network.dtype, max(2, n_outputs)
-            graph.output(*told, "of each class")
-        told = found["outputs"], "outputs", network.dtype, n_outputs
-        graph.output(*told, "the activations of the output layer")
+            given = found["probabilities"], "probabilities", network.dtype, max(2, n_outputs)
+            graph.output(*given, "of each class")
+        given = found["outputs"], "outputs", network.dtype, n_outputs
+        graph.output(*given, "the activations of the output layer")
     replace_file(path, graph.model(__version__).SerializeToString())
     return path
 

@@ -185,7 +185,7 @@ class _Writer:
         if isinstance(function, np.ufunc):
             return self.ufunc(operation)
         if function is np.astype:
-            return self.given(inputs[0], inputs[1])
+            return self.given(inputs[0], operation.dtype)
         if function is np.where and len(inputs) == 3:
             chosen = (self.given(one, operation.dtype) for one in inputs[1:])
             return self.graph.add("Where", self.given(inputs[0], np.bool_), *chosen)

@@ -87,8 +87,9 @@ class Recording:
         self._part = name
         try:
             yield
-        except CannotRecordError as error:
-            raise ValueError(f"activation {name!r} can't be exported: {error}.") from error
+        except Exception as error:  # whatever a function of a user's own makes of such arrays
+            told = f"{error}" if isinstance(error, CannotRecordError) else repr(error)
+            raise ValueError(f"activation {name!r} can't be exported: {told}.") from error
         finally:
             self._part = ""
 

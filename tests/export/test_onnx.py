@@ -100,7 +100,7 @@ def of_parts(z, *, xp):
 
 def of_truth(z, *, xp):
     inside = (z > -1.0) & ~(z >= 1) | (z != z)
-    signs = xp.astype(xp.logical_or(z < 0, z == 0.5), z.dtype) * 2 - 1
+    signs = xp.astype(xp.logical_or(z < 0, z == 0.5), z.dtype, copy=False) * 2 - 1
     return xp.where(inside, z, xp.ones_like(z)) + xp.where(z <= 0, 0.0, signs)
 
 
@@ -157,6 +157,12 @@ def from_outside(z, *, xp):
     return z / np.linalg.norm(z, axis=-1, keepdims=True)
 
 
+def picky(z, *, xp):
+    if not isinstance(z, np.ndarray):
+        raise TypeError("an array is expected")
+    return z + 0.0
+
+
 def changes_a_part(z, *, xp):
     a = 1.0 * z
     part = a[:, :2]
@@ -172,6 +178,7 @@ def changes_a_part(z, *, xp):
         (more_for_more, "depends on how many rows"),
         (looks, "looks at a value"),
         (from_outside, "norm"),
+        (picky, "an array is expected"),
         (changes_a_part, "changes an array of which another is a part"),
     ],
 )
@@ -260,6 +267,9 @@ def test_names_that_meet_are_told_apart(tmp_path):
     model = of_table(table, ["a", "b", "c"] * 4)
     found = computed(export_onnx(model, tmp_path / "n.onnx"), onnx_inputs(model, table))
     assert list(found) == ["predicted label", "probabilities"]
+    rents = of_table(table, {"c": np.arange(12.0), "t1": np.arange(12.0)})
+    found = computed(export_onnx(rents, tmp_path / "n.onnx"), onnx_inputs(rents, table))
+    assert list(found) == ["c", "predicted t1"]
     nameless = of_table({"": [1.5, 2.0, 3.0] * 4}, ["a", "b", "c"] * 4)
     with pytest.raises(ValueError, match="column without a name"):
         export_onnx(nameless, tmp_path / "n.onnx")
