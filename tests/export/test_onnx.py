@@ -74,6 +74,18 @@ def test_of_equal_outputs_the_first_is_told(tmp_path):
     assert found["label"].tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["softplus", "elu", "gelu_exact", "silu"])
+def test_small_values_keep_their_digits(name, dtype, tmp_path):
+    # ONNX has neither expm1 nor log1p: what stands for them must not lose what they keep.
+    network = Network.from_layers([([[1.0]], [0.0])], output_activation=name, dtype=dtype)
+    x = np.array([[-30.0], [-5.0], [-1e-6], [0.0], [1e-6], [1e-3], [700.0], [-700.0]], dtype)
+    found = computed(export_onnx(network, tmp_path / "n.onnx"), {"inputs": x})["outputs"]
+    # The rounding of z² is in the exponent of the exact GELU: see normal_cdf.
+    within = {"rtol": 1000 * np.finfo(dtype).eps, "atol": np.finfo(dtype).tiny}
+    np.testing.assert_allclose(found, network.feedforward(x), **within)
+
+
 def test_networks_of_every_device_are_exported(backend, device, tmp_path):
     network = Network([3, 2], backend=backend, device=device, seed=0)
     found = computed(export_onnx(network, tmp_path / "n.onnx"), {"inputs": np.ones((1, 3), "f4")})
@@ -260,6 +272,20 @@ def test_columns_are_inputs_by_name_and_targets_outputs(tmp_path):
     found = computed(tmp_path / "n.onnx", given)["rent"]
     assert found.shape == (1,)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scaling", ["standard", "minmax", "robust", "none"])
+def test_far_numbers_are_scaled_alike(scaling, tmp_path, loaded):
+    table = {"x": [1.5, 2.0, 3.0, 0.0] * 3}
+    model = of_table(table, {"y": np.arange(12.0)}, scaling=scaling)
+    far = {"x": [1e38, -1e38, 0.0, 1e-300, None]}
+    if scaling == "robust":
+        far["x"] += [1e200, -1e300]
+    expected = model.predict(far)
+    path = export_onnx(model, tmp_path / "n.onnx")
+    np.testing.assert_allclose(computed(path, onnx_inputs(model, far))["y"], expected, rtol=1e-5)
+    program = loaded(export_program(model, tmp_path / "n.py"))
+    np.testing.assert_allclose(program.predict(far), expected, rtol=1e-6)
 
 
 def test_names_that_meet_are_told_apart(tmp_path):

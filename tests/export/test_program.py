@@ -2,8 +2,10 @@ import ast
 import csv
 import datetime
 import io
+import re
 import runpy
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,25 +37,15 @@ def run(path, *arguments, monkeypatch, capsys):
     return list(csv.reader(io.StringIO(capsys.readouterr().out)))
 
 
-@pytest.mark.parametrize("name", ["sigmoid", "relu"])
-def test_it_reads_like_the_chapter(name, tmp_path):
-    path = export_program(Network([784, 30, 10], activation=name, seed=0), tmp_path / "n.py")
+def test_it_reads_like_the_chapter(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "exporting.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```python\n(def sigma.*?)```", page, re.DOTALL)
+    path = export_program(Network([784, 30, 10], seed=0), tmp_path / "n.py")
+    assert shown in path.read_text(encoding="utf-8")
+    path = export_program(Network([9, 5, 5, 2], activation="relu", seed=0), tmp_path / "n.py")
     text = path.read_text(encoding="utf-8")
-    assert (
-        """
-    for sigma, W, b in LAYERS:
-        a = sigma(a @ W.T + b)
-    return a
-"""
-        in text
-    )
-    lines = {
-        "sigmoid": "return 1.0 / (np.exp(-np.maximum(z, -87.33654475055310898657)) + 1.0)",
-        "relu": "return np.maximum(z, 0.0)",
-    }
-    assert lines[name][:40] in text
-    assert text.count("def sigma_") == len({name, "sigmoid"})
-    assert all(len(line) <= 120 for line in text.splitlines() if "array(" not in line)
+    assert "return np.maximum(z, 0.0)\n" in text
+    assert text.count("def sigma_") == 2
 
 
 def test_it_imports_nothing_but_numpy_and_python(model, tmp_path):
