@@ -134,7 +134,7 @@ def _of_objects(values: list[Any], name: str) -> np.ndarray:
         return np.array(values, bool if len(there) == len(values) else object)
     if all(isinstance(value, numbers.Real) or _is_decimal(value) for value in there):
         return np.array([np.nan if value is None else float(value) for value in values])
-    if all(isinstance(value, datetime.date) for value in there):
+    if all(isinstance(value, datetime.date | np.datetime64) for value in there):
         return np.array([_moment(value) for value in values], "datetime64[us]")
     for row, value in enumerate(values):
         if value is not None and not isinstance(value, str | numbers.Real | datetime.date):
