@@ -92,6 +92,10 @@ MAY_IMPORT = {
         *("_caller", "_typing", "_optional", "_files", "errors", "checks", "math"),
         *("", "backends", "datasets", "sources", "storage", "training", "network"),
     },
+    "export": {
+        *("", "_typing", "_trees", "_optional", "math", "engines", "backends", "storage"),
+        *("network", "tables"),
+    },
     "": {
         *("_typing", "errors", "math", "backends", "optim", "training", "inspection", "network"),
         "ensemble",
@@ -99,7 +103,7 @@ MAY_IMPORT = {
     "cli": {
         *BASIS,
         *("", "backends", "optim", "storage", "training", "datasets", "testing", "plotting"),
-        "tables",
+        *("tables", "export"),
     },
     "__main__": {"cli"},
 }
@@ -437,7 +441,7 @@ def test_lines_and_arguments_are_counted_as_they_are_meant():
 # What an import costs
 
 OPTIONAL = ["cupy", "torch", "jax", "sklearn", "matplotlib", "scipy", "pooch", "requests"]
-OPTIONAL += ["duckdb", "narwhals", "pandas", "polars"]
+OPTIONAL += ["duckdb", "narwhals", "pandas", "polars", "onnx", "onnxruntime"]
 
 
 @pytest.mark.process

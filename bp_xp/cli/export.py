@@ -1,4 +1,4 @@
-"""``bp-xp export``: the parameters of a network as a NumPy archive."""
+"""``bp-xp export``: a network as ONNX, as a file of plain NumPy, or as a NumPy archive."""
 
 import io
 import json
@@ -13,34 +13,53 @@ from bp_xp.cli._data import check_output
 from bp_xp.cli._networks import counted
 from bp_xp.cli._options import FILE, debug_option
 from bp_xp.cli._program import main
+from bp_xp.export import export_onnx, export_program
+from bp_xp.storage import network_file
 from bp_xp.storage.files import check_replaceable, replace_file
+from bp_xp.tables import TableModel
 
 __all__ = ["export", "export_npz"]
 
 
 @main.command()
 @click.argument("file", metavar="FILE")
-@click.argument("out", metavar="OUT.npz", type=FILE)
+@click.argument("out", metavar="OUT", type=FILE)
 @debug_option
 def export(file: str, out: Path) -> None:
-    """Write the weights and biases of a network as a NumPy archive.
+    """Write a network for those who do not have this library.
 
-    FILE is what train wrote, a network or a checkpoint. OUT.npz gets the arrays W0 (outputs,
-    inputs) and b0 (outputs) of the first layer, W1 and b1 of the second, and so on; and a text,
-    about, which is JSON with the sizes, activations and cost. numpy.load reads it, without this
-    library.
+    FILE is what train wrote, a network or a checkpoint. What OUT ends in says what is written:
+
+    \b
+    .onnx  a graph for ONNX runtimes; needs the extra onnx
+    .py    a Python file that predicts, and needs nothing but NumPy
+    .npz   the weights and biases as a NumPy archive
+
+    The first two predict as this library does. A model of a table has its preparation in them: they
+    take columns by name, and answer with names of classes or in the units of the target.
+    The archive has the arrays W0 (outputs, inputs) and b0 (outputs) of the first layer, W1 and b1
+    of the second, and so on; and a text, about, which is JSON with the sizes, activations and cost.
 
     \b
     Examples:
+      bp-xp export digits.safetensors digits.onnx
+      bp-xp export digits.safetensors digits.py && python digits.py rows.csv
       bp-xp export digits.safetensors digits.npz
     """  # noqa: D301
-    if out.suffix != ".npz":
-        raise click.BadParameter(f"{str(out)!r} must end in .npz.", param_hint="'OUT.npz'")
-    check_output(out, file, name="the archive")
+    write = {".npz": export_npz, ".onnx": export_onnx, ".py": export_program}.get(out.suffix)
+    if write is None:
+        message = f"{str(out)!r} must end in .npz, .onnx or .py."
+        raise click.BadParameter(message, param_hint="'OUT'")
+    check_output(out, file, name="the export")
     check_replaceable(out)
-    network = Network.load(file)
-    export_npz(network, out)
-    print(f"{counted(len(network.layers), 'layer')} written to {out}", flush=True)
+    has_table = bool(network_file.read(file).others)
+    model = TableModel.load(file) if has_table and write is not export_npz else Network.load(file)
+    write(model, out)
+    network = model.network if isinstance(model, TableModel) else model
+    told = f"{counted(len(network.layers), 'layer')} written to {out}"
+    if isinstance(model, TableModel):
+        told = f"the preparation of {counted(len(model.preparation.columns), 'column')} and {told}"
+    print(told, flush=True)
 
 
 def export_npz(network: Network, path: str | os.PathLike[str]) -> Path:

@@ -154,7 +154,7 @@ def check_suffix(path: str | os.PathLike[str]) -> None:
     if suffix not in ("", ".safetensors"):
         raise ValueError(
             f"{os.fspath(path)!r} ends in {suffix}, and networks are written as .safetensors files "
-            "(the command bp-xp export makes an .npz file of one)."
+            "(bp_xp.export and the command bp-xp export write others)."
         )
 
 

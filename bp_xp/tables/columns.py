@@ -16,7 +16,17 @@ import numpy as np
 from bp_xp._optional import require
 from bp_xp.datasets.reader import column_names, read_table
 
-__all__ = ["Columns", "as_columns", "as_values", "labels_of", "missing_in", "numbers_of", "take"]
+__all__ = [
+    "Columns",
+    "as_columns",
+    "as_values",
+    "label_of",
+    "labels_of",
+    "missing_in",
+    "none_if_missing",
+    "numbers_of",
+    "take",
+]
 
 Columns = dict[str, np.ndarray]
 
@@ -104,7 +114,7 @@ def as_values(values: Any, name: str) -> np.ndarray:
     if kind == "b":
         return values
     if kind in "OUT":
-        return _of_objects([_none_if_missing(value) for value in values.tolist()], name)
+        return _of_objects([none_if_missing(value) for value in values.tolist()], name)
     raise TypeError(
         f"column {name[:40]!r} has values of {values.dtype}: they must be numbers, dates, text or "
         "truth values."
@@ -116,7 +126,7 @@ def _array(values: Any) -> np.ndarray:
     return np.asarray(values, object if isinstance(values, list | tuple) else None)
 
 
-def _none_if_missing(value: Any) -> Any:
+def none_if_missing(value: Any) -> Any:
     """Return a value, or None for what stands for none in some library."""
     # pandas' NA is not even unequal to itself.
     is_missing = value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
@@ -130,7 +140,7 @@ def _of_objects(values: list[Any], name: str) -> np.ndarray:
         return np.array(values, bool if len(there) == len(values) else object)
     if all(isinstance(value, numbers.Real) or _is_decimal(value) for value in there):
         return np.array([np.nan if value is None else float(value) for value in values])
-    if all(isinstance(value, datetime.date) for value in there):
+    if all(isinstance(value, datetime.date | np.datetime64) for value in there):
         return np.array([_moment(value) for value in values], "datetime64[us]")
     for row, value in enumerate(values):
         if value is not None and not isinstance(value, str | numbers.Real | datetime.date):
@@ -138,7 +148,7 @@ def _of_objects(values: list[Any], name: str) -> np.ndarray:
                 f"row {row + 1}, column {name[:40]!r}: a {type(value).__name__} is neither a "
                 "number, a date nor text."
             )
-    texts = [value if isinstance(value, str | None) else _label(value) for value in values]
+    texts = [value if isinstance(value, str | None) else label_of(value) for value in values]
     column = np.empty(len(values), object)
     column[:] = texts
     return column
@@ -155,7 +165,7 @@ def _moment(value: Any) -> Any:
     return value
 
 
-def _label(value: Any) -> str:
+def label_of(value: Any) -> str:
     """Return what a value is called as a category.
 
     1 and 1.0 are one, and so are true and True, in text as well: one file has a column of numbers,
@@ -168,7 +178,7 @@ def _label(value: Any) -> str:
     if isinstance(value, bool | np.bool):
         return "true" if value else "false"
     if isinstance(value, numbers.Real) and float(value).is_integer():
-        return f"{float(value):.0f}"
+        return f"{float(value) + 0.0:.0f}"  # 0 for −0 too
     return str(value)
 
 
@@ -186,7 +196,7 @@ def missing_in(values: np.ndarray) -> np.ndarray:
 def labels_of(values: np.ndarray) -> list[str | None]:
     """Return a column as categories: text, or None for what is missing."""
     return [
-        None if is_missing else _label(value)
+        None if is_missing else label_of(value)
         for value, is_missing in zip(values.tolist(), missing_in(values), strict=True)
     ]
 

@@ -9,11 +9,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bp_xp.tables.columns import Columns, labels_of, numbers_of
+from bp_xp.tables.columns import Columns, labels_of, missing_in, numbers_of
 
-__all__ = ["SCALINGS", "Categories", "Numbers", "Scaling", "center_and_scale"]
+__all__ = [
+    "SCALINGS",
+    "SMOOTH_LIMIT",
+    "Categories",
+    "Holds",
+    "Numbers",
+    "Scaling",
+    "center_and_scale",
+]
 
 Scaling = Literal["standard", "minmax", "robust", "none"]
+
+Holds = Literal["text", "numbers", "truth values", "dates"]
 
 SCALINGS = ("standard", "minmax", "robust", "none")
 """How numbers are scaled: to mean 0 and standard deviation 1; to 0 ... 1; by median and quartiles
@@ -22,7 +32,8 @@ and then clipped smoothly; not at all."""
 _RARE = 3
 """A category of fewer training rows shares its column with all that are unseen."""
 
-_SMOOTH_LIMIT = 3.0
+SMOOTH_LIMIT = 3.0
+"""Robust scaling keeps numbers within this limit, on either side."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,9 @@ class Numbers:
         n_rows = len(next(iter(columns.values())))
         x = np.empty((n_rows, len(self.names)))
         for i, (name, is_date) in enumerate(zip(self.names, self.dates, strict=True)):
-            if is_date != (columns[name].dtype.kind == "M"):
+            has_dates = columns[name].dtype.kind == "M"
+            # Where all are missing, nothing tells what they would be.
+            if is_date != has_dates and not missing_in(columns[name]).all():
                 kinds = ("dates", "others") if is_date else ("numbers", "dates")
                 raise ValueError(
                     f"column {name[:40]!r} held {kinds[0]} in training, and holds {kinds[1]} now."
@@ -104,7 +117,7 @@ class Numbers:
         with np.errstate(over="ignore"):
             z = (x / 2 - self.center / 2) / (self.scale / 2)
         if self.scaling == "robust":
-            z = z / np.hypot(1.0, z / _SMOOTH_LIMIT)
+            z = z / np.hypot(1.0, z / SMOOTH_LIMIT)
         too_large = ~(np.abs(z) < np.finfo(np.float32).max)
         if too_large.any():
             row, i = np.argwhere(too_large)[0]
@@ -149,12 +162,14 @@ class Categories:
         labels: the categories, each of which is an input.
         other: whether rare and unseen ones have an input.
         missing: whether missing ones have.
+        holds: what the values were in training, which an export must know.
     """
 
     name: str
     labels: tuple[str, ...]
     other: bool
     missing: bool
+    holds: Holds = "text"
 
     @classmethod
     def learn(cls, columns: Columns, name: str) -> "Categories":
@@ -162,7 +177,8 @@ class Categories:
         counts: Counter[Any] = Counter(labels_of(columns[name]))
         missing = counts.pop(None, 0) > 0
         labels = sorted(label for label, count in counts.items() if count >= _RARE)
-        return cls(name, tuple(labels), len(labels) < len(counts), missing)
+        other = len(labels) < len(counts)
+        return cls(name, tuple(labels), other, missing, _what_it_holds(columns[name]))
 
     @property
     def features(self) -> list[str]:
@@ -179,3 +195,11 @@ class Categories:
         found = labels_of(columns[self.name])
         chosen = np.array([missing if f is None else places.get(f, other) for f in found], int)
         return (chosen[:, None] == np.arange(len(self.features))).astype(np.float64)
+
+
+def _what_it_holds(values: np.ndarray) -> Holds:
+    """Return what the values of a column are."""
+    if values.dtype.kind in "fM":
+        return "numbers" if values.dtype.kind == "f" else "dates"
+    there = [value for value in values.tolist() if value is not None]
+    return "truth values" if there and all(isinstance(v, bool) for v in there) else "text"

@@ -181,13 +181,18 @@ class Preparation:
         is_text = bool(classes) and all(isinstance(one, str) for one in classes)
         return [*(each.name for each in self.categories), *(self.targets.names if is_text else ())]
 
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns that are used."""
+        return [*self.numbers.names, *(each.name for each in self.categories)]
+
     def inputs(self, table: Any) -> np.ndarray:
         """Return the inputs of a network, shape (N, features), float64.
 
         Raises:
             ValueError: a column is missing, or holds something else than in training.
         """
-        wanted = [*self.numbers.names, *(each.name for each in self.categories)]
+        wanted = self.columns
         columns = select(as_columns(table, self.text, allow_empty=True), wanted, "the model")
         if not len(columns[wanted[0]]):  # an empty column is of no kind
             return np.zeros((0, len(self.features)))

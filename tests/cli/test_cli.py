@@ -40,6 +40,7 @@ from bp_xp import (
 from bp_xp.cli import export_npz, main
 from bp_xp.datasets import load_digits
 from bp_xp.storage.tensors import read_tensors, write_tensors
+from bp_xp.tables import TableModel
 
 PROGRAM = [sys.executable, "-m", "bp_xp"]
 
@@ -839,6 +840,43 @@ def test_export_takes_networks_from_every_device_and_replaces_a_file(backend, de
     assert os.listdir() == ["n.npz"]
 
 
+@pytest.mark.process
+def test_exports_predict_what_the_network_does(digits_network):
+    assert run_well("export", digits_network, "digits.py")[0] == "2 layers written to digits.py\n"
+    x = load_digits().x_test[:9]
+    np.savetxt("rows.csv", x, delimiter=";")
+    done = subprocess.run(
+        [sys.executable, "digits.py", "rows.csv"], capture_output=True, text=True, check=True
+    )
+    labels = [int(line.split(",")[0]) for line in done.stdout.splitlines()[1:]]
+    assert labels == Network.load(digits_network).predict(x).tolist()
+    runtime = pytest.importorskip("onnxruntime")
+    run_well("export", digits_network, "digits.onnx")
+    session = runtime.InferenceSession("digits.onnx", providers=["CPUExecutionProvider"])
+    assert session.run(["label"], {"inputs": x.astype("f4")})[0].tolist() == labels
+
+
+def test_a_model_of_a_table_is_exported_with_its_preparation():
+    table = {"town": ["Ulm", "Bonn", None] * 4, "size": [1.5, 2.5, 4.0] * 4}
+    model = TableModel((3,), epochs=1, validation_fraction=0, seed=0)
+    model.fit(table, target={"kind": ["a", "b", "c"] * 4}).save("m.safetensors")
+    stdout, _ = run_well("export m.safetensors m.py")
+    assert stdout == "the preparation of 2 columns and 2 layers written to m.py\n"
+    assert "CATEGORIES = [" in Path("m.py").read_text(encoding="utf-8")
+    assert run_well("export m.safetensors m.npz")[0] == "2 layers written to m.npz\n"
+    pytest.importorskip("onnx")
+    run_well("export m.safetensors m.onnx")
+    assert b"town" in Path("m.onnx").read_bytes()
+
+
+def test_export_names_the_extra_that_is_missing(digits_network, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    result = run("export", digits_network, "digits.onnx")
+    assert result.exit_code == 1
+    assert re.fullmatch(r"error: onnx is not installed.*bp_xp\[onnx\].*\n", result.stderr)
+    assert not Path("digits.onnx").exists()
+
+
 # ---------------------------------------------------------------------------------------------
 # Help
 
@@ -1054,7 +1092,10 @@ BAD = {
     "inspect-text": ("inspect text.csv", 1, "text.csv is"),
     "export-damaged": ("export damaged out.npz", 1, "is damaged"),
     "export-folder": ("export net nowhere/out.npz", 1, "nowhere: there is no such folder"),
-    "export-name": ("export net out.zip", 2, "must end in .npz"),
+    "export-name": ("export net out.zip", 2, "must end in .npz, .onnx or .py"),
+    "export-no-ending": ("export net out", 2, "must end in"),
+    "export-of-nothing": ("export there-is-none out.onnx", 1, "there-is-none: No such file"),
+    "export-of-text": ("export text.csv out.py", 1, "text.csv is"),
     "export-is-a-link": ("export net link.npz", 1, "is what this command reads"),
     "unknown-option": ("train --nope", 2, "--nope"),
     "unknown-command": ("nope", 2, "'nope'"),

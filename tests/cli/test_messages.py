@@ -181,6 +181,8 @@ BAD = [
         "inspect", "nan.safetensors", "pie.safetensors", "foreign.safetensors", "good.npz", "empty"
     ),
     *of("export", "nan.safetensors out.npz", "two.safetensors empty/no/out.npz", "empty out.npz"),
+    *of("export", "nan.safetensors out.onnx", "pie.safetensors out.py", "good.npz out.py"),
+    *of("export two.safetensors", "empty/no/out.py"),
     *of("plot", "curves two.safetensors", "weights odd.safetensors", "weights nan.safetensors"),
     *of("plot weights two.safetensors --shape", "3,3", "2", "0,2", "1,1,2"),
     *of("plot weights digits.safetensors --units", "0", "-1"),

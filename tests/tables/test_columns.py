@@ -80,12 +80,15 @@ def test_one_value_has_one_label_however_it_is_written():
     assert labels_of(np.array([1.0, 2.5, np.nan])) == ["1", "2.5", None]
     assert labels_of(as_values([1, "x", 2.0, True], "a")) == ["1", "x", "2", "true"]
     assert labels_of(np.array([True, False])) == ["true", "false"]
+    assert labels_of(np.array([0.0, -0.0])) == ["0", "0"]
 
 
 def test_dates_are_days_and_truth_is_one():
     days = as_values([datetime.datetime(1970, 1, 2, 12), None], "d")
     assert numbers_of(days, "d")[0] == 1.5
     assert np.isnan(numbers_of(days, "d")[1])
+    listed = as_values([np.datetime64("1970-01-02"), None, np.datetime64("NaT")], "d")
+    np.testing.assert_array_equal(numbers_of(listed, "d"), [1.0, np.nan, np.nan])
     zone = datetime.timezone(datetime.timedelta(hours=12))
     assert numbers_of(as_values([datetime.datetime(1970, 1, 2, tzinfo=zone)], "d"), "d") == [0.5]
     assert numbers_of(np.array([True, None, False], object), "f")[[0, 2]].tolist() == [1, 0]

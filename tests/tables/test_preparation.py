@@ -97,6 +97,21 @@ def test_each_input_has_a_column_that_it_comes_from(preparation):
         assert feature.split()[0] == source
 
 
+def test_a_category_knows_what_it_held(preparation):
+    held = {each.name: each.holds for each in preparation.categories}
+    assert held == {"town": "text", "flag": "truth values"}
+    table = {"age": TABLE["age"], "when": TABLE["when"], "flag": [None, True, False] * 20}
+    others = Preparation.learn(table, {"y": TABLE["y"]}, categorical=list(table)).categories
+    assert [each.holds for each in others] == ["numbers", "dates", "truth values"]
+
+
+def test_dates_may_all_be_missing(preparation):
+    one = preparation.inputs(rows(1, when=[None]))
+    middle = np.median(preparation.inputs(TABLE)[:, preparation.features.index("when")])
+    np.testing.assert_allclose(one[0, preparation.features.index("when")], middle, atol=1e-12)
+    preparation.inputs(rows(1, age=np.array(["NaT"], "M8[us]")))
+
+
 def test_columns_are_found_by_name(preparation):
     permuted = dict(reversed(TABLE.items())) | {"more": [1] * N}
     np.testing.assert_array_equal(preparation.inputs(permuted), preparation.inputs(TABLE))
