@@ -179,7 +179,9 @@ class Preparation:
         """The columns that are to be read as text from a file, whatever they look like there."""
         classes = self.targets.classes
         is_text = bool(classes) and all(isinstance(one, str) for one in classes)
-        return [*(each.name for each in self.categories), *(self.targets.names if is_text else ())]
+        # 2.50 and 2.5 are one category of numbers, and two of text.
+        categories = [each.name for each in self.categories if each.holds != "numbers"]
+        return [*categories, *(self.targets.names if is_text else ())]
 
     @property
     def columns(self) -> list[str]:

@@ -55,7 +55,7 @@ def test_it_imports_nothing_but_numpy_and_python(model, tmp_path):
             a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names
         }
         assert not any(isinstance(node, ast.ImportFrom) for node in ast.walk(tree))
-        assert imported <= {"base64", "csv", "numbers", "sys", "numpy"}
+        assert imported <= {"base64", "csv", "numbers", "re", "sys", "numpy"}
 
 
 def test_networks_predict_as_before(backend, device, dtype, tmp_path, loaded):
