@@ -84,12 +84,16 @@ MAY_IMPORT = {
         *("_caller", "_typing", "_trees", "checks", "math", "backends", "optim", "sources"),
         *("architecture", "storage", "training", "parameters", "network"),
     },
+    "sweeps": {
+        *("_optional", "checks", "errors", "math", "backends", "optim", "storage", "training"),
+        *("network", "ensemble"),
+    },
     "testing": {*BASIS, "math", "backends", "training", "inspection", "network"},
     "plotting": {*BASIS, "math", "backends", "training", "inspection", "network"},
     "estimators": {*BASIS, "math", "backends", "optim", "sources", "training", "network"},
     "": {
         *("_typing", "errors", "math", "backends", "optim", "training", "inspection", "network"),
-        "ensemble",
+        *("ensemble", "sweeps"),
     },
     "cli": {
         *BASIS,
@@ -197,6 +201,7 @@ KNOW_A_LIBRARY = {
     "cli/_options": ({"cupy"}, "the help of --device"),
     "cli/parity": ({"torch"}, "the help of --backends and an example"),
     "estimators": ({"sklearn", "scipy"}, "they are scikit-learn's, and take its sparse matrices"),
+    "sweeps/making": ({"sklearn"}, "the extra that joblib comes with"),
     "testing/parity": ({"torch"}, "an example in a message"),
     "testing/pytest_plugin": ({"torch", "jax", "cupy"}, "the help of its options"),
     "testing/targets": (
