@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
 
@@ -35,13 +35,14 @@ from bp_xp.sources import MemorySource, intake
 from bp_xp.sources.samples import make_samples
 from bp_xp.sources.sparse import cut_rows
 from bp_xp.storage import ensemble_file, network_file
-from bp_xp.storage.ensemble_file import EnsembleSection
+from bp_xp.storage.ensemble_file import EnsembleFile, EnsembleSection
 from bp_xp.training import evaluation, fitting, stack_fitting
 from bp_xp.training.arguments import MetricLike, PerMember, as_metrics
 from bp_xp.training.callbacks import CallbackLike, EarlyStopping
+from bp_xp.training.checkpoint import Checkpoint
 from bp_xp.training.divergence import row_of
 from bp_xp.training.history import History
-from bp_xp.training.stack import stack_trees
+from bp_xp.training.stack import WarmStack, stack_trees, take_rows
 
 __all__ = ["Ensemble", "MemberTerms", "member_seed"]
 
@@ -115,6 +116,7 @@ class Ensemble(Parameters):
     """
 
     seeds: tuple[int, ...]
+    _warm: WarmStack | None
 
     def __init__(
         self,
@@ -210,12 +212,24 @@ class Ensemble(Parameters):
     def __len__(self) -> int:
         return len(self.seeds)
 
-    def __getitem__(self, member: int) -> Network:
-        """Return a member as a network by itself; what is done to it leaves the ensemble as it is.
+    @overload
+    def __getitem__(self, member: int) -> Network: ...
+    @overload
+    def __getitem__(self, member: slice | Sequence[int]) -> "Ensemble": ...
+    def __getitem__(self, member: Any) -> Any:
+        """Return a member as a network by itself, or several as an ensemble of their own.
+
+        What is done to them leaves this ensemble as it is. Several, as in ``ensemble[[0, 3]]``, go
+        on with ``warm_start`` where all did.
 
         Raises:
             IndexError: there is no such member.
+            ValueError: no member is asked for.
         """
+        if isinstance(member, slice | Sequence | np.ndarray):
+            numbers = range(len(self))
+            chosen = numbers[member] if isinstance(member, slice) else [numbers[m] for m in member]
+            return self._take(list(chosen))
         k = range(len(self))[member]
         network = Network.__new__(Network)
         network._settle(self.model, self._placement, self._dtype, self.seeds[k])
@@ -223,6 +237,28 @@ class Ensemble(Parameters):
         with self._placement.active():
             network.layers = row_of(self._layers, k)
         return network
+
+    def _take(self, members: Sequence[int]) -> "Ensemble":
+        """Return an ensemble of some members."""
+        if not members:
+            raise ValueError("an ensemble has one member at least, and none was asked for.")
+        ensemble = Ensemble.__new__(Ensemble)
+        ensemble._settle_members(
+            self.model,
+            self._placement,
+            self._dtype,
+            self.seed,
+            seeds=[self.seeds[m] for m in members],
+            generators=[
+                restore_generator(self._generators[m].bit_generator.state) for m in members
+            ],
+        )
+        ensemble._generator = restore_generator(self._generator.bit_generator.state)
+        with self._placement.active():
+            ensemble._layers = take_rows(self._layers, members, self._placement)
+            if self._warm is not None:
+                ensemble._warm = self._warm.take(members, self._placement)
+        return ensemble
 
     def __iter__(self) -> Iterator[Network]:
         return (self[k] for k in range(len(self)))
@@ -392,13 +428,17 @@ class Ensemble(Parameters):
         batch_size: int | None = None,
         shuffle: bool = True,
         shared_order: bool = False,
+        rows: Any = None,
         optimizer: Optimizer | str | PerMember = "sgd",
         regularization: Regularization | PerMember | None = None,
         trainable: Sequence[bool] | None = None,
         validation_data: Sequence[Any] | float | None = None,
+        validation_rows: Any = None,
         metrics: MetricLike | Sequence[MetricLike] = (),
         early_stopping: EarlyStopping | int | PerMember | None = None,
         callbacks: CallbackLike | Sequence[CallbackLike | EarlyStopping] = (),
+        checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
+        warm_start: bool = False,
         progress: bool = True,
         **terms: Unpack[MemberTerms],
     ) -> History:
@@ -419,15 +459,24 @@ class Ensemble(Parameters):
             shuffle: whether each epoch has a new order, which each member's generator draws.
             shared_order: whether all members take the same mini-batches, drawn from the ensemble's
                 generator, so that each is gathered once. Members alone have other orders then.
+            rows: the numbers of the rows of x and y that a member learns, or a mask of them, for
+                all or PerMember, such as the training part of a fold; each learns equally many.
+                ``"bootstrap"`` lets each member's generator draw N of them with replacement, before
+                anything else. None is all.
             optimizer: for all, or PerMember; all take one kind of step, with other numbers.
             regularization: for all, or PerMember; or its fields by name.
             trainable: likewise for all members.
             validation_data: (x, y) or (x, y, sample weights); or a share to hold out, which each
                 member draws for itself (the ensemble for all, with ``shared_order``).
+            validation_rows: in its place, the rows of x and y that a member is judged by, for all
+                or PerMember, such as the other part of a fold.
             metrics: as for a network.
             early_stopping: for all, or PerMember. A member whose value has stopped improving gets
                 its best parameters, and leaves the stack; the others go on.
             callbacks: objects or functions of (ensemble, history), told as for a network.
+            checkpoint: as for a network; one file has the run of all.
+            warm_start: as for a network. Each member must have been in the stack at the end of the
+                last call; who was not is left out by ``ensemble[[0, 2]]``.
             progress: as for a network; what is shown is the mean over members.
             terms: fields of :class:`~bp_xp.Regularization` by name, for all or PerMember.
 
@@ -437,8 +486,9 @@ class Ensemble(Parameters):
             epoch before, leaves the stack, and has ``stopped == "divergence"``.
 
         Raises:
-            ValueError, TypeError, OutOfMemoryError: as for a network; or values PerMember are too
-                many or too few, or the optimizers take different kinds of step.
+            ValueError, TypeError, OutOfMemoryError, OSError, CheckpointError: as for a network; or
+                values PerMember are too many or too few, or the optimizers take different kinds of
+                step.
             DivergenceError: every member diverged.
         """
         return stack_fitting.fit(
@@ -451,13 +501,17 @@ class Ensemble(Parameters):
             batch_size=batch_size,
             shuffle=shuffle,
             shared_order=shared_order,
+            rows=rows,
             optimizer=optimizer,
             regularization=regularization,
             trainable=trainable,
             validation_data=validation_data,
+            validation_rows=validation_rows,
             metrics=metrics,
             early_stopping=early_stopping,
             callbacks=callbacks,
+            checkpoint_argument=checkpoint,
+            warm_start=warm_start,
             progress=progress,
             terms=dict(terms),
         )
@@ -499,7 +553,7 @@ class Ensemble(Parameters):
             ValueError: the name promises another format.
             OSError: it could not be written; an older file is left as it was.
         """
-        return ensemble_file.write(path, self.describe())
+        return ensemble_file.write(path, EnsembleFile(self.describe()))
 
     @classmethod
     @own_arguments
@@ -512,7 +566,7 @@ class Ensemble(Parameters):
         engine: str = "auto",
         custom: Iterable[Activation | Cost | MatchedCost] = (),
     ) -> "Ensemble":
-        """Read an ensemble that :meth:`save` wrote.
+        """Read an ensemble that :meth:`save` or a checkpoint wrote.
 
         Args:
             path: the file.
@@ -527,7 +581,7 @@ class Ensemble(Parameters):
                 another than the one of that name then.
             DeviceError: the device does not work on this machine.
         """
-        saved, placement = ensemble_file.read(path), place(device, backend, engine)
+        saved, placement = ensemble_file.read(path).network, place(device, backend, engine)
         try:
             model = named_model(saved.sizes, saved.activations, saved.cost, custom)
             ensemble = cls._made_of(saved, model, placement, dtype_name(saved.dtype))
@@ -536,6 +590,13 @@ class Ensemble(Parameters):
         except (KeyError, TypeError, ValueError) as error:
             raise network_file.unfit(path, "be read as an ensemble", error) from error
         return ensemble
+
+    def _go_on_as(self, section: EnsembleSection) -> None:
+        """Have the seeds, and the states of the generators, that a file holds."""
+        self.seed, self.seeds = section.seed, tuple(section.seeds)
+        self._generator.bit_generator.state = section.generator
+        for generator, state in zip(self._generators, section.generators, strict=True):
+            generator.bit_generator.state = state
 
     @classmethod
     def _made_of(

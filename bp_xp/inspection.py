@@ -311,8 +311,8 @@ class GradientFlow(Callback):
             self._take(network, history.steps, history[-1].epoch)
 
     def on_train_end(self, network: Any, history: History) -> None:
-        """Let go of samples and parameters on the device."""
-        self._data = self._before = ()
+        """Let go of what is on the device, but for the records that nobody has read."""
+        self._data = self._before = self._greatest = ()
 
     def _take(self, network: Any, step: int, epoch: int) -> None:
         layers = network.layers

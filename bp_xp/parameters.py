@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from bp_xp.math.initializers import make_generator
 from bp_xp.math.model import Model
 from bp_xp.sources import intake
 from bp_xp.storage.network_file import NetworkSection
-from bp_xp.training.fitting import WarmStart
 from bp_xp.training.looks import Position
 
 __all__ = ["Parameters"]
@@ -43,7 +41,7 @@ class Parameters:
         self._generator = make_generator(self.seed)
         self._placement = placement
         self._dtype = dtype_name(dtype)
-        self._warm: WarmStart | None = None
+        self._warm: Any = None  # WarmStart, or an ensemble's WarmStack
         self._report: Report | None = None
         placement.dtype(self._dtype)
         with placement.active():
@@ -56,9 +54,7 @@ class Parameters:
         """
         warm = self._warm
         if warm is not None:
-            # What was measured doesn't matter to what comes next, and may be no function of a file.
-            settings = replace(warm.settings, metrics=())
-            warm = WarmStart(settings, _with_arrays(_brought_home, warm.position))
+            warm = warm._replace(position=_with_arrays(_brought_home, warm.position))
         layers = map_leaves(to_numpy, self._layers)
         return vars(self) | {"_layers": layers, "_warm": warm}
 

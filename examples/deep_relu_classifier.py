@@ -52,7 +52,7 @@ def published_start():
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", help="cpu, cuda, cuda:1, auto (default: cpu)")
-    parser.add_argument("--backend", help="numpy, cupy, torch, jax (default: by the device)")
+    parser.add_argument("--backend", help="numpy, cupy, torch, jax, dpnp, mlx (default: by device)")
     parser.add_argument("--dtype", default="float64", help="float64, or float32 to see it drift")
     parser.add_argument("--iterations", type=int, default=PUBLISHED_ITERATIONS)
     parser.add_argument("--l2-lambda", type=float, default=0.0, help="λ (default: 0)")

@@ -144,7 +144,7 @@ def show_slow_learning(options, plot):
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", help="cpu, cuda, cuda:1, auto (default: cpu)")
-    parser.add_argument("--backend", help="numpy, cupy, torch, jax (default: by the device)")
+    parser.add_argument("--backend", help="numpy, cupy, torch, jax, dpnp, mlx (default: by device)")
     parser.add_argument("--activation", default="sigmoid", help="of the hidden layer of table 1")
     parser.add_argument("--cost", default="quadratic", choices=("quadratic", "huber"))
     parser.add_argument("--widths", type=int, nargs="+", default=[4, 8, 16, 32, 64])

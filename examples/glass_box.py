@@ -20,7 +20,7 @@ from bp_xp.inspection import GradientFlow, sensitivity
 
 parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
 parser.add_argument("--device", help="cpu, cuda, cuda:1, auto (default: cpu)")
-parser.add_argument("--backend", help="numpy, cupy, torch, jax (default: by the device)")
+parser.add_argument("--backend", help="numpy, cupy, torch, jax, dpnp, mlx (default: by device)")
 parser.add_argument("--epochs", type=int, default=10, help="of each training (default: 10)")
 parser.add_argument("--plot", metavar="FILE", help="draw the deep network (.png, .svg, .pdf)")
 # In a notebook the command line is not ours to read.

@@ -23,7 +23,7 @@ PUBLISHED = ["0.984 0.975", "0.977 0.016", "0.031 0.977", "0.013 0.024"]
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", help="cpu, cuda, cuda:1, auto (default: cpu)")
-    parser.add_argument("--backend", help="numpy, cupy, torch, jax (default: by the device)")
+    parser.add_argument("--backend", help="numpy, cupy, torch, jax, dpnp, mlx (default: by device)")
     parser.add_argument("--activation", default="sigmoid", help="sigmoid or tanh, hidden neurons")
     parser.add_argument("--steps", type=int, default=40_000)
     parser.add_argument("--rate", type=float, default=0.2, help="learning rate")

@@ -57,7 +57,7 @@ def timed(way, net, x, y, repeats):
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", help="cpu, cuda, cuda:1, auto (default: cpu)")
-    parser.add_argument("--backend", help="numpy, cupy, torch, jax (default: by the device)")
+    parser.add_argument("--backend", help="numpy, cupy, torch, jax, dpnp, mlx (default: by device)")
     parser.add_argument("--dtype", default="float64", help="float32 or float64")
     parser.add_argument("--sizes", type=int, nargs="+", default=[784, 30, 10])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 10, 100, 1000])

@@ -153,7 +153,7 @@ def main() -> int:
     names = [row.name for row in ROWS]
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", help="cpu, cuda, cuda:1, auto (default: cpu)")
-    parser.add_argument("--backend", help="numpy, cupy, torch, jax (default: by the device)")
+    parser.add_argument("--backend", help="numpy, cupy, torch, jax, dpnp, mlx (default: by device)")
     parser.add_argument("--dtype", default="float32", help="float32, or the book's float64")
     parser.add_argument("--data-dir", help="folder of the four MNIST archives")
     which = parser.add_mutually_exclusive_group()

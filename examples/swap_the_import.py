@@ -37,7 +37,7 @@ def program(mlp_classifier: type, digits: Any, **new: Any) -> tuple[Any, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", help="cpu, cuda, cuda:1, auto (default: cpu)")
-    parser.add_argument("--backend", help="numpy, cupy, torch, jax (default: by the device)")
+    parser.add_argument("--backend", help="numpy, cupy, torch, jax, dpnp, mlx (default: by device)")
     parser.add_argument("--dtype", help="float32 or float64 (default: that of the samples)")
     args = parser.parse_args()
     where = {"device": args.device, "backend": args.backend, "dtype": args.dtype}

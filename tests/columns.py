@@ -5,6 +5,7 @@ import random
 from contextlib import redirect_stdout
 
 import numpy as np
+from helpers import tolerance, widest
 
 from bp_xp import book, to_numpy
 
@@ -26,7 +27,8 @@ def make(sizes, where=None, *args, seed=3, kind=book.Network, **options):
     """Return a network of the book with a seed of its own."""
     np.random.seed(seed)
     if where is not None:
-        options |= {"backend": where.backend, "device": where.device_name}
+        there = {"backend": where.backend, "device": where.device_name, "dtype": widest(where)}
+        options = there | options
     return kind(sizes, *args, **options)
 
 
@@ -104,8 +106,10 @@ class Plain:
         return sum(int(np.argmax(self.outputs(x)[-1]) == np.argmax(y)) for x, y in pairs)
 
 
-def assert_same_parameters(net, plain, tolerance=1e-12):
+def assert_same_parameters(net, plain, in_float64=1e-12):
     for name in ("biases", "weights"):
         for ours, theirs in zip(getattr(net, name), getattr(plain, name), strict=True):
             assert ours.shape == theirs.shape
-            assert np.abs(to_numpy(ours) - to_numpy(theirs)).max() < tolerance
+            ours = to_numpy(ours)
+            atol = tolerance(ours.dtype.name, in_float64)
+            assert np.abs(ours - to_numpy(theirs)).max() < atol

@@ -10,19 +10,23 @@ operation for each shape, and the strict checker is slow: of their two dtypes, a
 unless it speaks of dtypes. Of the tests of what is written against the standard alone, and goes
 through no engine, one in three is run on JAX; of the others that are not of its engine, one in two.
 ``--whole-tables`` runs everything everywhere.
+
+A library without float64 runs the same tests in float32: what they compute in is ``widest(where)``,
+and how far off it may be ``tolerance(dtype, ...)``, both of helpers.py.
 """
 
 import contextlib
-import re
+import functools
 import zlib
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import widest
 
 from bp_xp import Network
-from bp_xp.backends import Placement
+from bp_xp.backends import Placement, place
 from bp_xp.engines import replay
 from bp_xp.testing.targets import Target
 
@@ -54,7 +58,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out cases of tables that other variants run."""
+    """Leave out cases of tables that other variants run, and dtypes that a library lacks."""
+    _leave_out(config, items, [item for item in items if _lacks_its_dtype(item)])
     if config.getoption("--whole-tables"):
         return
     places = [_place_of(item) for item in items]
@@ -73,36 +78,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             or _is_for_another(cases[table], case, variants[table], variant)
         )
     ]
+    _leave_out(config, items, left_out)
+
+
+def _leave_out(
+    config: pytest.Config, items: list[pytest.Item], left_out: list[pytest.Item]
+) -> None:
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         gone = set(map(id, left_out))
         items[:] = [item for item in items if id(item) not in gone]
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
-    """Skip a test whose fixtures ask for float64 where a library has none."""
-    with _skipping_without_float64(item):
-        return (yield)
+@functools.cache
+def _has_dtype(target: Target, dtype: str) -> bool:
+    """Return whether the device of a target has numbers of a dtype."""
+    placement = target.place()
+    return placement.library.has_dtype(dtype, placement.device)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """Skip a test that asks for float64 where a library has none."""
-    with _skipping_without_float64(item):
-        return (yield)
-
-
-@contextlib.contextmanager
-def _skipping_without_float64(item: pytest.Item) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, AssertionError) as error:
-        if re.search("(?i)'?mlx'? has no float64", str(error)) and _place_of(item)[1][0].startswith(
-            "mlx"
-        ):
-            pytest.skip("MLX has no float64")
-        raise
+def _lacks_its_dtype(item: pytest.Item) -> bool:
+    """Return whether an item is the variant of a dtype that its library has not."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    target, dtype = (parameters.get(name) for name in ("bp_xp_target", "bp_xp_dtype"))
+    return target is not None and dtype is not None and not _has_dtype(target, dtype)
 
 
 def _is_twin(table: str, variant: tuple[str, str], variants: Mapping[Any, int]) -> bool:
@@ -131,6 +130,15 @@ def _is_for_another(
     return len(cases) >= _TABLE and (cases[case] + variants[variant]) % turns != 0
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that needs float64 where the library or the device under test has none."""
+    mark, callspec = item.get_closest_marker("needs_float64"), getattr(item, "callspec", None)
+    if mark is not None and callspec is not None and "bp_xp_target" in callspec.params:
+        target = callspec.params["bp_xp_target"]
+        if widest(place(target.device, target.backend)) != "float64":
+            pytest.skip(f"needs float64: {mark.args[0]}")
+
+
 def _place_of(item: pytest.Item) -> tuple[Any, Any, Any]:
     """Return the table that an item is of, its backend and dtype, and its case."""
     table = item.nodeid.partition("[")[0]
@@ -156,10 +164,20 @@ def target(bp_xp_target: Target) -> Target:
     return bp_xp_target
 
 
+class _WithoutFloat64(Placement):
+    """A placement where a test's own arrays, which NumPy makes in float64, are float32."""
+
+    def asarray(self, values: Any, dtype: str | None = None) -> Any:
+        host = np.asarray(values)
+        if dtype is None and host.dtype.newbyteorder("=") == np.float64:
+            dtype = "float32"
+        return super().asarray(host, dtype)
+
+
 @pytest.fixture(scope="session")
 def where(placement: Placement) -> Placement:
     """The library and device under test; arrays come from ``where.asarray``."""
-    return placement
+    return placement if widest(placement) == "float64" else _WithoutFloat64(**vars(placement))
 
 
 @pytest.fixture
@@ -169,11 +187,11 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture
-def make(target):
-    """Network in float64, on the target."""
+def make(target, where):
+    """Network in the widest dtype, on the target."""
 
     def build(*args, **options):
-        settings = {"backend": target.backend, "device": target.device, "dtype": "float64"}
+        settings = {"backend": target.backend, "device": target.device, "dtype": widest(where)}
         return Network(*args, **(settings | options))
 
     return build

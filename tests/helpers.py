@@ -31,19 +31,45 @@ PROPERTY = settings(
 )
 
 
-def assert_agrees(actual, desired, where: Placement, dtype: str, *, eps: float = 32.0) -> None:
-    """Check library, device, dtype, shape and values of a result.
+def widest(where: Placement) -> str:
+    """Return the dtype with the most digits that a library has: float64 but for MLX."""
+    return "float64" if where.library.has_dtype("float64", where.device) else "float32"
+
+
+def tolerance(dtype: str, in_float64: float, *, roundings: float = 64.0) -> float:
+    """Return how far off a result may be: what is asked in float64, or float32's share.
+
+    In float32 it is ``roundings`` units of the dtype's rounding. What tests compute are sums of
+    tens of terms, through a few layers and steps, each of which rounds: 16 suffice for all but two
+    tests on MLX. A test that needs more than 64 says why.
+    """
+    return in_float64 if dtype == "float64" else roundings * float(np.finfo(dtype).eps)
+
+
+def units_between_engines(where: Placement) -> float:
+    """Return how many units of rounding, an ``eps``, two engines' steps may differ by."""
+    dtype = widest(where)
+    return tolerance(dtype, 1e-11) / float(np.finfo(dtype).eps)
+
+
+def assert_agrees(
+    actual, desired, where: Placement, dtype: str | None = None, *, eps: float = 32.0
+) -> None:
+    """Check library, device, dtype (the widest, if none is named), shape and values of a result.
 
     The tolerance is ``eps`` units of the dtype's rounding, relative to the largest value: a matrix
     product rounds each entry by the size of its summands, not by its own.
     """
+    dtype = dtype or widest(where)
     desired = np.asarray(desired, np.float64)
     assert np.isfinite(desired).all()
-    tolerance = eps * np.finfo(dtype).eps * np.abs(desired).max(initial=np.finfo(dtype).tiny)
-    assert_close(actual, where.asarray(desired, dtype), rtol=0.0, atol=float(tolerance))
+    atol = eps * np.finfo(dtype).eps * np.abs(desired).max(initial=np.finfo(dtype).tiny)
+    assert_close(actual, where.asarray(desired, dtype), rtol=0.0, atol=float(atol))
 
 
-def assert_layers_agree(actual, desired, where: Placement, dtype: str, *, eps: float = 32.0):
+def assert_layers_agree(
+    actual, desired, where: Placement, dtype: str | None = None, *, eps: float = 32.0
+) -> None:
     """Check parameters or gradients against those of the host, layer by layer."""
     assert len(actual) == len(desired)
     for layer, (W, b) in zip(actual, desired, strict=True):
@@ -65,8 +91,9 @@ def combine(function: Callable, *networks: Sequence[Layer]) -> list[Layer]:
     ]
 
 
-def to_device(layers: Sequence[Layer], where: Placement, dtype: str = "float64") -> list[Layer]:
-    """Copy layers of the host to the device."""
+def to_device(layers: Sequence[Layer], where: Placement, dtype: str | None = None) -> list[Layer]:
+    """Copy layers of the host to the device, in the widest dtype if none is named."""
+    dtype = dtype or widest(where)
     return [Layer(*(where.asarray(np.array(part, dtype)) for part in layer)) for layer in layers]
 
 
@@ -105,13 +132,13 @@ def random_targets(cost: str, n: int, n_out: int, rng: np.random.Generator) -> n
     return rng.random((n, n_out))
 
 
-def random_network(where: Placement, sizes, rng, dtype: str = "float64", **options) -> Network:
-    """Make a network of random layers on a library and device."""
+def random_network(where: Placement, sizes, rng, dtype: str | None = None, **options) -> Network:
+    """Make a network of random layers on a library and device, in the widest dtype if none."""
     return Network.from_layers(
         random_layers(sizes, rng),
         backend=where.backend,
         device=where.device_name,
-        dtype=dtype,
+        dtype=dtype or widest(where),
         **options,
     )
 

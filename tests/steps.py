@@ -1,7 +1,7 @@
 """Training steps to run on engines: a model, every optimizer, states and mini-batches."""
 
 import numpy as np
-from helpers import random_layers, to_device
+from helpers import random_layers, to_device, widest
 
 from bp_xp import ACTIVATIONS, COSTS, SGD, Adagrad, Adam, AdamW, Layer, NAdam, RMSprop
 from bp_xp._trees import leaves_of, map_leaves
@@ -65,7 +65,7 @@ def begin(
     model,
     optimizer,
     terms=None,
-    dtype="float64",
+    dtype=None,
     *,
     where=HERE,
     steps=12,
@@ -74,6 +74,7 @@ def begin(
     scheduled=False,
 ):
     """Return a step, its state and mini-batches for some steps, the same on every library."""
+    dtype = dtype or widest(where)
     terms = terms or Regularization()
     rng = np.random.default_rng(5)
     layers = to_device(random_layers(model.sizes, rng), where, dtype)

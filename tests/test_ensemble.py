@@ -1,11 +1,15 @@
 """An ensemble: each member is what it is alone."""
 
+import pickle
+
 import numpy as np
 import pytest
 
 from bp_xp import (
     SGD,
     Adam,
+    Callback,
+    Checkpoint,
     CheckpointError,
     DivergenceError,
     Ensemble,
@@ -203,6 +207,143 @@ def test_a_file_keeps_all_members_and_where_their_generators_are(tmp_path, sampl
         Network.load(tmp_path / "ensemble.safetensors")
 
 
+# ---------------------------------------------------------------------------------------------
+# Rows of each member's own
+
+
+def assert_equal(ensemble, networks):
+    for k, network in enumerate(networks):
+        for part, wanted in zip(parameters(ensemble[k]), parameters(network), strict=True):
+            np.testing.assert_array_equal(part, wanted)
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_a_member_that_learns_a_fold_is_the_network_that_is_given_it(samples, class_weight):
+    x, y = samples
+    folds = [(np.arange(23) % 3 != k, np.flatnonzero(np.arange(23) % 3 == k)) for k in (0, 1)]
+    options = {"epochs": 3, "batch_size": 4, "early_stopping": 1, "progress": False}
+    options["class_weight"] = class_weight
+    ensemble = Ensemble(SIZES, members=2, seed=0, dtype="float64")
+    networks = list(ensemble)
+    history = ensemble.fit(
+        x,
+        y,
+        rows=PerMember(learned for learned, _ in folds),
+        validation_rows=PerMember(judged for _, judged in folds),
+        **options,
+    )
+    for (learned, judged), network, own in zip(folds, networks, history.members, strict=True):
+        alone = network.fit(
+            x[learned], y[learned], validation_data=(x[judged], y[judged]), **options
+        )
+        assert own["validation_cost"] == alone["validation_cost"]
+        assert own.best_epoch == alone.best_epoch
+    assert_equal(ensemble, networks)
+
+
+def test_bootstrap_samples_are_drawn_by_each_member(samples):
+    x, y = samples
+    ensemble = Ensemble(SIZES, members=2, seed=0, dtype="float64")
+    networks = list(ensemble)
+    ensemble.fit(x, y, rows="bootstrap", epochs=2, progress=False)
+    for network in networks:
+        rows = network._generator.integers(23, size=23)
+        network.fit(x[rows], y[rows], epochs=2, progress=False)
+    assert_equal(ensemble, networks)
+
+
+# ---------------------------------------------------------------------------------------------
+# Going on
+
+
+@pytest.mark.parametrize("optimizer", [Adam(0.1), PerMember([Adam(0.1), Adam(0.2), Adam(0.3)])])
+def test_a_warm_start_goes_on_with_the_members_that_are_taken(samples, optimizer):
+    options = {"batch_size": 4, "dropout": 0.3, "progress": False, "warm_start": True}
+    ensemble = Ensemble(SIZES, members=3, seed=0, dtype="float64")
+    networks = [ensemble[0], ensemble[2]]
+    ensemble.fit(*samples, epochs=2, optimizer=optimizer, **options)
+    rest = pickle.loads(pickle.dumps(ensemble))[[0, 2]]
+    own = [of_member(optimizer, k) for k in (0, 2)]
+    rest.fit(*samples, epochs=1, optimizer=PerMember(own), **options)
+    for network, rule in zip(networks, own, strict=True):
+        network.fit(*samples, epochs=2, optimizer=rule, **options)
+        network.fit(*samples, epochs=1, optimizer=rule, **options)
+    assert_equal(rest, networks)
+    with pytest.raises(ValueError, match="optimizer of the last call"):
+        rest.fit(*samples, optimizer=Adam(0.5), **options)
+
+
+def test_a_warm_start_is_refused_with_a_member_that_left(samples):
+    options = {"epochs": 2, "progress": False, "warm_start": True}
+    ensemble = Ensemble(SIZES, members=3, seed=0, dtype="float64")
+    ensemble.fit(*samples, l2=PerMember([0.0, 1e200, 0.0]), **options)
+    with pytest.raises(ValueError, match=r"members \[1\] left"):
+        ensemble.fit(*samples, **options)
+    assert len(ensemble[::2].fit(*samples, **options)) == 2
+
+
+class Ends(Callback):
+    """Ends a run after three epochs, or after fifteen steps."""
+
+    def __init__(self, every):
+        self.every = every or 0
+
+    def on_epoch_end(self, network, history):
+        return not self.every and len(history) == 3
+
+    def on_steps(self, network, history, step):
+        return step == 15
+
+
+RESUMED = {
+    "own": {
+        "optimizer": PerMember(Adam(rate) for rate in (0.1, 0.01, 0.2)),
+        "early_stopping": PerMember([1, 2, None]),
+        "validation_data": 0.3,
+        "dropout": PerMember([0.0, 0.3, 0.1]),
+        "metrics": "f1",
+    },
+    "shared order": {"optimizer": SGD(0.5), "shared_order": True, "validation_data": 0.3},
+    "rows": {"optimizer": "adam", "rows": "bootstrap", "validation_rows": [1, 2, 3]},
+    "one diverges": {"optimizer": SGD(0.5), "l2": PerMember([0.0, 1e30, 0.0])},
+}
+
+
+@pytest.mark.parametrize("options", RESUMED.values(), ids=RESUMED)
+@pytest.mark.parametrize("every", [None, 5])
+def test_a_run_that_is_resumed_is_the_one_that_never_ended(tmp_path, samples, options, every):
+    def train(seed, **others):
+        ensemble = Ensemble(SIZES, members=3, seed=seed, cost="categorical_cross_entropy")
+        settings = {"epochs": 8, "batch_size": 4, "progress": False, **options}
+        return ensemble, ensemble.fit(*samples, **settings, **others)
+
+    path = tmp_path / "run.safetensors"
+    whole, wanted = train(0)
+    train(0, checkpoint=Checkpoint(path, every=every), callbacks=Ends(every))
+    again, history = train(1, checkpoint=Checkpoint(path, resume=True))
+    assert_equal(again, list(whole))
+    assert [one._generator.bit_generator.state for one in again] == [
+        one._generator.bit_generator.state for one in whole
+    ]
+    assert (again.seed, again.seeds) == (whole.seed, whole.seeds)
+    for one, other in zip(history.members, wanted.members, strict=True):
+        assert one["cost"] == other["cost"]
+        assert (one.stopped, one.best_epoch, one.steps) == (
+            other.stopped,
+            other.best_epoch,
+            other.steps,
+        )
+    assert history["cost"] == wanted["cost"]
+    with pytest.raises(CheckpointError, match="batch_size was 4"):
+        again.fit(
+            *samples,
+            batch_size=5,
+            progress=False,
+            checkpoint=Checkpoint(path, resume=True),
+            **options,
+        )
+
+
 def test_networks_become_an_ensemble_that_goes_on_with_their_orders(samples):
     networks = [Network(SIZES, seed=k, dtype="float64") for k in (3, 5)]
     ensemble = Ensemble.from_networks(networks)
@@ -221,9 +362,14 @@ def test_networks_become_an_ensemble_that_goes_on_with_their_orders(samples):
         ({"optimizer": PerMember([SGD(0.1)])}, ValueError, "2 members"),
         ({"optimizer": PerMember([SGD(0.1), Adam()])}, ValueError, "one kind of step"),
         ({"sample_weight": np.ones((3, 23))}, ValueError, "2 members"),
-        ({"checkpoint": "run"}, TypeError, "no checkpoint"),
+        ({"rows": PerMember([[0, 1], [2]])}, ValueError, "from 1 to 2"),
+        ({"rows": [0, 23]}, ValueError, "there are 23 rows"),
+        ({"rows": [0.5]}, ValueError, "numbers of rows"),
+        ({"rows": "jackknife"}, ValueError, "'bootstrap'"),
+        ({"rows": [0, 1], "validation_data": 0.5}, ValueError, "validation_rows"),
+        ({"warm_start": 1}, TypeError, "True or False"),
     ],
-    ids=["too few", "other steps", "too many weights", "checkpoint"],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_what_does_not_fit_an_ensemble_is_refused(samples, options, error, message):
     with pytest.raises(error, match=message):

@@ -1,9 +1,10 @@
 import copy
+import functools
 import math
 
 import numpy as np
 import pytest
-from helpers import assert_agrees, on_host, random_network, random_samples
+from helpers import assert_agrees, on_host, random_network, random_samples, tolerance, widest
 
 from bp_xp import (
     SGD,
@@ -45,11 +46,13 @@ OWN = {
 }
 
 
-def make_network(where, rng, dtype="float64", sizes=SIZES, **options):
+def make_network(where, rng, dtype=None, sizes=SIZES, **options):
     return random_network(where, sizes, rng, dtype, **options)
 
 
-def assert_close(actual, desired, rtol=1e-12, atol=1e-15):
+def assert_close(actual, desired, rtol=1e-12, atol=1e-15, dtype="float64"):
+    if dtype == "float32":  # relative to the largest value: products round by their summands
+        rtol, atol = 0.0, tolerance(dtype, rtol) * np.abs(desired).max()
     np.testing.assert_allclose(to_numpy(actual), desired, rtol=rtol, atol=atol)
 
 
@@ -145,6 +148,7 @@ def test_derivatives_of_a_trace_are_those_of_backprop_to_the_bit(where, dtype, r
 @models(MODELS | OWN)
 def test_four_equations_hold_between_the_arrays_of_a_trace(where, rng, options):
     network = make_network(where, rng, **options)
+    close = functools.partial(assert_close, dtype=network.dtype)
     trace = network.trace(*random_samples(network, rng))
     layers = [type(layer)(*map(to_numpy, layer)) for layer in trace.layers]
     output = layers[-1]
@@ -155,14 +159,14 @@ def test_four_equations_hold_between_the_arrays_of_a_trace(where, rng, options):
         wanted = np.einsum("nk,nkj->nj", to_numpy(trace.nabla_a), output.sigma_prime_z)
     else:
         wanted = to_numpy(trace.nabla_a) * output.sigma_prime_z
-    assert_close(output.delta, wanted)  # BP1
+    close(output.delta, wanted)  # BP1
     a_below = to_numpy(trace.x)
     for layer, above in zip(layers, [*layers[1:], None], strict=True):
         if above is not None:  # BP2
             error = (above.delta @ above.W) * layer.sigma_prime_z
-            assert_close(layer.delta, error)
-        assert_close(layer.nabla_b, layer.delta.sum(axis=0))  # BP3
-        assert_close(layer.nabla_W, layer.delta.T @ a_below)  # BP4
+            close(layer.delta, error)
+        close(layer.nabla_b, layer.delta.sum(axis=0))  # BP3
+        close(layer.nabla_W, layer.delta.T @ a_below)  # BP4
         a_below = layer.a
 
 
@@ -170,7 +174,7 @@ def test_four_equations_hold_between_the_arrays_of_a_trace(where, rng, options):
 def test_cost_of_a_trace_is_that_of_evaluate(where, rng, options):
     network = make_network(where, rng, **options)
     data = random_samples(network, rng)
-    assert_agrees(network.trace(*data).cost, network.evaluate(*data)["cost"], where, "float64")
+    assert_agrees(network.trace(*data).cost, network.evaluate(*data)["cost"], where)
 
 
 def test_trace_of_labels_holds_the_targets_they_stand_for(where, dtype, rng):
@@ -341,6 +345,7 @@ def fit(network, data, *callbacks, **options):
 @models(MODELS)
 def test_flow_records_what_can_be_computed_by_hand(where, rng, options):
     network = make_network(where, rng, **options)
+    close = functools.partial(assert_close, dtype=network.dtype)
     data = random_samples(network, rng, n=12)
     some = data[0][:5], data[1][:5]
     flow, watch = GradientFlow(*some, every=2), Watch(every=2)
@@ -359,18 +364,18 @@ def test_flow_records_what_can_be_computed_by_hand(where, rng, options):
             W, old = (to_numpy(layers[l].W).astype(float) for layers in (after, before))
             gradient = [to_numpy(part).astype(float) for part in (layer.nabla_W, layer.nabla_b)]
             norms = [np.linalg.norm(part) for part in gradient]
-            assert_close(record.gradient_norms[l], np.hypot(*norms))
-            assert_close(record.speeds[l], norms[1])
+            close(record.gradient_norms[l], np.hypot(*norms))
+            close(record.speeds[l], norms[1])
             ratio = np.linalg.norm(W - old) / np.linalg.norm(old)
             # W − W′ is a difference: it is known to some 1e-16 of W.
-            assert_close(record.update_ratios[l], ratio, atol=1e-14)
+            close(record.update_ratios[l], ratio, atol=1e-14)
             slopes = to_numpy(layer.sigma_prime_z)
             if slopes.ndim == 3:
                 slopes = np.einsum("nkk->nk", slopes)
             greatest = 0.25 if network.model.activations[l].probability else 1.0
             low = np.abs(slopes) < SATURATED_BELOW * greatest
-            assert_close(record.saturated[l], low.mean())
-            assert_close(record.dead[l], low.all(axis=0).mean())
+            close(record.saturated[l], low.mean())
+            close(record.dead[l], low.all(axis=0).mean())
 
 
 @pytest.mark.parametrize(
@@ -530,7 +535,7 @@ def test_second_run_begins_the_records_anew(where, rng):
 def test_one_flow_serves_networks_of_other_sizes_and_dtypes(where, rng):
     x, y = rng.normal(size=(8, 4)), rng.integers(0, 3, 8)
     flow = GradientFlow(x, y)
-    for sizes, dtype in (([4, 3], "float32"), (SIZES, "float64")):
+    for sizes, dtype in (([4, 3], "float32"), (SIZES, widest(where))):
         network = make_network(where, rng, dtype, sizes, activation=["tanh"] * (len(sizes) - 2))
         fit(network, (x, y), flow, epochs=1)
         (record,) = flow.records
@@ -621,15 +626,18 @@ def test_sensitivity_is_what_the_nudge_does(where, rng, layer, unit, n):
     x, y = random_samples(network, rng, n)
     found = sensitivity(network, x, y, layer, unit, nudge=0.3)
     before, after = (cost_with_nudge(network, x, y, layer, unit, h) for h in (0.0, 0.3))
-    assert found.cost_before == pytest.approx(before, rel=1e-12)
-    assert found.cost_after == pytest.approx(after, rel=1e-12)
-    assert found.real == pytest.approx(after - before, rel=1e-9)
+    assert found.cost_before == pytest.approx(before, rel=tolerance(network.dtype, 1e-12))
+    assert found.cost_after == pytest.approx(after, rel=tolerance(network.dtype, 1e-12))
+    # A difference of two costs is rounded as they are.
+    atol = tolerance(network.dtype, 1e-12, roundings=8.0 * before)
+    assert found.real == pytest.approx(after - before, rel=1e-9, abs=atol)
     delta = to_numpy(network.trace(x, y).layers[layer - 1].delta)[:, unit].sum()
-    assert found.predicted == pytest.approx(0.3 * delta, rel=1e-12)
+    assert found.predicted == pytest.approx(0.3 * delta, rel=tolerance(network.dtype, 1e-12))
     assert found.difference == pytest.approx(found.real - found.predicted)
 
 
 @models(MODELS | OWN)
+@pytest.mark.needs_float64("a difference of differences")
 def test_prediction_is_off_by_the_square_of_the_nudge(where, rng, options):
     network = make_network(where, rng, **options)
     data = random_samples(network, rng)

@@ -3,6 +3,7 @@ import re
 
 import numpy as np
 import pytest
+from helpers import tolerance, widest
 
 import bp_xp
 from bp_xp import (
@@ -72,13 +73,13 @@ def test_a_network_is_where_it_was_asked_to_be(make, target, dtype):
     assert "[3, 4, 2]" in repr(net)
 
 
-def test_one_seed_gives_the_same_start_everywhere(make):
-    here = make([3, 4, 2], dtype="float64", seed=5)
+def test_one_seed_gives_the_same_start_everywhere(make, where):
+    here = make([3, 4, 2], dtype=widest(where), seed=5)
     reference = Network([3, 4, 2], dtype="float64", seed=5)
 
     for layer, expected in zip(here.layers, reference.layers, strict=True):
-        assert np.array_equal(to_numpy(layer.W), expected.W)
-        assert np.array_equal(to_numpy(layer.b), expected.b)
+        assert np.array_equal(to_numpy(layer.W), expected.W.astype(here.dtype))
+        assert np.array_equal(to_numpy(layer.b), expected.b.astype(here.dtype))
 
 
 def test_the_default_is_the_cpu():
@@ -116,20 +117,20 @@ def test_each_layer_may_have_its_own_activation_and_initializer():
     assert [bool(layer.W.any()) for layer in net.layers] == [False, True, False]
 
 
-def test_from_layers_holds_what_it_was_given(target, rng):
+def test_from_layers_holds_what_it_was_given(where, target, rng):
     W, b = rng.standard_normal((2, 3)), rng.standard_normal(2)
 
     net = Network.from_layers(
-        [(W, b)], backend=target.backend, device=target.device, dtype="float64"
+        [(W, b)], backend=target.backend, device=target.device, dtype=widest(where)
     )
 
     assert net.sizes == (3, 2)
-    assert np.array_equal(to_numpy(net.layers[0].W), W)
-    assert np.array_equal(to_numpy(net.layers[0].b), b)
+    assert np.array_equal(to_numpy(net.layers[0].W), W.astype(net.dtype))
+    assert np.array_equal(to_numpy(net.layers[0].b), b.astype(net.dtype))
 
 
-def test_layers_can_be_assigned_for_a_training_loop_of_one_s_own(make, x):
-    net = make([3, 2], dtype="float64", seed=0)
+def test_layers_can_be_assigned_for_a_training_loop_of_one_s_own(make, where, x):
+    net = make([3, 2], dtype=widest(where), seed=0)
     y = np.eye(2)[[0, 1, 1, 0, 1, 0, 0]]
     before = net.evaluate(x, y)["cost"]
 
@@ -185,8 +186,8 @@ def test_a_name_that_promises_another_format_is_refused(tmp_path, name):
     assert net.save(tmp_path / "net").exists()
 
 
-def test_a_deep_copy_goes_its_own_way(make, target, x):
-    net = make([3, 4, 2], dtype="float64", seed=1)
+def test_a_deep_copy_goes_its_own_way(make, where, target, x):
+    net = make([3, 4, 2], dtype=widest(where), seed=1)
 
     twin = copy.deepcopy(net)
     twin.fit(x, [0, 1, 1, 0, 1, 0, 0], epochs=1, progress=False)
@@ -226,8 +227,8 @@ def test_feedforward_is_the_formula_of_the_book(make, target, x, dtype):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
-def test_outputs_do_not_depend_on_how_many_samples_go_at_once(make, x, batch_size):
-    net = make([3, 4, 2], dtype="float64", seed=1)
+def test_outputs_do_not_depend_on_how_many_samples_go_at_once(make, where, x, batch_size):
+    net = make([3, 4, 2], dtype=widest(where), seed=1)
 
     expected = to_numpy(net.feedforward(x))
 
@@ -269,8 +270,8 @@ def test_a_regression_predicts_its_outputs_and_has_no_probabilities(make, x):
         net.predict_proba(x)
 
 
-def test_evaluate_is_the_mean_cost_and_the_share_told_right(make):
-    net = make([1, 1], cost="binary_cross_entropy", dtype="float64", seed=0)
+def test_evaluate_is_the_mean_cost_and_the_share_told_right(make, where):
+    net = make([1, 1], cost="binary_cross_entropy", dtype=widest(where), seed=0)
     net.layers = [([[1.0]], [0.0])]
     x, y = [[2.0], [-1.0], [3.0], [0.5]], [1, 0, 0, 1]
 
@@ -278,14 +279,14 @@ def test_evaluate_is_the_mean_cost_and_the_share_told_right(make):
 
     p = 1 / (1 + np.exp(-np.array([2.0, -1.0, 3.0, 0.5])))
     expected = -np.mean(np.log([p[0], 1 - p[1], 1 - p[2], p[3]]))
-    assert scores["cost"] == pytest.approx(expected, rel=1e-14)
+    assert scores["cost"] == pytest.approx(expected, rel=tolerance(net.dtype, 1e-14))
     assert scores["accuracy"] == 0.75
 
 
-def test_evaluate_weighs_a_short_last_block_by_its_samples(make, rng, monkeypatch):
+def test_evaluate_weighs_a_short_last_block_by_its_samples(make, where, rng, monkeypatch):
     monkeypatch.setattr(bp_xp.training.evaluation, "ROWS_AT_ONCE", 4)
     x, y = rng.standard_normal((7, 3)), rng.integers(0, 2, 7)
-    net = make([3, 2], dtype="float64", seed=1)
+    net = make([3, 2], dtype=widest(where), seed=1)
     each = [net.evaluate(x[i : i + 1], y[i : i + 1]) for i in range(7)]
 
     scores = net.evaluate(x, y)
@@ -351,8 +352,8 @@ def test_a_network_saved_anywhere_loads_everywhere(make, target, x, tmp_path, dt
         assert np.array_equal(a.b, c.b)
 
 
-def test_a_loaded_network_trains_on_as_the_saved_one_would(make, target, x, tmp_path):
-    net = make([3, 4, 2], dtype="float64", seed=2)
+def test_a_loaded_network_trains_on_as_the_saved_one_would(make, where, target, x, tmp_path):
+    net = make([3, 4, 2], dtype=widest(where), seed=2)
     y = [0, 1, 1, 0, 1, 0, 0]
     net.fit(x, y, epochs=2, batch_size=2, progress=False)
     loaded = Network.load(
@@ -366,17 +367,21 @@ def test_a_loaded_network_trains_on_as_the_saved_one_would(make, target, x, tmp_
         assert np.array_equal(to_numpy(a.W), to_numpy(b.W))
 
 
-def test_to_copies_a_network_to_another_place_and_leaves_it(target, x):
-    net = Network([3, 4, 2], dtype="float64", seed=2)
+def test_to_copies_a_network_to_another_place_and_leaves_it(where, target, x):
+    net = Network([3, 4, 2], dtype=widest(where), seed=2)
 
     moved = net.to(target.device, backend=target.backend)
     y = [0, 1, 1, 0, 1, 0, 0]
     moved.fit(x, y, epochs=2, batch_size=2, progress=False)
 
     assert (moved.backend, moved.device) == tuple(target)
-    assert np.array_equal(net.layers[0].W, Network([3, 4, 2], dtype="float64", seed=2).layers[0].W)
+    assert np.array_equal(
+        net.layers[0].W, Network([3, 4, 2], dtype=widest(where), seed=2).layers[0].W
+    )
     net.fit(x, y, epochs=2, batch_size=2, progress=False)
-    assert np.allclose(to_numpy(moved.layers[0].W), net.layers[0].W, rtol=1e-13)
+    assert np.allclose(
+        to_numpy(moved.layers[0].W), net.layers[0].W, rtol=tolerance(net.dtype, 1e-13)
+    )
 
 
 def test_to_can_change_the_dtype(make):
@@ -403,7 +408,7 @@ def test_to_a_device_that_is_not_there_is_an_error():
             "value of 'c' must return an array of shape (2,) for outputs and targets",
         ),
         (
-            {"activation": Activation("s", lambda z, *, xp: xp.astype(z, xp.float64), None)},
+            {"activation": Activation("s", lambda z, *, xp: xp.astype(z, xp.int32), None)},
             "sigma of 's' must return an array of the dtype that it is given, float32",
         ),
         (
@@ -566,16 +571,26 @@ def weights_of(net):
     "optimizer", [SGD(0.1, momentum=0.9), Adam(0.01), SGD(ExponentialDecay(0.5, factor=0.9))]
 )
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_partial_fits_are_one_run(target, rng, optimizer, dropout):
+def test_partial_fits_are_one_run(where, target, rng, optimizer, dropout):
     x, y = rng.normal(size=(12, 3)), rng.integers(0, 2, 12)
-    options = {"backend": target.backend, "device": target.device, "dtype": "float64", "seed": 1}
+    options = {
+        "backend": target.backend,
+        "device": target.device,
+        "dtype": widest(where),
+        "seed": 1,
+    }
     settings = {"optimizer": optimizer, "batch_size": 4, "dropout": dropout, "shuffle": False}
     whole, parts = (Network([3, 5, 2], **options) for _ in range(2))
     whole.fit(x, y, epochs=4, progress=False, **settings)
     records = [parts.partial_fit(x, y, **settings) for _ in range(4)]
     if dropout:  # each call draws a seed, the first one's is used
         assert records[-1].cost > 0
-    np.testing.assert_allclose(weights_of(parts), weights_of(whole), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(
+        weights_of(parts),
+        weights_of(whole),
+        rtol=tolerance(whole.dtype, 1e-12),
+        atol=tolerance(whole.dtype, 1e-14),
+    )
 
 
 def test_a_warm_start_takes_samples_of_any_number(rng):

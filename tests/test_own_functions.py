@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import parameters
+from helpers import parameters, tolerance, widest
 
 from bp_xp import SGD, Activation, Cost, Layer, MatchedCost, Metric, Network, to_numpy
 
@@ -54,7 +54,7 @@ def build(make, cost, *, copying=False, **options):
 def samples(where, rng):
     """Inputs, targets and weights on the device, and a check that they are as they were."""
     x, y = 0.1 * rng.standard_normal((12, 3)), np.eye(2)[rng.integers(0, 2, 12)]
-    placed = [where.asarray(v, "float64") for v in (x, y, rng.random(12) + 0.5)]
+    placed = [where.asarray(v, widest(where)) for v in (x, y, rng.random(12) + 0.5)]
     before = [to_numpy(values).copy() for values in placed]
 
     def check():
@@ -78,7 +78,12 @@ def test_backprop_and_trace_leave_the_arguments_of_own_functions_alone(make, sam
     for layer, other in zip(found, wanted, strict=True):
         for part, values in zip(layer, other, strict=True):
             # What is new may lie otherwise in memory, and a product of it round otherwise.
-            np.testing.assert_allclose(to_numpy(part), to_numpy(values), rtol=1e-12, atol=1e-15)
+            np.testing.assert_allclose(
+                to_numpy(part),
+                to_numpy(values),
+                rtol=tolerance(net.dtype, 1e-12),
+                atol=tolerance(net.dtype, 1e-15),
+            )
 
 
 @pytest.mark.parametrize("engine", ["auto", "plain"])
@@ -98,7 +103,7 @@ def test_a_run_leaves_the_arguments_of_own_functions_alone(make, samples, name, 
         net.fit(x, y, optimizer=SGD(0.01), validation_data=(x, y), **settings, **options)
         check()
         found.append(parameters(net))
-    assert np.allclose(*found, rtol=1e-12, atol=1e-14)
+    assert np.allclose(*found, rtol=tolerance(net.dtype, 1e-12), atol=tolerance(net.dtype, 1e-14))
 
 
 def test_a_metric_may_return_an_argument(make, samples):
@@ -188,7 +193,7 @@ def test_an_optimizer_may_return_its_arguments(make, data, name, options, engine
         optimizer = Optimizer(RULES[name], copying)
         net.fit(*data, epochs=2, batch_size=5, optimizer=optimizer, progress=False, **options)
         found.append(parameters(net))
-    assert np.allclose(*found, rtol=1e-12, atol=1e-14)
+    assert np.allclose(*found, rtol=tolerance(net.dtype, 1e-12), atol=tolerance(net.dtype, 1e-14))
 
 
 def test_an_optimizer_may_return_what_it_keeps(data):
@@ -217,4 +222,4 @@ def test_a_schedule_may_return_an_array_that_it_keeps(make, data):
         net.fit(*data, epochs=2, optimizer=SGD(rate, momentum=0.9), progress=False)
         runs.append(parameters(net))
     assert kept == 0.1
-    assert np.allclose(*runs, rtol=1e-14)
+    assert np.allclose(*runs, rtol=tolerance(net.dtype, 1e-14))

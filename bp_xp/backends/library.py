@@ -5,8 +5,10 @@ its way to NumPy, and ``engine.py`` where it has an engine of its own.
 """
 
 import contextlib
+import functools
 import importlib
 from collections.abc import Iterable, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import array_api_compat
@@ -16,7 +18,7 @@ from bp_xp._caller import named
 from bp_xp._typing import Array, Namespace
 from bp_xp.engines import PLAIN, Engine
 
-__all__ = ["SUPPORTED_DTYPES", "Form", "Library", "dtype_name", "is_foreign_number"]
+__all__ = ["SUPPORTED_DTYPES", "Form", "Library", "adapted", "dtype_name", "is_foreign_number"]
 
 SUPPORTED_DTYPES = ("float32", "float64")
 
@@ -147,7 +149,7 @@ class Library:
         return None
 
     def by_value(self, array: Array) -> Array:
-        """``array`` without the record that a library keeps to differentiate it."""
+        """``array`` as plain values: not recorded, nor repeated by strides of 0."""
         return array
 
     def to_numpy(self, array: Array) -> np.ndarray:
@@ -233,3 +235,11 @@ def is_foreign_number(dtype: np.dtype) -> bool:
         (False, False)
     """
     return dtype.kind == "V" and np.can_cast(dtype, np.float32)
+
+
+def adapted(module: ModuleType, **functions: Any) -> ModuleType:
+    """Return a namespace with all that a module has, and functions in the place of some of its."""
+    namespace = ModuleType(module.__name__, f"{module.__name__}, with functions of bp_xp.")
+    # What the module has is looked up when it is asked for, as somebody may listen in there.
+    vars(namespace).update(functions, __getattr__=functools.partial(getattr, module))
+    return namespace

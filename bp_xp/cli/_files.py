@@ -90,7 +90,7 @@ def as_checkpoint(given: SimpleNamespace) -> Checkpoint | None:
     saved = read_saved(kept)
     if saved is None:
         return kept
-    seed = saved.content.network.seed
+    seed = saved.network.seed
     if seed != given.seed:
         raise CheckpointError(f"{saved.path} is of a run with --seed {seed}, and not {given.seed}.")
     logger.info("going on from %s", saved.path)

@@ -4,7 +4,8 @@ The samples lie on the device once. A mini-batch of the stack is one gather, of 
 where each of M networks has an order of its own, and of shape (1, batch, I) where all share one.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from bp_xp.sources.samples import Samples
 from bp_xp.sources.source import Epoch, Source
 from bp_xp.sources.sparse import take_rows
 
-__all__ = ["Generators", "RowsSource", "StackSource"]
+__all__ = ["Generators", "RowsSource", "StackSource", "digest_of_rows"]
 
 
 class Generators:
@@ -232,8 +233,17 @@ class StackSource:
         return self
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the samples."""
-        return MemorySource(self.samples, self.placement).fingerprint()
+        """Return the SHA-256 of the samples, and of the numbers of the rows if they matter."""
+        samples = MemorySource(self.samples, self.placement).fingerprint()
+        return samples if self.rows is None else f"{samples} {digest_of_rows(self.rows)}"
+
+
+def digest_of_rows(rows: Iterable[np.ndarray]) -> str:
+    """Return the SHA-256 of the numbers of the rows of each member."""
+    digest = hashlib.sha256()
+    for numbers in rows:
+        digest.update(np.ascontiguousarray(numbers, dtype=np.int64).data)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

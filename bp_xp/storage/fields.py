@@ -18,6 +18,7 @@ __all__ = [
     "check_fields_of_network",
     "check_fields_of_run",
     "check_fields_of_section",
+    "check_fields_of_stack",
 ]
 
 Check: TypeAlias = Callable[[Any, str], None]
@@ -92,6 +93,15 @@ def _or_none(check_it: Check) -> Check:
     def check(value: Any, name: str) -> None:
         if value is not None:
             check_it(value, name)
+
+    return check
+
+
+def _either(check_one: Check, check_several: Check) -> Check:
+    """Return the check for what may be a list."""
+
+    def check(value: Any, name: str) -> None:
+        (check_several if isinstance(value, list) else check_one)(value, name)
 
     return check
 
@@ -197,6 +207,23 @@ _RUN: dict[str, Check] = {
     "settings": _fields({"metrics": _list_of(_metric)}),
 }
 
+_STACK = {name: check for name, check in _RUN.items() if name not in ("order", "begun")} | {
+    "order": _either(_generator, _list_of(_generator, least=1)),
+    "begun": _list_of(_generator, least=2),
+    "rows": _list_of(_whole(), least=1),
+    "members": _list_of(
+        _fields(
+            {
+                "history": _list_of(_fields(_RECORD, no_others=True)),
+                "stopped": _one_of("", "early", "divergence"),
+                "best_epoch": _or_none(_whole(least=1)),
+                "steps": _whole(),
+            }
+        ),
+        least=1,
+    ),
+}
+
 
 # ---------------------------------------------------------------------------------------------
 # What a section may be
@@ -268,24 +295,58 @@ def check_fields_of_run(fields: Any, totals: np.ndarray, dtype: str) -> None:
             names them.
     """
     _fields(_RUN)(fields, "")
+    _check_progress(fields, totals, dtype)
+    _check_best(fields["best_epoch"], fields["history"])
+    _check_alike(fields["history"], fields["settings"])
+
+
+def check_fields_of_stack(fields: Any, totals: np.ndarray, dtype: str, n_members: int) -> None:
+    """Refuse fields that describe no run of an ensemble of so many members.
+
+    Raises:
+        KeyError, ValueError: as for :func:`check_fields_of_run`.
+    """
+    _fields(_STACK)(fields, "")
+    rows, members = fields["rows"], fields["members"]
+    if len(members) != n_members or rows != sorted({*rows}) or rows[-1] >= n_members:
+        raise ValueError(
+            f"its rows {reprlib.repr(rows)} and the histories of {len(members)} members do not fit "
+            f"an ensemble of {n_members}"
+        )
+    _check_progress(fields, totals, dtype, len(rows))
+    for member in members:
+        _check_best(member["best_epoch"], member["history"])
+        _check_epochs(member["history"])
+        _check_alike(member["history"], fields["settings"])
+
+
+def _check_progress(fields: Any, totals: np.ndarray, dtype: str, *stack: int) -> None:
+    """Refuse numbers of epochs and steps that contradict each other."""
     epoch, place, step = (fields[name] for name in ("epoch", "place", "step"))
-    history, best = fields["history"], fields["best_epoch"]
-    if [record["epoch"] for record in history] != [*range(1, len(history) + 1)]:
-        raise ValueError("the epochs of its history do not follow one another from 1")
+    history = fields["history"]
+    _check_epochs(history)
     if len(history) != epoch - 1:
         raise ValueError(f"it is in epoch {epoch}, and has the records of {len(history)} before")
     if step < place + len(history):
         raise ValueError(
             f"it has taken {step} steps, fewer than {len(history)} epochs and {place} steps have"
         )
-    if best is not None and best > len(history):
-        raise ValueError(f"its best_epoch is {best}, of {len(history)} epochs")
-    if (totals.shape, totals.dtype.name) != ((place, 3), dtype):
+    wanted = (place, *stack, 3)
+    if (totals.shape, totals.dtype.name) != (wanted, dtype):
         raise ValueError(
             f"tensor 'totals' has shape {totals.shape} and dtype {totals.dtype}, where {place} "
-            f"steps of the epoch make it ({place}, 3) and {dtype}"
+            f"steps of the epoch make it {wanted} and {dtype}"
         )
-    _check_alike(history, fields["settings"])
+
+
+def _check_epochs(history: Sequence[Mapping[str, Any]]) -> None:
+    if [record["epoch"] for record in history] != [*range(1, len(history) + 1)]:
+        raise ValueError("the epochs of its history do not follow one another from 1")
+
+
+def _check_best(best: int | None, history: Sequence[Any]) -> None:
+    if best is not None and best > len(history):
+        raise ValueError(f"its best_epoch is {best}, of {len(history)} epochs")
 
 
 def _check_alike(history: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> None:

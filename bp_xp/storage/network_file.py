@@ -37,7 +37,13 @@ __all__ = [
     "check_suffix",
     "layer_tensors",
     "read",
+    "records_in",
+    "records_out",
+    "run_fields",
+    "run_parts",
+    "run_tensors",
     "take_layers",
+    "take_tensor",
     "unfit",
     "write",
 ]
@@ -167,12 +173,8 @@ def write(path: str | os.PathLike[str], content: NetworkFile) -> Path:
     }
     tensors = layer_tensors(network.layers, "layers")
     if run is not None:
-        header["run"] = {name: getattr(run, name) for name in _RUN_FIELDS}
-        header["run"]["history"] = [_map_values(_number_out, record) for record in run.history]
-        tensors |= {f"state.{i}": leaf for i, leaf in enumerate(run.state)}
-        tensors["totals"] = run.totals
-        if run.best is not None:
-            tensors |= layer_tensors(run.best, "best")
+        header["run"] = run_fields(run)
+        tensors |= run_tensors(run)
     for name, section in content.others.items():
         header[name] = dict(section.fields)
         tensors |= {f"{name}.{key}": array for key, array in section.tensors.items()}
@@ -221,19 +223,12 @@ def _content(kind: str, tensors: dict[str, np.ndarray], header: dict[str, Any]) 
     if kind == "run":
         check_fields_of_section(header["run"], "run")
         entries = {"taken": []} | header["run"]  # which the first files did not have
-        totals, best = _take(left, "totals"), None
+        totals, best = take_tensor(left, "totals"), None
         check_fields_of_run(entries, totals, network.dtype)
         if entries["best_epoch"] is not None:
             best = take_layers(left, len(names), "best", network.dtype)
             _check_shapes(best, network.sizes)
-        count = sum(name.startswith("state.") for name in left)
-        run = RunSection(
-            **{name: entries[name] for name in _RUN_FIELDS},
-            state=[_take(left, f"state.{i}") for i in range(count)],
-            totals=totals,
-            best=best,
-            history=[_map_values(_number_in, record) for record in entries["history"]],
-        )
+        run = RunSection(**run_parts(entries, left), totals=totals, best=best)
     others = {}
     for name in header.keys() - {"kind", "network", "run"}:
         check_fields_of_section(header[name], name)
@@ -262,6 +257,37 @@ def _from_version_1(header: Mapping[str, Any]) -> dict[str, Any]:
     return upgraded
 
 
+def run_fields(run: RunSection) -> dict[str, Any]:
+    """Return what a header says of a run."""
+    fields = {name: getattr(run, name) for name in _RUN_FIELDS}
+    return fields | {"history": records_out(run.history)}
+
+
+def run_tensors(run: RunSection) -> dict[str, np.ndarray]:
+    """Return the arrays of a run by the names that they have in a file."""
+    tensors = {f"state.{i}": leaf for i, leaf in enumerate(run.state)} | {"totals": run.totals}
+    return tensors if run.best is None else tensors | layer_tensors(run.best, "best")
+
+
+def run_parts(fields: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Take a run's state out of the tensors of a file; return it with what the header says."""
+    count = sum(name.startswith("state.") for name in tensors)
+    return {name: fields[name] for name in _RUN_FIELDS} | {
+        "state": [take_tensor(tensors, f"state.{i}") for i in range(count)],
+        "history": records_in(fields["history"]),
+    }
+
+
+def records_out(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the records of epochs as JSON can hold them."""
+    return [_map_values(_number_out, record) for record in records]
+
+
+def records_in(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the records of epochs as they were."""
+    return [_map_values(_number_in, record) for record in records]
+
+
 def layer_tensors(layers: Sequence[Layer], prefix: str) -> dict[str, np.ndarray]:
     """Return parameters by the names that they have in a file."""
     return {
@@ -278,7 +304,7 @@ def take_layers(
     layers = []
     for l in range(n_layers):  # noqa: E741
         names = Layer(f"{prefix}.{l}.W", f"{prefix}.{l}.b")
-        layer = Layer(*(_take(tensors, name) for name in names))
+        layer = Layer(*(take_tensor(tensors, name) for name in names))
         for name, part in zip(names, layer, strict=True):
             if part.dtype.name != dtype:
                 raise ValueError(f"tensor {name!r} is {part.dtype}, not {dtype}")
@@ -286,7 +312,7 @@ def take_layers(
     return layers
 
 
-def _take(tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
+def take_tensor(tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
     """Take one of the tensors of a file."""
     if name not in tensors:
         raise ValueError(f"tensor {name!r} is missing")

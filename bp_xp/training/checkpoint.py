@@ -13,7 +13,7 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ from bp_xp.math.metrics import METRICS
 from bp_xp.sources import Source
 from bp_xp.storage import network_file
 from bp_xp.storage.files import check_replaceable, locked, previous_of
-from bp_xp.storage.network_file import NetworkFile, RunSection
+from bp_xp.storage.network_file import NetworkSection, RunSection
 from bp_xp.training.arguments import Settings
 from bp_xp.training.callbacks import EarlyStopping
 from bp_xp.training.history import EpochRecord, History
@@ -43,11 +43,14 @@ __all__ = [
     "SavedRun",
     "as_checkpoint",
     "describe_settings",
+    "describe_training",
     "described",
     "history_of",
     "owned",
     "pack",
     "read_saved",
+    "records_of",
+    "restore_generators",
     "unpack",
 ]
 
@@ -158,6 +161,14 @@ def describe_settings(
 
     Left out is what changes no step: callbacks, whether there is a bar, and the number of epochs.
     """
+    return describe_training(settings, stopping) | {
+        "data": source.fingerprint(),
+        "validation data": None if validation is None else validation.fingerprint(),
+    }
+
+
+def describe_training(settings: Settings, stopping: EarlyStopping | None) -> dict[str, Any]:
+    """Return the part of :func:`describe_settings` that is not about samples."""
     return {
         "optimizer": described(settings.optimizer),
         "batch_size": settings.batch_size,
@@ -169,8 +180,6 @@ def describe_settings(
             for metric in settings.metrics
         ],
         "early_stopping": described(stopping),
-        "data": source.fingerprint(),
-        "validation data": None if validation is None else validation.fingerprint(),
     }
 
 
@@ -259,15 +268,21 @@ def _is_code(value: Any) -> bool:
 
 
 class SavedRun(NamedTuple):
-    """A run as it was read from a file."""
+    """A run as it was read from a file, of a network or of an ensemble."""
 
     path: Path
-    content: NetworkFile
+    network: NetworkSection
     run: RunSection
 
 
-def read_saved(checkpoint: Checkpoint | None) -> SavedRun | None:
+def read_saved(
+    checkpoint: Checkpoint | None, read: Callable[[Path, str], Any] = network_file.read
+) -> SavedRun | None:
     """Return the run that a checkpoint says to go on from, or None where there is none.
+
+    Args:
+        checkpoint: the checkpoint, if there is one.
+        read: reads a file for a purpose.
 
     Raises:
         CheckpointError: the file is damaged, or holds no run.
@@ -276,12 +291,12 @@ def read_saved(checkpoint: Checkpoint | None) -> SavedRun | None:
     if checkpoint is None or checkpoint.resume is False:
         return None
     if checkpoint.resume is not True:
-        return _read_run(Path(checkpoint.resume))
+        return _read_run(Path(checkpoint.resume), read)
     path = Path(checkpoint.path)
     there = [file for file in (path, previous_of(path)) if file.exists()]
     for file in there:
         try:
-            return _read_run(file)
+            return _read_run(file, read)
         except CheckpointError as error:
             if file == there[-1]:
                 raise
@@ -292,15 +307,20 @@ def read_saved(checkpoint: Checkpoint | None) -> SavedRun | None:
 _RESUME = "be resumed"
 
 
-def _read_run(path: Path) -> SavedRun:
-    content = network_file.read(path, _RESUME)
+def _read_run(path: Path, read: Callable[[Path, str], Any]) -> SavedRun:
+    content = read(path, _RESUME)
     try:
         if content.run is None:
             raise ValueError("it holds a network and no run")
-        restore_generator(content.run.begun)
+        restore_generators(content.run.begun)
     except ValueError as error:
         raise network_file.unfit(path, _RESUME, error) from error
-    return SavedRun(path, content, content.run)
+    return SavedRun(path, content.network, content.run)
+
+
+def restore_generators(states: Any) -> list[np.random.Generator]:
+    """Return a generator for each state; a network has one, and an ensemble several."""
+    return [restore_generator(one) for one in (states if isinstance(states, list) else [states])]
 
 
 def pack(
@@ -315,7 +335,8 @@ def pack(
     """Return a run as a file holds it."""
     state = position.state
     totals = [to_numpy(total) for total in position.totals]
-    dtype = dtype_name(state.layers[0].b.dtype)
+    b = state.layers[0].b
+    dtype, stack = dtype_name(b.dtype), b.shape[:-1]
     return RunSection(
         epoch=position.epoch,
         place=position.place,
@@ -324,16 +345,26 @@ def pack(
         begun=begun,
         taken=[[*shape, one.before + one.steps] for shape, one in report.accounts.items()],
         state=[to_numpy(leaf) for leaf in leaves_of([state.optimizer, state.masks])],
-        totals=np.concatenate(totals) if totals else np.zeros((0, 3), dtype),
+        totals=np.concatenate(totals) if totals else np.zeros((0, *stack, 3), dtype),
         best=None if best is None else map_leaves(to_numpy, list(best)),
         best_epoch=history.best_epoch,
-        history=[record._asdict() | {"metrics": dict(record.metrics)} for record in history],
+        history=records_of(history),
         settings=settings,
     )
 
 
+def records_of(history: History) -> list[dict[str, Any]]:
+    """Return the fields of each record of a history."""
+    return [record._asdict() | {"metrics": dict(record.metrics)} for record in history]
+
+
 def unpack(
-    saved: SavedRun, settings: Mapping[str, Any], fresh: State, *, placement: Placement
+    saved: SavedRun,
+    settings: Mapping[str, Any],
+    fresh: State,
+    all_layers: Sequence[Layer],
+    *,
+    placement: Placement,
 ) -> tuple[Position, History, list[Layer] | None]:
     """Return where a saved run is, its history, and its best parameters so far.
 
@@ -341,12 +372,13 @@ def unpack(
         saved: the run.
         settings: those of the run that shall go on.
         fresh: the state that it would have at its start, whose form is taken.
+        all_layers: parameters of the form of the best ones: of a stack, those of all members.
         placement: where the arrays shall be.
 
     Raises:
         CheckpointError: the settings differ, or an array does not have the form that it must have.
     """
-    run, network = saved.run, saved.content.network
+    run, network = saved.run, saved.network
     try:
         # The first files did not say what ends a run early.
         theirs = {"early_stopping": settings["early_stopping"], **run.settings}
@@ -360,10 +392,10 @@ def unpack(
 
         optimizer, masks = map_leaves(restored, (fresh.optimizer, fresh.masks))
         layers = _placed_layers(network.layers, fresh.layers, placement)
-        best = None if run.best is None else _placed_layers(run.best, fresh.layers, placement)
-        restore_generator(run.order)
+        best = None if run.best is None else _placed_layers(run.best, all_layers, placement)
+        restore_generators(run.order)
         position = Position(
-            state=copied(State(layers, optimizer, masks), placement.xp),
+            state=copied(State(layers, optimizer, masks, fresh.terms), placement.xp),
             epoch=int(run.epoch),
             place=run.place,
             step=int(run.step),
@@ -378,7 +410,7 @@ def unpack(
 def _placed_layers(
     layers: Sequence[Layer], like: Sequence[Layer], placement: Placement
 ) -> list[Layer]:
-    """Return parameters of a file on the device."""
+    """Return parameters of a file on the device; they must have the form of others."""
     return [
         Layer(
             _placed(W, f"layers.{l}.W", form.W, placement),

@@ -15,7 +15,7 @@ from bp_xp.optim.schedules import is_scheduled
 from bp_xp.training.arguments import Settings
 from bp_xp.training.step import State
 
-__all__ = ["are_finite", "check_finite", "diverged_members", "row_of"]
+__all__ = ["are_finite", "check_finite", "diverged_members", "not_finite", "row_of"]
 
 
 def are_finite(arrays: Iterable[Array], *, placement: Placement) -> np.ndarray:
@@ -63,7 +63,7 @@ def check_finite(
     Raises:
         DivergenceError: something is not; the message says what, since which step, and what to try.
     """
-    if found := _not_finite(state, totals, placement=placement):
+    if found := not_finite(state, totals, placement=placement):
         raise DivergenceError(
             f"the run diverged in epoch {epoch}: {', and '.join(found)}. Try "
             f"{_remedy(settings, rates)}"
@@ -73,7 +73,7 @@ def check_finite(
         )
 
 
-def _not_finite(state: State, totals: np.ndarray | None, *, placement: Placement) -> list[str]:
+def not_finite(state: State, totals: np.ndarray | None, *, placement: Placement) -> list[str]:
     """Return what is no longer finite, in words; an empty list where all is."""
     parts = [part for layer in state.layers for part in layer]
     dtype = parts[0].dtype
@@ -115,7 +115,7 @@ def diverged_members(
     Returns:
         The error of each row that diverged, by its number.
     """
-    if not _not_finite(state, np.reshape(totals, (-1, 3)), placement=placement):
+    if not not_finite(state, np.reshape(totals, (-1, 3)), placement=placement):
         return {}  # as a rule
     errors, optimizer = {}, cast(Any, settings.optimizer)
     for row in range(totals.shape[1]):

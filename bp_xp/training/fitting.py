@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -27,7 +28,16 @@ from bp_xp.training.history import EpochRecord, History
 from bp_xp.training.looks import Position, copied, start
 from bp_xp.training.trainer import EarlyStop, KeepCheckpoint, Recorder, Run, TellCallbacks, train
 
-__all__ = ["WarmStart", "check_measured", "check_metrics", "check_monitored", "fit"]
+__all__ = [
+    "WarmStart",
+    "check_measured",
+    "check_metrics",
+    "check_monitored",
+    "check_same_network",
+    "fit",
+    "go_on",
+    "go_on_counting",
+]
 
 logger = logging.getLogger("bp_xp")
 
@@ -130,7 +140,7 @@ def fit(
             warm.check(settings)
         run = _make_run(network, settings, samples, validation)
         if warm:
-            run.position = _go_on(run.position, warm.position)
+            run.position = go_on(run.position, warm.position)
         observers = [Recorder(), *([EarlyStop(stopping)] if stopping else []), TellCallbacks(told)]
         if kept:
             judges = cast(Source | None, run.validation)
@@ -142,7 +152,8 @@ def fit(
         network._report = run.report
         history = train(run, observers)
         if warm_start:
-            network._warm = WarmStart(settings, run.position)
+            # What was measured doesn't matter to what comes next.
+            network._warm = WarmStart(replace(settings, metrics=()), run.position)
     return history
 
 
@@ -281,31 +292,45 @@ def _make_run(
     )
 
 
-def _go_on(fresh: Position, ended: Position) -> Position:
+def go_on(fresh: Position, ended: Position) -> Position:
     """Return a position with the optimizer, the masks and the steps of where a run ended."""
-    state = ended.state._replace(layers=fresh.state.layers)
+    state = fresh.state._replace(optimizer=ended.state.optimizer, masks=ended.state.masks)
     return fresh._replace(state=state, step=ended.step)
 
 
 def _resume(network: Any, run: Run, saved: SavedRun, described: Mapping[str, Any]) -> None:
     """Let a run be where a saved one is, and the network have its parameters and seed."""
-    theirs, ours = saved.content.network, network.describe()
+    check_same_network(saved, network)
+    run.position, run.history, run.best = checkpoint.unpack(
+        saved, described, run.position.state, run.position.state.layers, placement=run.placement
+    )
+    run.show(copied(run.position.state.layers, network.xp))
+    go_on_counting(run, saved)
+    network.seed = saved.network.seed
+
+
+def check_same_network(saved: SavedRun, network: Any) -> None:
+    """Refuse a saved run whose network, or networks, are others than these.
+
+    Raises:
+        CheckpointError: they are.
+    """
+    theirs, ours = saved.network, network.describe()
     try:
         for name in ("sizes", "activations", "cost", "dtype"):
             before, now = getattr(theirs, name), getattr(ours, name)
             if before != now:
                 raise ValueError(f"its network has {name} {before!r}, and this one {now!r}")
         check_same_functions(theirs.own, ours.own)
-        seed = checks.check_seed(theirs.seed)
+        checks.check_seed(theirs.seed)
     except (TypeError, ValueError) as error:
         raise network_file.unfit(saved.path, "be resumed", error) from error
-    run.position, run.history, run.best = checkpoint.unpack(
-        saved, described, run.position.state, placement=network.placement
-    )
+
+
+def go_on_counting(run: Run, saved: SavedRun) -> None:
+    """Let the report of a run that is resumed know the steps before; say if none is left."""
     for *shape, steps in saved.run.taken:
         run.report.account(tuple(shape)).before = steps
-    run.show(copied(run.position.state.layers, network.xp))
-    network.seed = seed
     if run.is_over:
         epochs = run.settings.epochs
         logger.info("%s: all %d epochs are run already.", saved.path, epochs)

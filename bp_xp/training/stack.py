@@ -12,7 +12,7 @@ every array, and the others' rows stay as they are.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from bp_xp.optim import Optimizer, Update
 from bp_xp.optim.schedules import LearningRates, MemberRates
 from bp_xp.training.arguments import Settings
 from bp_xp.training.callbacks import EarlyStopping
+from bp_xp.training.fitting import WarmStart
 from bp_xp.training.history import EpochRecord, History
 from bp_xp.training.looks import Position, copied
 from bp_xp.training.step import State
@@ -36,11 +37,13 @@ __all__ = [
     "RecordMembers",
     "StackRun",
     "StackedOptimizer",
+    "WarmStack",
     "put_rows",
     "stack_positions",
     "stack_settings",
     "stack_trees",
     "take_rows",
+    "take_state",
 ]
 
 logger = logging.getLogger("bp_xp")
@@ -66,6 +69,17 @@ def take_rows(tree: Any, rows: Sequence[int], placement: Placement) -> Any:
     return map_leaves(
         lambda leaf: placement.xp.take(leaf, numbers, axis=0) if leaf.ndim else leaf, tree
     )
+
+
+def take_state(state: State, rows: Sequence[int], placement: Placement) -> State:
+    """Return the state of some rows of a stack."""
+    masks = state.masks
+    if masks:  # they have one counter of steps for all
+        masks = masks._replace(seed=take_rows(masks.seed, rows, placement))
+    layers, optimizer, terms = take_rows(
+        (state.layers, state.optimizer, state.terms), rows, placement
+    )
+    return State(layers, optimizer, masks, terms)
 
 
 def put_rows(tree: Any, rows: Sequence[int], part: Any, placement: Placement) -> Any:
@@ -263,6 +277,42 @@ def _thresholds(rates: Sequence[float], placement: Placement, dtype: str) -> dro
     )
 
 
+class WarmStack(NamedTuple):
+    """What a call with ``warm_start`` leaves for the next; of a network, :class:`WarmStart`.
+
+    Attributes:
+        settings: those of each member.
+        position: where the run ended.
+        rows: the numbers of the members that were in the stack then.
+    """
+
+    settings: Sequence[Settings]
+    position: Position
+    rows: Sequence[int]
+
+    def check(self, settings: Sequence[Settings]) -> None:
+        """Refuse settings that the state does not fit, or a member whose state is gone."""
+        gone = sorted({*range(len(settings))} - {*self.rows})
+        if gone:
+            raise ValueError(
+                f"warm_start goes on where the last call ended, and the members {gone} left it "
+                "before: take the others, as in ensemble[[0, 2, 3]]."
+            )
+        for theirs, ours in zip(self.settings, settings, strict=True):
+            WarmStart(theirs, self.position).check(ours)
+
+    def take(self, members: Sequence[int], placement: Placement) -> "WarmStack":
+        """Return the same of an ensemble of some of the members."""
+        there = [m for m in members if m in self.rows]
+        rows = [list(self.rows).index(m) for m in there]
+        state = take_state(self.position.state, rows, placement)
+        return WarmStack(
+            [self.settings[m] for m in members],
+            self.position._replace(state=state),
+            [k for k, m in enumerate(members) if m in there],
+        )
+
+
 # ---------------------------------------------------------------------------------------------
 # The run
 
@@ -273,22 +323,28 @@ class StackRun(Run):
 
     Attributes:
         rows: the numbers of the members that are in the stack, in their order.
+        last: the parameters of all members at the end of the epoch before.
     """
 
     rows: list[int] = field(default_factory=list)
+    last: Sequence[Layer] = ()
 
     def show(self, layers: Sequence[Layer]) -> None:
-        """Let the members in the stack have parameters, but for those that diverged."""
+        """Let the members in the stack have parameters; who diverged gets the last ones back."""
+        if len(self.rows) == len(self.history.members) and not self.diverged:
+            self.show_all(layers)
+            return
+        everyone = list(self.network._layers)
         sound = [row for row in range(len(self.rows)) if row not in self.diverged]
-        if len(sound) < len(self.rows):
-            layers = take_rows(list(layers), sound, self.placement)
-        everyone = len(sound) == len(self.history.members)
-        members = [self.rows[row] for row in sound]
-        self.show_all(
-            list(layers)
-            if everyone
-            else put_rows(list(self.network._layers), members, layers, self.placement)
-        )
+        for rows, theirs in ((sound, layers), ([*self.diverged], self._last_of_stack())):
+            if rows:
+                members = [self.rows[row] for row in rows]
+                part = take_rows(list(theirs), rows, self.placement)
+                everyone = put_rows(everyone, members, part, self.placement)
+        self.show_all(everyone)
+
+    def _last_of_stack(self) -> Sequence[Layer]:
+        return take_rows(list(self.last), self.rows, self.placement) if self.diverged else ()
 
     def show_all(self, layers: Sequence[Layer]) -> None:
         """Let all members have parameters."""
@@ -302,15 +358,8 @@ class StackRun(Run):
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some rows of the stack."""
-        state = self.position.state
-        masks = state.masks
-        if masks:
-            masks = masks._replace(seed=take_rows(masks.seed, rows, self.placement))
-        layers, optimizer, terms = take_rows(
-            (state.layers, state.optimizer, state.terms), rows, self.placement
-        )
         self.rows[:] = [self.rows[row] for row in rows]
-        self._go_on_from(State(layers, optimizer, masks, terms))
+        self._go_on_from(take_state(self.position.state, rows, self.placement))
 
     def _go_on_from(self, state: State) -> None:
         self.position = self.position._replace(state=state)
@@ -329,6 +378,7 @@ class RecordMembers(Observer):
 
     def on_epoch_end(self, run: Any, record: EpochRecord) -> None:
         """Add the records."""
+        run.last = run.layers
         sound = [row for row in range(len(run.rows)) if row not in run.diverged]
         for row in sound:
             own: History = run.history.members[run.rows[row]]
@@ -347,6 +397,10 @@ class MembersLeave(Observer):
     def __init__(self, stopping: Sequence[EarlyStopping | None]) -> None:
         self._stopping = stopping
 
+    def before_first(self, run: Any) -> str | None:
+        """Say whether all members of a run that is resumed had left."""
+        return self._reason([run.history.members[m].stopped for m in run.rows])
+
     def on_epoch_end(self, run: Any, record: EpochRecord) -> str | None:
         """Let the stack go on without those who leave; end the run after the last one."""
         reasons = {
@@ -360,11 +414,16 @@ class MembersLeave(Observer):
         if improved:
             best = take_rows(run.layers, improved, run.placement)
             run.best = put_rows(run.best or list(run.layers), improved, best, run.placement)
-        if len(reasons) == len(run.rows):
-            return "early" if "early" in reasons.values() else "divergence"
-        if reasons:
+        ended = self._reason([reasons.get(row, "") for row in range(len(run.rows))])
+        if reasons and not ended:
             run.keep([row for row in range(len(run.rows)) if row not in reasons])
-        return None
+        return ended
+
+    def _reason(self, reasons: Sequence[str]) -> str | None:
+        """Return why the run ends, if each member has left for a reason."""
+        if not all(reasons):
+            return None
+        return "early" if "early" in reasons else "divergence"
 
     def _reason_to_leave(self, run: Any, row: int, member: int) -> str:
         """Return why a member leaves, as its history has it, or an empty text."""

@@ -350,8 +350,7 @@ class KeepCheckpoint(Observer):
 
     def on_steps(self, run: Run) -> None:
         """Write if it is time; what is not finite is not written, nor left with the network."""
-        due = self._every is not None and run.position.step % self._every == 0
-        if run.interrupted or due:
+        if self.is_due(run):
             position = run.position
             try:
                 check_finite(position.state, position.epoch, run.settings, placement=run.placement)
@@ -359,6 +358,11 @@ class KeepCheckpoint(Observer):
                 run.show(self._last)
                 raise
             self._keep(run)
+
+    def is_due(self, run: Run) -> bool:
+        """Return whether it is time to write between two steps."""
+        due = self._every is not None and run.position.step % self._every == 0
+        return run.interrupted or due
 
     def on_epoch_end(self, run: Run, record: EpochRecord) -> None:
         """Write what was found to be finite before the epoch was recorded."""

@@ -1,5 +1,7 @@
 """dpnp's room: over a stand-in everywhere, and over dpnp where it is installed."""
 
+import copy
+import pickle
 import types
 
 import numpy as np
@@ -33,9 +35,15 @@ def fake_dpnp(devices):
 
     listed = [types.SimpleNamespace(word=word) for word in devices]
     info = types.SimpleNamespace(devices=lambda: listed)
-    return types.SimpleNamespace(
-        __array_namespace_info__=lambda: info, empty=empty, float32="float32", float64="float64"
-    )
+    dpnp = types.ModuleType("dpnp")
+    dpnp.__array_namespace_info__ = lambda: info
+    dpnp.empty, dpnp.ndarray = empty, FakeArray
+    dpnp.float32, dpnp.float64 = "float32", "float64"
+    return dpnp
+
+
+class FakeArray:
+    """The type of its arrays."""
 
 
 @pytest.fixture
@@ -88,16 +96,75 @@ def test_no_device_is_an_error_that_tells_what_to_do(stand_in, monkeypatch, exis
             act()
 
 
-def test_a_network_on_dpnp_takes_and_returns_its_arrays():
-    dpnp = pytest.importorskip("dpnp")
+@pytest.mark.parametrize("missing", ["No module named 'dpctl'", "libsycl.so.9: cannot open"])
+def test_dpnp_without_what_it_needs_says_what_installs_it(monkeypatch, missing):
+    def broken(module, extra):
+        raise ImportError(missing)
+
+    monkeypatch.setattr(room, "require", broken)
+
+    with pytest.raises(ImportError, match=rf"half installed \({missing}\): .*pip install --force"):
+        LIBRARIES["dpnp"].namespace()
+
+
+# ---------------------------------------------------------------------------------------------
+# dpnp itself
+
+
+@pytest.fixture
+def dpnp():
+    """The library, where it has a device."""
+    library = pytest.importorskip("dpnp")
     try:
-        network = Network([3, 4, 2], backend="dpnp", seed=0)
+        place(backend=library)
     except DeviceError as error:
         pytest.skip(str(error))
+    return library
 
+
+def test_a_network_on_dpnp_takes_and_returns_its_arrays(dpnp):
+    network = Network([3, 4, 2], backend="dpnp", seed=0)
     outputs = network.feedforward(dpnp.ones((5, 3), dtype=dpnp.float32))
 
     assert place(backend=dpnp).library is LIBRARIES["dpnp"]
     assert isinstance(outputs, dpnp.ndarray)
     expected = Network([3, 4, 2], seed=0).feedforward(np.ones((5, 3)))
     assert np.allclose(to_numpy(outputs), expected, rtol=1e-6)
+
+
+def test_products_of_broadcast_arrays_are_right(dpnp):
+    """In dpnp 0.20 those of arrays whose rows lie in one place are not."""
+    where = place(backend=dpnp)
+    a = np.random.default_rng(0).standard_normal((5, 2))
+    rows = np.broadcast_to(a[:, None, :], (5, 2, 2))
+    placed, xp = where.asarray(a), where.xp
+
+    for wide in (
+        xp.broadcast_to(placed[:, None, :], (5, 2, 2)),
+        xp.broadcast_arrays(placed[:, None, :], xp.zeros_like(placed)[:, :, None])[0],
+    ):
+        np.testing.assert_allclose(to_numpy(placed[:, None, :] @ wide), a[:, None, :] @ rows)
+
+
+@pytest.mark.parametrize("part", [np.s_[:1], np.s_[:, :1], np.s_[:1, :1]])
+def test_inputs_that_repeat_memory_are_multiplied_like_others(dpnp, part):
+    x = np.random.default_rng(0).random((5, 3))[part]
+    network = Network([3, 4, 2], backend="dpnp", seed=0, dtype="float64")
+
+    outputs = network.feedforward(dpnp.broadcast_to(dpnp.asarray(x), (5, 3)))
+
+    expected = network.feedforward(np.broadcast_to(x, (5, 3)))
+    assert np.allclose(to_numpy(outputs), to_numpy(expected), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("again", [lambda a: pickle.loads(pickle.dumps(a)), copy.deepcopy])
+@pytest.mark.parametrize("view", [np.s_[...], np.s_[1:, ::-2], np.s_[0, 0]])
+def test_arrays_are_pickled_and_copied_with_their_device(dpnp, again, view):
+    where = place(backend=dpnp)
+    array = where.asarray(np.arange(12.0).reshape(3, 4), "float32")[view]
+
+    twin = again(array)
+
+    assert (twin.dtype, twin.shape) == (array.dtype, array.shape)
+    assert where.library.lies_on(twin, where.device)
+    assert np.array_equal(to_numpy(twin), to_numpy(array))

@@ -60,6 +60,20 @@ def test_the_standards_words_are_taken(mx):
     assert to_numpy(array).tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
+@pytest.mark.parametrize(
+    ("shape", "axis", "keepdims", "wanted"),
+    [((5, 0), -1, False, (5,)), ((0, 5), -2, True, (1, 5)), ((2, 0), None, False, ())],
+)
+def test_a_sum_of_nothing_ends_and_is_zero(mx, shape, axis, keepdims, wanted):
+    xp = place("cpu", "mlx").xp
+    nothing = xp.zeros(shape[::-1]).T
+
+    found = xp.sum(nothing, axis=axis, keepdims=keepdims)
+
+    assert found.dtype == mx.float32
+    assert np.array_equal(to_numpy(found), np.zeros(wanted))
+
+
 def test_memory_stays_what_it_is_while_a_run_goes_on(mx):
     x = np.ones((640, 8), np.float32)
     network = Network([8, 16, 2], backend="mlx", seed=0)

@@ -3,6 +3,7 @@ import random
 import numpy as np
 import pytest
 from columns import SIZES, Plain, assert_same_parameters, columns, labeled, make, printed
+from helpers import tolerance, widest
 
 from bp_xp import book, to_numpy
 from bp_xp.backends import LIBRARIES, place
@@ -93,7 +94,9 @@ def test_backprop_returns_gradients_shaped_as_the_parameters(where, rng):
         for nabla, expected in zip(ours, theirs, strict=True):
             assert where.library.owns(nabla)
             assert nabla.shape == expected.shape
-            np.testing.assert_allclose(to_numpy(nabla), expected, rtol=0, atol=1e-14)
+            np.testing.assert_allclose(
+                to_numpy(nabla), expected, rtol=0, atol=tolerance(widest(where), 1e-14)
+            )
 
 
 def test_feedforward_takes_a_column_or_many(where, rng):
@@ -102,7 +105,9 @@ def test_feedforward_takes_a_column_or_many(where, rng):
     together = to_numpy(net.feedforward(x))
     assert together.shape == (3, 7)
     on_device = where.asarray(x[:, :1])
-    np.testing.assert_allclose(to_numpy(net.feedforward(on_device)), together[:, :1], atol=1e-15)
+    np.testing.assert_allclose(
+        to_numpy(net.feedforward(on_device)), together[:, :1], atol=tolerance(widest(where), 1e-15)
+    )
 
 
 def test_update_mini_batch_takes_a_list_of_pairs(where, rng):
@@ -143,11 +148,13 @@ def test_an_overridden_cost_derivative_takes_effect(where, rng):
     x, y = data[0]
     nabla_b, _ = net.backprop(x, y)
     a = to_numpy(net.feedforward(x))
-    np.testing.assert_allclose(to_numpy(nabla_b[-1]), a - y, atol=1e-14)
+    np.testing.assert_allclose(to_numpy(nabla_b[-1]), a - y, atol=tolerance(widest(where), 1e-14))
     before = to_numpy(net.biases[-1])
     share = np.mean([to_numpy(net.feedforward(x)) - y for x, y in data], axis=0)
     net.update_mini_batch(data, 1.0)
-    np.testing.assert_allclose(to_numpy(net.biases[-1]), before - share, atol=1e-14)
+    np.testing.assert_allclose(
+        to_numpy(net.biases[-1]), before - share, atol=tolerance(widest(where), 1e-14)
+    )
 
 
 def test_an_overridden_update_mini_batch_sees_columns(where, rng):
@@ -171,7 +178,7 @@ def test_an_overridden_update_mini_batch_sees_columns(where, rng):
         random.seed(8)
         printed(each, data, 2, 5, 1.0)
     for a, b in zip(net.weights, ours.weights, strict=True):
-        np.testing.assert_allclose(to_numpy(a), to_numpy(b), atol=1e-12)
+        np.testing.assert_allclose(to_numpy(a), to_numpy(b), atol=tolerance(widest(where), 1e-12))
 
 
 def test_an_overridden_backprop_is_called_for_each_sample(rng):
@@ -209,7 +216,7 @@ def test_assigned_parameters_are_copied_to_the_device(where, rng):
     weights[0][:] = 0.0
     assert all(where.library.owns(a) for a in net.biases + net.weights)
     assert np.abs(to_numpy(net.weights[0])).min() > 0
-    np.testing.assert_array_equal(to_numpy(net.weights[1]), 2 * weights[1])
+    np.testing.assert_array_equal(to_numpy(net.weights[1]), (2 * weights[1]).astype(widest(where)))
     assert to_numpy(net.biases[1]).tolist() == [[1.0], [2.0], [3.0]]
 
 
@@ -328,8 +335,12 @@ def test_a_diverged_run_stops_and_keeps_the_parameters_of_before(rng):
 
 
 def test_sigmoid_and_its_slope_stay_on_the_device(where):
-    z = where.asarray([[-800.0, 0.0, 2.0]], "float64")
+    z = where.asarray([[-800.0, 0.0, 2.0]], widest(where))
     a = to_numpy(book.sigmoid(z))
-    np.testing.assert_allclose(a, [[0.0, 0.5, 1 / (1 + np.exp(-2.0))]], atol=1e-15)
-    np.testing.assert_allclose(to_numpy(book.sigmoid_prime(z)), a * (1 - a), atol=1e-15)
+    np.testing.assert_allclose(
+        a, [[0.0, 0.5, 1 / (1 + np.exp(-2.0))]], atol=tolerance(widest(where), 1e-15)
+    )
+    np.testing.assert_allclose(
+        to_numpy(book.sigmoid_prime(z)), a * (1 - a), atol=tolerance(widest(where), 1e-15)
+    )
     assert where.library.owns(book.sigmoid(z))

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 from columns import SIZES, Plain, assert_same_parameters, columns, labeled, make, printed, run
+from helpers import tolerance, widest
 
 from bp_xp import CheckpointError, DivergenceError, book, to_numpy
 from bp_xp.book.network2 import CrossEntropyCost, Network, QuadraticCost, load
@@ -71,7 +72,9 @@ def check_run(net, rng, *, matched, lmbda):
     assert_same_parameters(net, plain)
     for values, wanted in zip(results, expected, strict=True):
         assert [type(value) for value in values] == [type(value) for value in wanted]
-        np.testing.assert_allclose(values, wanted, rtol=1e-11)
+        np.testing.assert_allclose(
+            values, wanted, rtol=tolerance(to_numpy(net.weights[0]).dtype.name, 1e-11)
+        )
     told = []
     for j, (cost, right, own_cost, own_right) in enumerate(zip(*results, strict=True)):
         told += [
@@ -132,7 +135,9 @@ def test_one_step_is_taken_with_the_lambda_and_n_that_are_given(where, rng):
     assert_same_parameters(net, plain)
     for ours, theirs in zip(net.backprop(*batch[0]), plain.gradient(*batch[0]), strict=True):
         for nabla, expected in zip(ours, theirs, strict=True):
-            np.testing.assert_allclose(to_numpy(nabla), expected, rtol=0, atol=1e-14)
+            np.testing.assert_allclose(
+                to_numpy(nabla), expected, rtol=0, atol=tolerance(widest(where), 1e-14)
+            )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -178,16 +183,22 @@ def test_a_cost_of_ones_own_is_learned_by_and_monitored(where, rng):
     data = columns(rng, 9)
     (x, y), a = data[0], to_numpy(net.feedforward(data[0][0]))
     np.testing.assert_allclose(
-        to_numpy(net.backprop(x, y)[0][-1]), (a - y) ** 3 * a * (1 - a), atol=1e-15
+        to_numpy(net.backprop(x, y)[0][-1]),
+        (a - y) ** 3 * a * (1 - a),
+        atol=tolerance(widest(where), 1e-15),
     )
     outputs = [to_numpy(net.feedforward(x)) for x, _ in data]
     values = [0.25 * np.sum((a - y) ** 4) for a, (_, y) in zip(outputs, data, strict=True)]
-    assert net.total_cost(data, 0.0) == pytest.approx(np.mean(values), rel=1e-12)
+    assert net.total_cost(data, 0.0) == pytest.approx(
+        np.mean(values), rel=tolerance(widest(where), 1e-12)
+    )
     assert net.total_cost(labeled(data), 0.0, convert=True) == net.total_cost(data, 0.0)
     shares = [(a - y) ** 3 * a * (1 - a) for a, (_, y) in zip(outputs, data, strict=True)]
     before = to_numpy(net.biases[-1])
     net.update_mini_batch(data, 1.0, 0.0, 9)
-    np.testing.assert_allclose(to_numpy(net.biases[-1]), before - np.mean(shares, 0), atol=1e-14)
+    np.testing.assert_allclose(
+        to_numpy(net.biases[-1]), before - np.mean(shares, 0), atol=tolerance(widest(where), 1e-14)
+    )
 
 
 def test_a_subclass_of_a_cost_is_a_cost_of_its_own(rng):
@@ -211,16 +222,20 @@ def test_a_cost_without_the_two_functions_is_refused(cost):
 
 
 def test_the_functions_of_the_costs_are_those_of_the_book(where):
-    z = where.asarray([[-2.0], [0.5], [3.0]], "float64")
-    a, y = book.sigmoid(z), where.asarray([[0.0], [1.0], [0.25]], "float64")
+    z = where.asarray([[-2.0], [0.5], [3.0]], widest(where))
+    a, y = book.sigmoid(z), where.asarray([[0.0], [1.0], [0.25]], widest(where))
     at, yt = to_numpy(a), to_numpy(y)
     entropy = -np.sum(yt * np.log(at) + (1 - yt) * np.log(1 - at))
     for cost, value, delta in (
         (QuadraticCost, 0.5 * np.sum((at - yt) ** 2), (at - yt) * at * (1 - at)),
         (CrossEntropyCost, entropy, at - yt),
     ):
-        assert float(to_numpy(cost.fn(a, y))) == pytest.approx(value, rel=1e-13)
-        np.testing.assert_allclose(to_numpy(cost.delta(z, a, y)), delta, atol=1e-15)
+        assert float(to_numpy(cost.fn(a, y))) == pytest.approx(
+            value, rel=tolerance(widest(where), 1e-13)
+        )
+        np.testing.assert_allclose(
+            to_numpy(cost.delta(z, a, y)), delta, atol=tolerance(widest(where), 1e-15)
+        )
         assert where.library.owns(cost.fn(a, y))
         assert float(to_numpy(cost.fn(a, yt))) == float(to_numpy(cost.fn(a, y)))
         assert where.library.owns(cost.delta(z, a, y))
@@ -377,11 +392,13 @@ def test_a_saved_network_is_loaded_on_any_device(where, tmp_path, rng):
     assert (fields["sizes"], fields["cost"]) == (SIZES, "QuadraticCost")
     assert [np.shape(w) for w in fields["weights"]] == [(4, 5), (3, 4)]
     assert [np.shape(b) for b in fields["biases"]] == [(4, 1), (3, 1)]
-    twin = load(tmp_path / "net.json", backend=where.backend, device=where.device_name)
-    assert_same_parameters(twin, net, 1e-300)
+    there = {"backend": where.backend, "device": where.device_name, "dtype": widest(where)}
+    twin = load(tmp_path / "net.json", **there)
+    assert all(map(np.array_equal, map(to_numpy, twin.weights), map(to_numpy, net.weights)))
+    assert all(map(np.array_equal, map(to_numpy, twin.biases), map(to_numpy, net.biases)))
     assert twin.cost is QuadraticCost
     assert all(where.library.owns(w) for w in twin.weights)
-    assert to_numpy(twin.weights[0]).dtype == np.float64
+    assert to_numpy(twin.weights[0]).dtype == widest(where)
 
 
 def test_a_file_that_the_books_own_program_wrote_is_loaded(tmp_path):

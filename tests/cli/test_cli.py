@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers import widest
 
 from bp_xp import (
     SGD,
@@ -183,6 +184,7 @@ def test_same_seed_gives_the_same_file_and_replaces_the_older_one():
     assert Path("digits.safetensors").read_bytes() != first
 
 
+@pytest.mark.needs_float64("it is asked for")
 def test_float64_trains_alike_on_every_backend_that_works_here(backend, device):
     scores = []
     for place in (["--device", "cpu"], ["--backend", backend, "--device", device]):
@@ -610,8 +612,10 @@ def test_settings_are_written_as_they_were_used():
     assert known - set(settings) - outside == {"momentum", "nesterov"}
 
 
-def test_device_in_the_settings_is_the_one_that_was_taken(backend, device):
-    run_well(f"train -q --epochs 1 --dtype float64 --backend {backend} --device {device}")
+def test_device_in_the_settings_is_the_one_that_was_taken(placement, backend, device):
+    run_well(
+        f"train -q --epochs 1 --dtype {widest(placement)} --backend {backend} --device {device}"
+    )
     first = Path("digits.toml").read_bytes()
     settings = tomllib.loads(first.decode())
     assert settings["backend"] == backend

@@ -6,7 +6,15 @@ import types
 
 import numpy as np
 import pytest
-from helpers import assert_agrees, assert_layers_agree, random_layers, to_device
+from helpers import (
+    assert_agrees,
+    assert_layers_agree,
+    random_layers,
+    to_device,
+    tolerance,
+    units_between_engines,
+    widest,
+)
 from steps import BATCH, DESCENTS, MODEL, SIZES
 
 from bp_xp import Network
@@ -19,7 +27,6 @@ from bp_xp.training.step import Rule, State, make_step
 STEPS = 100
 
 # Rounding grows along a trajectory, but a net that learns is no chaos.
-EPS = 1e-11 / np.finfo(np.float64).eps
 
 
 def run(engine, where, rule, l2):
@@ -29,7 +36,7 @@ def run(engine, where, rule, l2):
     xs = where.asarray(rng.normal(size=(STEPS, BATCH, SIZES[0])))
     ys = where.asarray(rng.random((STEPS, BATCH, SIZES[-1])))
     optimizer = DESCENTS[rule]
-    state = State(layers, optimizer.init(layers, placement=where, dtype="float64"), ())
+    state = State(layers, optimizer.init(layers, placement=where, dtype=widest(where)), ())
     step = make_step(Rule(MODEL, optimizer.update, Regularization(l2=l2)))
     loop = engine.new_loop(where.new_report())
 
@@ -56,16 +63,16 @@ def reference(rule, l2):
 def test_engine_gives_the_trajectory_of_the_plain_loop(where, rule, l2):
     layers, velocity, zs = run(where.engine, where, rule, l2)
     wanted_layers, wanted_velocity, wanted_zs = reference(rule, l2)
-    assert_layers_agree(layers, wanted_layers, where, "float64", eps=EPS)
-    assert_layers_agree(velocity, wanted_velocity, where, "float64", eps=EPS)
-    assert_agrees(zs, wanted_zs, where, "float64", eps=EPS)
+    assert_layers_agree(layers, wanted_layers, where, eps=units_between_engines(where))
+    assert_layers_agree(velocity, wanted_velocity, where, eps=units_between_engines(where))
+    assert_agrees(zs, wanted_zs, where, eps=units_between_engines(where))
 
 
 def test_plain_loop_serves_every_library(where):
     layers, _, zs = run(PLAIN, where, "nesterov", 0.01)
     wanted_layers, _, wanted_zs = reference("nesterov", 0.01)
-    assert_layers_agree(layers, wanted_layers, where, "float64", eps=EPS)
-    assert_agrees(zs, wanted_zs, where, "float64", eps=EPS)
+    assert_layers_agree(layers, wanted_layers, where, eps=units_between_engines(where))
+    assert_agrees(zs, wanted_zs, where, eps=units_between_engines(where))
 
 
 def test_trajectory_of_the_reference_is_a_hundred_different_steps():
@@ -84,7 +91,7 @@ def fit(placement, rule, l2, start, x, y, engine="auto"):
         backend=placement.backend,
         device=placement.device_name,
         engine=engine,
-        dtype="float64",
+        dtype=widest(placement),
         seed=4,
     )
     history = network.fit(
@@ -101,8 +108,10 @@ def test_fit_gives_the_same_run_on_every_backend(where, rule, l2):
     start = random_layers(SIZES, rng)
     wanted, wanted_history = fit(place("cpu"), rule, l2, start, x, y)
     network, history = fit(where, rule, l2, start, x, y)
-    assert_layers_agree(network.layers, wanted.layers, where, "float64", eps=EPS)
-    np.testing.assert_allclose(history["cost"], wanted_history["cost"], rtol=1e-11)
+    assert_layers_agree(network.layers, wanted.layers, where, eps=units_between_engines(where))
+    np.testing.assert_allclose(
+        history["cost"], wanted_history["cost"], rtol=tolerance(widest(where), 1e-11)
+    )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -142,7 +151,7 @@ def test_compiled_chunk_is_traced_once_for_each_shape(where):
         return 2.0 * values
 
     for n in (3, 3, 3, 2):
-        assert_agrees(double(where.asarray(np.ones(n))), np.full(n, 2.0), where, "float64")
+        assert_agrees(double(where.asarray(np.ones(n))), np.full(n, 2.0), where)
     assert len(traces) == (2 if where.backend == "jax" else 4)
 
 

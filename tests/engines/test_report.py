@@ -4,7 +4,7 @@ import logging
 
 import numpy as np
 import pytest
-from helpers import assert_layers_agree, on_host
+from helpers import assert_layers_agree, on_host, units_between_engines, widest
 
 from bp_xp import ACTIVATIONS, Activation, Network
 from bp_xp.backends.numpy import engine as numpy_engine
@@ -13,7 +13,8 @@ from bp_xp.engines import Report, replay
 from bp_xp.engines.replay import CannotRecordError, PlainIsBetterError
 
 # Rounding grows along a trajectory, but a net that learns is no chaos.
-EPS = 1e-11 / np.finfo(np.float64).eps
+
+
 RECORDERS = {"numpy": numpy_engine, "torch": torch_engine}
 
 TANH = ACTIVATIONS["tanh"]
@@ -36,7 +37,7 @@ def samples(n):
 def fitted(where, *, engine="auto", n=48, epochs=3, **options):
     """Train a network in batches of 8; return it with its history."""
     there = {"backend": where.backend, "device": where.device_name, "engine": engine}
-    network = Network([4, 5, 3], **there, dtype="float64", seed=1, **options)
+    network = Network([4, 5, 3], **there, dtype=widest(where), seed=1, **options)
     return network, network.fit(*samples(n), epochs=epochs, batch_size=8, progress=False)
 
 
@@ -51,7 +52,9 @@ def warnings_of(caplog):
 
 def assert_same_run(one, other, where):
     (network, history), (wanted, wanted_history) = one, other
-    assert_layers_agree(network.layers, on_host(wanted.layers), where, "float64", eps=EPS)
+    assert_layers_agree(
+        network.layers, on_host(wanted.layers), where, eps=units_between_engines(where)
+    )
     np.testing.assert_allclose(history["cost"], wanted_history["cost"], rtol=1e-11)
 
 

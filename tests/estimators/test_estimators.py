@@ -14,6 +14,7 @@ import warnings
 
 import numpy as np
 import pytest
+from helpers import tolerance, widest
 
 pytest.importorskip("sklearn")
 
@@ -180,17 +181,20 @@ def test_early_stopping_is_scikit_learns(kind, x, y, weights):
     assert len(ours.validation_loss_curve_) == ours.n_iter_
 
 
-def test_run_is_scikit_learns_on_every_backend(backend, device):
-    where = {"backend": backend, "device": device}
+def test_run_is_scikit_learns_on_every_backend(placement, backend, device):
+    dtype = widest(placement)
+    where = {"backend": backend, "device": device, "dtype": dtype}
     ways = [{"solver": "sgd", "learning_rate_init": 0.1}, {"early_stopping": True}]
     for settings in ways[:1] if backend == "jax" else ways:  # it compiles each for seconds
         ours, theirs = both(MLPClassifier, X, Y, WEIGHTS, where=where, **settings)
-        assert_same_run(ours, theirs)
+        assert_same_run(ours, theirs, tolerance(dtype, 1e-9, roundings=512))  # 20 epochs
         assert all(isinstance(W, np.ndarray) for W in ours.coefs_)
         assert isinstance(ours.predict_proba(X_TEST), np.ndarray)
         np.testing.assert_array_equal(ours.predict(X_TEST), theirs.predict(X_TEST))
     ours, theirs = both(MLPRegressor, X_NUMBERS, Y_NUMBERS, where=where, solver="lbfgs")
-    assert ours.loss_ == pytest.approx(theirs.loss_, rel=1e-6)
+    # Squares of residuals that are small beside the numbers they are taken of.
+    rel = tolerance(dtype, 1e-6, roundings=512)
+    assert ours.loss_ == pytest.approx(theirs.loss_, rel=rel)
 
 
 @pytest.mark.parametrize(
@@ -720,8 +724,9 @@ def assert_goes_on_the_same(copied, mlp):
     assert copied.loss_curve_ == mlp.loss_curve_
 
 
-def test_a_pickle_holds_host_arrays_and_goes_on_the_same(backend, device):
+def test_a_pickle_holds_host_arrays_and_goes_on_the_same(placement, backend, device):
     settings = SMALL | {"max_iter": 3, "dropout": 0.1, "backend": backend, "device": device}
+    settings |= {"dtype": widest(placement)}
     mlp = MLPClassifier(**settings).fit(X, LETTERS[Y])
     content = pickle.dumps(mlp)
     modules = {name for _, name, _ in pickletools.genops(content) if isinstance(name, str)}

@@ -1,4 +1,5 @@
 import pytest
+from helpers import widest
 
 pytest.importorskip("sklearn")
 
@@ -15,7 +16,7 @@ def threads_of_blas():
 
 
 def test_lbfgs_leaves_the_processor_to_the_library_that_computes_gradients(
-    backend, device, monkeypatch
+    placement, backend, device, monkeypatch
 ):
     minimize, seen = scipy.optimize.minimize, []
 
@@ -25,7 +26,7 @@ def test_lbfgs_leaves_the_processor_to_the_library_that_computes_gradients(
 
     monkeypatch.setattr(scipy.optimize, "minimize", watched)
     x, y = load_iris(return_X_y=True)
-    where = {"backend": backend, "device": device}
+    where = {"backend": backend, "device": device, "dtype": widest(placement)}
     with threadpoolctl.threadpool_limits(limits=2, user_api="blas"):
         before = threads_of_blas()
         MLPClassifier((5,), solver="lbfgs", max_iter=300, random_state=0, **where).fit(x, y)

@@ -156,6 +156,7 @@ def test_a_left_tail_is_right_to_all_digits_however_small_it_is(where, dtype, na
 
 
 @pytest.mark.parametrize("name", TAILS)
+@pytest.mark.skip_xp_backends("mlx", reason="MLX's exp errs by 4e-6 there")
 def test_a_left_tail_is_right_to_all_digits_in_the_engine_too(where, dtype, name):
     # PyTorch's recorder puts its own sigmoid in place of the one that it hears.
     z, desired = tail(name, dtype)
@@ -178,6 +179,7 @@ def test_a_left_tail_is_right_to_all_digits_in_the_engine_too(where, dtype, name
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.needs_float64("a finite difference")
 def test_derivative_equals_a_central_difference(where, name):
     z = np.linspace(-6.0, 6.0, 49)
     if name in KINKED:
@@ -368,6 +370,7 @@ def test_softmax_does_not_change_when_a_row_is_shifted(where, dtype, z, shift):
     assert_agrees(shifted, to_numpy(a), where, dtype, eps=1)
 
 
+@pytest.mark.needs_float64("a finite difference")
 def test_jacobian_of_softmax_equals_central_differences(where, rng):
     z = rng.normal(size=(4, 3))
     softmax = ACTIVATIONS["softmax"].sigma

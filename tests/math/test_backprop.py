@@ -86,7 +86,7 @@ def test_empty_hidden_list_is_a_linear_model_with_the_right_gradient(where, rng,
     (layer,) = on_host(network.layers)
     z = x @ layer.W.T + layer.b
     a = ACTIVATIONS[COSTS[cost].output].sigma(z, xp=np)
-    assert_agrees(network.feedforward(x), a, where, "float64")
+    assert_agrees(network.feedforward(x), a, where)
     check_gradients(network, x, y)
 
 
@@ -111,7 +111,7 @@ def test_gradient_has_the_shapes_of_the_layers_and_is_right_for_every_shape(wher
     network = random_network(where, sizes, rng, activation="tanh")
     x, y = rng.normal(size=(n, sizes[0])), rng.random((n, sizes[-1]))
     wanted = book_backprop(on_host(network.layers), x, y, np.tanh, lambda z: 1 - np.tanh(z) ** 2)
-    assert_layers_agree(network.backprop(x, y), wanted, where, "float64", eps=256)
+    assert_layers_agree(network.backprop(x, y), wanted, where, eps=256)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -248,6 +248,7 @@ def test_gradient_equals_that_of_autograd(rng, activation, cost, depth):
     assert autograd_error(network, rng) < 1e-12
 
 
+@pytest.mark.needs_float64("the same to 1e-12")
 @pytest.mark.parametrize("cost", SETTLED)
 def test_gradient_of_a_cost_with_settings_is_right(where, rng, cost):
     network = random_network(where, SIZES, rng, activation="tanh", cost=cost)
@@ -264,6 +265,7 @@ def test_gradient_through_every_output_activation_equals_that_of_autograd(rng, o
     assert autograd_error(network, rng) < 1e-12
 
 
+@pytest.mark.needs_float64("the same to 1e-12")
 @pytest.mark.parametrize(("activation", "cost"), PAIRS)
 def test_gradient_equals_that_of_autograd_everywhere(where, rng, activation, cost):
     network = random_network(where, SIZES, rng, activation=activation, cost=cost)

@@ -2,7 +2,7 @@ import warnings
 
 import numpy as np
 import pytest
-from helpers import assert_agrees
+from helpers import assert_agrees, tolerance, widest
 
 from bp_xp import to_numpy
 from bp_xp.math.activations import ACTIVATIONS
@@ -23,8 +23,9 @@ def one_hot(labels, classes):
     return np.eye(classes)[np.asarray(labels)]
 
 
-def value(name, a, y, where, dtype="float64", weights=None):
+def value(name, a, y, where, dtype=None, weights=None):
     """Return a metric as a number, having checked what kind of array it is."""
+    dtype = dtype or widest(where)
     metric = metric_named(name)
     given = (a, y) if weights is None else (a, y, weights)
     placed = [where.asarray(np.asarray(part, dtype)) for part in given]
@@ -40,7 +41,8 @@ def value(name, a, y, where, dtype="float64", weights=None):
     return number
 
 
-def matrix(a, y, where, dtype="float64"):
+def matrix(a, y, where, dtype=None):
+    dtype = dtype or widest(where)
     placed = [where.asarray(np.asarray(part, dtype)) for part in (a, y)]
     found = confusion_matrix(*placed, xp=where.xp)
     assert found.dtype == where.xp.int32
@@ -173,7 +175,7 @@ CLASS_CASES = class_cases()
 def test_class_metrics_are_those_of_scikit_learn(where, name, case):
     a, y = CLASS_CASES[case]
     found, wanted = value(name, a, y, where), sklearn_value(name, a, y)
-    assert found == pytest.approx(wanted, rel=1e-14, abs=0)
+    assert found == pytest.approx(wanted, rel=tolerance(widest(where), 1e-14), abs=0)
 
 
 @pytest.mark.parametrize("case", CLASS_CASES)
@@ -189,7 +191,7 @@ def test_confusion_matrix_is_that_of_scikit_learn(where, case):
 def test_top_k_is_that_of_scikit_learn(where, k):
     a, y = CLASS_CASES["many"]
     assert value(f"top_{k}", a, y, where) == pytest.approx(
-        sklearn_value(f"top_{k}", a, y), rel=1e-15
+        sklearn_value(f"top_{k}", a, y), rel=tolerance(widest(where), 1e-15)
     )
 
 
@@ -218,7 +220,9 @@ NUMBER_CASES = number_cases()
 @pytest.mark.parametrize("name", NUMBER_METRICS)
 def test_number_metrics_are_those_of_scikit_learn(where, name, case):
     a, y = NUMBER_CASES[case]
-    assert value(name, a, y, where) == pytest.approx(sklearn_value(name, a, y), rel=1e-12)
+    assert value(name, a, y, where) == pytest.approx(
+        sklearn_value(name, a, y), rel=tolerance(widest(where), 1e-12)
+    )
 
 
 def test_rounding_is_no_variance_of_constant_targets(where, dtype):
@@ -263,7 +267,9 @@ def test_weighted_class_metrics_are_those_of_scikit_learn(where, name, case):
     a, y = CLASS_CASES[case]
     weights = np.random.default_rng(1).random(len(a)) ** 3 + 1e-3
     found = value(name, a, y, where, weights=weights)
-    assert found == pytest.approx(sklearn_value(name, a, y, weights), rel=1e-12, abs=0)
+    assert found == pytest.approx(
+        sklearn_value(name, a, y, weights), rel=tolerance(widest(where), 1e-12), abs=0
+    )
 
 
 @pytest.mark.parametrize("case", NUMBER_CASES)
@@ -273,7 +279,9 @@ def test_weighted_number_metrics_are_those_of_scikit_learn(where, name, case):
     # With these, scikit-learn's mean of constant targets is not rounded.
     weights = np.random.default_rng(2).integers(1, 5, len(a)).astype(np.float64)
     found = value(name, a, y, where, weights=weights)
-    assert found == pytest.approx(sklearn_value(name, a, y, weights), rel=1e-12)
+    assert found == pytest.approx(
+        sklearn_value(name, a, y, weights), rel=tolerance(widest(where), 1e-12)
+    )
 
 
 @pytest.mark.parametrize("name", [*CLASS_METRICS, "top_2", *NUMBER_METRICS])
@@ -283,7 +291,7 @@ def test_a_weight_is_so_many_copies_of_a_sample(where, rng, name):
     copies = np.array([0, 1, 2, 3, 1, 0, 4, 1])
     found = value(name, a, y, where, weights=copies)
     repeated = value(name, *(np.repeat(part, copies, axis=0) for part in (a, y)), where)
-    assert found == pytest.approx(repeated, rel=1e-13)
+    assert found == pytest.approx(repeated, rel=tolerance(widest(where), 1e-13))
 
 
 def test_the_one_sample_that_counts_has_no_variance(where):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import parameters
+from helpers import parameters, tolerance, widest
 
 import bp_xp
 from bp_xp import SGD, Adam, Network, to_numpy
@@ -83,7 +83,7 @@ def stream(batches, where):
 def make(where):
     def make():
         return Network(
-            [3, 4, 2], backend=where.backend, device=where.device_name, dtype="float64", seed=1
+            [3, 4, 2], backend=where.backend, device=where.device_name, dtype=widest(where), seed=1
         )
 
     return make
@@ -91,7 +91,7 @@ def make(where):
 
 def run_of(network, source, where, **options):
     settings = Settings(**({"optimizer": SGD(0.5), "epochs": 3, "batch_size": 4} | options))
-    rest = {"placement": where, "dtype": "float64", "generator": network._generator}
+    rest = {"placement": where, "dtype": widest(where), "generator": network._generator}
     position = start(network.model, network.layers, settings, **rest)
     return Run(network, network.model, source, source, settings, position, **rest)
 
@@ -126,12 +126,16 @@ def test_a_stream_of_unknown_length_is_trained_on_like_a_list_of_batches(
 
     history = train(run_of(net, stream, where), [Recorder()])
 
-    assert np.allclose(parameters(net), wanted, rtol=1e-12, atol=1e-14)
-    assert history["cost"] == pytest.approx(costs, rel=1e-12)
+    assert np.allclose(
+        parameters(net), wanted, rtol=tolerance(net.dtype, 1e-12), atol=tolerance(net.dtype, 1e-14)
+    )
+    assert history["cost"] == pytest.approx(costs, rel=tolerance(net.dtype, 1e-12))
     assert (len(history), history.steps) == (3, 3 * len(SIZES))
     x, y = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     scores = net.evaluate(x, y)
-    assert history[-1].validation_cost == pytest.approx(scores["cost"], rel=1e-12)
+    assert history[-1].validation_cost == pytest.approx(
+        scores["cost"], rel=tolerance(net.dtype, 1e-12)
+    )
     assert history[-1].validation_accuracy == pytest.approx(scores["accuracy"])
 
 
@@ -165,7 +169,7 @@ def test_a_run_on_a_stream_goes_on_from_a_place_with_equal_bits(make, stream, wh
 def positions(network, source, where, *, optimizer, look_every, begin=None, stop=None):
     """Take the looks of a run; return the last bits, and a copy of the position after a step."""
     settings = Settings(optimizer, epochs=3, batch_size=4)
-    rest = {"placement": where, "dtype": "float64", "generator": network._generator}
+    rest = {"placement": where, "dtype": widest(where), "generator": network._generator}
     position = begin or start(network.model, network.layers, settings, **rest)
     history, kept, layers = History(), None, []
     for look in take_looks(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import widest
 
 from bp_xp import Adam, Checkpoint, Network, to_numpy
 from bp_xp.backends import place
@@ -163,8 +164,8 @@ def test_inputs_without_an_entry_are_inputs():
 def test_a_share_of_a_mini_batch_holds_every_other_row(where):
     rows = np.arange(1.0, 12.0)[:, None]
     samples = Samples(
-        SparseInputs(sparse.csr_matrix(rows), where, "float64"),
-        where.asarray(rows, "float64"),
+        SparseInputs(sparse.csr_matrix(rows), where, widest(where)),
+        where.asarray(rows, widest(where)),
         has_classes=False,
     )
     for shuffle in (False, True):
@@ -175,7 +176,7 @@ def test_a_share_of_a_mini_batch_holds_every_other_row(where):
             assert x.shape == y.shape
             for k in range(x.shape[0]):
                 one = to_numpy(where.asarray(np.ones((1, 1))))
-                product = to_numpy(x[k, ...] @ where.asarray(one, "float64"))
+                product = to_numpy(x[k, ...] @ where.asarray(one, widest(where)))
                 assert np.array_equal(product, to_numpy(y)[k])
 
 

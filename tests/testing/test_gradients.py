@@ -3,7 +3,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers import random_layers, random_samples
+from helpers import random_layers, random_samples, widest
 
 from bp_xp import ACTIVATIONS, COSTS, Activation, Cost, Layer, MatchedCost, Network
 from bp_xp.backends import to_numpy
@@ -25,10 +25,11 @@ COMBINATIONS = [
 ]
 
 
-def make_network(rng, sizes=SIZES, dtype="float64", where=None, **options):
+def make_network(rng, sizes=SIZES, dtype=None, where=None, **options):
     if where is not None:
+        dtype = dtype or widest(where)
         options |= {"backend": where.backend, "device": where.device_name}
-    return Network.from_layers(random_layers(sizes, rng), dtype=dtype, **options)
+    return Network.from_layers(random_layers(sizes, rng), dtype=dtype or "float64", **options)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -119,7 +120,7 @@ def test_network_is_left_as_it_came(where, dtype, rng):
     assert network.dtype == dtype
 
 
-@pytest.mark.skip_xp_backends("mlx", reason="they need float64")
+@pytest.mark.needs_float64("finite differences")
 def test_differences_are_taken_where_the_network_is(where, rng):
     network = make_network(rng, where=where, dtype="float32")
     assert check_gradients(network, *random_samples(network, rng), directions=1).reference == (

@@ -11,7 +11,7 @@ import threading
 import cupy_like
 import numpy as np
 import pytest
-from helpers import random_layers
+from helpers import random_layers, widest
 
 from bp_xp import (
     ACTIVATIONS,
@@ -73,7 +73,10 @@ def watched(placement):
 def values_of(placement):
     """Return a matrix, a number, a whole number and a mask."""
     host = (np.arange(6.0).reshape(2, 3), np.asarray(2.0), np.asarray(1), np.asarray([True, False]))
-    return [placement.asarray(one) for one in host]
+    return [
+        placement.asarray(one, widest(placement) if one.dtype == np.float64 else None)
+        for one in host
+    ]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -142,7 +145,7 @@ def test_what_stays_on_the_device_is_allowed(there):
     a, s, _, mask = values_of(there)
     rows = there.asarray(np.asarray([1, 0]))
     with watched(there):
-        uploaded = there.asarray(np.ones((2, 3)))
+        uploaded = there.asarray(np.ones((2, 3)), widest(there))
         b = xp.where(a > 1.0, a, uploaded) @ a.mT + s
         b *= 2.0
         b = xp.reshape(xp.take(b, rows, axis=0), (4,))[1:3]
@@ -265,15 +268,17 @@ def sigmoid_model(activation="sigmoid", cost="quadratic"):
 def take_steps(placement, model, optimizer, terms, loop, rng):
     """Return a function that takes some steps on the device, and what it returns."""
     layers = [
-        Layer(*(placement.asarray(part, "float64") for part in layer))
+        Layer(*(placement.asarray(part, widest(placement)) for part in layer))
         for layer in random_layers(SIZES, rng)
     ]
     masks = ()
     if terms.dropout:
         masks = dropout.init_masks(terms.dropout, SIZES, N, 0, asarray=placement.asarray)
-    state = State(layers, optimizer.init(layers, placement=placement, dtype="float64"), masks)
+    state = State(
+        layers, optimizer.init(layers, placement=placement, dtype=widest(placement)), masks
+    )
     shapes = (STEPS, N, SIZES[0]), (STEPS, N, SIZES[-1]), (STEPS, N), (STEPS,)
-    batches = [placement.asarray(rng.random(shape)) for shape in shapes]
+    batches = [placement.asarray(rng.random(shape), widest(placement)) for shape in shapes]
     rule = Rule(model, optimizer.update, terms, weighted=True, given=("learning_rate",))
     step = make_step(rule)
     run = LOOPS[loop](placement)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from helpers import on_host, parameters
+from helpers import on_host, parameters, tolerance, widest
 
 from bp_xp import (
     SGD,
@@ -515,7 +515,8 @@ def classifier(where):
         settings = {
             "hidden_layer_sizes": (6,), "activation": "tanh", "solver": "sgd", "momentum": 0.0,
             "alpha": 0.0, "learning_rate_init": 0.1, "shuffle": False, "random_state": 0,
-            "backend": where.backend, "device": where.device_name, "callbacks": list(callbacks),
+            "backend": where.backend, "device": where.device_name, "dtype": widest(where),
+            "callbacks": list(callbacks),
         }  # fmt: skip
         return MLPClassifier(**(settings | options))
 
@@ -545,12 +546,13 @@ def test_an_estimator_goes_on_from_what_is_assigned(classifier, data, moment, op
     rng = np.random.default_rng(5)
     given = [(rng.normal(size=(6, 4)), np.zeros(6)), (rng.normal(size=(3, 6)), np.ones(3))]
     mlp = classifier(Assign(given, **moment), **options).fit(x, y)
+    rtol, atol = (tolerance(mlp.coefs_[0].dtype.name, one) for one in (1e-12, 1e-14))
     rows = slice(None) if "epoch" in moment else slice(30, None)
     for (W, b), coefs, intercepts in zip(
         descended(given, x[rows], y[rows]), mlp.coefs_, mlp.intercepts_, strict=True
     ):
-        assert np.allclose(coefs, W, rtol=1e-12, atol=1e-14)
-        assert np.allclose(intercepts, b, rtol=1e-12, atol=1e-14)
+        assert np.allclose(coefs, W, rtol=rtol, atol=atol)
+        assert np.allclose(intercepts, b, rtol=rtol, atol=atol)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -9,7 +9,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from helpers import on_host
+from helpers import on_host, tolerance, widest
 
 from bp_xp import (
     SGD,
@@ -207,7 +207,7 @@ def test_a_run_cut_at_random_moments_is_the_whole_run(where, tmp_path, monkeypat
         "progress": False,
     }
     options = {"activation": "tanh", "cost": "categorical_cross_entropy", "seed": seed}
-    options |= {"dtype": str(rng.choice(["float32", "float64"]))}
+    options |= {"dtype": str(rng.choice(["float32", widest(where)]))}
     options |= {"backend": where.backend, "device": where.device_name}
     whole, wanted, cut, history = whole_and_cut(
         lambda: Network([7, 9, 3], **options),
@@ -233,19 +233,23 @@ def test_an_interrupted_run_goes_on(make, data, tmp_path):
     assert len(history) == len(wanted)
 
 
-def test_a_run_goes_on_on_another_backend(make, data, tmp_path):
+def test_a_run_goes_on_on_another_backend(where, make, data, tmp_path):
     path = tmp_path / "run.safetensors"
-    here = Network([3, 5, 2], cost="categorical_cross_entropy", seed=1, dtype="float64")
-    whole = Network([3, 5, 2], cost="categorical_cross_entropy", seed=1, dtype="float64")
+    here = Network([3, 5, 2], cost="categorical_cross_entropy", seed=1, dtype=widest(where))
+    whole = Network([3, 5, 2], cost="categorical_cross_entropy", seed=1, dtype=widest(where))
     options = {"optimizer": OPTIMIZERS["Adam"]}
     run(here, data, epochs=4, checkpoint=path, **options)
-    there = make(dtype="float64")
+    there = make(dtype=widest(where))
     history = run(there, data, checkpoint=going_on(path), **options)
     wanted = run(whole, data, **options)
     for ours, theirs in zip(on_host(there.layers), on_host(whole.layers), strict=True):
-        np.testing.assert_allclose(ours.W, theirs.W, rtol=1e-10, atol=1e-12)
-        np.testing.assert_allclose(ours.b, theirs.b, rtol=1e-10, atol=1e-12)
-    assert history["cost"] == pytest.approx(wanted["cost"], rel=1e-11)
+        np.testing.assert_allclose(
+            ours.W, theirs.W, rtol=tolerance(there.dtype, 1e-10), atol=tolerance(there.dtype, 1e-12)
+        )
+        np.testing.assert_allclose(
+            ours.b, theirs.b, rtol=tolerance(there.dtype, 1e-10), atol=tolerance(there.dtype, 1e-12)
+        )
+    assert history["cost"] == pytest.approx(wanted["cost"], rel=tolerance(there.dtype, 1e-11))
 
 
 def test_a_fraction_held_out_is_the_same_when_a_run_goes_on(data, tmp_path):

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from helpers import parameters
+from helpers import parameters, tolerance
 
 from bp_xp import SGD, Adam, Network, RMSprop, to_numpy
 from bp_xp.engines import plain
@@ -47,7 +47,12 @@ def test_weights_train_alike_on_every_backend_and_in_every_order(make):
     here, reference = make([3, 4, 2], seed=2), Network([3, 4, 2], seed=2, dtype="float64")
     here.fit(x, y, **settings)
     reference.fit(x, y, **settings)
-    assert np.allclose(parameters(here), parameters(reference), rtol=1e-11, atol=1e-13)
+    assert np.allclose(
+        parameters(here),
+        parameters(reference),
+        rtol=tolerance(here.dtype, 1e-11),
+        atol=tolerance(here.dtype, 1e-13),
+    )
 
 
 def test_a_class_weight_is_a_weight_of_its_samples(make, data):
@@ -103,7 +108,12 @@ def test_every_option_trains_alike_on_every_backend(make, data, options, optimiz
     here.fit(x, y, **settings)
     reference.fit(x, y, **settings)
     plain_run.fit(x, y, epochs=3, batch_size=5, optimizer=optimizer, progress=False)
-    assert np.allclose(parameters(here), parameters(reference), rtol=1e-10, atol=1e-12)
+    assert np.allclose(
+        parameters(here),
+        parameters(reference),
+        rtol=tolerance(here.dtype, 1e-10),
+        atol=tolerance(here.dtype, 1e-12),
+    )
     assert not np.allclose(parameters(reference), parameters(plain_run), rtol=1e-4)
 
 

@@ -112,7 +112,7 @@ def test_frozen_layers_keep_their_bits_and_the_others_learn_as_if_alone(
         trainable=list(trainable), progress=False, **terms,
     )  # fmt: skip
 
-    assert_layers_agree(net.layers, wanted, where, "float64", eps=512)
+    assert_layers_agree(net.layers, wanted, where, eps=512)
     for layer, old, learns in zip(net.layers, before, trainable, strict=True):
         assert (bits(layer) == old) is not learns
 

@@ -2,6 +2,7 @@ import math
 import re
 
 import pytest
+from helpers import tolerance
 
 from bp_xp import SGD, EpochRecord, History, Network
 from bp_xp.optim.improvement import improvements, improves_upwards
@@ -61,7 +62,7 @@ def test_history_holds_the_mean_cost_and_accuracy_before_each_step(make, data):
     # One batch an epoch: the first record is the network at its start.
     history = net.fit(x, y, epochs=2, batch_size=23, optimizer=SGD(1.0), progress=False)
 
-    assert history[0].cost == pytest.approx(before["cost"], rel=1e-13)
+    assert history[0].cost == pytest.approx(before["cost"], rel=tolerance(net.dtype, 1e-13))
     assert history[0].accuracy == pytest.approx(before["accuracy"])
     assert history[1].cost < history[0].cost
 
@@ -73,7 +74,9 @@ def test_the_mean_over_an_epoch_weighs_a_short_batch_by_its_samples(make, data):
 
     history = net.fit(x, y, epochs=1, batch_size=10, optimizer=tiny, progress=False)
 
-    assert history[0].cost == pytest.approx(net.evaluate(x, y)["cost"], rel=1e-13)
+    assert history[0].cost == pytest.approx(
+        net.evaluate(x, y)["cost"], rel=tolerance(net.dtype, 1e-13)
+    )
 
 
 def test_history_is_a_sequence_of_records_and_columns(data):

@@ -2,7 +2,7 @@ import threading
 
 import numpy as np
 import pytest
-from helpers import cut_chunks, parameters
+from helpers import cut_chunks, parameters, tolerance
 
 from bp_xp import (
     SGD,
@@ -47,7 +47,12 @@ def test_an_epoch_is_a_step_for_each_mini_batch_the_short_one_included(make, dat
         progress=False,
     )  # fmt: skip
 
-    assert np.allclose(parameters(net), expected, rtol=1e-12, atol=1e-14)
+    assert np.allclose(
+        parameters(net),
+        expected,
+        rtol=tolerance(net.dtype, 1e-12),
+        atol=tolerance(net.dtype, 1e-14),
+    )
 
 
 def test_the_chunks_of_an_epoch_do_not_show(make, data, monkeypatch):
@@ -86,9 +91,14 @@ def test_the_same_seed_trains_alike_on_every_backend(make, data):
 
     ours, theirs = here.fit(x, y, **options), reference.fit(x, y, **options)
 
-    assert np.allclose(parameters(here), parameters(reference), rtol=1e-11, atol=1e-13)
+    assert np.allclose(
+        parameters(here),
+        parameters(reference),
+        rtol=tolerance(here.dtype, 1e-11),
+        atol=tolerance(here.dtype, 1e-13),
+    )
     for name in ("cost", "validation_cost", "accuracy", "validation_accuracy"):
-        assert ours[name] == pytest.approx(theirs[name], rel=1e-11)
+        assert ours[name] == pytest.approx(theirs[name], rel=tolerance(here.dtype, 1e-11))
 
 
 def test_training_works_in_a_thread(make, data):
@@ -133,7 +143,12 @@ def test_a_schedule_gives_each_step_its_rate(make, data):
                 for (W, b), (dW, db) in zip(hand.layers, gradients, strict=True)
             ]
             step += 1
-    assert np.allclose(parameters(net), parameters(hand), rtol=1e-12, atol=1e-14)
+    assert np.allclose(
+        parameters(net),
+        parameters(hand),
+        rtol=tolerance(net.dtype, 1e-12),
+        atol=tolerance(net.dtype, 1e-14),
+    )
 
 
 @pytest.mark.parametrize("rule", [SGD, Adagrad, RMSprop, Adam, AdamW])

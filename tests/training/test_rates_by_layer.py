@@ -74,7 +74,8 @@ def test_each_layer_moves_at_its_own_rate(make, data, where, make_optimizer, rat
         progress=False,
     )  # fmt: skip
 
-    assert_layers_agree(net.layers, wanted, where, "float64", eps=4096)
+    # Of a mean square less a squared mean, float32 keeps few digits.
+    assert_layers_agree(net.layers, wanted, where, eps=4096 if net.dtype == "float64" else 8192)
 
 
 @pytest.mark.parametrize("make_optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
@@ -86,7 +87,7 @@ def test_the_first_step_is_that_of_a_run_at_each_rate(make, data, where, make_op
         net.fit(x, y, epochs=1, batch_size=23, optimizer=optimizer, progress=False)
 
     each, fast, slow = (on_host(net.layers) for net in nets)
-    assert_layers_agree(nets[0].layers, [fast[0], slow[1]], where, "float64")
+    assert_layers_agree(nets[0].layers, [fast[0], slow[1]], where)
     assert not np.allclose(each[0].W, slow[0].W, rtol=1e-6)
 
 
@@ -99,7 +100,7 @@ def test_rates_are_for_the_layers_that_learn(make, data, where):
     nets[1].fit(x, y, optimizer=SGD(0.5), **frozen, **settings)
     nets[2].fit(x, y, optimizer=SGD(0.1), **frozen, **settings)
     fast, slow = (on_host(net.layers) for net in nets[1:])
-    assert_layers_agree(nets[0].layers, [fast[0], fast[1], slow[2]], where, "float64")
+    assert_layers_agree(nets[0].layers, [fast[0], fast[1], slow[2]], where)
 
 
 @pytest.mark.parametrize("make_optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)

@@ -11,6 +11,8 @@ from helpers import (
     random_layers,
     random_targets,
     to_device,
+    tolerance,
+    widest,
 )
 
 from bp_xp import ACTIVATIONS, COSTS, SGD, Adam, Network, to_numpy
@@ -102,7 +104,7 @@ def test_the_shares_of_a_mini_batch_give_its_gradient(where, rng, shares, weight
     for rank, (gradients, weight) in enumerate(each):
         others = tuple(handed[:rank] + handed[rank + 1 :])
         found = reduce_gradients(gradients, weight, Plus(others), xp=xp)
-        assert_layers_agree(found, on_host(wanted), where, "float64")
+        assert_layers_agree(found, on_host(wanted), where)
 
 
 def test_processes_without_any_weight_find_no_gradient(where, rng):
@@ -129,7 +131,7 @@ def test_steps_of_two_processes_are_the_step_of_one_on_the_whole_mini_batch(wher
 
     def stepped(batch, total=None):
         device = to_device(layers, where)
-        state = State(device, optimizer.init(device, placement=where, dtype="float64"), ())
+        state = State(device, optimizer.init(device, placement=where, dtype=widest(where)), ())
         step = make_step(Rule(regularization=terms, total=total, **options))
         return step(state, *map(where.asarray, batch), xp=xp)[0].layers
 
@@ -141,7 +143,7 @@ def test_steps_of_two_processes_are_the_step_of_one_on_the_whole_mini_batch(wher
         return array + 0.0
 
     stepped(shares[1], hand_over)
-    assert_layers_agree(stepped(shares[0], Plus(tuple(handed))), wanted, where, "float64")
+    assert_layers_agree(stepped(shares[0], Plus(tuple(handed))), wanted, where)
 
 
 def test_a_process_without_a_share_of_a_short_mini_batch_takes_the_step_too(where, rng):
@@ -151,7 +153,7 @@ def test_a_process_without_a_share_of_a_short_mini_batch_takes_the_step_too(wher
 
     def stepped(rows, total=None):
         device = to_device(layers, where)
-        state = State(device, optimizer.init(device, placement=where, dtype="float64"), ())
+        state = State(device, optimizer.init(device, placement=where, dtype=widest(where)), ())
         step = make_step(Rule(MODEL, optimizer.update, Regularization(), total=total))
         return step(state, x[:rows, :], y[:rows, :], xp=xp)[0].layers
 
@@ -163,7 +165,7 @@ def test_a_process_without_a_share_of_a_short_mini_batch_takes_the_step_too(wher
 
     wanted = on_host(stepped(3))
     stepped(3, hand_over)
-    assert_layers_agree(stepped(0, Plus(tuple(handed))), wanted, where, "float64")
+    assert_layers_agree(stepped(0, Plus(tuple(handed))), wanted, where)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -177,14 +179,14 @@ def trained(where, optimizer, total):
         random_layers(SIZES, rng),
         backend=where.backend,
         device=where.device_name,
-        dtype="float64",
+        dtype=widest(where),
         seed=1,
     )
     settings = Settings(optimizer, epochs=3, batch_size=5)
-    rest = {"placement": where, "dtype": "float64", "generator": net._generator}
+    rest = {"placement": where, "dtype": widest(where), "generator": net._generator}
     position = start(net.model, net.layers, settings, **rest)
     x, y = rng.standard_normal((23, 4)), rng.random((23, 3))
-    samples = make_samples(net.model, x, y, placement=where, dtype="float64")
+    samples = make_samples(net.model, x, y, placement=where, dtype=widest(where))
     source = MemorySource(samples, where)
     run = Run(net, net.model, source, None, settings, position, total=total, **rest)
     history = train(run, [Recorder()])
@@ -194,8 +196,12 @@ def trained(where, optimizer, total):
 def test_two_processes_with_equal_samples_run_like_one(where):
     alone, history, _ = trained(where, Adam(0.05), None)
     together, their_history, report = trained(where, Adam(0.05), Twice())
-    assert np.allclose(together, alone, rtol=1e-9, atol=1e-12)
-    assert their_history["cost"] == pytest.approx(history["cost"], rel=1e-10)
+    assert np.allclose(
+        together, alone, rtol=tolerance(widest(where), 1e-9), atol=tolerance(widest(where), 1e-12)
+    )
+    assert their_history["cost"] == pytest.approx(
+        history["cost"], rel=tolerance(widest(where), 1e-10)
+    )
     assert report.ran == where.engine.name
 
 
@@ -209,7 +215,9 @@ def test_a_process_whose_gradient_is_zero_halves_each_step(where):
 
     together, _, report = trained(where, SGD(0.5), WithOneThatFindsNothing())
     alone, _, _ = trained(where, SGD(0.25), None)
-    assert np.allclose(together, alone, rtol=1e-10, atol=1e-12)
+    assert np.allclose(
+        together, alone, rtol=tolerance(widest(where), 1e-10), atol=tolerance(widest(where), 1e-12)
+    )
     assert report.ran == where.engine.name
 
 
@@ -226,7 +234,7 @@ def test_the_numpy_engine_records_the_sum_and_gives_the_bits_of_the_plain_loop(r
         return array + array
 
     rule = Rule(MODEL, optimizer.update, Regularization(l2=0.1), weighted=True, total=twice)
-    state = State(layers, optimizer.init(layers, placement=where, dtype="float64"), ())
+    state = State(layers, optimizer.init(layers, placement=where, dtype=widest(where)), ())
     wanted, wanted_zs = plain.loop(make_step(rule), copied(state, np), batches, xp=np)
     assert len(calls) == 50
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import random_layers
+from helpers import random_layers, widest
 
 from bp_xp import ACTIVATIONS, COSTS, SGD, Adagrad, Adam, AdamW, Layer, NAdam, RMSprop, to_numpy
 from bp_xp.backends import place
@@ -81,7 +81,7 @@ def steps_of(where, model, optimizer, layers, batches, *, settings, terms, weigh
     )
     learns = trainable or (True,) * len(layers)
     learning = [layer for layer, one in zip(layers, learns, strict=True) if one]
-    begun = optimizer.init(learning, placement=where, dtype="float64")._replace(**settings)
+    begun = optimizer.init(learning, placement=where, dtype=widest(where))._replace(**settings)
     state, step = State(layers, begun, ()), make_step(rule)
     for batch in batches:
         parts = [where.asarray(part) for part in batch[: 3 if weighted else 2]]

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from helpers import parameters
+from helpers import parameters, tolerance
 
 import bp_xp
 from bp_xp import SGD, Adagrad, Adam, AdamW, NAdam, Network, RMSprop, to_numpy
@@ -102,4 +102,4 @@ def test_momentum_keeps_its_velocity_from_step_to_step(make, data, nesterov):
     optimizer = SGD(0.1, momentum=0.9, nesterov=nesterov)
     net.fit(x, y, epochs=4, batch_size=23, optimizer=optimizer, shuffle=False, progress=False)
 
-    assert np.allclose(to_numpy(net.layers[0].W), W, rtol=1e-12, atol=0)
+    assert np.allclose(to_numpy(net.layers[0].W), W, rtol=tolerance(net.dtype, 1e-12), atol=0)

@@ -1,20 +1,42 @@
 """dpnp: SYCL devices, which are Intel's GPUs and, with Intel's OpenCL runtime, CPUs."""
 
+import copyreg
+import functools
 import pathlib
 import sys
+from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from bp_xp._optional import require
 from bp_xp._typing import Array, Namespace
-from bp_xp.backends.library import Library
+from bp_xp.backends.library import Library, adapted
 from bp_xp.errors import DeviceError
 
 __all__ = ["DPNP"]
 
 # What a filter string of SYCL is made of, besides numbers.
 _SELECTORS = ("opencl", "level_zero", "cuda", "hip", "cpu", "gpu", "accelerator")
+
+
+@functools.cache
+def _mended(dpnp: ModuleType) -> ModuleType:
+    """Return dpnp with arrays that can be pickled, and broadcast ones with memory of their own.
+
+    A product with one whose rows lie in one place, as a σ′ of a user's own may return, is refused
+    in two dimensions and wrong in three (dpnp 0.20).
+    """
+    copyreg.pickle(dpnp.ndarray, _reduced)
+
+    def broadcast_to(array: Array, /, shape: Sequence[int]) -> Array:
+        return dpnp.broadcast_to(array, shape).copy()
+
+    def broadcast_arrays(*arrays: Array) -> list[Array]:
+        return [array.copy() for array in dpnp.broadcast_arrays(*arrays)]
+
+    return adapted(dpnp, broadcast_to=broadcast_to, broadcast_arrays=broadcast_arrays)
 
 
 class DPNP(Library):
@@ -25,7 +47,16 @@ class DPNP(Library):
     device_words = "'cpu', 'gpu', 'gpu:N', or a filter string of SYCL such as 'level_zero:gpu:0'"
 
     def namespace(self) -> Namespace:
-        return require("dpnp", self.extra)
+        try:
+            dpnp = require("dpnp", self.extra)
+        except ImportError as error:
+            if getattr(error.__cause__, "name", None) == "dpnp":  # it is not installed
+                raise
+            raise ImportError(
+                f"dpnp is only half installed ({error}): install it again, with all that it "
+                'needs, with python -m pip install --force-reinstall "dpnp".'
+            ) from error
+        return _mended(dpnp)
 
     def default_device(self) -> Any:
         # SYCL's own choice: a GPU before a CPU.
@@ -68,8 +99,23 @@ class DPNP(Library):
                 )
             )
 
+    def by_value(self, array: Array) -> Array:
+        # A product takes the rows of a broadcast array for rows that lie one behind the other.
+        return self.namespace().copy(array, order="C") if 0 in array.strides else array
+
     def to_numpy(self, array: Array) -> np.ndarray:
         return self.namespace().asnumpy(array)
 
     def ran_out_of_memory(self, error: Exception) -> bool:
         return super().ran_out_of_memory(error) or type(error).__name__ == "USMAllocationError"
+
+
+def _reduced(array: Array) -> tuple[Any, ...]:
+    library = DPNP()
+    device = library.device_name(library.device_of(array))
+    return _restored, (library.to_numpy(array), device)
+
+
+def _restored(values: np.ndarray, device: str) -> Array:
+    library = DPNP()
+    return library.from_numpy(values, library.find(device))

@@ -8,7 +8,10 @@ import functools
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from bp_xp._typing import Array
+from bp_xp.backends.library import adapted
 
 __all__ = ["standard_functions"]
 
@@ -41,6 +44,15 @@ def standard_functions(mx: ModuleType) -> ModuleType:
     def argmax(array: Array, /, *, axis: int | None = None, keepdims: bool = False) -> Array:
         return mx.argmax(array, axis, keepdims).astype(mx.int32)  # MLX gives it no sign
 
+    def sum(
+        array: Array, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False
+    ) -> Array:
+        if array.size:
+            return mx.sum(array, axis, keepdims)
+        # Where there is nothing to add, MLX's own may never end.
+        shape = np.zeros(array.shape).sum(axis=axis, keepdims=keepdims).shape
+        return mx.zeros(shape, dtype=array.dtype)
+
     def without_device(create: Any) -> Any:
         @functools.wraps(create)
         def created(*args: Any, device: Any = None, **options: Any) -> Array:
@@ -49,9 +61,6 @@ def standard_functions(mx: ModuleType) -> ModuleType:
 
         return created
 
-    xp = ModuleType(mx.__name__, "MLX's functions in the words of the array API standard.")
-    vars(xp).update({name: getattr(mx, name) for name in dir(mx) if not name.startswith("__")})
-    vars(xp).update({name: without_device(getattr(mx, name)) for name in _CREATORS})
-    vars(xp).update(argmax=argmax, asarray=asarray, astype=astype, bool=mx.bool_)
-    vars(xp).update(__array_namespace_info__=mx.__array_namespace_info__)
-    return xp
+    creators = {name: without_device(getattr(mx, name)) for name in _CREATORS}
+    own = {"argmax": argmax, "asarray": asarray, "astype": astype, "sum": sum}
+    return adapted(mx, bool=mx.bool_, **creators, **own)
