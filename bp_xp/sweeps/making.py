@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from bp_xp._caller import advice, named
 from bp_xp._optional import require
 from bp_xp.optim.improvement import improves_upwards
 from bp_xp.sweeps.folder import KeptRuns
@@ -54,8 +55,9 @@ class Judge:
             self._settle(self._chosen)
         if self.metric not in recorded:
             raise ValueError(
-                f"metric={self.metric!r} is not recorded, but {', '.join(recorded)}: pass folds or "
-                "validation_data for what begins with validation_, and metrics for more."
+                f"{named('metric', self.metric)} is not recorded, but {', '.join(recorded)}: what "
+                "begins with validation is measured on folds or on validation data, and more than "
+                f"cost and accuracy{advice(' with {}', 'metrics')}."
             )
 
     def rank(self, results: Sequence[SweepRun]) -> list[int]:
@@ -152,10 +154,10 @@ def _epochs_of(runs: Sequence[Run]) -> int:
     if len(each) > 1:
         raise ValueError(
             f"halving compares runs of equal length, and these take {sorted(each)} epochs: leave "
-            "epochs out of the space."
+            "epochs out of what is searched."
         )
     if any(run.settings.own.get("early_stopping") is not None for run in runs):
-        raise ValueError("halving ends runs itself: leave out early_stopping.")
+        raise ValueError(f"halving ends runs itself: leave out {named('early_stopping')}.")
     return each.pop()
 
 

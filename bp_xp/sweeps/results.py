@@ -16,7 +16,7 @@ from bp_xp.network import Network
 from bp_xp.storage.files import replace_file
 from bp_xp.sweeps.runs import SweepRun
 
-__all__ = ["SweepResult", "rank_settings"]
+__all__ = ["SweepResult", "rank_settings", "shown"]
 
 _MOST_ROWS = 40
 
@@ -104,9 +104,23 @@ class SweepResult:
         """
         return [self._row(number, runs) for number, runs in self._ranked()]
 
-    def runs_of(self, settings: Mapping[str, Any]) -> list[SweepRun]:
-        """Return the runs of some settings, such as :attr:`best`."""
-        return [run for run in self.runs if self.settings[run.number] == settings]
+    @property
+    def searched(self) -> list[str]:
+        """The names of the settings which were not the same for all."""
+        return [
+            name
+            for name in self._names()
+            if any(one.get(name) != self.settings[0].get(name) for one in self.settings)
+        ]
+
+    def runs_of(self, row: Mapping[str, Any]) -> list[SweepRun]:
+        """Return the runs of some settings, such as :attr:`best` or one of :attr:`rows`."""
+        wanted = {name: row.get(name) for name in self._names()}
+        return [
+            run
+            for run in self.runs
+            if {name: self.settings[run.number].get(name) for name in wanted} == wanted
+        ]
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write the table to a file.
@@ -125,9 +139,9 @@ class SweepResult:
         return len(self._ranked())
 
     def __str__(self) -> str:
-        rows, names = self.rows, [*self._searched(), *self._columns()[len(self._names()) :]]
+        rows, names = self.rows, [*self.searched, *self._columns()[len(self._names()) :]]
         names = [name for name in names if name != "diverged" or any(row[name] for row in rows)]
-        cells = [[_shown(row[name]) for name in names] for row in rows[:_MOST_ROWS]]
+        cells = [[shown(row[name]) for name in names] for row in rows[:_MOST_ROWS]]
         widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
         lines = [
             "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
@@ -160,20 +174,12 @@ class SweepResult:
         """Return the names of the settings."""
         return list(dict.fromkeys(name for one in self.settings for name in one))
 
-    def _searched(self) -> list[str]:
-        """Return the names of the settings which differ."""
-        return [
-            name
-            for name in self._names()
-            if any(one.get(name) != self.settings[0].get(name) for one in self.settings)
-        ]
-
     def _columns(self) -> list[str]:
         measured = (self.metric, f"{self.metric}_std", "runs", "diverged", "epochs", "stopped")
         return [*self._names(), *measured]
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """Return a value as people read it."""
     if value is None:
         return ""

@@ -65,7 +65,7 @@ def sweep(
         folds: into how many parts to divide the samples, of which each is left out and judged by
             once; or pairs (rows to learn, rows to judge by).
         validation_data: what else to judge by, as in ``fit``: (x, y), or a share to hold out, which
-            each run draws.
+            each run draws; with halving the sweep draws it, once for all.
         sample_weight: how much each sample counts, shape (N,).
         metric: what settings are judged by, as the history has it; None takes
             ``"validation_accuracy"`` or what comes nearest to it. It is that of the last epoch, or
@@ -114,9 +114,12 @@ def sweep(
     for one in tried:
         check_names(settings | one, (settings | one).get("optimizer"))
     sorted_settings = [sort_settings(settings | one) for one in tried]
-    problem = Problem(x, y, validation_data, sample_weight, _folds(y, folds, generator))
-    if problem.folds and validation_data is not None:
+    if folds is not None and validation_data is not None:
         raise ValueError("pass folds or validation_data, not both: folds are what is judged by.")
+    if halving is not None and isinstance(validation_data, float):
+        # A run that goes on would hold out other samples than before.
+        folds, validation_data = [_held_out(y, validation_data, generator)], None
+    problem = Problem(x, y, validation_data, sample_weight, _folds(y, folds, generator))
     several = _seeds(seeds)
     runs = [
         Run(number, own, one, fold)
@@ -172,16 +175,31 @@ def _folds(y: Any, folds: Any, generator: np.random.Generator) -> tuple[Fold, ..
 
 def _divided(y: Any, k: int, generator: np.random.Generator) -> list[Fold]:
     """Return k folds at random, in each of which a class has its share."""
-    targets = y if isinstance(y, np.ndarray | list | tuple) else to_numpy(y)
-    targets = np.asarray(targets)
-    n = len(targets)
-    if k > n:
-        raise ValueError(f"there are {n} samples, which can't be divided into {k} folds.")
+    order = _class_by_class(y, generator)
+    if k > len(order):
+        raise ValueError(f"there are {len(order)} samples, which can't be divided into {k} folds.")
+    return [_judged_by(order[i::k], len(order)) for i in range(k)]
+
+
+def _held_out(y: Any, share: float, generator: np.random.Generator) -> Fold:
+    """Return a fold that is judged by a share of the samples, and of each class."""
+    checks.check_number(share, "validation_data", above=0.0, below=1.0)
+    order = _class_by_class(y, generator)
+    so_far = np.floor(share * np.arange(len(order) + 1) + 0.5)
+    return _judged_by(order[np.diff(so_far) > 0], len(order))
+
+
+def _class_by_class(y: Any, generator: np.random.Generator) -> np.ndarray:
+    """Return the numbers of all rows, one class after the other, each in an order at random."""
+    targets = np.asarray(y if isinstance(y, np.ndarray | list | tuple) else to_numpy(y))
     of_sample = np.argmax(targets, axis=1) if targets.ndim == 2 else targets
-    order = generator.permutation(n)
-    order = order[np.argsort(of_sample[order], kind="stable")]
-    parts = [np.sort(order[i::k]) for i in range(k)]
-    return [Fold(np.setdiff1d(np.arange(n), part), part) for part in parts]
+    order = generator.permutation(len(targets))
+    return order[np.argsort(of_sample[order], kind="stable")]
+
+
+def _judged_by(rows: np.ndarray, n: int) -> Fold:
+    """Return the fold of n samples that is judged by some rows, and learns the others."""
+    return Fold(np.setdiff1d(np.arange(n), rows), np.sort(rows))
 
 
 def _refit(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bp_xp import checks
+from bp_xp._caller import named
 from bp_xp.math.regularization import Regularization
 from bp_xp.network import Network
 from bp_xp.optim import OPTIMIZERS, Optimizer
@@ -99,8 +100,8 @@ def sort_settings(given: Mapping[str, Any]) -> Settings:
     for name in changes:
         if name not in fields:
             raise ValueError(
-                f"{name} is no setting of {type(optimizer).__name__}: give each optimizer a space "
-                "of its own, as in a list of two dictionaries."
+                f"{named(name)} is no setting of {type(optimizer).__name__}: give each optimizer "
+                "a space of its own."
             )
     if changes:
         changeable: Any = optimizer

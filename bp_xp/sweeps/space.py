@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bp_xp import checks
+from bp_xp._caller import advice, named
 
 __all__ = [
     "Distribution",
@@ -139,8 +140,8 @@ def _expand(
         for name, values in space.items():
             if isinstance(values, Distribution):
                 raise ValueError(
-                    f"{name} is drawn from {values!r}: say how many settings to draw with draws=, "
-                    "or give a list of values."
+                    f"{named(name)} is drawn from {values!r}: give a list of values, or say how "
+                    f"many settings to draw{advice(', as in {}', 'draws', 20)}."
                 )
         columns = [_values_of(values, name) for name, values in space.items()]
         return [dict(zip(space, row, strict=True)) for row in itertools.product(*columns)]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from bp_xp import SGD, Adam, CheckpointError, EarlyStopping, Network, sweep
-from bp_xp.sweeps import SweepResult, SweepRun, making, runs
+from bp_xp.sweeps import Halving, SweepResult, SweepRun, making, runs
+from bp_xp.sweeps.search import _folds, _held_out
 from bp_xp.sweeps.settings import sort_settings
 
 SIZES = [5, 4, 3]
@@ -68,6 +69,100 @@ def test_each_run_is_what_it_is_alone(samples, judged, share):
     assert len(table.runs) == 36
     assert [run.seed for run in table.runs[:2]] == [3, 7]
     assert_as_alone(table, samples, validation_data)
+
+
+def test_folds_are_learned_and_judged_as_if_they_were_cut_out(samples):
+    x, y = samples
+    rates = {"learning_rate": [0.5, 0.1], "l2": [0.1]}
+    table = made(samples, rates, folds=3, seeds=2, refit=False)
+    assert len(table.runs) == 12
+    judged_by = []
+    for run in table.runs[:3]:
+        assert run.fold == len(judged_by)
+        judged_by.append(folds_of(samples, 3)[run.fold][1])
+    assert sorted(np.concatenate(judged_by)) == list(range(23))
+    for run in table.runs:
+        learned, judged = folds_of(samples, 3)[run.fold]
+        parts = (x[learned], y[learned])
+        given = {"validation_data": (x[judged], y[judged])}
+        _, history = alone(parts, table.settings[run.number], run.seed, **given)
+        for name in ("cost", "validation_cost", "validation_accuracy"):
+            np.testing.assert_allclose(run.curves[name], history[name], rtol=1e-12)
+
+
+def folds_of(samples, k):
+    """Return the folds of a sweep with seed 0."""
+    return _folds(samples[1], k, np.random.default_rng(0))
+
+
+def test_each_class_has_its_share_in_each_fold(rng):
+    y = rng.permutation(np.repeat([0, 1, 2], [30, 12, 9]))
+    for targets in (y, np.eye(3)[y]):
+        for learned, judged in folds_of((None, targets), 3):
+            assert np.bincount(y[judged]).tolist() == [10, 4, 3]
+            assert sorted([*learned, *judged]) == list(range(51))
+
+
+def test_folds_can_be_given(samples):
+    pairs = [(np.arange(15), np.arange(15, 23)), (np.arange(8, 23), np.arange(8))]
+    table = made(samples, {"l2": [0.1]}, folds=pairs, epochs=5, early_stopping=1)
+    x, y = samples
+    for run, (learned, judged) in zip(table.runs, pairs, strict=True):
+        given = {"validation_data": (x[judged], y[judged])}
+        settings = {"l2": 0.1, "epochs": 5, "early_stopping": 1}
+        _, history = alone((x[learned], y[learned]), settings, 0, **given)
+        assert (run.stopped, run.epoch) == (history.stopped, history.best_epoch)
+    # The network of the best settings has learned all samples, for as long as the runs did.
+    epochs = round(np.mean([run.epoch for run in table.runs]))
+    network, _ = alone(samples, {"l2": 0.1, "epochs": epochs}, 0)
+    np.testing.assert_array_equal(table.best_network(x), network(x))
+
+
+def test_halving_lets_the_best_go_on_as_if_nothing_had_been_dropped(samples, judged):
+    rates = {"learning_rate": [1e-6, 0.1, 0.5, 1e-5, 1e200, 1.0], "l2": [0.2]}
+    settings = {"seeds": 2, "validation_data": judged, "epochs": 8, "metric": "validation_cost"}
+    settings |= {"refit": False, "activation": "relu", "optimizer": SGD(0.1, 0.9)}
+    whole = made(samples, rates, **settings)
+    halved = made(samples, rates, **settings, halving=2)
+    lengths = [
+        {len(run.curves.get("cost", ())) for run in halved.runs_of(row)} for row in halved.rows
+    ]
+    # 6 settings take an epoch, 3 take 2, 2 take 4, and 1 takes 8; one diverges at once.
+    assert lengths[:5] == [{8}, {4}, {2}, {1}, {1}]
+    assert halved.rows[-1]["learning_rate"] == 1e200
+    stopped = [row["stopped"] for row in halved.rows]
+    assert stopped == ["epochs", *["dropped"] * 4, "divergence"]
+    for run, same in zip(halved.runs, whole.runs, strict=True):
+        for name, curve in run.curves.items():
+            np.testing.assert_allclose(curve, same.curves[name][: len(curve)], rtol=1e-12)
+
+
+def test_halving_holds_the_same_samples_out_from_rung_to_rung(samples):
+    rates = {"learning_rate": [0.1, 0.5]}
+    table = made(samples, rates, validation_data=0.3, epochs=4, halving=2, refit=False)
+    last = next(run for run in table.runs if run.stopped == "epochs")
+    learned, judged = _held_out(samples[1], 0.3, np.random.default_rng(0))
+    assert len(judged) == 7
+    assert sorted([*learned, *judged]) == list(range(23))
+    x, y = samples
+    given = {"validation_data": (x[judged], y[judged])}
+    settings = table.settings[last.number] | {"epochs": 4}
+    _, history = alone((x[learned], y[learned]), settings, 0, **given)
+    np.testing.assert_allclose(last.curves["validation_cost"], history["validation_cost"])
+
+
+@pytest.mark.parametrize(
+    ("halving", "n_settings", "epochs", "rungs"),
+    [
+        (Halving(3), 27, 30, [1, 3, 10, 30]),
+        (Halving(2), 4, 8, [2, 4, 8]),
+        (Halving(2, least_epochs=3), 16, 8, [4, 8]),
+        (Halving(3), 1, 5, [5]),
+        (Halving(4), 1000, 2, [2]),
+    ],
+)
+def test_rungs_are_as_many_as_settings_and_epochs_allow(halving, n_settings, epochs, rungs):
+    assert halving.rungs(n_settings, epochs) == rungs
 
 
 def test_samples_count_by_their_weights(samples, judged):

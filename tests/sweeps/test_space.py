@@ -48,7 +48,7 @@ def test_draws_are_of_their_distribution_and_repeat_with_their_seed():
 @pytest.mark.parametrize(
     ("space", "draws", "error", "words"),
     [
-        ({"a": log_uniform(0.1, 1)}, None, ValueError, "draws="),
+        ({"a": log_uniform(0.1, 1)}, None, ValueError, "draws=20"),
         ({"a": []}, None, ValueError, "no value"),
         ({"a": 0.1}, None, TypeError, "list of values"),
         ({"a": "relu"}, 3, TypeError, "list of values"),
