@@ -85,11 +85,21 @@ MAY_IMPORT = {
         *("architecture", "storage", "training", "parameters", "network"),
     },
     "sweeps": {
-        *("_optional", "checks", "errors", "math", "backends", "optim", "storage", "training"),
+        *(
+            "_caller",
+            "_optional",
+            "checks",
+            "errors",
+            "math",
+            "backends",
+            "optim",
+            "storage",
+            "training",
+        ),
         *("network", "ensemble"),
     },
     "testing": {*BASIS, "math", "backends", "training", "inspection", "network"},
-    "plotting": {*BASIS, "math", "backends", "training", "inspection", "network"},
+    "plotting": {*BASIS, "math", "backends", "training", "inspection", "network", "sweeps"},
     "estimators": {*BASIS, "math", "backends", "optim", "sources", "training", "network"},
     "": {
         *("_typing", "errors", "math", "backends", "optim", "training", "inspection", "network"),
@@ -98,6 +108,7 @@ MAY_IMPORT = {
     "cli": {
         *BASIS,
         *("", "backends", "optim", "storage", "training", "datasets", "testing", "plotting"),
+        "sweeps",
     },
     "__main__": {"cli"},
 }

@@ -14,6 +14,7 @@ from bp_xp.plotting.classes import confusion_matrix, decision_regions
 from bp_xp.plotting.curves import gradient_flow, training_curves
 from bp_xp.plotting.graph import network_graph
 from bp_xp.plotting.images import first_layer_weights, misclassified
+from bp_xp.plotting.sweeps import sweep_curves, sweep_heat_map
 
 __all__ = [
     "confusion_matrix",
@@ -22,5 +23,7 @@ __all__ = [
     "gradient_flow",
     "misclassified",
     "network_graph",
+    "sweep_curves",
+    "sweep_heat_map",
     "training_curves",
 ]

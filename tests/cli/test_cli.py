@@ -842,7 +842,7 @@ def test_export_takes_networks_from_every_device_and_replaces_a_file(backend, de
 # Help
 
 
-COMMANDS = ["", "train", "evaluate", "predict", "inspect", "export"]
+COMMANDS = ["", "train", "sweep", "evaluate", "predict", "inspect", "export"]
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "devices"])

@@ -114,6 +114,14 @@ dropout = [0.0, 0.2]
     assert asked["optimizer"] == Adam(beta2=0.99)
 
 
+def test_folds_are_halved():
+    result = run(f"folds = 2\nhalving = 2\n{SMALL}[space]\nlearning-rate = [1e-9, 0.1]", "-q")
+    assert result.exit_code == 0, result.output
+    best, other = [line.split() for line in result.stdout.splitlines()[1:3]]
+    assert (best[0], best[-1]) == ("0.1", "epochs")
+    assert (other[0], other[-1]) == ("1e-09", "dropped")
+
+
 def test_files_are_those_beside_the_file_of_settings(asked):
     Path("there").mkdir()
     rng = np.random.default_rng(0)
@@ -145,14 +153,14 @@ def test_ctrl_c_leaves_the_table_of_what_is_finished(monkeypatch):
         done.append(stack)
         return train_stack(stack, problem, epochs)
 
-    monkeypatch.setattr(making, "train_stack", interrupted)
     content = SMALL + "[space]\nbatch-size = [100, 200]\n"
-    result = run(content, "-o", "table.csv", "--folder", "runs")
+    with monkeypatch.context() as patched:
+        patched.setattr(making, "train_stack", interrupted)
+        result = run(content, "-o", "table.csv", "--folder", "runs")
     assert result.exit_code == 130
     assert "interrupted" in result.stdout
     assert len(Path("table.csv").read_text().splitlines()) == 2
-    monkeypatch.undo()
-    result = run(content, "--folder", str(Path("runs").absolute()))
+    result = run(content, "--folder", "runs")
     assert result.exit_code == 0
     assert "2 of 2 runs" in result.stderr
 
