@@ -9,7 +9,6 @@ import numpy as np
 
 from bp_xp import checks
 from bp_xp._caller import advice, own_arguments
-from bp_xp._trees import map_leaves
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.architecture import (
     check_same_functions,
@@ -18,33 +17,32 @@ from bp_xp.architecture import (
     named_model,
     own_functions,
 )
-from bp_xp.backends import Placement, dtype_name, place, to_numpy
+from bp_xp.backends import dtype_name, place
 from bp_xp.math import classes
 from bp_xp.math.activations import Activation
 from bp_xp.math.costs import Cost, MatchedCost
 from bp_xp.math.initializers import Initializer, make_generator, restore_generator
 from bp_xp.math.metrics import METRICS
-from bp_xp.math.model import Model
 from bp_xp.math.regularization import Regularization
 from bp_xp.math.rows import row_blocks
 from bp_xp.math.uncertainty import Uncertainty, spread_of, uncertainty
+from bp_xp.members import Members, member_seed
 from bp_xp.network import Network
 from bp_xp.optim import Optimizer
-from bp_xp.parameters import Parameters
 from bp_xp.sources import MemorySource, intake
 from bp_xp.sources.samples import make_samples
 from bp_xp.sources.sparse import cut_rows
 from bp_xp.storage import ensemble_file, network_file
-from bp_xp.storage.ensemble_file import EnsembleFile, EnsembleSection
+from bp_xp.storage.ensemble_file import EnsembleFile
 from bp_xp.training import evaluation, fitting, stack_fitting
 from bp_xp.training.arguments import MetricLike, PerMember, as_metrics
 from bp_xp.training.callbacks import CallbackLike, EarlyStopping
 from bp_xp.training.checkpoint import Checkpoint
 from bp_xp.training.divergence import row_of
 from bp_xp.training.history import History
-from bp_xp.training.stack import WarmStack, stack_trees, take_rows
+from bp_xp.training.stack import stack_trees
 
-__all__ = ["Ensemble", "MemberTerms", "member_seed"]
+__all__ = ["Ensemble", "MemberTerms"]
 
 
 class MemberTerms(TypedDict, total=False):
@@ -58,21 +56,7 @@ class MemberTerms(TypedDict, total=False):
     max_norm: float | PerMember | None
 
 
-def member_seed(seed: int, member: int) -> int:
-    """Return the seed of one member of an ensemble, a whole number below 2⁵³.
-
-    The first 53 bits that ``numpy.random.SeedSequence([seed, member])`` generates: members' streams
-    are independent, and member k of a larger ensemble is that of a smaller one.
-
-    Examples:
-        >>> member_seed(0, 0) == member_seed(0, 0) != member_seed(0, 1)
-        True
-    """
-    word = np.random.SeedSequence([seed, member]).generate_state(1, np.uint64)[0]
-    return int(word >> np.uint64(11))
-
-
-class Ensemble(Parameters):
+class Ensemble(Members):
     """Many networks of one shape, trained as one stack: one product a layer and pass for all.
 
     Each member is what it is alone: ``Network(sizes, seed=ensemble[k].seed)`` with the same
@@ -114,9 +98,6 @@ class Ensemble(Parameters):
         Lakshminarayanan, Pritzel and Blundell, *Simple and scalable predictive uncertainty
         estimation using deep ensembles*, NeurIPS 2017.
     """
-
-    seeds: tuple[int, ...]
-    _warm: WarmStack | None
 
     def __init__(
         self,
@@ -191,26 +172,8 @@ class Ensemble(Parameters):
             ensemble._layers = stack_trees([list(one.layers) for one in several], first.xp)
         return ensemble
 
-    def _settle_members(
-        self,
-        model: Model,
-        placement: Placement,
-        dtype: Any,
-        seed: int,
-        *,
-        seeds: Sequence[int],
-        generators: Sequence[np.random.Generator],
-    ) -> None:
-        """Set everything but the parameters."""
-        self._settle(model, placement, dtype, seed)
-        self.seeds, self._generators = tuple(seeds), list(generators)
-        self._leading = (len(seeds),)
-
     # -----------------------------------------------------------------------------------------
     # Its members
-
-    def __len__(self) -> int:
-        return len(self.seeds)
 
     @overload
     def __getitem__(self, member: int) -> Network: ...
@@ -237,28 +200,6 @@ class Ensemble(Parameters):
         with self._placement.active():
             network.layers = row_of(self._layers, k)
         return network
-
-    def _take(self, members: Sequence[int]) -> "Ensemble":
-        """Return an ensemble of some members."""
-        if not members:
-            raise ValueError("an ensemble has one member at least, and none was asked for.")
-        ensemble = Ensemble.__new__(Ensemble)
-        ensemble._settle_members(
-            self.model,
-            self._placement,
-            self._dtype,
-            self.seed,
-            seeds=[self.seeds[m] for m in members],
-            generators=[
-                restore_generator(self._generators[m].bit_generator.state) for m in members
-            ],
-        )
-        ensemble._generator = restore_generator(self._generator.bit_generator.state)
-        with self._placement.active():
-            ensemble._layers = take_rows(self._layers, members, self._placement)
-            if self._warm is not None:
-                ensemble._warm = self._warm.take(members, self._placement)
-        return ensemble
 
     def __iter__(self) -> Iterator[Network]:
         return (self[k] for k in range(len(self)))
@@ -532,14 +473,6 @@ class Ensemble(Parameters):
             self.describe(), self.model, place(device, backend, engine), dtype or self._dtype
         )
 
-    def describe(self, layers: Iterable[Layer] | None = None) -> Any:
-        """Return the ensemble as a file holds it, an :class:`EnsembleSection` on the host."""
-        return EnsembleSection(
-            **vars(super().describe(layers)),
-            seeds=list(self.seeds),
-            generators=[one.bit_generator.state for one in self._generators],
-        )
-
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write all members to one safetensors file, which any backend can load.
 
@@ -589,29 +522,4 @@ class Ensemble(Parameters):
                 check_same_functions(saved.own, own_functions(model, placement, saved.dtype))
         except (KeyError, TypeError, ValueError) as error:
             raise network_file.unfit(path, "be read as an ensemble", error) from error
-        return ensemble
-
-    def _go_on_as(self, section: EnsembleSection) -> None:
-        """Have the seeds, and the states of the generators, that a file holds."""
-        self.seed, self.seeds = section.seed, tuple(section.seeds)
-        self._generator.bit_generator.state = section.generator
-        for generator, state in zip(self._generators, section.generators, strict=True):
-            generator.bit_generator.state = state
-
-    @classmethod
-    def _made_of(
-        cls, section: EnsembleSection, model: Model, placement: Placement, dtype: Any
-    ) -> "Ensemble":
-        """Return an ensemble of what a file holds."""
-        ensemble = cls.__new__(cls)
-        ensemble._settle_members(
-            model,
-            placement,
-            dtype,
-            section.seed,
-            seeds=section.seeds,
-            generators=[restore_generator(state) for state in section.generators],
-        )
-        ensemble._generator = restore_generator(section.generator)
-        ensemble.layers = map_leaves(to_numpy, section.layers)
         return ensemble

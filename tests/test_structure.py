@@ -80,9 +80,10 @@ MAY_IMPORT = {
         *("_caller", "_typing", "_trees", "checks", "math", "backends", "optim", "sources"),
         *("architecture", "storage", "training", "parameters", "inspection"),
     },
+    "members": {"_typing", "_trees", "math", "backends", "storage", "training", "parameters"},
     "ensemble": {
         *("_caller", "_typing", "_trees", "checks", "math", "backends", "optim", "sources"),
-        *("architecture", "storage", "training", "parameters", "network"),
+        *("architecture", "storage", "training", "members", "network"),
     },
     "sweeps": {
         *(

@@ -19,7 +19,7 @@ from bp_xp.sources.samples import Samples
 from bp_xp.sources.source import Epoch, Source
 from bp_xp.sources.sparse import take_rows
 
-__all__ = ["Generators", "RowsSource", "StackSource", "digest_of_rows"]
+__all__ = ["Generators", "OwnRows", "RowsSource", "StackSource", "digest_of_rows"]
 
 
 class Generators:
@@ -69,6 +69,37 @@ class _SharedEpoch:
         return None if batches is None else [part[:, None, ...] for part in batches]
 
 
+class OwnRows:
+    """Mini-batches of each network's own, which are gathered for those that take them.
+
+    Args:
+        numbers: the numbers of their rows, shape (steps · M · batch,).
+        values: what they are rows of, shape (N, ...).
+        axes: (steps, M, batch).
+        placement: library and device.
+
+    Attributes:
+        shape: that of the mini-batches of all networks, (steps, M, batch, ...).
+    """
+
+    def __init__(
+        self, numbers: Array, values: Array, axes: tuple[int, int, int], placement: Placement
+    ) -> None:
+        self._numbers, self._values, self._axes = numbers, values, axes
+        self._placement = placement
+        self.shape = (*axes, *values.shape[1:])
+
+    def of(self, networks: slice) -> Array:
+        """Return the mini-batches of some networks, shape (steps, networks, batch, ...)."""
+        xp, (steps, n, _) = self._placement.xp, self._axes
+        first, end, _ = networks.indices(n)
+        numbers = self._numbers
+        if end - first < n:
+            numbers = xp.reshape(xp.reshape(numbers, self._axes)[:, networks, :], (-1,))
+        axes = (steps, end - first, -1)
+        return self._placement.engine.compile(gather_rows, xp, axes)(numbers, self._values)[0]
+
+
 class _OwnEpoch:
     """Mini-batches of each network's own; see :class:`Epoch`.
 
@@ -107,7 +138,7 @@ class _OwnEpoch:
         """Go on after so many mini-batches."""
         self._taken = int(place)
 
-    def take(self, at_most: int) -> list[Array] | None:
+    def take(self, at_most: int) -> list["OwnRows"] | None:
         """Return the next mini-batches, shapes (steps, M, batch, ...), or None."""
         first, size, n_members = self._taken, self._batch_size, self._n_members
         if (following := next_mini_batches(first, at_most, size, self._n_rows)) is None:
@@ -116,12 +147,15 @@ class _OwnEpoch:
         self._taken += steps
         begin = first * size * n_members
         span = slice(begin, begin + steps * rows * n_members)
-        placement = self._placement
-        gather = placement.engine.compile(gather_rows, placement.xp, (steps, n_members, -1))
         return [
-            batch
+            OwnRows(
+                self._placement.library.cut(numbers, span),
+                values,
+                (steps, n_members, rows),
+                self._placement,
+            )
             for numbers, arrays in self._gathered
-            for batch in gather(placement.library.cut(numbers, span), *arrays)
+            for values in arrays
         ]
 
 
@@ -149,6 +183,7 @@ class StackSource:
         shuffle: whether each epoch has an order of its own.
         shared_order: whether it is the same one for all members.
         rows: the numbers of the rows that each member learns, shape (members, n); None is all.
+        at_once: how many networks take their mini-batches together, at most; None is all.
     """
 
     samples: Samples
@@ -157,6 +192,7 @@ class StackSource:
     shuffle: bool = True
     shared_order: bool = False
     rows: np.ndarray | None = None
+    at_once: int | None = None
 
     given: tuple[str, ...] = ()
 
@@ -167,9 +203,10 @@ class StackSource:
 
     @property
     def row_entries(self) -> int:
-        """M (I + O), or I + O where all share the samples."""
+        """I + O of each network whose samples are gathered together; once where all share them."""
         entries = self.samples.x.shape[1] + self.samples.y.shape[1]
-        return entries if self._is_one_for_all else entries * len(self.members)
+        n = len(self.members)
+        return entries if self._is_one_for_all else entries * min(n, self.at_once or n)
 
     @property
     def dtype(self) -> str:

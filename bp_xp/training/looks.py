@@ -30,6 +30,7 @@ from bp_xp.sources import Source
 from bp_xp.training.arguments import Settings
 from bp_xp.training.divergence import check_finite, diverged_members, row_of
 from bp_xp.training.evaluation import evaluate, means_of, measure, totals_of
+from bp_xp.training.groups import Chunk, groups_of, in_groups, networks_at_once
 from bp_xp.training.history import EpochRecord, History
 from bp_xp.training.progress import Interruption, Progress
 from bp_xp.training.reduction import Total
@@ -177,8 +178,7 @@ def take_looks(
         _check_can_be_scheduled(settings.optimizer, position.state.optimizer)
     rule = _rule_of(_fused(model, engine), source, settings, scheduled=scheduled, total=total)
     report.epoch = _mini_batches_of_an_epoch(source, settings.batch_size)
-    loop = engine.new_loop(report)
-    chunk = engine.compile(_chunk, rule, source.has_classes, engine, loop, xp, consumes=True)
+    take = _chunk_taker(rule, source, report, placement)
     at_once = steps_at_once(placement, settings.batch_size * source.row_entries)
     state, first, place, step, totals, order = position
     generator.bit_generator.state = order
@@ -199,13 +199,9 @@ def take_looks(
                 if scheduled:
                     last_rates = rates(rate, step, taken, history)
                     batches.append(placement.asarray(last_rates, dtype))
-                batches = [placement.library.aligned(part) for part in batches]
-                state = placement.library.laid_out(state, batches[0])
-                _keep_account(report, engine, rule, state, batches, xp=xp)
                 # A run that overflows ends in a DivergenceError, which says more than a warning.
                 with np.errstate(over="ignore", invalid="ignore"):
-                    state, chunk_totals = chunk(state, batches)
-                    placement.library.compute(leaves_of((state, chunk_totals)))
+                    state, chunk_totals = take(state, batches)
                 step += taken
                 n_samples += size * math.prod(chunk_totals.shape[:-1])
                 totals.append(chunk_totals)
@@ -230,6 +226,29 @@ def take_looks(
             here = Position(state, epoch + 1, 0, step, [], generator.bit_generator.state)
             sent = yield Look(copied(state.layers, xp), here, record, diverged=diverged)
             state = state if sent is None else sent
+
+
+def _chunk_taker(rule: Rule, source: Source, report: Report, placement: Placement) -> Chunk:
+    """Return what takes the steps of a chunk, of a stack in groups of networks."""
+    engine, xp, library = placement.engine, placement.xp, placement.library
+    loop = engine.new_loop(report)
+    chunk = engine.compile(_chunk, rule, source.has_classes, engine, loop, xp, consumes=True)
+
+    def take(state: State, batches: Sequence[Array]) -> tuple[State, Array]:
+        batches = [library.aligned(part) for part in batches]
+        state = library.laid_out(state, batches[0])
+        _keep_account(report, engine, rule, state, batches, xp=xp)
+        state, totals = chunk(state, batches)
+        library.compute(leaves_of((state, totals)))
+        return state, totals
+
+    def take_all(state: State, batches: Sequence[Array]) -> tuple[State, Array]:
+        b = state.layers[0].b
+        at_once = networks_at_once(state, batches[0].shape[-2], placement)
+        groups = groups_of(b.shape[0] if b.ndim > 1 else 1, at_once)
+        return in_groups(take, groups, state, batches, n_samples=2 + source.weighted, xp=xp)
+
+    return take_all
 
 
 def _rule_of(

@@ -19,6 +19,7 @@ from bp_xp.training.arguments import Settings, per_member
 from bp_xp.training.callbacks import EarlyStopping
 from bp_xp.training.divergence import row_of
 from bp_xp.training.fitting import check_measured, check_monitored, go_on
+from bp_xp.training.groups import networks_at_once
 from bp_xp.training.history import History
 from bp_xp.training.looks import start
 from bp_xp.training.stack import (
@@ -173,7 +174,13 @@ def _make_run(
         network=ensemble,
         model=ensemble.model,
         source=StackSource(
-            data.samples, placement, members, stacked.shuffle, shared_order, data.rows
+            data.samples,
+            placement,
+            members,
+            stacked.shuffle,
+            shared_order,
+            data.rows,
+            networks_at_once(position.state, stacked.batch_size, placement),
         ),
         validation=Judges(data, members, placement) if data.is_validated else None,
         settings=stacked,
