@@ -48,9 +48,9 @@ __all__ = [
 
 logger = logging.getLogger("bp_xp")
 
-# A limit for a member that has none. It is far above what a run that goes well comes to, and far
-# enough below the largest float32 that clip_by_norm can compare with it.
-_NO_LIMIT = 1e25
+# A limit for a member that has none, against the largest number. It is far above what a run that
+# goes well comes to, and far enough below the largest number that clip_by_norm can compare with it.
+_NO_LIMIT = 1e-13
 
 
 # ---------------------------------------------------------------------------------------------
@@ -265,7 +265,8 @@ def _own_term(
     if layers:  # somebody has one for each layer
         each = [one if isinstance(one, tuple) else (one,) * layers for one in values]
         return [placement.asarray(of_layer, dtype) for of_layer in zip(*each, strict=True)]
-    return placement.asarray([_NO_LIMIT if one is None else one for one in values], dtype)
+    no_limit = _NO_LIMIT * float(np.finfo(dtype).max)
+    return placement.asarray([no_limit if one is None else one for one in values], dtype)
 
 
 def _thresholds(rates: Sequence[float], placement: Placement, dtype: str) -> dropout.Threshold:
