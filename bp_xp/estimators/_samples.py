@@ -260,4 +260,4 @@ class ScikitEpoch:
         rows = slice(k * self._batch_size, k * self._batch_size + steps * size)
         if self._weights is not None:
             batches.append(xp.reshape(self._weights[rows], (steps, size)))
-        return [*batches, *(values[k : k + steps] for values in self._numbers)]
+        return [*batches, *(values[k : k + steps, ...] for values in self._numbers)]
