@@ -44,6 +44,7 @@ from bp_xp.optim.schedules import (
     ReduceOnPlateau,
     StepDecay,
 )
+from bp_xp.sweeps import sweep
 from bp_xp.training.arguments import PerMember
 from bp_xp.training.callbacks import Callback, EarlyStopping, StopWhen
 from bp_xp.training.checkpoint import Checkpoint
@@ -98,6 +99,7 @@ __all__ = [
     "confusion_matrix",
     "devices",
     "huber",
+    "sweep",
     "to_numpy",
     "top_k",
 ]

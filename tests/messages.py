@@ -15,6 +15,7 @@ import bp_xp
 from bp_xp import ACTIVATIONS, COSTS, METRICS
 from bp_xp.backends import LIBRARIES
 from bp_xp.cli import main
+from bp_xp.cli.sweep import KEYS
 from bp_xp.training.history import EpochRecord
 
 # What a user knows without calling anything: names to choose from, values of a record, members of
@@ -69,6 +70,8 @@ def strange_to_command(command: str, arguments: list[str], message: str) -> list
     members = {"x", "y"} if ".npz" in typed else set()  # of an archive, as the help says
     if ".toml" in message:  # what a file of settings holds
         members |= {option.name for option in main.commands[command].params}
+    if command == "sweep":  # what its file holds
+        members |= KEYS
     return strange + [
         name
         for name in _names_of_arguments(plain)

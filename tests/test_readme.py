@@ -13,7 +13,7 @@ PROGRAMS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8")
 
 # What is shown learns: these lines are put after the programs that train.
 LEARNS = dict.fromkeys(
-    ("bp_xp.datasets", "bp_xp.inspection"),
+    ("bp_xp.datasets", "bp_xp.inspection", "bp_xp.sweeps"),
     '\nassert net.evaluate(data.x_test, data.y_test)["accuracy"] > 0.85',
 ) | {
     "sklearn.preprocessing": "\nassert model.score(data.x_test, data.y_test) > 0.85",

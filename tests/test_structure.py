@@ -85,8 +85,22 @@ MAY_IMPORT = {
         *("_caller", "_typing", "_trees", "checks", "math", "backends", "optim", "sources"),
         *("architecture", "storage", "training", "members", "network"),
     },
+    "sweeps": {
+        *(
+            "_caller",
+            "_optional",
+            "checks",
+            "errors",
+            "math",
+            "backends",
+            "optim",
+            "storage",
+            "training",
+        ),
+        *("network", "ensemble"),
+    },
     "testing": {*BASIS, "math", "backends", "training", "inspection", "network"},
-    "plotting": {*BASIS, "math", "backends", "training", "inspection", "network"},
+    "plotting": {*BASIS, "math", "backends", "training", "inspection", "network", "sweeps"},
     "estimators": {*BASIS, "math", "backends", "optim", "sources", "training", "network"},
     "tables": {
         *("_caller", "_typing", "_optional", "_files", "errors", "checks", "math"),
@@ -98,12 +112,12 @@ MAY_IMPORT = {
     },
     "": {
         *("_typing", "errors", "math", "backends", "optim", "training", "inspection", "network"),
-        "ensemble",
+        *("ensemble", "sweeps"),
     },
     "cli": {
         *BASIS,
         *("", "backends", "optim", "storage", "training", "datasets", "testing", "plotting"),
-        *("tables", "export"),
+        *("tables", "export", "sweeps"),
     },
     "__main__": {"cli"},
 }
@@ -207,6 +221,7 @@ KNOW_A_LIBRARY = {
     "cli/_options": ({"cupy"}, "the help of --device"),
     "cli/parity": ({"torch"}, "the help of --backends and an example"),
     "estimators": ({"sklearn", "scipy"}, "they are scikit-learn's, and take its sparse matrices"),
+    "sweeps/making": ({"sklearn"}, "the extra that joblib comes with"),
     "tables/model": ({"sklearn"}, "scikit-learn's tools ask a model for its tags"),
     "testing/parity": ({"torch"}, "an example in a message"),
     "testing/pytest_plugin": ({"torch", "jax", "cupy"}, "the help of its options"),

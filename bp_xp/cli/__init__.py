@@ -7,7 +7,7 @@ status 130 or 143.
 """
 
 # A command is known to the program once its module is imported.
-from bp_xp.cli import devices, evaluate, inspect, parity, plot, predict, train  # noqa: F401
+from bp_xp.cli import devices, evaluate, inspect, parity, plot, predict, sweep, train  # noqa: F401
 from bp_xp.cli._program import main
 from bp_xp.cli.export import export_npz
 

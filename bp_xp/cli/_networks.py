@@ -2,12 +2,13 @@
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bp_xp import Metric, Network
+from bp_xp._caller import named
 from bp_xp.cli._program import logger
 from bp_xp.datasets import Dataset
 from bp_xp.tables import TableModel
@@ -77,9 +78,9 @@ def make_network(
     if sizes and len(sizes) > 1 and (sizes[0], sizes[-1]) != (dataset.n_features, n_outputs):
         fitting = (dataset.n_features, *sizes[1:-1], n_outputs)
         raise ValueError(
-            f"--sizes {_joined(sizes)} does not fit {dataset.name}, which has "
-            f"{dataset.n_features} features and needs {n_outputs} outputs: write --sizes "
-            f"{_joined(fitting)}"
+            f"{named('sizes', sizes)} does not fit {dataset.name}, which has "
+            f"{dataset.n_features} features and needs {n_outputs} outputs: write "
+            f"{named('sizes', fitting)}"
         )
     classes = labels or bool(np.isin(y, (0, 1)).all() and np.all(y.sum(axis=-1) == 1))
     cost = cost or ("categorical_cross_entropy" if classes else "quadratic")
@@ -89,10 +90,6 @@ def make_network(
         cost=cost,
         **settings,
     )
-
-
-def _joined(sizes: Iterable[int]) -> str:
-    return ",".join(map(str, sizes))
 
 
 def allow_float64(dtype: str) -> None:

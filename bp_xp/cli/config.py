@@ -332,13 +332,16 @@ TEXT = Kind("text in quotes", lambda v: isinstance(v, str))
 _MARK = "# The settings of a run"
 
 
-def read_settings(path: str | os.PathLike[str], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+def read_settings(
+    path: str | os.PathLike[str], kinds: Mapping[str, Kind], command: str = "train"
+) -> dict[str, Any]:
     """Read a file of settings.
 
     Args:
         path: the file.
         kinds: the settings there are, by name. In the file, a name may have dashes for its
             underscores.
+        command: the command of the program that takes them.
 
     Raises:
         OSError: it can't be read.
@@ -355,7 +358,7 @@ def read_settings(path: str | os.PathLike[str], kinds: Mapping[str, Kind]) -> di
         if name not in kinds and isinstance(value, dict):
             raise ValueError(f"{path}: {key!r} is a table: write the settings without any.")
         if name not in kinds:
-            raise ValueError(f"{path}: unknown key {key!r}{_nearest(name, kinds)}")
+            raise ValueError(f"{path}: unknown key {key!r}{_nearest(name, kinds, command)}")
         if name in settings:
             raise ValueError(f"{path}: {key} is there twice, with a dash and with an underscore.")
         if not kinds[name].accepts(value):
@@ -364,10 +367,10 @@ def read_settings(path: str | os.PathLike[str], kinds: Mapping[str, Kind]) -> di
     return settings
 
 
-def _nearest(name: str, kinds: Mapping[str, Kind]) -> str:
+def _nearest(name: str, kinds: Mapping[str, Kind], command: str) -> str:
     near = difflib.get_close_matches(name.lower(), kinds, n=1, cutoff=0.0)
     nearest = f"the nearest is {near[0].replace('_', '-')!r}, and " if near else ""
-    return f": {nearest}bp-xp train --help lists them all."
+    return f": {nearest}bp-xp {command} --help lists them all."
 
 
 def _shown(value: Any) -> str:

@@ -64,10 +64,10 @@ from bp_xp.tables import TableModel
 from bp_xp.tables.targets import TASKS
 from bp_xp.training.arguments import as_metrics
 
-__all__ = ["train"]
+__all__ = ["Defaults", "defaults_of", "train"]
 
 
-class _Defaults(NamedTuple):
+class Defaults(NamedTuple):
     """The settings that train takes where none are given."""
 
     hidden: tuple[int, ...]
@@ -76,11 +76,16 @@ class _Defaults(NamedTuple):
     learning_rate: float
 
 
-_DEFAULTS = {"digits": _Defaults((64,), 30, 32, 0.1), "mnist": _Defaults((128,), 10, 128, 0.1)}
+_DEFAULTS = {"digits": Defaults((64,), 30, 32, 0.1), "mnist": Defaults((128,), 10, 128, 0.1)}
 # The inputs of a file may be of any size, so the steps are shorter.
-_FILE_DEFAULTS = _Defaults((64,), 50, 32, 0.02)
+_FILE_DEFAULTS = Defaults((64,), 50, 32, 0.02)
 _RECIPE = TableModel()
-_TABLE_DEFAULTS = _Defaults(tuple(_RECIPE.hidden_layer_sizes), _RECIPE.epochs, 32, 0.02)
+_TABLE_DEFAULTS = Defaults(tuple(_RECIPE.hidden_layer_sizes), _RECIPE.epochs, 32, 0.02)
+
+
+def defaults_of(data: str) -> Defaults:
+    """Return the settings for a data set, by its name, or for a file."""
+    return _DEFAULTS.get(data, _FILE_DEFAULTS)
 
 
 @main.command(cls=Sections)
@@ -294,7 +299,7 @@ def train(ctx: click.Context, **options: Any) -> None:
     _check_together(ctx, given)
     given.path = given.output or Path(f"{tables.stem(given.data)}.safetensors")
     given.settings_path = check_files(given, given.path)
-    defaults = _DEFAULTS.get(given.data, _TABLE_DEFAULTS if given.is_table else _FILE_DEFAULTS)
+    defaults = _TABLE_DEFAULTS if given.is_table else defaults_of(given.data)
     # What can be said without the data is said before it is loaded.
     _check_numbers(given, defaults)
     optimizer = _optimizer(given, defaults)
@@ -330,7 +335,7 @@ def train(ctx: click.Context, **options: Any) -> None:
     _tell_result(given, network, dataset, history)
 
 
-def _check_numbers(given: SimpleNamespace, defaults: _Defaults) -> None:
+def _check_numbers(given: SimpleNamespace, defaults: Defaults) -> None:
     """Check what needs no data, and put defaults where nothing was given."""
     for name in ("epochs", "batch_size"):
         value = getattr(given, name)
@@ -458,7 +463,7 @@ def _check_together(ctx: click.Context, given: SimpleNamespace) -> None:
                 )
 
 
-def _optimizer(given: SimpleNamespace, defaults: _Defaults) -> Callable[[int], Optimizer]:
+def _optimizer(given: SimpleNamespace, defaults: Defaults) -> Callable[[int], Optimizer]:
     """Return what makes the optimizer of a run of so many steps."""
     make = config.parse_optimizer(
         given.optimizer,

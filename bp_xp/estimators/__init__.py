@@ -36,5 +36,14 @@ require("sklearn", "sklearn")
 from bp_xp.estimators._classifier import MLPClassifier  # noqa: E402
 from bp_xp.estimators._conversion import from_sklearn, to_network, to_sklearn  # noqa: E402
 from bp_xp.estimators._regressor import MLPRegressor  # noqa: E402
+from bp_xp.estimators._search import GridSearchCV, RandomizedSearchCV  # noqa: E402
 
-__all__ = ["MLPClassifier", "MLPRegressor", "from_sklearn", "to_network", "to_sklearn"]
+__all__ = [
+    "GridSearchCV",
+    "MLPClassifier",
+    "MLPRegressor",
+    "RandomizedSearchCV",
+    "from_sklearn",
+    "to_network",
+    "to_sklearn",
+]

@@ -21,6 +21,7 @@ from bp_xp.backends import Placement, dtype_name, place, to_numpy
 from bp_xp.errors import DeviceError
 from bp_xp.estimators import _settings as settings
 from bp_xp.estimators._arrays import array_library, as_scikit_takes, place_of
+from bp_xp.estimators._prepared import take_prepared
 from bp_xp.estimators._run import forget_runs, take_steps
 from bp_xp.estimators._samples import Samples, blocks_of_inputs, place_inputs, weights_of
 from bp_xp.estimators._solvers import minimize
@@ -148,6 +149,9 @@ class MLP(BaseEstimator):
         *,
         incremental: bool = False,
     ) -> Any:
+        alone = incremental or sample_weight is not None or validation_data is not None
+        if not alone and take_prepared(self, X, y):
+            return self
         settings.check_parameters(self)
         hidden = settings.hidden_sizes(self.hidden_layer_sizes)
         fresh = not incremental and not self.warm_start
@@ -333,6 +337,13 @@ class MLP(BaseEstimator):
         self, samples: Samples, placement: Placement, random: np.random.RandomState
     ) -> tuple[Samples, Samples]:
         """Return training and validation samples, parted as scikit-learn parts them."""
+        rows, held = self._rows_to_hold_out(samples, random)
+        return samples.rows(rows, placement), samples.rows(held, placement)
+
+    def _rows_to_hold_out(
+        self, samples: Samples, random: np.random.RandomState
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of the rows to train on, and of those to hold out."""
         one_class_each = is_classifier(self) and self.n_outputs_ == 1
         parts = train_test_split(
             np.arange(samples.inputs.shape[0]),
@@ -346,7 +357,7 @@ class MLP(BaseEstimator):
                 "The validation set is too small. Increase 'validation_fraction' or the size of "
                 "your dataset."
             )
-        return samples.rows(rows, placement), samples.rows(held, placement)
+        return rows, held
 
     def _loss_scale(self) -> float:
         """Return what makes scikit-learn's loss of the cost."""

@@ -29,7 +29,14 @@ from bp_xp.training.history import EpochRecord
 from bp_xp.training.looks import Position, start
 from bp_xp.training.trainer import Observer, Run, TellCallbacks, train
 
-__all__ = ["forget_runs", "take_steps"]
+__all__ = [
+    "Bookkeeper",
+    "forget_runs",
+    "make_solver",
+    "settings_of",
+    "take_steps",
+    "warn_of_no_convergence",
+]
 
 _HINT = (
     "A callback sees a Network: the classes of a classifier are 0, 1, ... there, in the order of "
@@ -78,9 +85,16 @@ def take_steps(
         The parameters to keep.
     """
     if not incremental or not hasattr(estimator, "_optimizer"):
-        estimator._optimizer = _make_solver(estimator)
+        estimator._optimizer = make_solver(estimator)
     solver: Solver = estimator._optimizer
-    settings = _settings(estimator, network, samples, solver, 1 if incremental else None)
+    settings = settings_of(
+        estimator,
+        network,
+        samples.inputs.shape[0],
+        solver,
+        epochs=1 if incremental else None,
+        by_columns=isinstance(samples.inputs, SparseInputs),
+    )
     masked = bool(settings.regularization.dropout)
     generator = make_generator(estimator._random_state.randint(2**31) if masked else 0)
     where: dict[str, Any] = {"placement": placement, "dtype": dtype, "generator": generator}
@@ -103,7 +117,7 @@ def take_steps(
         layers=network.layers,
         **where,
     )
-    notes = Bookkeeper(estimator, samples, validation, network.layers)
+    notes = Bookkeeper(estimator, samples.inputs.shape[0], validation, network.layers)
     callbacks = [as_callback(one) for one in estimator.callbacks or ()]
     estimator.n_iter_ = 0
     try:
@@ -116,24 +130,33 @@ def take_steps(
         if history.stopped == "interrupt":
             warnings.warn("Training interrupted by user.", UserWarning, stacklevel=4)
         elif history.stopped == "epochs" and not incremental:
-            warnings.warn(
-                f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and "
-                "the optimization hasn't converged yet.",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
-    keeps_best = estimator.early_stopping or estimator.restore_best_weights
-    return notes.best_layers if keeps_best else run.layers
+            warn_of_no_convergence(estimator, stacklevel=5)
+    return run.layers if notes.best_layers is None else notes.best_layers
 
 
-def _settings(
-    estimator: Any, network: Network, samples: Samples, solver: Solver, epochs: int | None
+def warn_of_no_convergence(estimator: Any, *, stacklevel: int) -> None:
+    """Warn that a run has taken all its epochs, as scikit-learn does."""
+    warnings.warn(
+        f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the "
+        "optimization hasn't converged yet.",
+        ConvergenceWarning,
+        stacklevel=stacklevel,
+    )
+
+
+def settings_of(
+    estimator: Any,
+    network: Network,
+    n: int,
+    solver: Solver,
+    *,
+    epochs: int | None = None,
+    by_columns: bool = False,
 ) -> Settings:
-    """Return the settings of a run."""
-    n = samples.inputs.shape[0]
+    """Return the settings of a run over n samples; see :class:`Penalized`."""
     automatic = isinstance(estimator.batch_size, str)
     dropout = as_list(estimator.dropout)
-    penalized = Penalized(solver.optimizer, by_columns=isinstance(samples.inputs, SparseInputs))
+    penalized = Penalized(solver.optimizer, by_columns)
     return Settings(
         optimizer=penalized if estimator.alpha else solver.optimizer,
         epochs=estimator.max_iter if epochs is None else epochs,
@@ -171,24 +194,26 @@ class Bookkeeper(Observer):
 
     Args:
         estimator: the estimator.
-        samples: what is trained on.
+        n_samples: how many samples are trained on.
         validation: what to look at after each epoch, or None.
         layers: the parameters at the start.
 
     Attributes:
-        best_layers: the parameters of the best score with early stopping, of the least loss
-            without.
+        best_layers: the parameters to go back to: those of the best score with early stopping, of
+            the least loss with ``restore_best_weights``; None without either.
     """
 
     def __init__(
         self,
         estimator: Any,
-        samples: Samples,
+        n_samples: int,
         validation: Samples | None,
         layers: Sequence[Layer],
     ) -> None:
-        self._estimator, self._samples, self._validation = estimator, samples, validation
-        self.best_layers, self._least = layers, math.inf
+        self._estimator, self._n_samples, self._validation = estimator, n_samples, validation
+        self._keeps_best = estimator.early_stopping or estimator.restore_best_weights
+        self.best_layers: Sequence[Layer] | None = layers if self._keeps_best else None
+        self._least = math.inf
         if not hasattr(estimator, "loss_curve_"):  # after a run of L-BFGS
             forget_runs(estimator)
         if estimator.early_stopping != (estimator.best_loss_ is None):
@@ -201,7 +226,7 @@ class Bookkeeper(Observer):
         """Note down an epoch; say whether the run has stopped improving."""
         estimator = self._estimator
         estimator.n_iter_ += 1
-        estimator.t_ += self._samples.inputs.shape[0]
+        estimator.t_ += self._n_samples
         penalty = getattr(run.position.state.optimizer, "penalty", 0.0)
         loss = record.cost * estimator._loss_scale() + float(to_numpy(penalty))
         estimator.loss_ = loss
@@ -240,7 +265,8 @@ class Bookkeeper(Observer):
     def _see(self, loss: float, layers: Sequence[Layer]) -> None:
         """Keep the parameters of the least loss."""
         if loss < self._least:
-            self._least, self.best_layers = loss, layers
+            self._least = loss
+            self.best_layers = layers if self._keeps_best else None
 
     def _count(self, *, worse: bool) -> None:
         """Count the epochs in a row that were no better."""
@@ -296,7 +322,7 @@ class Bookkeeper(Observer):
                 f"values and need to be preprocessed. In other words: {error}"
             ) from error
         estimator.n_iter_ += 1
-        estimator.t_ += self._samples.inputs.shape[0]
+        estimator.t_ += self._n_samples
         estimator.loss_ = math.nan
         for curve in ("loss_curve_", "validation_scores_", "validation_loss_curve_"):
             getattr(estimator, curve).append(math.nan)
@@ -307,7 +333,7 @@ class Bookkeeper(Observer):
         )
 
 
-def _make_solver(estimator: Any) -> Solver:
+def make_solver(estimator: Any) -> Solver:
     """Return the optimizer that the parameters describe."""
     if not isinstance(estimator.solver, str):
         return Solver(estimator.solver)

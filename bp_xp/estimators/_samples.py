@@ -7,6 +7,7 @@ import numpy as np
 
 from bp_xp._typing import Array
 from bp_xp.backends import Placement, library_of, to_numpy
+from bp_xp.sources import Epoch
 from bp_xp.sources.memory import MemoryEpoch
 from bp_xp.sources.sparse import (
     SparseInputs,
@@ -21,8 +22,11 @@ from bp_xp.training.evaluation import ROWS_AT_ONCE
 __all__ = [
     "Samples",
     "ScikitEpoch",
+    "ScikitOrder",
     "ScikitSource",
     "blocks_of_inputs",
+    "mini_batches",
+    "penalty_numbers",
     "place_inputs",
     "weights_of",
 ]
@@ -94,6 +98,48 @@ class Samples(NamedTuple):
             yield rows, cut_rows(self.inputs, rows, placement)
 
 
+def mini_batches(n: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each mini-batch of n samples starts, and how many samples it has."""
+    starts = np.arange(0, n, batch_size)
+    return starts, np.diff(starts, append=n).astype(np.float64)
+
+
+def penalty_numbers(alpha: float, counts: np.ndarray, weights: np.ndarray) -> list[np.ndarray]:
+    """Return what :class:`~bp_xp.estimators._solvers.Penalized` is given with each mini-batch.
+
+    Args:
+        alpha: strength of the L2 term.
+        counts: the number of samples of each mini-batch of an epoch, shape (steps,).
+        weights: the sum of their weights, shape (steps,).
+
+    Returns:
+        ``decay``, ``share`` and ``kept``, shape (steps,) each.
+    """
+    decay = np.divide(alpha, weights, out=np.zeros_like(counts), where=weights > 0.0)
+    kept = (np.arange(len(decay)) > 0).astype(np.float64)
+    return [decay, decay * counts / counts.sum(), kept]
+
+
+class ScikitOrder:
+    """The order of the samples from epoch to epoch, as scikit-learn shuffles them.
+
+    Args:
+        random: draws it, each from the one before; None takes the samples as they come.
+        n: how many samples there are.
+    """
+
+    def __init__(self, random: np.random.RandomState | None, n: int) -> None:
+        self._random, self._order = random, np.arange(n)
+
+    def permutation(self, n: int) -> np.ndarray:
+        """Return the order of the next epoch of n samples."""
+        if self._random is not None:
+            draw = np.arange(n)
+            self._random.shuffle(draw)
+            self._order = self._order[draw]
+        return self._order
+
+
 class ScikitSource:
     """Mini-batches in scikit-learn's order, each with its share of scikit-learn's L2 term.
 
@@ -124,30 +170,26 @@ class ScikitSource:
         self.row_entries = entries_of_row(samples.inputs) + samples.y.shape[1]
         self.dtype, self.weighted = dtype, samples.weights is not None
         self.given: tuple[str, ...] = ("decay", "share", "kept") if alpha else ()
-        self._samples, self._alpha, self._random = samples, alpha, random
-        self._placement = placement
-        self._order = np.arange(samples.inputs.shape[0])
+        self._samples, self._alpha, self._placement = samples, alpha, placement
+        self._shuffles = random is not None
+        self._orders = ScikitOrder(random, samples.inputs.shape[0])
 
     def start_epoch(self, batch_size: int, generator: np.random.Generator) -> "ScikitEpoch":
         """Return the next epoch; its order comes from scikit-learn's generator, not from ours."""
         del generator
-        if self._random is not None:
-            draw = np.arange(len(self._order))
-            self._random.shuffle(draw)
-            self._order = self._order[draw]
-        starts = np.arange(0, len(self._order), batch_size)
-        counts = np.diff(starts, append=len(self._order)).astype(np.float64)
+        order = self._orders.permutation(self._samples.inputs.shape[0])
+        starts, counts = mini_batches(len(order), batch_size)
         sums, weights = counts, None
         if self._samples.weights is not None:
-            ordered = self._samples.weights[self._order]
+            ordered = self._samples.weights[order]
             sums = np.add.reduceat(ordered, starts)
             scales = np.divide(counts, sums, out=np.zeros_like(sums), where=sums > 0.0)
             scaled = ordered * np.repeat(scales, counts.astype(int))
             weights = self._placement.asarray(scaled, self.dtype)
-        order = None if self._random is None else self._order
         arrays = [self._samples.inputs, self._samples.y]
+        taken = order if self._shuffles else None
         return ScikitEpoch(
-            MemoryEpoch(arrays, batch_size, order, self._placement),
+            MemoryEpoch(arrays, batch_size, taken, self._placement),
             batch_size,
             weights=weights,
             numbers=self._numbers_of(counts, sums),
@@ -158,10 +200,8 @@ class ScikitSource:
         """Return what is given with each mini-batch of an epoch, from their samples and weights."""
         if not self.given:
             return []
-        decay = np.divide(self._alpha, weights, out=np.zeros_like(counts), where=weights > 0.0)
-        share = decay * counts / counts.sum()
-        kept = (np.arange(len(decay)) > 0).astype(np.float64)
-        return [self._placement.asarray(values, self.dtype) for values in (decay, share, kept)]
+        numbers = penalty_numbers(self._alpha, counts, weights)
+        return [self._placement.asarray(values, self.dtype) for values in numbers]
 
     def blocks(self, rows: int) -> Iterator[list[Array]]:
         """Yield all samples in the order in which they lie, without weights."""
@@ -179,11 +219,19 @@ class ScikitSource:
 
 
 class ScikitEpoch:
-    """The mini-batches of one epoch; see :class:`bp_xp.sources.Epoch`."""
+    """The mini-batches of one epoch; see :class:`bp_xp.sources.Epoch`.
+
+    Args:
+        cut: the mini-batches without what is added here.
+        batch_size: samples in each of them.
+        weights: those of the samples in the order of the epoch, shape (N,), or None.
+        numbers: what is given with each mini-batch, shape (steps, ...) each.
+        placement: library and device.
+    """
 
     def __init__(
         self,
-        cut: MemoryEpoch,
+        cut: Epoch,
         batch_size: int,
         *,
         weights: Array | None,
@@ -212,4 +260,4 @@ class ScikitEpoch:
         rows = slice(k * self._batch_size, k * self._batch_size + steps * size)
         if self._weights is not None:
             batches.append(xp.reshape(self._weights[rows], (steps, size)))
-        return [*batches, *(values[k : k + steps] for values in self._numbers)]
+        return [*batches, *(values[k : k + steps, ...] for values in self._numbers)]

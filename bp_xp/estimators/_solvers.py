@@ -257,8 +257,8 @@ class _PenalizedUpdate:
         xp: Namespace,
     ) -> tuple[list[Layer], PenalizedState]:
         first, *others = (W for W, _ in layers)
-        flat = [xp.reshape(W, (-1,)) for W in (first.mT if self.by_columns else first, *others)]
-        squares = sum((w @ w for w in flat[1:]), start=flat[0] @ flat[0])
+        each = [first.mT if self.by_columns else first, *others]
+        squares = sum((_square(W, xp) for W in each[1:]), start=_square(each[0], xp))
         penalty = state.kept * state.penalty + (0.5 * state.share) * squares
         gradients = add_l2_gradient(gradients, layers, state.decay)
         inner = own = state.inner
@@ -268,6 +268,14 @@ class _PenalizedUpdate:
         if hasattr(own, "learning_rate"):
             inner = inner._replace(learning_rate=own.learning_rate)
         return layers, state._replace(penalty=penalty, inner=inner)
+
+
+def _square(W: Array, xp: Namespace) -> Array:
+    """Return ‖W‖², shape (), or that of each network of a stack, shape (M,)."""
+    if W.ndim > 2:
+        return xp.sum(W * W, axis=(-2, -1))
+    w = xp.reshape(W, (-1,))
+    return w @ w
 
 
 @dataclass

@@ -15,6 +15,7 @@ from bp_xp.plotting.curves import gradient_flow, training_curves
 from bp_xp.plotting.graph import network_graph
 from bp_xp.plotting.images import first_layer_weights, misclassified
 from bp_xp.plotting.importance import column_importance
+from bp_xp.plotting.sweeps import sweep_curves, sweep_heat_map
 
 __all__ = [
     "column_importance",
@@ -24,5 +25,7 @@ __all__ = [
     "gradient_flow",
     "misclassified",
     "network_graph",
+    "sweep_curves",
+    "sweep_heat_map",
     "training_curves",
 ]

@@ -44,6 +44,7 @@ __all__ = [
     "as_checkpoint",
     "describe_settings",
     "describe_training",
+    "described",
     "history_of",
     "owned",
     "pack",
@@ -171,20 +172,20 @@ def describe_settings(
 def describe_training(settings: Settings, stopping: EarlyStopping | None) -> dict[str, Any]:
     """Return the part of :func:`describe_settings` that is not about samples."""
     return {
-        "optimizer": _described(settings.optimizer),
+        "optimizer": described(settings.optimizer),
         "batch_size": settings.batch_size,
         "shuffle": settings.shuffle,
-        "regularization": _described(settings.regularization),
+        "regularization": described(settings.regularization),
         "trainable": list(settings.trainable) or None,
         "metrics": [
-            metric.name if METRICS.get(metric.name) == metric else _described(metric)
+            metric.name if METRICS.get(metric.name) == metric else described(metric)
             for metric in settings.metrics
         ],
-        "early_stopping": _described(stopping),
+        "early_stopping": described(stopping),
     }
 
 
-def _described(value: Any) -> Any:
+def described(value: Any) -> Any:
     """Return what JSON can hold of a setting: numbers, fields of objects, functions by their code.
 
     What can't be told from another one is its type's name.
@@ -194,21 +195,21 @@ def _described(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
-        return [_described(item) for item in value]
+        return [described(item) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): _described(item) for key, item in value.items()}
+        return {str(key): described(item) for key, item in value.items()}
     if inspect.isfunction(value):
         return _described_function(value)
     if isinstance(value, functools.partial):
-        return {"kind": "partial", "of": [_described(v) for v in (value.func, value.args)]} | {
-            name: _described(item) for name, item in value.keywords.items()
+        return {"kind": "partial", "of": [described(v) for v in (value.func, value.args)]} | {
+            name: described(item) for name, item in value.keywords.items()
         }
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: _described(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"kind": type(value).__name__, **fields}
     name = getattr(value, "__qualname__", type(value).__qualname__)
     own = vars(value) if hasattr(value, "__dict__") and not isinstance(value, type) else {}
-    settled = {key: _described(item) for key, item in own.items() if _is_plain(item)}
+    settled = {key: described(item) for key, item in own.items() if _is_plain(item)}
     return {"kind": name, **settled} if settled else name
 
 

@@ -881,7 +881,7 @@ def test_export_names_the_extra_that_is_missing(digits_network, monkeypatch):
 # Help
 
 
-COMMANDS = ["", "train", "evaluate", "predict", "inspect", "export"]
+COMMANDS = ["", "train", "sweep", "evaluate", "predict", "inspect", "export"]
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "devices"])

@@ -158,6 +158,7 @@ BAD = [
         "predict two.safetensors --data",
         *(one for one in BAD_DATA if one[:3] not in ("nan", "row", "one")),
     ),
+    *of("sweep", "absent.toml", "good.csv", "empty"),
     *of("predict two.safetensors --data", "nan.csv", "nan.npy", "nan.npz", "good.csv --target x"),
     *of(
         "predict",

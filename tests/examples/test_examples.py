@@ -255,6 +255,8 @@ def test_logical_not_ends_near_the_negated_inputs(run):
         ("deep_relu_classifier.py", ["--iterations", 2]),
         ("matrix_minibatch.py", ["--batch-sizes", 3, "--repeats", 1]),
         ("logical_not.py", ["--steps", 100]),
+        ("spread_of_seeds.py", ["--seeds", 2, "--epochs", 1]),
+        ("sweep_heat_map.py", ["--values", 2, "--folds", 2, "--epochs", 1]),
         pytest.param(
             "train_on_gpu.py", ["--data", "digits", "--epochs", 1], marks=pytest.mark.process
         ),
@@ -262,6 +264,31 @@ def test_logical_not_ends_near_the_negated_inputs(run):
 )
 def test_every_example_runs_on_a_device_that_is_not_the_hosts(run, name, options):
     assert run(name, *STRICT, *options)
+
+
+# ---------------------------------------------------------------------------------------------
+# Many networks
+
+
+def test_spread_of_seeds_counts_each_network_once(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    text = run("spread_of_seeds.py", "--seeds", 6, "--epochs", 3, "--plot", tmp_path / "h.png")
+    bars = [numbers(line) for line in text.splitlines() if "%  " in line]
+    assert sum(count for *_, count in bars) == 6
+    mean, _ = numbers(re.search("^mean.*$", text, re.MULTILINE)[0])
+    least, largest = numbers(re.search("^least.*$", text, re.MULTILINE)[0])
+    assert least <= mean <= largest
+    assert largest > 50
+    assert (tmp_path / "h.png").is_file()
+
+
+def test_sweep_heat_map_finds_a_rate_that_learns(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    small = ["--values", 3, "--folds", 2, "--epochs", 4, "--plot", tmp_path / "map.png"]
+    text = run("sweep_heat_map.py", *small)
+    assert "best: {'learning_rate': 0.316" in text
+    assert numbers(text.splitlines()[-2])[0] > 80
+    assert (tmp_path / "map.png").is_file()
 
 
 # ---------------------------------------------------------------------------------------------

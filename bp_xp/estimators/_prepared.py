@@ -1,0 +1,132 @@
+"""Fits that a search asks for and makes beforehand, many as one stack.
+
+A search fits one estimator after the other. Here it first goes through all fits with nothing
+learned (:func:`record_fits`), and so gets to know what each network inside of a pipeline would
+learn. What it then learns at once is found again when the fits are made (:func:`using`).
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import joblib
+import numpy as np
+
+from bp_xp.estimators._run import warn_of_no_convergence
+
+__all__ = ["Fit", "Fits", "Fitted", "record_fits", "take_prepared", "using"]
+
+
+class Fit(NamedTuple):
+    """A fit that is asked for.
+
+    Attributes:
+        estimator: a copy of the estimator, not fitted.
+        samples: which samples it learns, of :attr:`Fits.samples`.
+    """
+
+    estimator: Any
+    samples: str
+
+
+class Fits:
+    """Fits that are asked for.
+
+    Attributes:
+        asked: the fits.
+        samples: the different samples that they learn, as (X, y).
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[Fit] = []
+        self.samples: dict[str, tuple[Any, Any]] = {}
+        self._last: tuple[Any, Any, str] = (None, None, "")
+
+    def ask(self, estimator: Any, X: Any, y: Any) -> None:
+        """Add a fit."""
+        last_X, last_y, samples = self._last
+        if X is not last_X or y is not last_y:
+            samples = _digest(X, y)
+            self._last = (X, y, samples)
+        self.asked.append(Fit(estimator, samples))
+        self.samples.setdefault(samples, (X, y))
+
+
+class Fitted(NamedTuple):
+    """A fit that was made.
+
+    Attributes:
+        estimator: the estimator, fitted.
+        converged: whether it ended before all its epochs were taken.
+    """
+
+    estimator: Any
+    converged: bool
+
+
+_asked: ContextVar[Fits | None] = ContextVar("fits to be made", default=None)
+_made: ContextVar[dict[str, list[Fitted]] | None] = ContextVar("fits made", default=None)
+
+
+@contextlib.contextmanager
+def record_fits() -> Iterator[Fits]:
+    """Let the fits of this context be written down, and nothing be learned; yield them."""
+    fits = Fits()
+    token = _asked.set(fits)
+    try:
+        yield fits
+    finally:
+        _asked.reset(token)
+
+
+@contextlib.contextmanager
+def using(fits: Sequence[Fit], fitted: Sequence[Fitted | None]) -> Iterator[None]:
+    """Let the fits of this context be those that were made before; None was not made."""
+    found: dict[str, list[Fitted]] = {}
+    for fit, made in zip(fits, fitted, strict=True):
+        if made is not None:
+            found.setdefault(_key_of(fit.estimator, fit.samples), []).append(made)
+    token = _made.set(found)
+    try:
+        yield
+    finally:
+        _made.reset(token)
+
+
+def take_prepared(estimator: Any, X: Any, y: Any) -> bool:
+    """Return whether a fit is done with: it was made before, or it is only to be written down."""
+    fits, found = _asked.get(), _made.get()
+    if fits is not None:
+        fits.ask(estimator, X, y)
+        return True
+    made = found.get(_key_of(estimator, _digest(X, y))) if found else None
+    if not made:
+        return False
+    fitted = made.pop(0)
+    parameters = estimator.get_params(deep=False)
+    for name, value in vars(fitted.estimator).items():
+        if name not in parameters:
+            setattr(estimator, name, value)
+    if not fitted.converged:
+        warn_of_no_convergence(estimator, stacklevel=6)
+    return True
+
+
+def _key_of(estimator: Any, samples: str) -> str:
+    return str(joblib.hash((type(estimator), estimator.get_params(deep=False)))) + samples
+
+
+def _digest(X: Any, y: Any) -> str:
+    """Return what tells samples from others."""
+    return "".join(map(_digest_of, (X, y)))
+
+
+def _digest_of(array: Any) -> str:
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        return str(joblib.hash(array))
+    # A tenth of the time that joblib takes.
+    digest = hashlib.sha1(f"{array.shape} {array.dtype}".encode(), usedforsecurity=False)
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

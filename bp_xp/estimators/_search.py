@@ -1,0 +1,220 @@
+"""scikit-learn's searches, which fit settings and folds of bp_xp's estimators as stacks."""
+
+import contextlib
+import itertools
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import joblib
+import numpy as np
+from sklearn import model_selection
+from sklearn.base import clone
+from sklearn.utils.metaestimators import _safe_split
+
+from bp_xp.estimators._prepared import Fit, Fits, Fitted, record_fits, using
+from bp_xp.estimators._stack import fit_stack, form_of
+
+__all__ = ["GridSearchCV", "RandomizedSearchCV"]
+
+logger = logging.getLogger("bp_xp")
+
+# So many estimators, and parameters of all of them, are a stack at most: more leave the cache.
+_MOST_MEMBERS, _MOST_PARAMETERS = 64, 1 << 20
+
+
+class _Splits:
+    """Splits that are drawn already, as a splitter of scikit-learn."""
+
+    def __init__(self, splits: Sequence[tuple[Any, Any]]) -> None:
+        self._splits = splits
+
+    def split(self, *_: Any, **__: Any) -> Iterator[tuple[Any, Any]]:
+        """Yield the splits."""
+        return iter(self._splits)
+
+
+class _InStacks:
+    """A search of scikit-learn whose fits are made beforehand, those that can be as stacks."""
+
+    estimator: Any
+    n_jobs: Any
+    cv_results_: dict[str, Any]
+    _checked_cv_orig: Any
+    _get_routed_params_for_fit: Callable[..., Any]
+
+    def fit(self, X: Any, y: Any = None, **params: Any) -> Any:
+        """Search; see :meth:`sklearn.model_selection.GridSearchCV.fit`.
+
+        Args:
+            X: inputs, shape (N, I).
+            y: labels or targets.
+            params: what else is passed on: ``groups`` to the splitter, others to the estimator.
+
+        Returns:
+            The search.
+        """
+        self._samples, self._seconds = (X, y, params), {}
+        super_fit: Any = super().fit  # type: ignore[misc]
+        # The fits are made already, in processes if they are to be: what is left is to score them.
+        try:
+            with joblib.parallel_config(backend="sequential"):
+                super_fit(X, y, **params)
+        finally:
+            seconds = self._seconds
+            del self._samples, self._seconds
+        results = self.cv_results_
+        results["mean_fit_time"] = results["mean_fit_time"] + [
+            seconds.get(candidate, 0.0) for candidate in range(len(results["params"]))
+        ]
+        return self
+
+    def _run_search(self, evaluate_candidates: Any, *, callback_ctx: Any = None) -> None:
+        def evaluate(candidates: Any, cv: Any = None, **more: Any) -> Any:
+            candidates = list(candidates)
+            X, y, params = self._samples
+            routed = self._get_routed_params_for_fit(params)
+            splits = list((cv or self._checked_cv_orig).split(X, y, **routed.splitter.split))
+            # Weights and the like, which are passed on to the fits, are taken by no stack.
+            asked = [] if routed.estimator.fit else candidates
+            fits, of_candidate = _asked(self.estimator, X, y, asked, splits)
+            begun = time.perf_counter()
+            fitted = _make(fits, self.n_jobs)
+            each = (time.perf_counter() - begun) / max(len(fitted), 1)
+            first = len(self._seconds)
+            for candidate in range(len(candidates)):
+                n_fits = of_candidate.count(candidate)
+                self._seconds[first + candidate] = each * n_fits / max(len(splits), 1)
+            with using(fits.asked, fitted):
+                return evaluate_candidates(candidates, cv=_Splits(splits), **more)
+
+        super()._run_search(evaluate, callback_ctx=callback_ctx)  # type: ignore[misc]
+
+
+class GridSearchCV(_InStacks, model_selection.GridSearchCV):
+    """scikit-learn's ``GridSearchCV``, which fits settings and folds as stacks.
+
+    Parameters, attributes, methods and scores are those of
+    :class:`sklearn.model_selection.GridSearchCV`. Estimators of bp_xp, also as steps of a pipeline,
+    are fitted many at once if they differ in numbers alone: ``alpha``, learning rates, momentum,
+    ``random_state``, ``tol``, ``dropout`` and the like. ``n_jobs`` spreads stacks over processes.
+    What can't be in a stack (``solver="lbfgs"``, sparse samples, weights, callbacks, another
+    estimator) is fitted one by one, as there.
+
+    ``mean_fit_time`` is the share of a fit in the time of all.
+
+    Examples:
+        >>> import numpy as np
+        >>> from bp_xp.estimators import MLPClassifier
+        >>> X = np.random.default_rng(0).normal(size=(60, 2))
+        >>> mlp = MLPClassifier((4,), learning_rate_init=0.1, tol=0.01, random_state=0)
+        >>> search = GridSearchCV(mlp, {"alpha": [1e-4, 100.0]}, cv=3)
+        >>> search.fit(X, X[:, 0] > 0).best_params_
+        {'alpha': 0.0001}
+    """
+
+
+class RandomizedSearchCV(_InStacks, model_selection.RandomizedSearchCV):
+    """scikit-learn's ``RandomizedSearchCV``, which fits settings and folds as stacks.
+
+    See :class:`GridSearchCV`.
+    """
+
+
+# ---------------------------------------------------------------------------------------------
+# The fits
+
+
+def _asked(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    candidates: Sequence[Mapping[str, Any]],
+    splits: Sequence[tuple[Any, Any]],
+) -> tuple[Fits, list[int]]:
+    """Return the fits of networks that a search will make, and for each its candidate."""
+    of_candidate: list[int] = []
+    with record_fits() as fits:
+        for train, _ in splits:
+            X_train, y_train = _safe_split(estimator, X, y, train)
+            for number, candidate in enumerate(candidates):
+                # What can't be fitted is told by the search itself.
+                with contextlib.suppress(Exception):
+                    one: Any = clone(estimator)
+                    settings: Any = clone(candidate, safe=False)
+                    one.set_params(**settings).fit(X_train, y_train)
+                of_candidate += [number] * (len(fits.asked) - len(of_candidate))
+    return fits, of_candidate
+
+
+def _make(fits: Fits, n_jobs: int | None) -> list[Fitted | None]:
+    """Make fits: those of one form as stacks, spread over processes; None where that fails."""
+    fitted: list[Fitted | None] = [None] * len(fits.asked)
+    processes: Any = n_jobs
+    parts = _parts(fits, joblib.effective_n_jobs(processes))
+    tasks = []
+    for part in parts:
+        asked = [fits.asked[i] for i in part]
+        names = list(dict.fromkeys(fit.samples for fit in asked))
+        samples = [fits.samples[name] for name in names]
+        which = [names.index(fit.samples) for fit in asked]
+        tasks.append(([fit.estimator for fit in asked], samples, which))
+    made: Any = joblib.Parallel(n_jobs=n_jobs)(joblib.delayed(_fit)(*task) for task in tasks)
+    for part, estimators in zip(parts, made, strict=True):
+        for i, one in zip(part, estimators, strict=True):
+            fitted[i] = one
+    in_stacks = sum(map(len, parts))
+    if in_stacks < len(fitted) or not fitted:
+        logger.info(
+            "%d of %d fits are made one by one: no stack takes their settings or samples",
+            len(fitted) - in_stacks,
+            len(fitted),
+        )
+    return fitted
+
+
+def _fit(*task: Any) -> list[Fitted | None]:
+    """Fit a stack; what fails is tried again by the search, which tells why."""
+    try:
+        return fit_stack(*task)
+    except (ValueError, TypeError, ArithmeticError):
+        return [None] * len(task[0])
+
+
+def _parts(fits: Fits, jobs: int) -> list[list[int]]:
+    """Return the numbers of the fits that are stacks, those of the same samples together."""
+    groups: list[tuple[Mapping[str, Any], list[int]]] = []
+    for i, fit in enumerate(fits.asked):
+        form = _form(fit, fits)
+        if form is None:
+            continue
+        for known, group in groups:
+            if known == form:
+                group.append(i)
+                break
+        else:
+            groups.append((form, [i]))
+    total = sum(len(group) for _, group in groups)
+    parts = []
+    for form, group in groups:
+        most = min(_most(form), math.ceil(total / jobs))
+        n = math.ceil(len(group) / most)
+        parts += [[group[i] for i in part] for part in np.array_split(range(len(group)), n)]
+    return parts
+
+
+def _form(fit: Fit, fits: Fits) -> Mapping[str, Any] | None:
+    try:
+        return form_of(fit.estimator, *fits.samples[fit.samples])
+    except (ValueError, TypeError):  # which its fit will say
+        return None
+
+
+def _most(form: Mapping[str, Any]) -> int:
+    """Return how many networks of a form are a stack at most."""
+    shape, _ = form["X"]
+    sizes = [shape[1] if len(shape) > 1 else 1, *form["hidden"], 10]
+    entries = sum(a * b for a, b in itertools.pairwise(sizes))
+    return max(1, min(_MOST_MEMBERS, _MOST_PARAMETERS // entries))

@@ -1,0 +1,95 @@
+"""Finished runs in files, which an interrupted sweep does not make again."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bp_xp.backends import to_numpy
+from bp_xp.errors import CheckpointError
+from bp_xp.storage.files import replace_file
+from bp_xp.sweeps.runs import Problem, Run, SweepRun
+from bp_xp.training.checkpoint import described
+
+__all__ = ["KeptRuns"]
+
+
+class KeptRuns:
+    """The runs that a folder holds: a file for each stack that was finished.
+
+    A run is known again by its settings, its seed and the samples, whatever sweep it was made in.
+
+    Args:
+        folder: where the files are; it is made if there is none.
+        problem: what the runs learn.
+
+    Raises:
+        CheckpointError: a file is damaged.
+        OSError: the folder can't be read or made.
+    """
+
+    def __init__(self, folder: Path, problem: Problem) -> None:
+        self._folder = folder
+        self._data = _digest(
+            [problem.x, problem.y, problem.sample_weight, *_parts(problem.validation_data)]
+        )
+        self._folds = [_digest(fold) for fold in problem.folds]
+        folder.mkdir(parents=True, exist_ok=True)
+        self._known: dict[str, dict[str, Any]] = {}
+        for path in sorted(folder.glob("runs-*.json")):
+            self._known |= _read(path)
+
+    def result_of(self, run: Run) -> SweepRun | None:
+        """Return what came of a run, if it was made before."""
+        fields = self._known.get(self._key(run))
+        return None if fields is None else SweepRun(run.number, run.seed, run.fold, **fields)
+
+    def keep(self, runs: Sequence[Run], results: Iterable[SweepRun]) -> None:
+        """Write what came of the runs of a stack."""
+        content = {
+            self._key(run): {name: getattr(result, name) for name in ("stopped", "epoch", "curves")}
+            for run, result in zip(runs, results, strict=True)
+        }
+        name = hashlib.sha256("".join(sorted(content)).encode()).hexdigest()[:16]
+        replace_file(self._folder / f"runs-{name}.json", json.dumps(content).encode())
+
+    def _key(self, run: Run) -> str:
+        fold = None if run.fold is None else self._folds[run.fold]
+        text = json.dumps([described(run.settings._asdict()), run.seed, fold, self._data])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        content = json.loads(path.read_bytes())
+        for fields in content.values():
+            SweepRun(0, 0, None, **fields)
+            if set(fields) != {"stopped", "epoch", "curves"}:
+                raise ValueError(f"a run has the fields {sorted(fields)}")
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} can't be read as runs of a sweep: {error}. Remove it, and its runs are made "
+            "again."
+        ) from error
+    return content
+
+
+def _parts(validation_data: Any) -> list[Any]:
+    return list(validation_data) if isinstance(validation_data, list | tuple) else [validation_data]
+
+
+def _digest(arrays: Iterable[Any]) -> str:
+    """Return the SHA-256 of arrays, with their shapes and dtypes."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        host = np.ascontiguousarray(np.asarray(array) if _is_host(array) else to_numpy(array))
+        digest.update(f"{host.shape} {host.dtype}".encode())
+        digest.update(host.tobytes())
+    return digest.hexdigest()
+
+
+def _is_host(array: Any) -> bool:
+    return array is None or isinstance(array, list | tuple | int | float | np.ndarray)

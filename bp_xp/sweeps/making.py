@@ -1,0 +1,188 @@
+"""Making the runs of a sweep: stack after stack, here or in several processes."""
+
+import functools
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from bp_xp._caller import advice, named
+from bp_xp._optional import require
+from bp_xp.optim.improvement import improves_upwards
+from bp_xp.sweeps.folder import KeptRuns
+from bp_xp.sweeps.halving import Halving, keep_settings
+from bp_xp.sweeps.results import rank_settings
+from bp_xp.sweeps.runs import Problem, Run, Stack, SweepRun, stacks_of, train_stack
+
+__all__ = ["Judge", "halve_runs", "make_runs"]
+
+logger = logging.getLogger("bp_xp")
+
+# What settings are judged by unless somebody says otherwise: the first of these that is recorded.
+_METRICS = ("validation_accuracy", "validation_cost", "accuracy", "cost")
+
+
+class Judge:
+    """What settings are judged by; without a choice it is known once the first runs are made.
+
+    Args:
+        metric: the name of a value; None takes the first of those that are recorded.
+        higher_is_better: whether more is better; None tells by the name.
+
+    Raises:
+        ValueError: the name does not tell.
+    """
+
+    def __init__(self, metric: str | None, higher_is_better: bool | None) -> None:
+        self._chosen, self._direction = metric, higher_is_better
+        self._settle(metric or "cost")
+
+    def _settle(self, metric: str) -> None:
+        self.metric = metric
+        upwards = self._direction
+        self.higher_is_better = improves_upwards(metric) if upwards is None else upwards
+
+    def check(self, results: Iterable[SweepRun]) -> None:
+        """Refuse runs that did not record the value; choose one if none is chosen.
+
+        Raises:
+            ValueError: a run did not.
+        """
+        recorded = next((run.curves for run in results if run.curves), None)
+        if recorded is None:
+            return
+        if self._chosen is None:
+            self._chosen = next(name for name in _METRICS if name in recorded)
+            self._settle(self._chosen)
+        if self.metric not in recorded:
+            raise ValueError(
+                f"{named('metric', self.metric)} is not recorded, but {', '.join(recorded)}: what "
+                "begins with validation is measured on folds or on validation data, and more than "
+                f"cost and accuracy{advice(' with {}', 'metrics')}."
+            )
+
+    def rank(self, results: Sequence[SweepRun]) -> list[int]:
+        """Return the numbers of the settings, the best first."""
+        ranked = rank_settings(results, self.metric, self.higher_is_better)
+        return [number for number, _ in ranked]
+
+
+def make_runs(
+    runs: Sequence[Run],
+    problem: Problem,
+    judge: Judge,
+    *,
+    kept: KeptRuns | None,
+    n_jobs: int | None,
+    bar: Any,
+) -> tuple[list[SweepRun], bool]:
+    """Make runs.
+
+    Args:
+        runs: the runs.
+        problem: what they learn.
+        judge: what they must record.
+        kept: runs in files, which are not made again; None keeps none.
+        n_jobs: over how many processes to spread them.
+        bar: is told how many are made.
+
+    Returns:
+        What came of each run, in no order; and whether all were made.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came before any was.
+    """
+    known = [None if kept is None else kept.result_of(run) for run in runs]
+    results = [result for result in known if result is not None]
+    judge.check(results)
+    left = [run for run, result in zip(runs, known, strict=True) if result is None]
+    bar.update(len(results))
+    try:
+        for stack in _train(stacks_of(left, problem, _n_processes(n_jobs)), problem, None, n_jobs):
+            judge.check(stack.results)
+            if kept is not None:
+                kept.keep(stack.runs, stack.results)
+            results += stack.results
+            bar.update(len(stack.runs))
+            logger.info("%d of %d runs are made", len(results), len(runs))
+    except KeyboardInterrupt:
+        if not results:
+            raise
+        return results, False
+    return results, True
+
+
+def halve_runs(
+    runs: Sequence[Run],
+    problem: Problem,
+    judge: Judge,
+    *,
+    halving: Halving,
+    n_jobs: int | None,
+    bar: Any,
+) -> tuple[list[SweepRun], bool]:
+    """Make runs, of which successive halving drops some; see :func:`make_runs`.
+
+    Raises:
+        ValueError: they take different numbers of epochs, or stop early.
+    """
+    rungs = halving.rungs(len({run.number for run in runs}), _epochs_of(runs))
+    stacks, ended = stacks_of(runs, problem, _n_processes(n_jobs)), []
+    results: list[SweepRun] = []
+    try:
+        for before, rung in zip([0, *rungs], rungs, strict=False):
+            stacks = list(_train(stacks, problem, rung - before, n_jobs))
+            results = ended + [result for stack in stacks for result in stack.results]
+            judge.check(results)
+            going = {run.number for stack in stacks for run in stack.runs}
+            if rung < rungs[-1]:
+                best = [number for number in judge.rank(results) if number in going]
+                stacks, dropped = keep_settings(stacks, best[: halving.n_kept(len(going))])
+                ended += dropped
+            bar.update(len(ended) - bar.n)
+            logger.info("%d settings took %d epochs", len(going), rung)
+    except KeyboardInterrupt:
+        if not results:
+            raise
+        return results, False
+    bar.update(len(runs) - bar.n)
+    return results, True
+
+
+def _epochs_of(runs: Sequence[Run]) -> int:
+    """Return how many epochs runs take that halving may drop."""
+    each = {run.settings.common.get("epochs", 10) for run in runs}
+    if len(each) > 1:
+        raise ValueError(
+            f"halving compares runs of equal length, and these take {sorted(each)} epochs: leave "
+            "epochs out of what is searched."
+        )
+    if any(run.settings.own.get("early_stopping") is not None for run in runs):
+        raise ValueError(f"halving ends runs itself: leave out {named('early_stopping')}.")
+    return each.pop()
+
+
+# ---------------------------------------------------------------------------------------------
+# Over several processes
+
+
+def _train(
+    stacks: Sequence[Stack], problem: Problem, epochs: int | None, n_jobs: int | None
+) -> Iterator[Stack]:
+    """Train stacks, and yield each when it is done."""
+    train = functools.partial(train_stack, problem=problem, epochs=epochs)
+    if n_jobs == 1:
+        yield from map(train, stacks)
+        return
+    joblib: Any = require("joblib", "sklearn")
+    backend, _ = joblib.parallel.get_active_backend()
+    # Those of clusters return all at once.
+    as_they_come = getattr(backend, "supports_return_generator", False)
+    parallel = joblib.Parallel(
+        n_jobs=n_jobs, return_as="generator_unordered" if as_they_come else "list"
+    )
+    yield from parallel(joblib.delayed(train)(stack) for stack in stacks)
+
+
+def _n_processes(n_jobs: int | None) -> int:
+    """Return how many processes there will be."""
+    return 1 if n_jobs == 1 else require("joblib", "sklearn").effective_n_jobs(n_jobs)

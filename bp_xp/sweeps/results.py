@@ -1,0 +1,188 @@
+"""The table of a sweep: its settings, the best first."""
+
+import csv
+import io
+import math
+import os
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bp_xp.network import Network
+from bp_xp.storage.files import replace_file
+from bp_xp.sweeps.runs import SweepRun
+
+__all__ = ["SweepResult", "rank_settings", "shown"]
+
+_MOST_ROWS = 40
+
+
+def rank_settings(
+    runs: Sequence[SweepRun], metric: str, higher_is_better: bool
+) -> list[tuple[int, list[SweepRun]]]:
+    """Return the numbers of the settings with their runs, the best first.
+
+    Settings of which a run diverged come last; of the others, those that took fewer epochs since
+    halving dropped them come after those that went on.
+    """
+    of_setting: dict[int, list[SweepRun]] = {}
+    for run in runs:
+        of_setting.setdefault(run.number, []).append(run)
+
+    def key(item: tuple[int, list[SweepRun]]) -> tuple[float, ...]:
+        number, own = item
+        mean = _mean([run.value(metric) for run in own])
+        cost = -mean if higher_is_better else mean
+        reached = max(len(run.curves.get("cost", ())) for run in own)
+        diverged = sum(run.diverged for run in own)
+        dropped = any(run.stopped == "dropped" for run in own)
+        return (
+            diverged,
+            -reached if dropped else -math.inf,
+            math.inf if math.isnan(cost) else cost,
+            number,
+        )
+
+    return sorted(of_setting.items(), key=key)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean of the numbers among some values; NaN if there is none."""
+    sound = [value for value in values if not math.isnan(value)]
+    return sum(sound) / len(sound) if sound else math.nan
+
+
+@dataclass
+class SweepResult:
+    """What a sweep found: a table that prints, with the best settings first.
+
+    Attributes:
+        metric: what the settings are judged by.
+        higher_is_better: whether more of it is better.
+        settings: what was tried, in the order in which it was; without what all runs share.
+        runs: what came of each run, in the order of settings, seeds and folds.
+        best_network: the network of the best settings; None if all diverged, or without ``refit``.
+        complete: whether all runs were made, or the sweep was interrupted.
+    """
+
+    metric: str
+    higher_is_better: bool
+    settings: list[dict[str, Any]]
+    runs: list[SweepRun]
+    best_network: Network | None = None
+    complete: bool = True
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The best settings, by name.
+
+        Raises:
+            ValueError: no run was made.
+        """
+        ranked = self._ranked()
+        if not ranked:
+            raise ValueError("no run was made, so none is the best.")
+        return dict(self.settings[ranked[0][0]])
+
+    @property
+    def best_value(self) -> float:
+        """The mean of the metric over the runs of the best settings; NaN if they diverged."""
+        return self.rows[0][self.metric] if self.rows else math.nan
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The table, a dictionary for each of the settings, the best first.
+
+        Beside the settings: the mean of the metric over the runs that did not diverge, and their
+        standard deviation (``"..._std"``); the number of ``"runs"`` and of those that
+        ``"diverged"``; the mean number of ``"epochs"`` of the networks; and ``"stopped"``, why the
+        runs ended.
+        """
+        return [self._row(number, runs) for number, runs in self._ranked()]
+
+    @property
+    def searched(self) -> list[str]:
+        """The names of the settings which were not the same for all."""
+        return [
+            name
+            for name in self._names()
+            if any(one.get(name) != self.settings[0].get(name) for one in self.settings)
+        ]
+
+    def runs_of(self, row: Mapping[str, Any]) -> list[SweepRun]:
+        """Return the runs of some settings, such as :attr:`best` or one of :attr:`rows`."""
+        wanted = {name: row.get(name) for name in self._names()}
+        return [
+            run
+            for run in self.runs
+            if {name: self.settings[run.number].get(name) for name in wanted} == wanted
+        ]
+
+    def to_csv(self, path: str | os.PathLike[str]) -> Path:
+        """Write the table to a file.
+
+        Raises:
+            OSError: it could not be written; an older file is left as it was.
+        """
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        replace_file(Path(path), text.getvalue().encode())
+        return Path(path)
+
+    def __len__(self) -> int:
+        return len(self._ranked())
+
+    def __str__(self) -> str:
+        rows, names = self.rows, [*self.searched, *self._columns()[len(self._names()) :]]
+        names = [name for name in names if name != "diverged" or any(row[name] for row in rows)]
+        cells = [[shown(row[name]) for name in names] for row in rows[:_MOST_ROWS]]
+        widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+        lines = [
+            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+            for line in [names, *cells]
+        ]
+        if len(rows) > _MOST_ROWS:
+            lines.append(f"... and {len(rows) - _MOST_ROWS} more")
+        if not self.complete:
+            lines.append("interrupted: not all runs were made")
+        return "\n".join(lines)
+
+    def _ranked(self) -> list[tuple[int, list[SweepRun]]]:
+        return rank_settings(self.runs, self.metric, self.higher_is_better)
+
+    def _row(self, number: int, runs: Sequence[SweepRun]) -> dict[str, Any]:
+        values = [run.value(self.metric) for run in runs]
+        sound = [value for value in values if not math.isnan(value)]
+        return {
+            **dict.fromkeys(self._names()),
+            **self.settings[number],
+            self.metric: _mean(values),
+            f"{self.metric}_std": float(np.std(sound)) if sound else math.nan,
+            "runs": len(runs),
+            "diverged": sum(run.diverged for run in runs),
+            "epochs": _mean([float(run.epoch) for run in runs]),
+            "stopped": " ".join(dict.fromkeys(run.stopped for run in runs)),
+        }
+
+    def _names(self) -> list[str]:
+        """Return the names of the settings."""
+        return list(dict.fromkeys(name for one in self.settings for name in one))
+
+    def _columns(self) -> list[str]:
+        measured = (self.metric, f"{self.metric}_std", "runs", "diverged", "epochs", "stopped")
+        return [*self._names(), *measured]
+
+
+def shown(value: Any) -> str:
+    """Return a value as people read it."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else reprlib.repr(value)

@@ -1,0 +1,260 @@
+"""The runs of a sweep, and how those that can be are trained as one stack."""
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bp_xp.ensemble import Ensemble
+from bp_xp.errors import DivergenceError
+from bp_xp.network import Network
+from bp_xp.sweeps.settings import Settings
+from bp_xp.training.arguments import PerMember
+from bp_xp.training.history import History
+
+__all__ = ["Fold", "Problem", "Run", "Stack", "SweepRun", "stacks_of", "train_stack"]
+
+logger = logging.getLogger("bp_xp")
+
+# So many runs of a stack at most: what is interrupted loses no more.
+_MOST_RUNS = 64
+
+
+class Fold(NamedTuple):
+    """The numbers of the rows that a run learns, and of those that it is judged by."""
+
+    learned: np.ndarray
+    judged: np.ndarray
+
+
+class Problem(NamedTuple):
+    """What all runs of a sweep learn.
+
+    Attributes:
+        x: inputs, shape (N, I).
+        y: labels, shape (N,), or targets, shape (N, O).
+        validation_data: what the runs are judged by, as ``fit`` takes it; None with folds.
+        sample_weight: how much each sample counts, shape (N,), or None.
+        folds: the folds; empty without any.
+    """
+
+    x: Any
+    y: Any
+    validation_data: Any = None
+    sample_weight: Any = None
+    folds: tuple[Fold, ...] = ()
+
+
+class Run(NamedTuple):
+    """A run that is to be made.
+
+    Attributes:
+        number: that of its settings.
+        settings: what it is made with.
+        seed: the network's.
+        fold: the number of its fold, or None.
+    """
+
+    number: int
+    settings: Settings
+    seed: int
+    fold: int | None
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """What came of a run.
+
+    Attributes:
+        number: that of its settings in :attr:`SweepResult.settings`.
+        seed: the seed of the network.
+        fold: the number of the fold, or None.
+        stopped: why it ended, as in :attr:`bp_xp.History.stopped`; ``"dropped"`` by halving.
+        epoch: the epoch whose parameters the network has; 0 if it completed none.
+        curves: what was measured in each epoch, by name: ``"cost"``, ``"validation_accuracy"``.
+    """
+
+    number: int
+    seed: int
+    fold: int | None
+    stopped: str
+    epoch: int
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the cost was no longer finite."""
+        return self.stopped == "divergence"
+
+    def value(self, name: str) -> float:
+        """Return a value of the network that the run ended with; NaN if the run diverged.
+
+        Raises:
+            KeyError: the run did not record it.
+        """
+        if self.diverged or not self.epoch:
+            return math.nan
+        return float(self.curves[name][self.epoch - 1])
+
+
+@dataclass
+class Stack:
+    """Runs that are trained as one.
+
+    Attributes:
+        runs: the runs.
+        ensemble: their networks, once there are some to go on with.
+        results: what came of each, as far as they were trained.
+    """
+
+    runs: list[Run]
+    ensemble: Ensemble | None = None
+    results: list[SweepRun] = field(default_factory=list)
+
+    def take(self, rows: Sequence[int]) -> "Stack":
+        """Return the stack of some of the runs, which can go on."""
+        ensemble: Any = self.ensemble
+        return Stack(
+            [self.runs[row] for row in rows],
+            None if ensemble is None else ensemble[list(rows)],
+            [self.results[row] for row in rows],
+        )
+
+
+def stacks_of(runs: Iterable[Run], problem: Problem, jobs: int) -> list[Stack]:
+    """Return runs in groups that can be trained as one stack each.
+
+    Runs of a stack have the same shape, functions, epochs, batch size, number of rows and kind of
+    step; learning rates and the like, penalties, dropout and early stopping may differ.
+
+    Args:
+        runs: the runs.
+        problem: what they learn.
+        jobs: how many processes there are to do them: what would leave one idle is divided.
+    """
+    groups: list[list[Run]] = []
+    for run in runs:
+        fitting = (one for one in groups if _go_together(one[0], run, problem))
+        group = next(fitting, None)
+        if group is None:
+            groups.append([run])
+        else:
+            group.append(run)
+    total = sum(map(len, groups))
+    most = min(_MOST_RUNS, math.ceil(total / jobs)) if total else 1
+    return [Stack(part) for group in groups for part in _parts(group, most)]
+
+
+def _go_together(one: Run, other: Run, problem: Problem) -> bool:
+    return one.settings.go_with(other.settings) and _shape(one, problem) == _shape(other, problem)
+
+
+def _shape(run: Run, problem: Problem) -> list[int]:
+    """Return how many rows a run learns and is judged by, where it has a fold."""
+    return [] if run.fold is None else [len(rows) for rows in problem.folds[run.fold]]
+
+
+def _parts(group: list[Run], most: int) -> list[list[Run]]:
+    """Return a group in parts of about equal size, none with more than so many runs."""
+    n = math.ceil(len(group) / most)
+    return [[group[i] for i in part] for part in np.array_split(np.arange(len(group)), n)]
+
+
+def train_stack(stack: Stack, problem: Problem, epochs: int | None = None) -> Stack:
+    """Train the runs of a stack.
+
+    Args:
+        stack: the runs, with their networks if they are to go on.
+        problem: what they learn.
+        epochs: how many to take now, and keep the networks to go on with; None takes all.
+
+    Returns:
+        The stack with what came of its runs.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended it.
+        ValueError, TypeError, OutOfMemoryError: as for :meth:`bp_xp.Ensemble.fit`.
+    """
+    runs, first = stack.runs, stack.runs[0].settings
+    ensemble = stack.ensemble or Ensemble.from_networks(
+        [Network(**run.settings.network, seed=run.seed) for run in runs], seed=0
+    )
+    own = {
+        name: PerMember(run.settings.own.get(name, default) for run in runs)
+        for name, default in _own_names(runs).items()
+    }
+    arguments: dict[str, Any] = first.common | own | _rows(runs, problem)
+    if epochs is not None:
+        arguments |= {"epochs": epochs, "warm_start": True}
+    try:
+        with _no_word_of_members():
+            history = ensemble.fit(
+                problem.x,
+                problem.y,
+                sample_weight=problem.sample_weight,
+                optimizer=PerMember(run.settings.optimizer for run in runs),
+                validation_data=problem.validation_data,
+                progress=False,
+                **arguments,
+            )
+    except DivergenceError:
+        members = [History(stopped="divergence") for _ in runs]
+    else:
+        if history.stopped == "interrupt":
+            raise KeyboardInterrupt
+        members = history.members
+    before = stack.results or [None] * len(runs)
+    results = [
+        _result_of(run, member, past)
+        for run, member, past in zip(runs, members, before, strict=True)
+    ]
+    return Stack(runs, ensemble if epochs is not None else None, results)
+
+
+@contextlib.contextmanager
+def _no_word_of_members() -> Iterator[None]:
+    """Keep from being logged that a member leaves its stack: the table tells which run diverged."""
+
+    def is_of_runs(record: logging.LogRecord) -> bool:
+        return "leaves the ensemble" not in str(record.msg)
+
+    logger.addFilter(is_of_runs)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_of_runs)
+
+
+def _own_names(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return the arguments of which each run has its own, with what stands for none."""
+    names = dict.fromkeys(name for run in runs for name in run.settings.own)
+    return {name: 0.0 if name in ("l1", "l2", "dropout") else None for name in names}
+
+
+def _rows(runs: Sequence[Run], problem: Problem) -> dict[str, PerMember]:
+    """Return which rows each run learns and is judged by, where there are folds."""
+    folds = [problem.folds[run.fold] for run in runs if run.fold is not None]
+    if not folds:
+        return {}
+    return {
+        "rows": PerMember(fold.learned for fold in folds),
+        "validation_rows": PerMember(fold.judged for fold in folds),
+    }
+
+
+def _result_of(run: Run, history: History, before: SweepRun | None) -> SweepRun:
+    """Return what came of a run, with the epochs that it had taken before."""
+    names = ("cost", "accuracy", "validation_cost", "validation_accuracy")
+    metrics = history[0].metrics if history else ()
+    curves = {name: history[name] for name in (*names, *metrics)}
+    curves = {name: curve for name, curve in curves.items() if curve and curve[0] is not None}
+    if before is not None:
+        curves = {name: [*curve, *curves.get(name, [])] for name, curve in before.curves.items()}
+    restores = getattr(run.settings.own.get("early_stopping"), "restore_best", True)
+    epoch = history.best_epoch if restores else None
+    taken = len(curves.get("cost", ()))
+    return SweepRun(run.number, run.seed, run.fold, history.stopped, epoch or taken, curves)

@@ -1,0 +1,67 @@
+"""Learning rate beside weight decay, as a map: chapter 3's search by hand, done at once.
+
+The book looks for its hyper-parameters one after the other. Here each learning rate is tried with
+each strength of the L2 term, on folds of the small digits, and all networks of a fold size train as
+one stack: [64, 30, 10] with sigmoid neurons and cross-entropy, in mini-batches of 32.
+
+Prints the table, the best settings first, with the mean and the spread over the folds, and the test
+accuracy of a network that the best ones have trained on all training images. With --plot the map is
+drawn, and how the best settings learn.
+"""
+
+import argparse
+
+import numpy as np
+
+import bp_xp
+from bp_xp.datasets import load_digits
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, auto (default: cpu)")
+    parser.add_argument("--backend", help="numpy, cupy, torch, jax, dpnp, mlx (default: by device)")
+    parser.add_argument("--values", type=int, default=6, help="of each of the two settings")
+    parser.add_argument("--folds", type=int, default=5, help="parts of the training images")
+    parser.add_argument("--epochs", type=int, default=20, help="passes over the training images")
+    parser.add_argument("--plot", help="a .png, .svg or .pdf file")
+    args = parser.parse_args()
+
+    digits = load_digits()
+    table = bp_xp.sweep(
+        digits.x_train,
+        digits.y_train,
+        {
+            "learning_rate": np.logspace(-2, 1, args.values).tolist(),
+            "l2": np.logspace(-6, -2, args.values).tolist(),
+        },
+        folds=args.folds,
+        sizes=[64, 30, 10],
+        cost="categorical_cross_entropy",
+        epochs=args.epochs,
+        batch_size=32,
+        device=args.device,
+        backend=args.backend,
+    )
+    print(table)
+    print(f"best: {table.best}")
+    network = table.best_network
+    if network is not None:
+        accuracy = network.evaluate(digits.x_test, digits.y_test)["accuracy"]
+        print(f"{accuracy:.2%} of the test images")
+
+    if args.plot:
+        from matplotlib import pyplot
+
+        from bp_xp import plotting
+
+        _, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
+        plotting.sweep_curves(table, ax=left)
+        plotting.sweep_heat_map(table, ax=right)
+        pyplot.savefig(args.plot)
+        pyplot.close()
+        print(f"drawn to {args.plot}")
+
+
+if __name__ == "__main__":
+    main()

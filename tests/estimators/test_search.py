@@ -1,0 +1,210 @@
+"""Searches in stacks find what scikit-learn's find with the same estimators, one by one."""
+
+import logging
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from sklearn import model_selection
+from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from bp_xp import RMSprop, StepDecay
+from bp_xp.estimators import (
+    GridSearchCV,
+    MLPClassifier,
+    MLPRegressor,
+    RandomizedSearchCV,
+    _search,
+)
+
+N, FEATURES = 48, 5
+SHORT = {"hidden_layer_sizes": (4,), "max_iter": 6, "batch_size": 8, "random_state": 0}
+
+CASES = {
+    "adam": (
+        MLPClassifier(**SHORT),
+        {"alpha": [1e-4, 1.0], "learning_rate_init": [0.01, 0.1], "random_state": [0, 1]},
+        [24],
+    ),
+    "shapes": (
+        MLPClassifier(**SHORT, beta_1=0.5),
+        {"hidden_layer_sizes": [(3,), (3, 3)], "activation": ["relu", "tanh"], "beta_2": [0.9]},
+        [3, 3, 3, 3],
+    ),
+    "gradient descent": (
+        MLPClassifier(**SHORT, solver="sgd", tol=0.05, n_iter_no_change=1),
+        [
+            {"momentum": [0.5, 0.9], "learning_rate": ["adaptive", "invscaling"]},
+            {"momentum": [0.9], "nesterovs_momentum": [False]},
+            {"learning_rate": [StepDecay(0.5, 0.5, 3)], "alpha": [0.0]},
+        ],
+        [3, 3, 12],
+    ),
+    "held out": (
+        MLPClassifier(**SHORT, early_stopping=True, validation_fraction=0.2, n_iter_no_change=1),
+        {"alpha": [1e-4, 0.1], "learning_rate_init": [0.5]},
+        [6],
+    ),
+    "best weights": (
+        MLPClassifier(**SHORT, restore_best_weights=True, learning_rate_init=1.0),
+        {"dropout": [0.0, 0.3, [0.1, 0.2]]},
+        [3, 6],
+    ),
+    "as they come": (
+        MLPClassifier(**SHORT, shuffle=False, solver=RMSprop(0.1)),
+        {"alpha": [0.0, 0.1, 0.2]},
+        [3, 6],
+    ),
+    "numbers": (MLPRegressor(**SHORT), {"alpha": [1e-4, 1.0, 10.0]}, [9]),
+    "one alone": (MLPClassifier(**SHORT, solver="lbfgs"), {"alpha": [1e-4, 1.0]}, []),
+    "pipeline": (
+        make_pipeline(StandardScaler(), MLPClassifier(**SHORT)),
+        {
+            "standardscaler__with_mean": [True, False],
+            "mlpclassifier__alpha": [1e-4, 1.0],
+        },
+        [12],
+    ),
+    "another": (LogisticRegression(), {"C": [0.1, 1.0]}, []),
+}
+
+
+@pytest.fixture
+def samples(rng):
+    """Inputs of shape (48, 5), and words as labels."""
+    x = rng.normal(size=(N, FEATURES)) + 1.0
+    return x, np.array(["no", "yes", "maybe"])[(x[:, 0] > 1) + (x[:, 1] > 1).astype(int)]
+
+
+@pytest.fixture
+def stacks(monkeypatch):
+    """The sizes of the stacks that are fitted."""
+    sizes, fit = [], _search.fit_stack
+
+    def kept(estimators, *more):
+        sizes.append(len(estimators))
+        return fit(estimators, *more)
+
+    monkeypatch.setattr(_search, "fit_stack", kept)
+    return sizes
+
+
+def assert_same(ours, theirs):
+    names = [name for name in theirs.cv_results_ if "time" not in name]
+    assert [name for name in ours.cv_results_ if "time" not in name] == names
+    for name in names:
+        mine, other = ours.cv_results_[name], theirs.cv_results_[name]
+        if name == "params":
+            assert list(map(str, mine)) == list(map(str, other))
+        elif "score" in name:
+            np.testing.assert_allclose(mine, other, rtol=1e-9, err_msg=name)
+    assert (ours.cv_results_["mean_fit_time"] > 0.0).all()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("case", CASES)
+def test_scores_are_those_of_fits_one_by_one(case, samples, stacks):
+    estimator, grid, sizes = CASES[case]
+    x, y = samples
+    y = x @ np.ones((FEATURES, 2)) if case == "numbers" else y
+    settings = {"cv": 3, "return_train_score": True}
+    if case == "numbers":
+        settings["scoring"] = "neg_mean_squared_error"
+    ours = GridSearchCV(estimator, grid, **settings).fit(x, y)
+    theirs = model_selection.GridSearchCV(estimator, grid, **settings).fit(x, y)
+    assert sorted(stacks) == sizes
+    assert_same(ours, theirs)
+    assert str(ours.best_params_) == str(theirs.best_params_)
+    np.testing.assert_array_equal(ours.predict(x), theirs.predict(x))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_draws_groups_and_several_scores(samples, stacks):
+    x, y = samples
+    groups = np.arange(N) % 4
+    settings = {
+        "n_iter": 3,
+        "cv": GroupKFold(2),
+        "scoring": ["accuracy", "f1_macro"],
+        "refit": "f1_macro",
+        "random_state": 0,
+    }
+    grid = {"alpha": np.logspace(-4, 0, 20)}
+    searches = [
+        kind(MLPClassifier(**SHORT), grid, **settings).fit(x, y, groups=groups)
+        for kind in (RandomizedSearchCV, model_selection.RandomizedSearchCV)
+    ]
+    assert stacks == [6]
+    assert_same(*searches)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_folds_that_are_drawn_anew_each_time_are_those_that_are_judged(samples, stacks):
+    cv = model_selection.KFold(3, shuffle=True)  # without a seed
+    search = GridSearchCV(MLPClassifier(**SHORT), {"alpha": [1e-4, 1.0]}, cv=cv, refit=False)
+    search.fit(*samples)
+    assert stacks == [6]
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_each_fit_says_that_it_has_not_converged(samples):
+    search = GridSearchCV(MLPClassifier(**SHORT), {"alpha": [1e-4, 1.0]}, cv=3, refit=False)
+    with pytest.warns(ConvergenceWarning) as told:
+        search.fit(*samples)
+    assert len(told) == 6
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore:One or more of the test scores")
+def test_a_setting_that_can_not_be_fitted_has_no_score(samples, stacks):
+    rates = {"learning_rate_init": [0.01, 1e300, -1.0]}
+    mlp = MLPClassifier(**SHORT, solver="sgd", activation="identity")
+    search = GridSearchCV(mlp, rates, cv=3, refit=False)
+    with pytest.warns(FitFailedWarning, match="6 fits failed"):
+        search.fit(*samples)
+    scores = search.cv_results_["mean_test_score"]
+    assert np.isfinite(scores).tolist() == [True, False, False]
+    with pytest.raises(ValueError, match="non-finite"):
+        GridSearchCV(mlp, {"learning_rate_init": [1e300]}, error_score="raise").fit(*samples)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_weights_are_learned_one_by_one_which_is_told(samples, stacks, caplog):
+    caplog.set_level(logging.INFO, logger="bp_xp")
+    weights = {"sample_weight": np.arange(float(N))}
+    searches = [
+        kind(MLPClassifier(**SHORT), {"alpha": [1e-4, 1.0]}, cv=3).fit(*samples, **weights)
+        for kind in (GridSearchCV, model_selection.GridSearchCV)
+    ]
+    assert stacks == []
+    assert "one by one" in caplog.text
+    assert_same(*searches)
+
+
+@pytest.mark.process
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_several_processes_find_the_same(samples):
+    grid = {"alpha": [1e-4, 1.0], "hidden_layer_sizes": [(3,), (4,)]}
+    searches = [
+        GridSearchCV(MLPClassifier(**SHORT), grid, cv=3, n_jobs=n).fit(*samples) for n in (1, 2)
+    ]
+    assert_same(*searches)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_search_runs_where_its_estimators_do(samples, placement, dtype):
+    where = {"backend": placement.backend_word, "device": placement.device_name, "dtype": dtype}
+    grid = {"alpha": [1e-4, 1.0], "learning_rate_init": [0.01, 0.1]}
+    searches = [
+        GridSearchCV(MLPClassifier(**SHORT, **at), grid, cv=2, refit=False).fit(*samples)
+        for at in (where, {"dtype": dtype})
+    ]
+    np.testing.assert_allclose(
+        *(one.cv_results_["mean_test_score"] for one in searches), atol=1.0 / N
+    )
