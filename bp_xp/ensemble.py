@@ -147,10 +147,14 @@ class Ensemble(Members):
 
         Raises:
             ValueError: they differ, or there is none.
+            TypeError: something is no network.
         """
         several = list(networks)
         if not several:
             raise ValueError("from_networks needs one network at least.")
+        for k, one in enumerate(several):
+            if not isinstance(one, Network):
+                raise TypeError(f"networks must be bp_xp.Network, and number {k} is {one!r}.")
         first = several[0]
         for k, one in enumerate(several):
             for name in ("model", "dtype", "placement"):
@@ -182,18 +186,33 @@ class Ensemble(Members):
     def __getitem__(self, member: Any) -> Any:
         """Return a member as a network by itself, or several as an ensemble of their own.
 
-        What is done to them leaves this ensemble as it is. Several, as in ``ensemble[[0, 3]]``, go
-        on with ``warm_start`` where all did.
+        What is done to them leaves this ensemble as it is. Several, as in ``ensemble[[0, 3]]``,
+        ``ensemble[::2]`` or by a mask of all members, go on with ``warm_start`` where all did.
 
         Raises:
             IndexError: there is no such member.
+            TypeError: something that names no member.
             ValueError: no member is asked for.
         """
-        if isinstance(member, slice | Sequence | np.ndarray):
-            numbers = range(len(self))
-            chosen = numbers[member] if isinstance(member, slice) else [numbers[m] for m in member]
-            return self._take(list(chosen))
-        k = range(len(self))[member]
+        numbers = np.arange(len(self))
+        chosen = member if isinstance(member, slice) else np.asarray(member)
+        if isinstance(chosen, np.ndarray) and chosen.dtype.kind not in "iu" and chosen.size:
+            if chosen.dtype != bool or chosen.shape != numbers.shape:
+                raise TypeError(
+                    f"a member is named by its number, several by a list, a slice, or a mask of "
+                    f"the {len(self)} members, not {member!r}."
+                )
+        elif isinstance(chosen, np.ndarray):
+            chosen = chosen.astype(np.int64)
+        try:
+            taken = numbers[chosen]
+        except IndexError:
+            raise IndexError(
+                f"there is no member {member!r} in an ensemble of {len(self)}."
+            ) from None
+        if np.ndim(taken):
+            return self._take(taken.tolist())
+        k = int(taken)
         network = Network.__new__(Network)
         network._settle(self.model, self._placement, self._dtype, self.seeds[k])
         network._generator = restore_generator(self._generators[k].bit_generator.state)

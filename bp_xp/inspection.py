@@ -292,6 +292,8 @@ class GradientFlow(Callback):
 
     def on_train_start(self, network: Any, history: History) -> None:
         """Check the samples and move them to the network's device; forget the run before."""
+        if not hasattr(network, "trace"):
+            raise TypeError(f"a GradientFlow looks into one network, not into {network!r}.")
         try:
             checked = network.trace(*self._samples)
         except (TypeError, ValueError) as error:

@@ -57,6 +57,7 @@ CASES = {
             )
         )
     },
+    "own rates by layer": {"optimizer": PerMember([SGD([0.1, 0.5]), SGD(0.2), SGD([0.3, 0.1])])},
     "own stops": {
         "optimizer": SGD(5.0),
         "epochs": 6,
@@ -346,6 +347,20 @@ def test_a_run_that_is_resumed_is_the_one_that_never_ended(tmp_path, samples, op
         )
 
 
+def test_members_are_named_by_numbers_lists_slices_and_masks():
+    ensemble = Ensemble(SIZES, members=3, seed=0)
+    for chosen in ([0, 2], slice(None, None, 2), [True, False, True], np.array([0, -1])):
+        assert ensemble[chosen].seeds == (ensemble.seeds[0], ensemble.seeds[2])
+    assert ensemble[-1].seed == ensemble.seeds[2]
+    with pytest.raises(IndexError, match="no member 3 in an ensemble of 3"):
+        ensemble[3]
+    for chosen in (True, "0", [True, False], 0.5):
+        with pytest.raises(TypeError, match="a mask of the 3 members"):
+            ensemble[chosen]
+    with pytest.raises(ValueError, match="one member at least"):
+        ensemble[[]]
+
+
 def test_networks_become_an_ensemble_that_goes_on_with_their_orders(samples):
     networks = [Network(SIZES, seed=k, dtype="float64") for k in (3, 5)]
     ensemble = Ensemble.from_networks(networks)
@@ -354,6 +369,8 @@ def test_networks_become_an_ensemble_that_goes_on_with_their_orders(samples):
         network.fit(*samples, epochs=1, progress=False)
         for part, wanted in zip(parameters(ensemble[k]), parameters(network), strict=True):
             np.testing.assert_array_equal(part, wanted)
+    with pytest.raises(TypeError, match="number 0 is Ensemble"):
+        Ensemble.from_networks([ensemble])
     with pytest.raises(ValueError, match="another model"):
         Ensemble.from_networks([networks[0], Network([5, 3], dtype="float64")])
 

@@ -297,7 +297,7 @@ class WarmStack(NamedTuple):
         if gone:
             raise ValueError(
                 f"warm_start goes on where the last call ended, and the members {gone} left it "
-                "before: take the others, as in ensemble[[0, 2, 3]]."
+                f"before: take the others, ensemble[{list(self.rows)}]."
             )
         for theirs, ours in zip(self.settings, settings, strict=True):
             WarmStart(theirs, self.position).check(ours)

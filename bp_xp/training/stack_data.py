@@ -180,7 +180,8 @@ def _learned(
 
 def _each(rows: Any, n_members: int, n: int, name: str = "validation_rows") -> list[np.ndarray]:
     """Return the numbers of rows of each member."""
-    return [_numbers(one, n, name) for one in per_member(rows, n_members, name)]
+    each = per_member(rows, n_members, name)
+    return [np.arange(n) if one is None else _numbers(one, n, name) for one in each]
 
 
 def _numbers(rows: Any, n: int, name: str) -> np.ndarray:

@@ -6,12 +6,14 @@ network alone; :mod:`bp_xp.training.stack` makes one run of them.
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bp_xp import checks
 from bp_xp._caller import advice
 from bp_xp.errors import DivergenceError
+from bp_xp.optim import Optimizer
 from bp_xp.sources.stack import Generators, StackSource
 from bp_xp.storage import ensemble_file
 from bp_xp.training import arguments, checkpoint
@@ -124,12 +126,14 @@ def _own_settings(
 ) -> list[dict[str, Any]]:
     """Return the settings of each member that may differ from the others'."""
     n_members, hidden = len(ensemble), len(ensemble.sizes) - 2
-    optimizers = per_member(optimizer, n_members, "optimizer")
+    optimizers = _with_rates_alike(
+        [arguments.as_optimizer(one) for one in per_member(optimizer, n_members, "optimizer")]
+    )
     regularizations = per_member(regularization, n_members, "regularization")
     each_terms = {name: per_member(value, n_members, name) for name, value in terms.items()}
     return [
         {
-            "optimizer": arguments.as_optimizer(optimizers[m]),
+            "optimizer": optimizers[m],
             "regularization": arguments.as_regularization(
                 regularizations[m],
                 {name: values[m] for name, values in each_terms.items()},
@@ -137,6 +141,20 @@ def _own_settings(
             ),
         }
         for m in range(n_members)
+    ]
+
+
+def _with_rates_alike(optimizers: Sequence[Optimizer]) -> Sequence[Optimizer]:
+    """Return optimizers with a rate for each layer, if one of them has that."""
+    rates = [getattr(one, "learning_rate", None) for one in optimizers]
+    layers = max((len(rate) for rate in rates if isinstance(rate, list | tuple)), default=0)
+    if not layers:
+        return optimizers
+    return [
+        one
+        if isinstance(rate, list | tuple)
+        else replace(cast(Any, one), learning_rate=[rate] * layers)
+        for one, rate in zip(optimizers, rates, strict=True)
     ]
 
 

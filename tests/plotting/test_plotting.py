@@ -121,8 +121,9 @@ ALL = ONE_PANEL | PANELS
 # What all have in common
 
 
-def test_every_public_function_is_tested_here():
-    assert set(ALL) == set(plotting.__all__)
+def test_every_public_function_is_tested():
+    beside = {"column_importance", "sweep_curves", "sweep_heat_map"}  # in modules of their own
+    assert set(ALL) | beside == set(plotting.__all__)
 
 
 @pytest.mark.parametrize("at", PLACES, ids=str)

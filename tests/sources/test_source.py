@@ -341,4 +341,4 @@ def test_training_takes_samples_from_sources_alone():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and node.attr in ("x", "samples")
     }
-    assert reading == {"fitting", "stack_fitting"}
+    assert reading == {"fitting", "stack_data", "stack_fitting"}

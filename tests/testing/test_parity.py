@@ -390,12 +390,12 @@ def test_other_masks_of_dropout_are_caught(monkeypatch):
 
 
 def test_another_order_on_the_device_is_caught(monkeypatch):
-    gather = memory._gather
+    gather = memory.gather_rows
 
     def odd_order(xp, steps, rows, *arrays):
         return gather(xp, steps, xp.roll(rows, 1) if is_odd(xp) else rows, *arrays)
 
-    monkeypatch.setattr(memory, "_gather", odd_order)
+    monkeypatch.setattr(memory, "gather_rows", odd_order)
     # With a look after each step, each is gathered by itself, and a batch may come in any order.
     compare(builder())
     message = complaint(builder(), every=5)
