@@ -117,6 +117,8 @@ class Engine:
         argmax: the library's fastest ``argmax(values, xp=xp)``, alike to :func:`argmax`.
         over_rows: returns the namespace for what goes over the rows of a chunk at once: the
             library's own, or one with faster functions of the same results.
+        in_place: whether steps move the state in its memory, so that on a CPU a few networks of a
+            stack at a time, which stay in its cache, are faster than all at once.
         describe: returns what writes the program of a step as text, (step, state, batches, xp), of
             mini-batches as a loop takes them; None where the loop itself tells the report.
     """
@@ -129,4 +131,5 @@ class Engine:
     fuse: Callable[[Elementwise], Elementwise] = _not_fused
     argmax: Elementwise = argmax
     over_rows: Callable[[Namespace], Namespace] = _as_it_is
+    in_place: bool = False
     describe: Callable[[Step, Any, Sequence[Array], Namespace], Callable[[], str]] | None = None

@@ -30,12 +30,13 @@ _CACHE = 2 << 20
 def networks_at_once(state: State, batch_size: int, placement: Placement) -> int:
     """Return how many networks of a stack take a chunk together.
 
-    On a CPU it is as many as have room in the cache; elsewhere, all. A network that is no stack is
-    one.
+    On a CPU it is as many as have room in the cache, where the engine moves the state in its
+    memory: XLA's programs, and a plain loop, gain nothing. Elsewhere it is all. A network that is
+    no stack is one.
     """
     b = state.layers[0].b
     n = b.shape[0] if b.ndim > 1 else 1
-    if n == 1 or not placement.on_cpu:
+    if n == 1 or not placement.on_cpu or not placement.engine.in_place:
         return n
     return min(n, max(1, _CACHE // _bytes_of_network(state, batch_size, n)))
 

@@ -183,4 +183,5 @@ ENGINE = Engine(
     "a step is recorded once, and replayed on the same memory",
     lambda report: replay.new_loop(_record, report, small=_SMALL),
     over_rows=lambda xp: OVER_ROWS,
+    in_place=True,
 )

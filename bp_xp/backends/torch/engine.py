@@ -211,4 +211,5 @@ ENGINE = Engine(
     "a step is recorded once, and replayed without autograd on the same memory (on a GPU in a "
     "CUDA graph)",
     _new_loop,
+    in_place=True,
 )
