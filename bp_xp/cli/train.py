@@ -60,7 +60,7 @@ from bp_xp.cli._program import Termination, logger, main, stop
 from bp_xp.datasets import Dataset
 from bp_xp.optim import Optimizer
 from bp_xp.plotting import training_curves
-from bp_xp.tables import TableModel
+from bp_xp.tables import Recipe
 from bp_xp.tables.targets import TASKS
 from bp_xp.training.arguments import as_metrics
 
@@ -79,8 +79,10 @@ class _Defaults(NamedTuple):
 _DEFAULTS = {"digits": _Defaults((64,), 30, 32, 0.1), "mnist": _Defaults((128,), 10, 128, 0.1)}
 # The inputs of a file may be of any size, so the steps are shorter.
 _FILE_DEFAULTS = _Defaults((64,), 50, 32, 0.02)
-_RECIPE = TableModel()
-_TABLE_DEFAULTS = _Defaults(tuple(_RECIPE.hidden_layer_sizes), _RECIPE.epochs, 32, 0.02)
+_RECIPE = Recipe()
+_TABLE_DEFAULTS = _Defaults(
+    tuple(_RECIPE.hidden_layer_sizes), _RECIPE.epochs, _RECIPE.batch_size, 0.02
+)
 
 
 @main.command(cls=Sections)
