@@ -247,9 +247,10 @@ def train(ctx: click.Context, **options: Any) -> None:
     A table (.csv, .tsv, .parquet) has columns of numbers, text, dates, and empty fields. What is
     done with each is told, and can be changed: --task, --numeric, --categorical, --drop. Numbers
     are scaled, text becomes categories, the target may be text or numbers in any unit; the network
-    keeps all of that. A fifth of the rows is held out for testing, always the same, and 15 % of the
-    others for choosing the best epoch. Without other options: sizes 64,64 between inputs and
-    outputs, at most 300 epochs, adam, l2 0.01, early stopping after 30 epochs.
+    keeps all of that. A fifth of the rows is held out for testing, always the same, and of the
+    others the share --validation-fraction, for choosing the best epoch. Without other options:
+    sizes 128,128 between inputs and outputs, 150 epochs in mini-batches of at most 128 rows, adam
+    with a learning rate that falls from 0.006 along a cosine, l2 0.005, dropout 0.2.
 
     A .npz file holds x and y, of which a fifth is set apart for testing, always the same; or
     x_train, y_train, x_test and y_test. A .npy file has a row for each sample and the labels in a
