@@ -25,7 +25,7 @@ from bp_xp.tables.files import write_sections
 from bp_xp.tables.model import COST_OF_TASK
 from bp_xp.tables.parts import Prepared, Split, prepare
 from bp_xp.tables.preparation import select
-from bp_xp.tables.recipe import Recipe, even_batch_size
+from bp_xp.tables.recipe import Recipe, even_batch_size, suited_l2
 
 __all__ = [
     "TABLE_ENDS",
@@ -133,7 +133,9 @@ def load(given: SimpleNamespace) -> tuple[Prepared, Dataset]:
         raise ValueError("--importance needs rows to test on: leave out --test-fraction 0.")
     if (task := prepared.preparation.targets.task) != "classification":
         given.cost = given.cost or COST_OF_TASK[task]
-    given.batch_size = even_batch_size(len(prepared.rows["training"]), given.batch_size)
+    n_rows = len(prepared.rows["training"])
+    given.batch_size = even_batch_size(n_rows, given.batch_size)
+    given.l2 = suited_l2(n_rows) if given.l2 is None else given.l2
     train, validation, test = map(prepared.part, ("training", "validation", "test"))
     has_validation = len(validation[0]) > 0
     parts = (*train, *test, *(validation if has_validation else (None, None)))

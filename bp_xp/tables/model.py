@@ -72,7 +72,8 @@ class TableModel:
         learning_rate: where the rate of that Adam begins; other optimizers have their own.
         epochs: the most passes over the training rows.
         batch_size: the most samples in a mini-batch; all mini-batches are nearly of one size.
-        l2: the strength of the penalty on weights, or a list with one for each layer.
+        l2: the strength of the penalty on weights, or a list with one for each layer; None goes by
+            the number of rows.
         dropout: the share of hidden neurons left out of a step, or a list of shares.
         validation_fraction: the share of the rows to hold out, each class its share, to bring the
             epoch back that was best there; 0 holds out none, and keeps the last epoch.

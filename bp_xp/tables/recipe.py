@@ -8,10 +8,12 @@ from typing import Any
 from bp_xp import Adam, CosineDecay, EarlyStopping, checks
 from bp_xp.tables.inputs import Scaling
 
-__all__ = ["NAME", "Recipe", "even_batch_size"]
+__all__ = ["NAME", "Recipe", "even_batch_size", "suited_l2"]
 
 NAME = "dropout-cosine, version 1"
-"""The name of the recipe; other values of it by themselves get another version."""
+"""The name of the recipe; a recipe with other values is another version."""
+
+_STRENGTH, _LEAST, _MOST = 6.0, 0.002, 0.01
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,9 @@ class Recipe:
     Numbers are scaled by median and quartiles and clipped smoothly. Two hidden layers of 128
     rectifiers learn by Adam, with a rate that falls from 0.006 to 0 along half a cosine wave, for
     150 epochs of mini-batches of at most 128 rows, all of nearly one size. Dropout of 0.2 and a
-    strong penalty on weights stand against overfitting. So all rows are trained on: none is held
-    out to tell when to stop, which costs small tables more than it brings.
+    penalty on weights, which is the stronger the fewer rows there are, stand against overfitting.
+    So all rows are trained on: none is held out to tell when to stop, which costs small tables more
+    than it brings.
 
     It was chosen by cross-validation on generated tables, and on the training rows of the tables
     that ``docs/tables.md`` shows.
@@ -35,7 +38,8 @@ class Recipe:
         learning_rate: where the rate of that Adam begins.
         epochs: passes over the training rows, at most.
         batch_size: the most rows in a mini-batch.
-        l2: the strength of the penalty on weights.
+        l2: the strength of the penalty on weights, or a list of strengths; None goes by the number
+            of rows: :func:`suited_l2`.
         dropout: the share of hidden neurons that are left out of a step.
         validation_fraction: the share of the rows that are held out, to bring back the epoch that
             was best there; 0 keeps the last epoch.
@@ -56,7 +60,7 @@ class Recipe:
         optimizer      Adam, rate falling from 0.006 to 0 along a cosine
         epochs         50
         batch size     at most 128
-        l2             0.005
+        l2             6 / rows, but 0.002 to 0.01
         dropout        0.2
         rows held out  none
     """
@@ -68,7 +72,7 @@ class Recipe:
     learning_rate: float = 6e-3
     epochs: int = 150
     batch_size: int = 128
-    l2: Any = 5e-3
+    l2: Any = None
     dropout: Any = 0.2
     validation_fraction: float = 0.0
     patience: int | None = None
@@ -90,7 +94,7 @@ class Recipe:
             "optimizer": optimizer,
             "epochs": epochs,
             "batch_size": batch_size,
-            "l2": self.l2,
+            "l2": suited_l2(n_rows) if self.l2 is None else self.l2,
             "dropout": self.dropout,
         }
 
@@ -120,6 +124,7 @@ class Recipe:
         if self.validation_fraction:
             patience = "" if self.patience is None else f", patience {self.patience} epochs"
             held_out = f"{self.validation_fraction:g} of all, for the best epoch{patience}"
+        strength = f"{_STRENGTH:g} / rows, but {_LEAST:g} to {_MOST:g}"
         lines = {
             "recipe": f"{NAME}{with_others}",
             "hidden layers": ", ".join(map(str, self.hidden_layer_sizes)) or "none",
@@ -128,11 +133,24 @@ class Recipe:
             "optimizer": how if self.optimizer is None else self.optimizer,
             "epochs": self.epochs,
             "batch size": f"at most {self.batch_size}",
-            "l2": self.l2,
+            "l2": strength if self.l2 is None else self.l2,
             "dropout": self.dropout,
             "rows held out": held_out,
         }
         return "\n".join(f"{name:13}  {value}" for name, value in lines.items())
+
+
+def suited_l2(n_rows: int) -> float:
+    """Return the strength of the penalty on weights for so many training rows.
+
+    6 / N, but 0.002 to 0.01. The penalty stands beside the mean cost of a row; what is known of
+    weights beforehand counts the less, the more rows there are.
+
+    Examples:
+        >>> suited_l2(150), suited_l2(1_500), suited_l2(15_000)
+        (0.01, 0.004, 0.002)
+    """
+    return min(max(_STRENGTH / n_rows, _LEAST), _MOST)
 
 
 def even_batch_size(n_rows: int, most: int) -> int:

@@ -15,8 +15,13 @@ def test_rate_falls_to_the_end_of_the_run_and_batches_are_even():
     arguments = Recipe(epochs=10).fit_arguments(130)
     assert arguments["batch_size"] == 65
     assert arguments["optimizer"] == Adam(CosineDecay(0.006, steps=20))
-    own = Recipe(optimizer="sgd", batch_size=200).fit_arguments(130)
-    assert (own["optimizer"], own["batch_size"]) == ("sgd", 130)
+    own = Recipe(optimizer="sgd", batch_size=200, l2=[0.1, 0.2]).fit_arguments(130)
+    assert (own["optimizer"], own["batch_size"], own["l2"]) == ("sgd", 130, [0.1, 0.2])
+
+
+def test_penalty_is_weaker_where_rows_are_many():
+    found = [Recipe().fit_arguments(n)["l2"] for n in (1, 600, 1200, 3000, 10**6)]
+    assert found == [0.01, 0.01, 0.005, 0.002, 0.002]
 
 
 @pytest.mark.parametrize("most", [1, 2, 31, 128])
