@@ -25,6 +25,7 @@ from bp_xp.tables.files import write_sections
 from bp_xp.tables.model import COST_OF_TASK
 from bp_xp.tables.parts import Prepared, Split, prepare
 from bp_xp.tables.preparation import select
+from bp_xp.tables.recipe import Recipe, even_batch_size, suited_l2
 
 __all__ = [
     "TABLE_ENDS",
@@ -80,17 +81,21 @@ def check_options(ctx: click.Context, data: str) -> None:
 
 def use_defaults(ctx: click.Context, given: SimpleNamespace) -> None:
     """Put the recipe for tables where nothing was given: that of TableModel."""
-    recipe = TableModel()
+    recipe = Recipe()
     defaults = {
         "activation": recipe.activation,
-        "optimizer": recipe.optimizer,
         "l2": recipe.l2,
-        "validation_fraction": recipe.validation_fraction,
-        "early_stopping": recipe.patience,
+        "dropout": recipe.dropout,
         "test_fraction": _TEST_FRACTION,
     }
-    if given.validation_fraction == 0 and not _is_default(ctx, "validation_fraction"):
-        defaults["early_stopping"] = None  # there is nothing to watch
+    if given.validation_fraction:  # the best epoch comes back
+        defaults["early_stopping"] = recipe.patience or given.epochs or recipe.epochs
+    if _is_default(ctx, "optimizer"):
+        defaults |= {
+            "optimizer": "adam",
+            "schedule": "cosine",
+            "learning_rate": recipe.learning_rate,
+        }
     for name, value in defaults.items():
         if _is_default(ctx, name):
             setattr(given, name, value)
@@ -121,13 +126,16 @@ def load(given: SimpleNamespace) -> tuple[Prepared, Dataset]:
         name: getattr(given, name) or () for name in ("numeric", "categorical", "drop")
     }
     seed = checks.check_seed(given.seed)
-    prepared = prepare(columns, targets, split=split, seed=seed, task=given.task, **wishes)
+    wishes |= {"task": given.task, "scaling": Recipe().scaling}
+    prepared = prepare(columns, targets, split=split, seed=seed, **wishes)
     logger.info("%s", prepared.preparation)
     if given.importance and not len(prepared.rows["test"]):
         raise ValueError("--importance needs rows to test on: leave out --test-fraction 0.")
     if (task := prepared.preparation.targets.task) != "classification":
         given.cost = given.cost or COST_OF_TASK[task]
-    given.batch_size = min(given.batch_size, len(prepared.rows["training"]))
+    n_rows = len(prepared.rows["training"])
+    given.batch_size = even_batch_size(n_rows, given.batch_size)
+    given.l2 = suited_l2(n_rows) if given.l2 is None else given.l2
     train, validation, test = map(prepared.part, ("training", "validation", "test"))
     has_validation = len(validation[0]) > 0
     parts = (*train, *test, *(validation if has_validation else (None, None)))

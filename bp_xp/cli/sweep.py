@@ -14,11 +14,12 @@ from bp_xp import EarlyStopping, checks
 from bp_xp._caller import NO_VALUE, speaking
 from bp_xp.cli import config
 from bp_xp.cli._data import LOADERS, check_output, load_data
+from bp_xp.cli._defaults import defaults_of
 from bp_xp.cli._networks import allow_float64, make_network, score, tell_device
 from bp_xp.cli._options import FILE, debug_option, quiet_option
 from bp_xp.cli._pictures import check_picture, drawing
 from bp_xp.cli._program import Termination, logger, main, stop
-from bp_xp.cli.train import defaults_of, train
+from bp_xp.cli.train import train
 from bp_xp.datasets import Dataset
 from bp_xp.plotting import sweep_curves, sweep_heat_map
 from bp_xp.storage import network_file

@@ -1,7 +1,8 @@
 """Tables: from a file or a data frame to a model, and back to its words and units.
 
 :class:`TableModel` is what most people will use. It joins a :class:`Preparation`, which turns
-columns into numbers, and a network. :func:`read_table` reads a file.
+columns into numbers, and a network, which it trains by a :class:`Recipe`. :func:`read_table` reads
+a file.
 
 Data frames need the extra ``bp_xp[table]``; files, mappings and arrays do not.
 """
@@ -9,5 +10,6 @@ Data frames need the extra ``bp_xp[table]``; files, mappings and arrays do not.
 from bp_xp.datasets.reader import MISSING_WORDS, read_table
 from bp_xp.tables.model import TableModel
 from bp_xp.tables.preparation import Preparation
+from bp_xp.tables.recipe import Recipe
 
-__all__ = ["MISSING_WORDS", "Preparation", "TableModel", "read_table"]
+__all__ = ["MISSING_WORDS", "Preparation", "Recipe", "TableModel", "read_table"]

@@ -4,7 +4,7 @@ import inspect
 import os
 from collections.abc import Collection, Sequence
 from copy import copy
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from bp_xp.tables.importance import permutation_importance
 from bp_xp.tables.inputs import Scaling
 from bp_xp.tables.parts import Split, part_columns, prepare
 from bp_xp.tables.preparation import Preparation
+from bp_xp.tables.recipe import Recipe
 from bp_xp.tables.targets import Task
 from bp_xp.training.arguments import as_metrics
 from bp_xp.training.checkpoint import Checkpoint
@@ -49,8 +50,9 @@ class TableModel:
     """A network that takes tables: text, dates, missing values and all, and answers in their words.
 
     ``fit`` learns from a table how to prepare it (:class:`~bp_xp.tables.Preparation`) and trains a
-    network on it, with Adam; a part of the rows is held out, and the parameters of the epoch that
-    was best there are kept. Predictions are class names, or numbers in the units of the table.
+    network on it, by the recipe that ``print(model.recipe)`` tells: see
+    :class:`~bp_xp.tables.Recipe`. Each argument changes it. Predictions are class names, or numbers
+    in the units of the table.
 
     Tables are pandas, polars, pyarrow or other data frames that narwhals knows, mappings of names
     to columns, arrays of shape (N, columns), or paths of files, which
@@ -65,13 +67,18 @@ class TableModel:
         categorical: columns to take for categories.
         drop: columns to leave out.
         scaling: how numbers are scaled: ``"standard"``, ``"minmax"``, ``"robust"`` or ``"none"``.
-        optimizer: an optimizer or its name, as for :meth:`bp_xp.Network.fit`.
+        optimizer: an optimizer or its name, as for :meth:`bp_xp.Network.fit`; None is Adam with a
+            rate that falls to 0 along a cosine.
+        learning_rate: where the rate of that Adam begins; other optimizers have their own.
         epochs: the most passes over the training rows.
-        batch_size: samples in a mini-batch; None is 32, or all where there are fewer.
-        l2: the strength of the penalty on weights.
-        validation_fraction: the share of the rows to hold out, each class its share; 0 holds out
-            none, and keeps the parameters of the last epoch.
-        patience: how many epochs without an improvement there end the run.
+        batch_size: the most samples in a mini-batch; all mini-batches are nearly of one size.
+        l2: the strength of the penalty on weights, or a list with one for each layer; None goes by
+            the number of rows.
+        dropout: the share of hidden neurons left out of a step, or a list of shares.
+        validation_fraction: the share of the rows to hold out, each class its share, to bring the
+            epoch back that was best there; 0 holds out none, and keeps the last epoch.
+        patience: how many epochs without an improvement there end the run; None goes on to the last
+            epoch.
         split_by: a column whose equal values, of one patient for example, are held out together;
             nothing else is learnt from it.
         split_last: whether the last rows are held out, where rows are in the order of time.
@@ -109,20 +116,22 @@ class TableModel:
 
     def __init__(
         self,
-        hidden_layer_sizes: Sequence[int] = (64, 64),
+        hidden_layer_sizes: Sequence[int] = Recipe.hidden_layer_sizes,
         *,
-        activation: Any = "relu",
+        activation: Any = Recipe.activation,
         task: Task | None = None,
         numeric: Collection[str] = (),
         categorical: Collection[str] = (),
         drop: Collection[str] = (),
-        scaling: Scaling = "standard",
-        optimizer: Any = "adam",
-        epochs: int = 300,
-        batch_size: int | None = None,
-        l2: float = 1e-2,
-        validation_fraction: float = 0.15,
-        patience: int = 30,
+        scaling: Scaling = Recipe.scaling,
+        optimizer: Any = Recipe.optimizer,
+        learning_rate: float = Recipe.learning_rate,
+        epochs: int = Recipe.epochs,
+        batch_size: int = Recipe.batch_size,
+        l2: Any = Recipe.l2,
+        dropout: Any = Recipe.dropout,
+        validation_fraction: float = Recipe.validation_fraction,
+        patience: int | None = Recipe.patience,
         split_by: str | None = None,
         split_last: bool = False,
         device: str | None = None,
@@ -140,9 +149,11 @@ class TableModel:
         self.drop = drop
         self.scaling = scaling
         self.optimizer = optimizer
+        self.learning_rate = learning_rate
         self.epochs = epochs
         self.batch_size = batch_size
         self.l2 = l2
+        self.dropout = dropout
         self.validation_fraction = validation_fraction
         self.patience = patience
         self.split_by = split_by
@@ -184,14 +195,15 @@ class TableModel:
         columns = as_columns(table, self.categorical)
         prepared = prepare(columns, target, split=split, seed=seed, **wishes)
         network = self._network(prepared.preparation, seed)
-        how: dict[str, Any] = {
-            name: getattr(self, name) for name in ("optimizer", "epochs", "batch_size", "l2")
-        } | {"progress": self.progress}
+        names = [field.name for field in fields(Recipe)]
+        recipe = replace(self.recipe, **{n: options.pop(n) for n in names if n in options})
+        how: dict[str, Any] = recipe.fit_arguments(len(prepared.rows["training"]))
+        how["progress"] = self.progress
         held_out = prepared.rows["validation"]
         if len(held_out):
             how |= {
                 "validation_data": prepared.part("validation"),
-                "early_stopping": checks.check_integer(self.patience, "patience"),
+                "early_stopping": recipe.stopping,
             }
         if options.get("checkpoint") is not None:
             options["checkpoint"] = _with_preparation(options["checkpoint"], prepared.preparation)
@@ -202,6 +214,11 @@ class TableModel:
         measured = {part: self.judge(*prepared.part(part)) for part in parts}
         self.card = Card.learn(prepared, measured)
         return self
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it trains; printed, it tells every setting, and which are not the recipe's own."""
+        return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
 
     def _network(self, preparation: Preparation, seed: int) -> Network:
         """Return an untrained network that fits a preparation."""

@@ -69,7 +69,7 @@ def trained(tmp_path_factory):
     said = {}
     for target, other in (("kind", "rent"), ("rent", "kind")):
         data = write(folder / f"{target}.csv", TABLE)
-        command = f"train --device cpu --epochs 40 --learning-rate 0.01 --drop {other}"
+        command = f"train --device cpu --epochs 40 --validation-fraction 0.15 --drop {other}"
         result = run(command, "--data", data, "--target", target, "-o", folder / f"{target}")
         assert result.exit_code == 0, result.output
         said[target] = result
@@ -101,9 +101,22 @@ def test_train_tells_its_decisions_and_judges_in_words_and_units(trained):
     assert mae == pytest.approx(model.card.metrics["test"]["mae"], rel=1e-3)
 
 
+def test_recipe_is_that_of_the_class():
+    run_well(f"train -q --epochs 20 --data {write('t.csv', TABLE)} --target rent --test-fraction 0")
+    settings = tomllib.loads(Path("t.toml").read_text(encoding="utf-8"))
+    assert settings["schedule"] == "cosine"
+    model = TableModel(epochs=20, seed=0).fit("t.csv", target="rent")
+    loaded = TableModel.load("t.safetensors")
+    np.testing.assert_array_equal(loaded.predict("t.csv"), model.predict("t.csv"))
+    # An optimizer of one's own has its own rate.
+    run_well("train -q --epochs 1 --data t.csv --target rent --optimizer sgd")
+    settings = tomllib.loads(Path("t.toml").read_text(encoding="utf-8"))
+    assert (settings["schedule"], settings["learning-rate"]) == ("constant", 0.02)
+
+
 def test_settings_beside_the_model_repeat_the_run():
     options = "--numeric id --categorical house --split-by built --class-weight"
-    options += " mittel:2,klein:0.5 --metric precision --log run.jsonl"
+    options += " mittel:2,klein:0.5 --metric precision --log run.jsonl --validation-fraction 0.15"
     write("t,1.csv", {"to,wn" if name == "town" else name: v for name, v in TABLE.items()})
     run_well(f"train -q {FAST} 19,8,3 --data t,1.csv --target kind -o m.safetensors {options}")
     settings = tomllib.loads(Path("m.toml").read_text(encoding="utf-8"))
@@ -148,11 +161,12 @@ def test_other_files_are_tables_too(name):
 
 def test_rows_are_held_out_as_asked():
     write("t.csv", TABLE)
+    held = "--validation-fraction 0.15"
     for options, rows in (
-        ("--test-fraction 0", {"training": 76, "validation": 14, "test": 0}),
-        ("--validation-fraction 0", {"training": 72, "validation": 0, "test": 18}),
-        ("--split-last", {"training": 61, "validation": 11, "test": 18}),
-        ("--split-by house", {"training": 68, "validation": 8, "test": 14}),
+        ("", {"training": 72, "validation": 0, "test": 18}),
+        (f"--test-fraction 0 {held}", {"training": 76, "validation": 14, "test": 0}),
+        (f"--split-last {held}", {"training": 61, "validation": 11, "test": 18}),
+        (f"--split-by house {held}", {"training": 68, "validation": 8, "test": 14}),
     ):
         stdout, _ = run_well(f"train -q --epochs 1 --data t.csv --target rent {options}")
         assert TableModel.load("t.safetensors").card.rows == rows
@@ -163,6 +177,7 @@ def test_rows_are_held_out_as_asked():
 def test_a_checkpoint_predicts_from_tables_and_resumes():
     write("t.csv", TABLE)
     command = "train -q --data t.csv --target kind --checkpoint run.safetensors --log log.csv"
+    command += " --schedule constant"  # the recipe's has its end from the start
     run_well(f"{command} --epochs 3 -o whole")
     Path("run.safetensors").unlink()
     run_well(f"{command} --epochs 2 -o part")

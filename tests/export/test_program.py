@@ -22,7 +22,13 @@ TABLE = {
     "floor": [1.0, 2.5, None] * 8,
     "built": [datetime.datetime(2024, 1, 1 + i) for i in range(N)],
 }
-WISHES = {"categorical": ["floor"], "validation_fraction": 0, "epochs": 2, "seed": 0}
+WISHES = {
+    "categorical": ["floor"],
+    "validation_fraction": 0,
+    "epochs": 2,
+    "seed": 0,
+    "scaling": "standard",
+}
 
 
 @pytest.fixture(scope="module")
