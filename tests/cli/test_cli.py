@@ -905,10 +905,10 @@ def test_every_example_in_the_help_is_a_command_line_that_can_be_read():
 
 
 def test_defaults_in_the_help_are_those_that_train_takes():
-    from bp_xp.cli.train import _DEFAULTS, _FILE_DEFAULTS
+    from bp_xp.cli._defaults import defaults_of
 
     stdout, _ = run_well("train --help")
-    columns = [_DEFAULTS["digits"], _DEFAULTS["mnist"], _FILE_DEFAULTS]
+    columns = [defaults_of(data) for data in ("digits", "mnist", "a.npz")]
     for words, values in (
         ("epochs", [d.epochs for d in columns]),
         ("batch size", [d.batch_size for d in columns]),
