@@ -13,6 +13,7 @@ import click
 from bp_xp import ACTIVATIONS, COSTS, METRICS
 from bp_xp.backends import LIBRARIES
 from bp_xp.cli import config
+from bp_xp.cli._completion import complete
 from bp_xp.cli._data import LOADERS
 from bp_xp.cli._program import Command, logger
 from bp_xp.cli._tables import TABLE_ENDS, is_table, split_names
@@ -221,6 +222,7 @@ data_option = of_network(
     default="digits",
     type=_DATA,
     metavar="NAME|FILE",
+    shell_complete=complete(["digits", "mnist"], files=True),
     help="digits, mnist, a table (.csv, .tsv, .parquet; the first two with .gz too), or a .npz or "
     ".npy file.",
 )
@@ -240,6 +242,7 @@ def activation_option(default: str) -> Callable[..., Any]:
         "--activation",
         default=default,
         metavar="NAME",
+        shell_complete=complete(name for name, sigma in ACTIVATIONS.items() if not sigma.coupled),
         help="Of the hidden layers: "
         f"{', '.join(name for name, sigma in ACTIVATIONS.items() if not sigma.coupled)}.",
     )
@@ -251,6 +254,7 @@ def cost_option(default: str | None = None) -> Callable[..., Any]:
         "--cost",
         default=default,
         metavar="NAME",
+        shell_complete=complete(COSTS),
         help=f"{', '.join(COSTS)}; settings may follow, as in huber:delta=2.",
     )
 
@@ -259,23 +263,27 @@ optimizer_option = of_optimizer(
     "--optimizer",
     default="sgd",
     metavar="NAME",
+    shell_complete=complete(config.OPTIMIZERS),
     help=f"{', '.join(config.OPTIMIZERS)}; further settings follow, as in adam:beta2=0.99.",
 )
 device_option = _of_place(
     "--device",
     default="auto",
     metavar="NAME",
+    shell_complete=complete(["auto", "cpu", "cuda"]),
     help="cpu, cuda, cuda:1 or auto; with --backend, a device of that library.",
 )
 backend_option = _of_place(
     "--backend",
     metavar="LIBRARY",
+    shell_complete=complete(LIBRARIES),
     help=f"{', '.join(LIBRARIES)}; else the device decides: numpy, or cupy for cuda.",
 )
 metric_option = of_validation(
     "--metric",
     multiple=True,
     metavar="NAME",
+    shell_complete=complete(METRICS),
     help=f"What to measure besides cost and accuracy: {', '.join(METRICS)}, top_5 (any number). "
     "Of two classes, precision, recall and f1 are those of class 1, and of more their mean; "
     "..._macro is always the mean. May be repeated.",

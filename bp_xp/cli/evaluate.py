@@ -5,6 +5,7 @@ import json
 import click
 
 from bp_xp.cli import _tables as tables
+from bp_xp.cli._completion import complete
 from bp_xp.cli._data import check_inputs, load_data
 from bp_xp.cli._networks import load_model, scored
 from bp_xp.cli._options import metric_option, shared_options
@@ -16,7 +17,7 @@ __all__ = ["evaluate"]
 
 
 @main.command()
-@click.argument("network", metavar="FILE")
+@click.argument("network", metavar="FILE", shell_complete=complete(files=True))
 @shared_options
 @metric_option
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")

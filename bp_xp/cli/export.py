@@ -9,6 +9,7 @@ import click
 import numpy as np
 
 from bp_xp import Network, to_numpy
+from bp_xp.cli._completion import complete
 from bp_xp.cli._data import check_output
 from bp_xp.cli._networks import counted
 from bp_xp.cli._options import FILE, debug_option
@@ -22,7 +23,7 @@ __all__ = ["export", "export_npz"]
 
 
 @main.command()
-@click.argument("file", metavar="FILE")
+@click.argument("file", metavar="FILE", shell_complete=complete(files=True))
 @click.argument("out", metavar="OUT", type=FILE)
 @debug_option
 def export(file: str, out: Path) -> None:

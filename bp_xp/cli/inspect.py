@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from bp_xp.cli._completion import complete
 from bp_xp.cli._networks import counted
 from bp_xp.cli._options import debug_option
 from bp_xp.cli._program import main
@@ -19,7 +20,7 @@ __all__ = ["inspect"]
 
 
 @main.command()
-@click.argument("file", metavar="FILE")
+@click.argument("file", metavar="FILE", shell_complete=complete(files=True))
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @debug_option
 def inspect(file: str, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from click.core import ParameterSource
 
 from bp_xp import History, Network, checks, plotting
 from bp_xp.cli import _tables as tables
+from bp_xp.cli._completion import complete
 from bp_xp.cli._data import check_inputs, load_data
 from bp_xp.cli._networks import load_model
 from bp_xp.cli._options import FILE, SIZES, shared_options
@@ -33,7 +34,7 @@ _KINDS = {
 
 @main.command()
 @click.argument("kind", type=click.Choice(list(_KINDS)), metavar="KIND")
-@click.argument("file", metavar="FILE")
+@click.argument("file", metavar="FILE", shell_complete=complete(files=True))
 @click.option(
     "--output",
     "-o",

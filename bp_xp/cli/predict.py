@@ -8,6 +8,7 @@ import click
 
 from bp_xp import Network, to_numpy
 from bp_xp.cli import _tables as tables
+from bp_xp.cli._completion import complete
 from bp_xp.cli._data import check_inputs, check_output, load_inputs
 from bp_xp.cli._networks import load_model
 from bp_xp.cli._options import shared_options
@@ -19,7 +20,7 @@ __all__ = ["predict"]
 
 
 @main.command()
-@click.argument("network", metavar="FILE")
+@click.argument("network", metavar="FILE", shell_complete=complete(files=True))
 @shared_options
 @click.option(
     "--proba",

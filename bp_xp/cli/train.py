@@ -25,6 +25,7 @@ from bp_xp import (
 from bp_xp.backends import SUPPORTED_DTYPES, place
 from bp_xp.cli import _tables as tables
 from bp_xp.cli import config
+from bp_xp.cli._completion import complete
 from bp_xp.cli._data import LOADERS, load_data
 from bp_xp.cli._defaults import Defaults, defaults_of
 from bp_xp.cli._files import as_checkpoint, check_files
@@ -123,6 +124,7 @@ __all__ = ["train"]
     "--schedule",
     default="constant",
     metavar="FORM",
+    shell_complete=complete(config.SCHEDULES),
     help=f"How the learning rate changes: {', '.join(config.SCHEDULES.values())}.",
 )
 @of_optimizer(
