@@ -244,7 +244,9 @@ class StackSource:
         elif self.shared_order:
             orders = np.tile(generator.permutation(n), (n_members, 1))
         else:
-            orders = np.stack([generator.each[m].permutation(n) for m in self.members])
+            orders = np.empty((n_members, n), dtype=np.int64)
+            for row, m in enumerate(self.members):
+                orders[row] = generator.each[m].permutation(n)
         if self.rows is not None:
             orders = np.take_along_axis(self.rows[self.members], orders, axis=1)
         shared, own = self.samples.arrays, []
