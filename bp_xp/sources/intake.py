@@ -191,7 +191,8 @@ def _check_kind(values: Any, name: str, placement: Placement) -> Any:
                 f"({error})."
             ) from error
     if host.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must be an array of numbers, not of dtype {host.dtype}.")
+        text = in_python(" bp_xp.tables.TableModel takes text.") if host.dtype.kind in "US" else ""
+        raise TypeError(f"{name} must be an array of numbers, not of dtype {host.dtype}.{text}")
     return host
 
 
