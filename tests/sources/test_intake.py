@@ -252,7 +252,7 @@ def test_labels_and_targets_that_do_not_fit_are_refused(target, y, names):
 
 
 def test_labels_of_words_are_refused():
-    with pytest.raises(TypeError, match="y must be an array of numbers.*TableModel takes text"):
+    with pytest.raises(TypeError, match=r"y must be an array of numbers.*TableModel takes text"):
         network().fit(X, ["a", "b", "b", "a"])
 
 
