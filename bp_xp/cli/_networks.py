@@ -71,7 +71,8 @@ def make_network(
     if labels and n_outputs > max(2, len(y)):
         raise ValueError(
             f"{dataset.name} has labels up to {n_outputs - 1:,}, but only {len(y):,} samples to "
-            "train on: if they are numbers and no classes, fit them with --cost huber."
+            "train on: if they are numbers and no classes, fit them with --cost huber, in a table "
+            "with --task regression."
         )
     if labels and n_outputs == 2 and sizes and sizes[-1] == 1:  # one is enough for two classes
         n_outputs, cost = 1, cost or "binary_cross_entropy"
