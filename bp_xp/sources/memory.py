@@ -13,7 +13,7 @@ from bp_xp.sources.samples import Samples
 from bp_xp.sources.source import Source
 from bp_xp.sources.sparse import SparseInputs, blocks_of, cut_rows, entries_of_row
 
-__all__ = ["MemoryEpoch", "MemorySource", "gather_rows", "next_mini_batches"]
+__all__ = ["MemoryEpoch", "MemorySource", "OfSamples", "gather_rows", "next_mini_batches"]
 
 
 class MemoryEpoch:
@@ -127,8 +127,24 @@ def gather_rows(xp: Namespace, axes: tuple[int, ...], rows: Array, *arrays: Arra
     ]
 
 
+class OfSamples:
+    """What a source of samples on the device knows by them."""
+
+    samples: Samples
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether each target is one class."""
+        return self.samples.has_classes
+
+    @property
+    def weighted(self) -> bool:
+        """Whether a mini-batch comes with weights."""
+        return self.samples.weights is not None
+
+
 @dataclass(frozen=True)
-class MemorySource:
+class MemorySource(OfSamples):
     """Samples on the device, shuffled there; see :class:`Source`.
 
     Attributes:
@@ -161,16 +177,6 @@ class MemorySource:
     def dtype(self) -> str:
         """The network's: the samples are floats already."""
         return dtype_name(self.samples.x.dtype)
-
-    @property
-    def has_classes(self) -> bool:
-        """Whether each target is one class."""
-        return self.samples.has_classes
-
-    @property
-    def weighted(self) -> bool:
-        """Whether a mini-batch comes with weights."""
-        return self.samples.weights is not None
 
     def start_epoch(self, batch_size: int, generator: np.random.Generator) -> MemoryEpoch:
         """Return the next epoch, whose order the generator draws."""

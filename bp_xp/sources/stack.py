@@ -14,7 +14,13 @@ import numpy as np
 from bp_xp._typing import Array
 from bp_xp.backends import Placement
 from bp_xp.math.rows import row_blocks
-from bp_xp.sources.memory import MemoryEpoch, MemorySource, gather_rows, next_mini_batches
+from bp_xp.sources.memory import (
+    MemoryEpoch,
+    MemorySource,
+    OfSamples,
+    gather_rows,
+    next_mini_batches,
+)
 from bp_xp.sources.samples import Samples
 from bp_xp.sources.source import Epoch, Source
 from bp_xp.sources.sparse import take_rows
@@ -173,7 +179,7 @@ def _by_step(orders: np.ndarray, batch_size: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class StackSource:
+class StackSource(OfSamples):
     """Samples on the device for a stack of networks; see :class:`Source`.
 
     Attributes:
@@ -212,16 +218,6 @@ class StackSource:
     def dtype(self) -> str:
         """The network's."""
         return MemorySource(self.samples, self.placement).dtype
-
-    @property
-    def has_classes(self) -> bool:
-        """Whether each target is one class."""
-        return self.samples.has_classes
-
-    @property
-    def weighted(self) -> bool:
-        """Whether a mini-batch comes with weights."""
-        return self.samples.weights is not None
 
     @property
     def _weights_differ(self) -> bool:
@@ -286,7 +282,7 @@ def digest_of_rows(rows: Iterable[np.ndarray]) -> str:
 
 
 @dataclass(frozen=True)
-class RowsSource:
+class RowsSource(OfSamples):
     """Some rows of samples, to be judged by: no copy of all of them is made.
 
     Attributes:
@@ -298,16 +294,6 @@ class RowsSource:
     samples: Samples
     rows: np.ndarray
     placement: Placement
-
-    @property
-    def has_classes(self) -> bool:
-        """Whether each target is one class."""
-        return self.samples.has_classes
-
-    @property
-    def weighted(self) -> bool:
-        """Whether a block comes with weights."""
-        return self.samples.weights is not None
 
     def blocks(self, rows: int) -> Iterator[list[Array]]:
         """Yield the rows, at most so many at once."""

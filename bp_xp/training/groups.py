@@ -18,13 +18,19 @@ from bp_xp.backends import Placement, dtype_name
 from bp_xp.sources.stack import OwnRows
 from bp_xp.training.step import State
 
-__all__ = ["Chunk", "groups_of", "in_groups", "networks_at_once"]
+__all__ = ["Chunk", "groups_of", "in_groups", "networks_at_once", "networks_of"]
 
 Chunk: TypeAlias = Callable[[State, Sequence[Array]], tuple[State, Array]]
 """Takes the steps of a chunk; returns the state and the totals, shape (steps, M, 3) of a stack."""
 
 _CACHE = 2 << 20
 """Bytes that are taken to stay in a core's second cache."""
+
+
+def networks_of(state: State) -> int:
+    """Return how many networks a state is of; one without an axis for them is of one."""
+    b = state.layers[0].b
+    return b.shape[0] if b.ndim > 1 else 1
 
 
 def networks_at_once(state: State, batch_size: int, placement: Placement) -> int:
@@ -34,8 +40,7 @@ def networks_at_once(state: State, batch_size: int, placement: Placement) -> int
     memory: XLA's programs, and a plain loop, gain nothing. Elsewhere it is all. A network that is
     no stack is one.
     """
-    b = state.layers[0].b
-    n = b.shape[0] if b.ndim > 1 else 1
+    n = networks_of(state)
     if n == 1 or not placement.on_cpu or not placement.engine.in_place:
         return n
     return min(n, max(1, _CACHE // _bytes_of_network(state, batch_size, n)))
@@ -109,11 +114,10 @@ def _of_rows(state: State, rows: slice, xp: Namespace) -> State:
     def cut(leaf: Array) -> Array:
         return leaf[rows, ...] if leaf.ndim else xp.asarray(leaf, copy=True)
 
-    masks = state.masks
-    if masks:
-        masks = masks._replace(seed=masks.seed[rows, ...], step=xp.asarray(masks.step, copy=True))
-    layers, optimizer, terms = map_leaves(cut, (state.layers, state.optimizer, state.terms))
-    return State(layers, optimizer, masks, terms)
+    part = state.of_rows(cut)
+    if not part.masks:
+        return part
+    return part._replace(masks=part.masks._replace(step=xp.asarray(part.masks.step, copy=True)))
 
 
 def _joined(

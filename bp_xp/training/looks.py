@@ -30,7 +30,7 @@ from bp_xp.sources import Source
 from bp_xp.training.arguments import Settings
 from bp_xp.training.divergence import check_finite, diverged_members, row_of
 from bp_xp.training.evaluation import evaluate, means_of, measure, totals_of
-from bp_xp.training.groups import Chunk, groups_of, in_groups, networks_at_once
+from bp_xp.training.groups import Chunk, groups_of, in_groups, networks_at_once, networks_of
 from bp_xp.training.history import EpochRecord, History
 from bp_xp.training.progress import Interruption, Progress
 from bp_xp.training.reduction import Total
@@ -243,9 +243,8 @@ def _chunk_taker(rule: Rule, source: Source, report: Report, placement: Placemen
         return state, totals
 
     def take_all(state: State, batches: Sequence[Array]) -> tuple[State, Array]:
-        b = state.layers[0].b
         at_once = networks_at_once(state, batches[0].shape[-2], placement)
-        groups = groups_of(b.shape[0] if b.ndim > 1 else 1, at_once)
+        groups = groups_of(networks_of(state), at_once)
         return in_groups(take, groups, state, batches, n_samples=2 + source.weighted, xp=xp)
 
     return take_all

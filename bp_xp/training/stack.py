@@ -10,7 +10,7 @@ every array, and the others' rows stay as they are.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -43,7 +43,6 @@ __all__ = [
     "stack_settings",
     "stack_trees",
     "take_rows",
-    "take_state",
 ]
 
 logger = logging.getLogger("bp_xp")
@@ -65,21 +64,12 @@ def stack_trees(trees: Sequence[Any], xp: Namespace) -> Any:
 
 def take_rows(tree: Any, rows: Sequence[int], placement: Placement) -> Any:
     """Return a nesting with some rows of its arrays; what has no axis serves all networks."""
+    return map_leaves(_taking(rows, placement), tree)
+
+
+def _taking(rows: Sequence[int], placement: Placement) -> Callable[[Array], Array]:
     numbers = placement.asarray(np.asarray(rows, dtype=np.int64))
-    return map_leaves(
-        lambda leaf: placement.xp.take(leaf, numbers, axis=0) if leaf.ndim else leaf, tree
-    )
-
-
-def take_state(state: State, rows: Sequence[int], placement: Placement) -> State:
-    """Return the state of some rows of a stack."""
-    masks = state.masks
-    if masks:  # they have one counter of steps for all
-        masks = masks._replace(seed=take_rows(masks.seed, rows, placement))
-    layers, optimizer, terms = take_rows(
-        (state.layers, state.optimizer, state.terms), rows, placement
-    )
-    return State(layers, optimizer, masks, terms)
+    return lambda leaf: placement.xp.take(leaf, numbers, axis=0) if leaf.ndim else leaf
 
 
 def put_rows(tree: Any, rows: Sequence[int], part: Any, placement: Placement) -> Any:
@@ -306,7 +296,7 @@ class WarmStack(NamedTuple):
         """Return the same of an ensemble of some of the members."""
         there = [m for m in members if m in self.rows]
         rows = [list(self.rows).index(m) for m in there]
-        state = take_state(self.position.state, rows, placement)
+        state = self.position.state.of_rows(_taking(rows, placement))
         return WarmStack(
             [self.settings[m] for m in members],
             self.position._replace(state=state),
@@ -360,7 +350,7 @@ class StackRun(Run):
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some rows of the stack."""
         self.rows[:] = [self.rows[row] for row in rows]
-        self._go_on_from(take_state(self.position.state, rows, self.placement))
+        self._go_on_from(self.position.state.of_rows(_taking(rows, self.placement)))
 
     def _go_on_from(self, state: State) -> None:
         self.position = self.position._replace(state=state)

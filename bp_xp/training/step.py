@@ -1,7 +1,7 @@
 """The training step: a pure function of arrays, and the rule that it is made of."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -34,6 +34,16 @@ class State(NamedTuple):
     optimizer: Any
     masks: Any
     terms: Any = ()
+
+    def of_rows(self, cut: Callable[[Array], Array]) -> "State":
+        """Return what some networks of a stack have of this; masks have one counter for all.
+
+        Args:
+            cut: takes their rows of an array; one without axes serves all.
+        """
+        masks = self.masks and self.masks._replace(seed=cut(self.masks.seed))
+        layers, optimizer, terms = map_leaves(cut, (self.layers, self.optimizer, self.terms))
+        return State(layers, optimizer, masks, terms)
 
 
 @dataclass(frozen=True)
