@@ -5,19 +5,21 @@ from typing import Any
 
 __all__ = ["forms_of", "leaves_of", "map_leaves"]
 
+_BRANCHES = (list, tuple)  # said once: these functions are called at each chunk of each network
+
 
 def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
     """Return a nesting of tuples and lists with a function applied to what they hold."""
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*(map_leaves(function, item) for item in tree))
-    if isinstance(tree, list | tuple):
+    if isinstance(tree, _BRANCHES):
         return type(tree)(map_leaves(function, item) for item in tree)
     return function(tree)
 
 
 def leaves_of(tree: Any) -> Iterator[Any]:
     """Yield what a nesting of tuples and lists holds."""
-    if isinstance(tree, list | tuple):
+    if isinstance(tree, _BRANCHES):
         for item in tree:
             yield from leaves_of(item)
     else:

@@ -58,13 +58,15 @@ class _InStacks:
         """
         self._samples, self._seconds = (X, y, params), {}
         super_fit: Any = super().fit  # type: ignore[misc]
-        # The fits are made already, in processes if they are to be: what is left is to score them.
+        # Fits are made beforehand, in processes if they are to be: what is left is to score them.
+        self._scored_here = contextlib.ExitStack()
         try:
-            with joblib.parallel_config(backend="sequential"):
+            with self._scored_here as here:
+                here.enter_context(joblib.parallel_config(backend="sequential"))
                 super_fit(X, y, **params)
         finally:
             seconds = self._seconds
-            del self._samples, self._seconds
+            del self._samples, self._seconds, self._scored_here
         results = self.cv_results_
         results["mean_fit_time"] = results["mean_fit_time"] + [
             seconds.get(candidate, 0.0) for candidate in range(len(results["params"]))
@@ -72,6 +74,9 @@ class _InStacks:
         return self
 
     def _run_search(self, evaluate_candidates: Any, *, callback_ctx: Any = None) -> None:
+        # The search has chosen by now how it goes over its candidates: stacks may choose as well.
+        self._scored_here.close()
+
         def evaluate(candidates: Any, cv: Any = None, **more: Any) -> Any:
             candidates = list(candidates)
             X, y, params = self._samples

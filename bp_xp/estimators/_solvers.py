@@ -272,10 +272,11 @@ class _PenalizedUpdate:
 
 def _square(W: Array, xp: Namespace) -> Array:
     """Return ‖W‖², shape (), or that of each network of a stack, shape (M,)."""
-    if W.ndim > 2:
-        return xp.sum(W * W, axis=(-2, -1))
-    w = xp.reshape(W, (-1,))
-    return w @ w
+    if W.ndim == 2:
+        w = xp.reshape(W, (-1,))
+        return w @ w
+    w = xp.reshape(W, (W.shape[0], 1, -1))
+    return (w @ w.mT)[:, 0, 0]
 
 
 @dataclass

@@ -1,12 +1,14 @@
 """Searches in stacks find what scikit-learn's find with the same estimators, one by one."""
 
 import logging
+import threading
 
 import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
 
+import joblib
 from sklearn import model_selection
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 from sklearn.linear_model import LogisticRegression
@@ -185,6 +187,22 @@ def test_weights_are_learned_one_by_one_which_is_told(samples, stacks, caplog):
     assert stacks == []
     assert "one by one" in caplog.text
     assert_same(*searches)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_stacks_are_made_side_by_side(samples, monkeypatch):
+    both = threading.Barrier(2, timeout=30)
+    fit_stack = _search.fit_stack
+
+    def fit(*task):
+        both.wait()  # breaks where one comes after the other
+        return fit_stack(*task)
+
+    monkeypatch.setattr(_search, "fit_stack", fit)
+    with joblib.parallel_config(backend="threading"):
+        search = GridSearchCV(MLPClassifier(**SHORT), {"alpha": [1e-4, 1.0]}, cv=2, n_jobs=2)
+        search.fit(*samples)
+    assert np.all(np.isfinite(search.cv_results_["mean_test_score"]))
 
 
 @pytest.mark.process
