@@ -25,7 +25,7 @@ from bp_xp.sources.samples import Samples
 from bp_xp.sources.source import Epoch, Source
 from bp_xp.sources.sparse import take_rows
 
-__all__ = ["Generators", "OwnRows", "RowsSource", "StackSource", "digest_of_rows"]
+__all__ = ["Generators", "OwnEpoch", "OwnRows", "RowsSource", "StackSource", "digest_of_rows"]
 
 
 class Generators:
@@ -106,7 +106,7 @@ class OwnRows:
         return self._placement.engine.compile(gather_rows, xp, axes)(numbers, self._values)[0]
 
 
-class _OwnEpoch:
+class OwnEpoch:
     """Mini-batches of each network's own; see :class:`Epoch`.
 
     Args:
@@ -234,6 +234,21 @@ class StackSource(OfSamples):
         if self._is_one_for_all:
             source = MemorySource(self.samples, self.placement, self.shuffle)
             return _SharedEpoch(source.start_epoch(batch_size, generator))
+        shared, own = self.samples.arrays, []
+        if self._weights_differ:
+            shared, own = shared[:2], [self.placement.xp.reshape(self.samples.weights, (-1,))]
+        first_own = np.asarray(self.members) * self.samples.x.shape[0]
+        return OwnEpoch(
+            shared,
+            own,
+            self.orders(generator),
+            first_own,
+            batch_size=batch_size,
+            placement=self.placement,
+        )
+
+    def orders(self, generator: Any) -> np.ndarray:
+        """Return the numbers of the rows in the order of each network, shape (M, n)."""
         n, n_members = self.n_rows, len(self.members)
         if not self.shuffle:
             orders = np.tile(np.arange(n), (n_members, 1))
@@ -245,13 +260,7 @@ class StackSource(OfSamples):
                 orders[row] = generator.each[m].permutation(n)
         if self.rows is not None:
             orders = np.take_along_axis(self.rows[self.members], orders, axis=1)
-        shared, own = self.samples.arrays, []
-        if self._weights_differ:
-            shared, own = shared[:2], [self.placement.xp.reshape(self.samples.weights, (-1,))]
-        first_own = np.asarray(self.members) * self.samples.x.shape[0]
-        return _OwnEpoch(
-            shared, own, orders, first_own, batch_size=batch_size, placement=self.placement
-        )
+        return orders
 
     def blocks(self, rows: int) -> Iterator[list[Array]]:
         """Yield all samples in the order in which they lie."""

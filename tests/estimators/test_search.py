@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
+import scipy.sparse
 from sklearn import model_selection
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 from sklearn.linear_model import LogisticRegression
@@ -175,16 +176,51 @@ def test_a_setting_that_can_not_be_fitted_has_no_score(samples, stacks):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_weights_are_learned_one_by_one_which_is_told(samples, stacks, caplog):
-    caplog.set_level(logging.INFO, logger="bp_xp")
+def test_weights_are_cut_into_folds_and_learned_in_stacks(samples, stacks):
     weights = {"sample_weight": np.arange(float(N))}
     searches = [
         kind(MLPClassifier(**SHORT), {"alpha": [1e-4, 1.0]}, cv=3).fit(*samples, **weights)
         for kind in (GridSearchCV, model_selection.GridSearchCV)
     ]
+    assert stacks == [6]
+    assert_same(*searches)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_what_no_stack_takes_is_learned_one_by_one_which_is_told(samples, stacks, caplog):
+    caplog.set_level(logging.INFO, logger="bp_xp")
+    judged = {"validation_data": samples}
+    searches = [
+        kind(MLPClassifier(**SHORT), {"alpha": [1e-4, 1.0]}, cv=3).fit(*samples, **judged)
+        for kind in (GridSearchCV, model_selection.GridSearchCV)
+    ]
     assert stacks == []
     assert "one by one" in caplog.text
     assert_same(*searches)
+
+
+def test_what_is_no_network_is_fitted_once(samples):
+    fitted = []
+
+    class Counted(LogisticRegression):
+        def fit(self, *samples):
+            fitted.append(self)
+            return super().fit(*samples)
+
+    GridSearchCV(Counted(), {"C": [0.1, 1.0]}, cv=3).fit(*samples)
+    assert len(fitted) == 7
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_samples_are_cut_as_scikit_learn_cuts_them(samples):
+    x, y = samples
+    mlp = MLPClassifier(**SHORT)
+    dense, *others = (
+        GridSearchCV(mlp, {"alpha": [0.1, 1.0]}, cv=3, error_score="raise").fit(inputs, list(y))
+        for inputs in (x, x.tolist(), scipy.sparse.coo_array(x))
+    )
+    for one in others:
+        assert_same(one, dense)
 
 
 @pytest.mark.process
