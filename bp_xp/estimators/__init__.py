@@ -19,7 +19,7 @@ What differs, beyond rounding:
 - Where scikit-learn takes what can't be meant, there is an error: negative weights,
   ``loss="poisson"`` with negative targets, another ``hidden_layer_sizes`` between two warm starts
   (scikit-learn goes on with the old shape).
-- ``predict_proba`` has a column for each of ``classes_``, for one class too; scikit-learn's has two.
+- ``predict_proba`` has a column for each of ``classes_``; scikit-learn's has two for one class.
 - A change of ``early_stopping`` between two warm starts is taken up; scikit-learn fails.
 - With ``warm_start`` and ``early_stopping``, a second fit that does not improve the score returns
   the best parameters of the first; scikit-learn's are overwritten meanwhile.
