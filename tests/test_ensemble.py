@@ -117,6 +117,70 @@ def test_each_member_learns_as_alone(where, samples, options):
     assert_like_alone(ensemble, history, samples, given, rtol=rtol, **made)
 
 
+SPARSE = {
+    "own order": {"optimizer": Adam(0.1), "dropout": HIDDEN_RATES[2]},
+    "shared": {"shuffle": False},
+    "held out": {"validation_data": 0.3, "early_stopping": 1, "class_weight": "balanced"},
+}
+
+
+@pytest.mark.parametrize("options", SPARSE.values(), ids=SPARSE)
+def test_sparse_inputs_are_learned_as_alone(where, samples, options):
+    scipy_sparse = pytest.importorskip("scipy.sparse")
+    x, y = samples
+    x = scipy_sparse.csr_array(np.where(x > 0.0, x, 0.0))
+    made = {**place_of(where), "cost": "categorical_cross_entropy"}
+    ensemble = Ensemble(SIZES, members=MEMBERS, seed=2, **made)
+    given = {"epochs": 2, "optimizer": SGD(0.5)} | options
+    history = ensemble.fit(x, y, batch_size=4, progress=False, **given)
+    rtol = 0.0 if where.backend == "numpy" else tolerance(widest(where), 1e-11)
+    assert_like_alone(ensemble, history, (x, y), given, rtol=rtol, **made)
+    close = {"rtol": tolerance(widest(where), 1e-11)}
+    for read in (ensemble.outputs, ensemble.std):
+        np.testing.assert_allclose(to_numpy(read(x)), to_numpy(read(x.toarray())), **close)
+    measured = [ensemble.evaluate(inputs, y)["members"]["cost"] for inputs in (x, x.toarray())]
+    np.testing.assert_allclose(*measured, **close)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shared_order": True},
+        {"rows": "bootstrap", "sample_weight": np.random.default_rng(1).random((MEMBERS, 23))},
+        {"rows": np.arange(9), "validation_rows": np.arange(9, 23), "metrics": "f1"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_sparse_inputs_are_learned_as_dense_ones(samples, options):
+    sparse = pytest.importorskip("scipy.sparse")
+    x, y = samples
+    made = {"cost": "categorical_cross_entropy", "dtype": "float64", "seed": 2}
+    ensembles = [Ensemble(SIZES, members=MEMBERS, **made) for _ in range(2)]
+    # So many steps that they are recorded.
+    given = {"epochs": 20, "batch_size": 4, "optimizer": SGD(0.1), "progress": False} | options
+    each = zip(ensembles, (x, sparse.csr_array(x)), strict=True)
+    histories = [ensemble.fit(inputs, y, **given) for ensemble, inputs in each]
+    assert histories[1].engine == "numpy"
+    for part, other in zip(*map(parameters, ensembles), strict=True):
+        np.testing.assert_allclose(part, other, rtol=0, atol=1e-12)
+    assert histories[1][-1].metrics == pytest.approx(histories[0][-1].metrics)
+
+
+def test_parts_of_the_samples_are_learned_as_alone(samples):
+    x, y = samples
+    made = {"cost": "categorical_cross_entropy", "dtype": "float64"}
+    ensemble = Ensemble(SIZES, members=2, seed=2, **made)
+    networks = [Network(SIZES, seed=seed, **made) for seed in ensemble.seeds]
+    options = {"optimizer": Adam(0.1), "dropout": 0.2, "batch_size": 4}
+    for part in (slice(0, 12), slice(8, 20)):
+        record = ensemble.partial_fit(x[part], y[part], **options)
+        records = [network.partial_fit(x[part], y[part], **options) for network in networks]
+        assert record.cost == pytest.approx(np.mean([one.cost for one in records]))
+    for k, network in enumerate(networks):
+        for part, wanted in zip(parameters(ensemble[k]), parameters(network), strict=True):
+            np.testing.assert_array_equal(part, wanted)
+
+
 def test_the_program_has_one_product_a_layer_and_pass_whatever_the_number_of_members(samples):
     def products(members):
         ensemble = Ensemble(SIZES, members=members, seed=0)
