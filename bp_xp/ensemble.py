@@ -141,7 +141,8 @@ class Ensemble(Members):
 
         Args:
             networks: one or more of one shape, with the same activations, cost, dtype and place.
-                Each goes on with its own seed and its own data order.
+                Each goes on with its own seed and its own data order; an optimizer that is warm
+                in a network starts at rest in the ensemble.
             seed: seed of what the members share, such as the order of ``shared_order=True``.
 
         Raises:
@@ -448,7 +449,9 @@ class Ensemble(Members):
             callbacks: objects or functions of (ensemble, history), told as for a network.
             checkpoint: as for a network; one file has the run of all.
             warm_start: as for a network. Each member must have been in the stack at the end of the
-                last call; who was not is left out by ``ensemble[[0, 2]]``.
+                last call; who was not is left out by ``ensemble[[0, 2]]``. An optimizer is in no
+                file but a checkpoint, and belongs to one stack: after :meth:`load` and
+                :meth:`from_networks` it starts at rest.
             progress: as for a network; what is shown is the mean over members.
             terms: fields of :class:`~bp_xp.Regularization` by name, for all or PerMember.
 
@@ -550,7 +553,7 @@ class Ensemble(Members):
         engine: str = "auto",
         custom: Iterable[Activation | Cost | MatchedCost] = (),
     ) -> "Ensemble":
-        """Read an ensemble that :meth:`save` or a checkpoint wrote.
+        """Read an ensemble that :meth:`save` or a checkpoint wrote; its optimizers are at rest.
 
         Args:
             path: the file.

@@ -20,6 +20,8 @@ from bp_xp import (
     StepDecay,
     to_numpy,
 )
+from bp_xp.storage import ensemble_file
+from bp_xp.storage.network_file import Section
 
 MEMBERS, SIZES = 3, [5, 4, 3]
 VALUES = ("cost", "accuracy", "validation_cost", "validation_accuracy")
@@ -270,7 +272,7 @@ def test_a_file_keeps_all_members_and_where_their_generators_are(tmp_path, sampl
     again.fit(*samples, **options)
     for part, wanted in zip(parameters(again), parameters(ensemble), strict=True):
         np.testing.assert_array_equal(part, wanted)
-    with pytest.raises(CheckpointError, match="its kind is 'ensemble'"):
+    with pytest.raises(CheckpointError, match=r"holds an ensemble, which Ensemble\.load reads"):
         Network.load(tmp_path / "ensemble.safetensors")
 
 
@@ -409,6 +411,46 @@ def test_a_run_that_is_resumed_is_the_one_that_never_ended(tmp_path, samples, op
             checkpoint=Checkpoint(path, resume=True),
             **options,
         )
+
+
+def test_what_is_kept_beside_a_run_is_in_its_checkpoint(tmp_path, samples):
+    path = tmp_path / "run.safetensors"
+    mine = {"mine": Section({"columns": ["a", "b"]}, {"scale": np.arange(2.0)})}
+    kept = Checkpoint(path, sections=mine)
+    Ensemble(SIZES, members=2).fit(*samples, epochs=1, progress=False, checkpoint=kept)
+    found = ensemble_file.read(path).others["mine"]
+    assert found.fields == mine["mine"].fields
+    np.testing.assert_array_equal(found.tensors["scale"], np.arange(2.0))
+
+
+def test_files_of_another_kind_are_refused_by_what_they_hold(tmp_path, samples, caplog):
+    made = {"ensemble": Ensemble(SIZES, members=2), "net": Network(SIZES)}
+    quiet = {"epochs": 1, "progress": False}
+    for name, one in made.items():
+        one.save(tmp_path / f"{name}.safetensors")
+        for _ in range(2):  # so that there is the one before
+            kept = Checkpoint(tmp_path / f"{name}-run.safetensors", overwrite=True)
+            one.fit(*samples, **quiet, checkpoint=kept)
+    refused = [
+        (
+            "net",
+            "ensemble-run",
+            r"ensemble-run\..* holds the run of an ensemble, which Ensemble\.load",
+        ),
+        ("net", "ensemble", r"holds an ensemble, which"),
+        ("ensemble", "net-run", r"net-run\..* holds the run of a network, which Network\.load"),
+        ("ensemble", "net", r"holds a network, which"),
+        ("ensemble", "ensemble", r"holds an ensemble and no run: pass .* checkpoint"),
+    ]
+    for name, file, message in refused:
+        there = Checkpoint(tmp_path / f"{file}.safetensors", resume=True)
+        with pytest.raises(CheckpointError, match=message):
+            made[name].fit(*samples, **quiet, checkpoint=there)
+    assert "the one before" not in caplog.text  # the file is whole
+    with pytest.raises(CheckpointError, match="holds the run of a network"):
+        Ensemble.load(tmp_path / "net-run.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"but net\.safetensors beside it"):
+        Network.load(tmp_path / "net")
 
 
 def test_members_are_named_by_numbers_lists_slices_and_masks():
