@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -64,10 +63,8 @@ class _InStacks:
         with (
             record_fits() as fits,
             joblib.parallel_config(backend="sequential"),
-            warnings.catch_warnings(),
             contextlib.suppress(Exception),  # what can't be fitted is told by the fit itself
         ):
-            warnings.simplefilter("ignore")
             first.fit(X, y, sample_weight, **fit_params)
         return fits
 

@@ -7,6 +7,7 @@ learn. What it then learns at once is found again when the fits are made (:func:
 
 import contextlib
 import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -74,11 +75,16 @@ _made: ContextVar[dict[str, list[Fitted]] | None] = ContextVar("fits made", defa
 
 @contextlib.contextmanager
 def record_fits() -> Iterator[Fits]:
-    """Let the fits of this context be written down, and nothing be learned; yield them."""
+    """Let the fits of this context be written down, and nothing be learned; yield them.
+
+    There are no warnings: those of the fits to come are told when they are made.
+    """
     fits = Fits()
     token = _asked.set(fits)
     try:
-        yield fits
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield fits
     finally:
         _asked.reset(token)
 

@@ -17,7 +17,7 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
 
 from bp_xp.estimators._base import MLP
-from bp_xp.estimators._prepared import Fit, Fits, Fitted, record_fits, using
+from bp_xp.estimators._prepared import Fit, Fits, Fitted, is_prepared, record_fits, using
 from bp_xp.estimators._stack import fit_stack, form_of
 
 __all__ = ["GridSearchCV", "RandomizedSearchCV", "holds_networks", "make_fits"]
@@ -60,7 +60,8 @@ class _InStacks:
             The search.
         """
         super_fit: Any = super().fit  # type: ignore[misc]
-        if not holds_networks(self):
+        # A search around it makes the fits of all its searches.
+        if is_prepared() or not holds_networks(self):
             return super_fit(X, y, **params)
         self._samples, self._seconds = (X, y, params), {}
         # The fits are made already, in processes if they are to be: what is left is to score them.

@@ -1,6 +1,7 @@
 """Searches in stacks find what scikit-learn's find with the same estimators, one by one."""
 
 import logging
+import warnings
 
 import numpy as np
 import pytest
@@ -197,6 +198,32 @@ def test_what_no_stack_takes_is_learned_one_by_one_which_is_told(samples, stacks
     assert stacks == []
     assert "one by one" in caplog.text
     assert_same(*searches)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_search_over_searches_makes_the_fits_of_all_as_one_stack(samples, stacks):
+    grids = {"alpha": [1e-4, 1.0]}, {"estimator__learning_rate_init": [0.01, 0.1]}
+    searches = [
+        kind(kind(MLPClassifier(**SHORT), grids[0], cv=2), grids[1], cv=2).fit(*samples)
+        for kind in (GridSearchCV, model_selection.GridSearchCV)
+    ]
+    # Of each of 4: its fits, and one of all its samples. Then those of the best on all samples.
+    assert stacks == [16, 4, 4]
+    assert_same(*searches)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_warnings_are_told_once(samples):
+    class Warns(StandardScaler):
+        def fit(self, x, y=None):
+            warnings.warn("as it is", UserWarning, stacklevel=1)
+            return super().fit(x, y)
+
+    pipeline = make_pipeline(Warns(), MLPClassifier(**SHORT))
+    search = GridSearchCV(pipeline, {"mlpclassifier__alpha": [0.1]}, cv=3, refit=False)
+    with pytest.warns(UserWarning, match="as it is") as told:
+        search.fit(*samples)
+    assert sum(str(one.message) == "as it is" for one in told) == 3
 
 
 def test_what_is_no_network_is_fitted_once(samples):
