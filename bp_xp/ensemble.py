@@ -24,14 +24,13 @@ from bp_xp.math.costs import Cost, MatchedCost
 from bp_xp.math.initializers import Initializer, make_generator, restore_generator
 from bp_xp.math.metrics import METRICS
 from bp_xp.math.regularization import Regularization
-from bp_xp.math.rows import row_blocks
 from bp_xp.math.uncertainty import Uncertainty, spread_of, uncertainty
 from bp_xp.members import Members, member_seed
 from bp_xp.network import Network
 from bp_xp.optim import Optimizer
 from bp_xp.sources import MemorySource, intake
 from bp_xp.sources.samples import make_samples
-from bp_xp.sources.sparse import cut_rows
+from bp_xp.sources.sparse import blocks_of, cut_rows
 from bp_xp.storage import ensemble_file, network_file
 from bp_xp.storage.ensemble_file import EnsembleFile
 from bp_xp.training import evaluation, fitting, stack_fitting
@@ -39,7 +38,7 @@ from bp_xp.training.arguments import MetricLike, PerMember, as_metrics
 from bp_xp.training.callbacks import CallbackLike, EarlyStopping
 from bp_xp.training.checkpoint import Checkpoint
 from bp_xp.training.divergence import row_of
-from bp_xp.training.history import History
+from bp_xp.training.history import EpochRecord, History
 from bp_xp.training.stack import stack_trees
 
 __all__ = ["Ensemble", "MemberTerms"]
@@ -142,7 +141,8 @@ class Ensemble(Members):
 
         Args:
             networks: one or more of one shape, with the same activations, cost, dtype and place.
-                Each goes on with its own seed and its own data order.
+                Each goes on with its own seed and its own data order; an optimizer that is warm
+                in a network starts at rest in the ensemble.
             seed: seed of what the members share, such as the order of ``shared_order=True``.
 
         Raises:
@@ -254,17 +254,29 @@ class Ensemble(Members):
         size = checks.check_integer(batch_size, "batch_size")
         here = self._placement
         with here.active(advice("Take a smaller {}.", "batch_size")):
-            x = intake.check_samples(
+            x = intake.check_inputs(
                 x, "x", placement=here, dtype=self._dtype, columns=self.sizes[0]
             )
-            blocks = [cut_rows(x, rows, here) for rows in row_blocks(x.shape[0], size)]
-            each = [
-                evaluation.feed(
-                    self.model, row_of(self._layers, k), blocks, at_once=size, placement=here
-                )
-                for k in range(len(self))
-            ]
-            return self.xp.stack(each)
+            return self._outputs_for(x, size)
+
+    def _outputs_for(self, x: Any, size: int) -> Array:
+        """Return the outputs of each member for inputs that are checked."""
+        here = self._placement
+        each = [
+            evaluation.feed(
+                self.model,
+                self._member_for(x, k),
+                (cut_rows(x, rows, here) for rows in blocks_of(x, size)),
+                at_once=size,
+                placement=here,
+            )
+            for k in range(len(self))
+        ]
+        return self.xp.stack(each)
+
+    def _member_for(self, x: Any, member: int) -> list[Layer]:
+        """Return the parameters of a member, in the order that products with inputs x read best."""
+        return self._placement.library.laid_out(row_of(self._layers, member), x)
 
     def feedforward(self, x: Any, *, batch_size: int = 4096) -> Array:
         """Return the mean of the members' outputs, shape (N, O); see :meth:`outputs`."""
@@ -357,18 +369,19 @@ class Ensemble(Members):
         """
         asked, here = as_metrics(metrics), self._placement
         with here.active():
-            samples = make_samples(
-                self.model, x, y, sample_weight, placement=here, dtype=self._dtype
-            )
+            where: dict[str, Any] = {"placement": here, "dtype": self._dtype}
+            samples = make_samples(self.model, x, y, sample_weight, **where, sparse=True)
             fitting.check_metrics(asked, samples)
             own = ("accuracy", "expected_calibration_error") if samples.has_classes else ()
             measured = [*(METRICS[name] for name in own), *asked]
             source = MemorySource(samples, here)
             each = [
-                evaluation.evaluate(self.model, row_of(self._layers, k), source, placement=here)
+                evaluation.evaluate(
+                    self.model, self._member_for(samples.x, k), source, placement=here
+                )
                 for k in range(len(self))
             ]
-            mean = self.feedforward(samples.x)
+            mean = self.xp.mean(self._outputs_for(samples.x, evaluation.ROWS_AT_ONCE), axis=0)
             found = evaluation.judge_outputs(self.model, mean, samples, measured, placement=here)
         columns = dict(zip(("cost", "accuracy"), zip(*each, strict=True), strict=True))
         members = {name: np.array(c) for name, c in columns.items() if c[0] is not None}
@@ -409,7 +422,7 @@ class Ensemble(Members):
         what :meth:`bp_xp.Network.fit` would take of member k. A list still means layers.
 
         Args:
-            x: inputs, shape (N, I), moved once for all members; not sparse.
+            x: inputs, shape (N, I), moved once for all members; a sparse matrix batch by batch.
             y: labels, shape (N,), or targets, shape (N, O).
             sample_weight: how much each sample counts, shape (N,); of each member its own, shape
                 (members, N), or PerMember.
@@ -436,7 +449,9 @@ class Ensemble(Members):
             callbacks: objects or functions of (ensemble, history), told as for a network.
             checkpoint: as for a network; one file has the run of all.
             warm_start: as for a network. Each member must have been in the stack at the end of the
-                last call; who was not is left out by ``ensemble[[0, 2]]``.
+                last call; who was not is left out by ``ensemble[[0, 2]]``. An optimizer is in no
+                file but a checkpoint, and belongs to one stack: after :meth:`load` and
+                :meth:`from_networks` it starts at rest.
             progress: as for a network; what is shown is the mean over members.
             terms: fields of :class:`~bp_xp.Regularization` by name, for all or PerMember.
 
@@ -475,6 +490,26 @@ class Ensemble(Members):
             progress=progress,
             terms=dict(terms),
         )
+
+    def partial_fit(self, x: Any, y: Any, **options: Any) -> EpochRecord:
+        """Train all members on some samples more, as :meth:`bp_xp.Network.partial_fit` trains one.
+
+        Args:
+            x: inputs, shape (N, I).
+            y: labels, shape (N,), or targets, shape (N, O).
+            options: those of :meth:`fit`, but for ``epochs`` and ``warm_start``; the optimizers and
+                dropout must be the same at each call.
+
+        Returns:
+            The record of the pass, the mean over the members.
+
+        Raises:
+            ValueError, TypeError, OutOfMemoryError: as for :meth:`fit`; or a member diverged in a
+                call before, and is still there: ``ensemble[[0, 2]]`` goes on with the others.
+            DivergenceError: every member diverged.
+        """
+        quiet: dict[str, Any] = {"progress": False} | options
+        return self.fit(x, y, epochs=1, warm_start=True, **quiet)[-1]
 
     # -----------------------------------------------------------------------------------------
     # Where it lives
@@ -518,7 +553,7 @@ class Ensemble(Members):
         engine: str = "auto",
         custom: Iterable[Activation | Cost | MatchedCost] = (),
     ) -> "Ensemble":
-        """Read an ensemble that :meth:`save` or a checkpoint wrote.
+        """Read an ensemble that :meth:`save` or a checkpoint wrote; its optimizers are at rest.
 
         Args:
             path: the file.

@@ -20,6 +20,8 @@ from bp_xp import (
     StepDecay,
     to_numpy,
 )
+from bp_xp.storage import ensemble_file
+from bp_xp.storage.network_file import Section
 
 MEMBERS, SIZES = 3, [5, 4, 3]
 VALUES = ("cost", "accuracy", "validation_cost", "validation_accuracy")
@@ -117,6 +119,70 @@ def test_each_member_learns_as_alone(where, samples, options):
     assert_like_alone(ensemble, history, samples, given, rtol=rtol, **made)
 
 
+SPARSE = {
+    "own order": {"optimizer": Adam(0.1), "dropout": HIDDEN_RATES[2]},
+    "shared": {"shuffle": False},
+    "held out": {"validation_data": 0.3, "early_stopping": 1, "class_weight": "balanced"},
+}
+
+
+@pytest.mark.parametrize("options", SPARSE.values(), ids=SPARSE)
+def test_sparse_inputs_are_learned_as_alone(where, samples, options):
+    scipy_sparse = pytest.importorskip("scipy.sparse")
+    x, y = samples
+    x = scipy_sparse.csr_array(np.where(x > 0.0, x, 0.0))
+    made = {**place_of(where), "cost": "categorical_cross_entropy"}
+    ensemble = Ensemble(SIZES, members=MEMBERS, seed=2, **made)
+    given = {"epochs": 2, "optimizer": SGD(0.5)} | options
+    history = ensemble.fit(x, y, batch_size=4, progress=False, **given)
+    rtol = 0.0 if where.backend == "numpy" else tolerance(widest(where), 1e-11)
+    assert_like_alone(ensemble, history, (x, y), given, rtol=rtol, **made)
+    close = {"rtol": tolerance(widest(where), 1e-11)}
+    for read in (ensemble.outputs, ensemble.std):
+        np.testing.assert_allclose(to_numpy(read(x)), to_numpy(read(x.toarray())), **close)
+    measured = [ensemble.evaluate(inputs, y)["members"]["cost"] for inputs in (x, x.toarray())]
+    np.testing.assert_allclose(*measured, **close)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shared_order": True},
+        {"rows": "bootstrap", "sample_weight": np.random.default_rng(1).random((MEMBERS, 23))},
+        {"rows": np.arange(9), "validation_rows": np.arange(9, 23), "metrics": "f1"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_sparse_inputs_are_learned_as_dense_ones(samples, options):
+    sparse = pytest.importorskip("scipy.sparse")
+    x, y = samples
+    made = {"cost": "categorical_cross_entropy", "dtype": "float64", "seed": 2}
+    ensembles = [Ensemble(SIZES, members=MEMBERS, **made) for _ in range(2)]
+    # So many steps that they are recorded.
+    given = {"epochs": 20, "batch_size": 4, "optimizer": SGD(0.1), "progress": False} | options
+    each = zip(ensembles, (x, sparse.csr_array(x)), strict=True)
+    histories = [ensemble.fit(inputs, y, **given) for ensemble, inputs in each]
+    assert histories[1].engine == "numpy"
+    for part, other in zip(*map(parameters, ensembles), strict=True):
+        np.testing.assert_allclose(part, other, rtol=0, atol=1e-12)
+    assert histories[1][-1].metrics == pytest.approx(histories[0][-1].metrics)
+
+
+def test_parts_of_the_samples_are_learned_as_alone(samples):
+    x, y = samples
+    made = {"cost": "categorical_cross_entropy", "dtype": "float64"}
+    ensemble = Ensemble(SIZES, members=2, seed=2, **made)
+    networks = [Network(SIZES, seed=seed, **made) for seed in ensemble.seeds]
+    options = {"optimizer": Adam(0.1), "dropout": 0.2, "batch_size": 4}
+    for part in (slice(0, 12), slice(8, 20)):
+        record = ensemble.partial_fit(x[part], y[part], **options)
+        records = [network.partial_fit(x[part], y[part], **options) for network in networks]
+        assert record.cost == pytest.approx(np.mean([one.cost for one in records]))
+    for k, network in enumerate(networks):
+        for part, wanted in zip(parameters(ensemble[k]), parameters(network), strict=True):
+            np.testing.assert_array_equal(part, wanted)
+
+
 def test_the_program_has_one_product_a_layer_and_pass_whatever_the_number_of_members(samples):
     def products(members):
         ensemble = Ensemble(SIZES, members=members, seed=0)
@@ -206,7 +272,7 @@ def test_a_file_keeps_all_members_and_where_their_generators_are(tmp_path, sampl
     again.fit(*samples, **options)
     for part, wanted in zip(parameters(again), parameters(ensemble), strict=True):
         np.testing.assert_array_equal(part, wanted)
-    with pytest.raises(CheckpointError, match="its kind is 'ensemble'"):
+    with pytest.raises(CheckpointError, match=r"holds an ensemble, which Ensemble\.load reads"):
         Network.load(tmp_path / "ensemble.safetensors")
 
 
@@ -345,6 +411,46 @@ def test_a_run_that_is_resumed_is_the_one_that_never_ended(tmp_path, samples, op
             checkpoint=Checkpoint(path, resume=True),
             **options,
         )
+
+
+def test_what_is_kept_beside_a_run_is_in_its_checkpoint(tmp_path, samples):
+    path = tmp_path / "run.safetensors"
+    mine = {"mine": Section({"columns": ["a", "b"]}, {"scale": np.arange(2.0)})}
+    kept = Checkpoint(path, sections=mine)
+    Ensemble(SIZES, members=2).fit(*samples, epochs=1, progress=False, checkpoint=kept)
+    found = ensemble_file.read(path).others["mine"]
+    assert found.fields == mine["mine"].fields
+    np.testing.assert_array_equal(found.tensors["scale"], np.arange(2.0))
+
+
+def test_files_of_another_kind_are_refused_by_what_they_hold(tmp_path, samples, caplog):
+    made = {"ensemble": Ensemble(SIZES, members=2), "net": Network(SIZES)}
+    quiet = {"epochs": 1, "progress": False}
+    for name, one in made.items():
+        one.save(tmp_path / f"{name}.safetensors")
+        for _ in range(2):  # so that there is the one before
+            kept = Checkpoint(tmp_path / f"{name}-run.safetensors", overwrite=True)
+            one.fit(*samples, **quiet, checkpoint=kept)
+    refused = [
+        (
+            "net",
+            "ensemble-run",
+            r"ensemble-run\..* holds the run of an ensemble, which Ensemble\.load",
+        ),
+        ("net", "ensemble", r"holds an ensemble, which"),
+        ("ensemble", "net-run", r"net-run\..* holds the run of a network, which Network\.load"),
+        ("ensemble", "net", r"holds a network, which"),
+        ("ensemble", "ensemble", r"holds an ensemble and no run: pass .* checkpoint"),
+    ]
+    for name, file, message in refused:
+        there = Checkpoint(tmp_path / f"{file}.safetensors", resume=True)
+        with pytest.raises(CheckpointError, match=message):
+            made[name].fit(*samples, **quiet, checkpoint=there)
+    assert "the one before" not in caplog.text  # the file is whole
+    with pytest.raises(CheckpointError, match="holds the run of a network"):
+        Ensemble.load(tmp_path / "net-run.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"but net\.safetensors beside it"):
+        Network.load(tmp_path / "net")
 
 
 def test_members_are_named_by_numbers_lists_slices_and_masks():

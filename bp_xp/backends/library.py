@@ -176,12 +176,13 @@ class Library:
         """Have arrays computed where a library puts that off; it need not wait for them."""
         del arrays
 
-    def sparse_batches(self, matrix: Any, steps: int, device: Any) -> Array:
-        """So many mini-batches, shape (steps, batch, I), of the rows of a matrix of SciPy's in CSR.
+    def sparse_batches(self, matrix: Any, axes: tuple[int, ...], device: Any) -> Array:
+        """Mini-batches, shape (*axes, batch, I), of the rows of a matrix of SciPy's in CSR.
 
-        Dense ones on ``device``, where the library has nothing better.
+        Dense ones on ``device``, where the library has nothing better. The axes are (steps,), and
+        of a stack (steps, M).
         """
-        dense = matrix.toarray().reshape(steps, -1, matrix.shape[1])
+        dense = matrix.toarray().reshape(*axes, -1, matrix.shape[1])
         return self.from_numpy(dense, device)
 
     def sparse_row_entries(self, matrix: Any) -> float:

@@ -19,6 +19,7 @@ What differs, beyond rounding:
 - Where scikit-learn takes what can't be meant, there is an error: negative weights,
   ``loss="poisson"`` with negative targets, another ``hidden_layer_sizes`` between two warm starts
   (scikit-learn goes on with the old shape).
+- ``predict_proba`` has a column for each of ``classes_``; scikit-learn's has two for one class.
 - A change of ``early_stopping`` between two warm starts is taken up; scikit-learn fails.
 - With ``warm_start`` and ``early_stopping``, a second fit that does not improve the score returns
   the best parameters of the first; scikit-learn's are overwritten meanwhile.
@@ -33,12 +34,15 @@ from bp_xp._optional import require
 require("sklearn", "sklearn")
 
 # Only now: these modules import it.
+from bp_xp.estimators._bagging import BaggingClassifier, BaggingRegressor  # noqa: E402
 from bp_xp.estimators._classifier import MLPClassifier  # noqa: E402
 from bp_xp.estimators._conversion import from_sklearn, to_network, to_sklearn  # noqa: E402
 from bp_xp.estimators._regressor import MLPRegressor  # noqa: E402
 from bp_xp.estimators._search import GridSearchCV, RandomizedSearchCV  # noqa: E402
 
 __all__ = [
+    "BaggingClassifier",
+    "BaggingRegressor",
     "GridSearchCV",
     "MLPClassifier",
     "MLPRegressor",

@@ -149,8 +149,8 @@ class MLP(BaseEstimator):
         *,
         incremental: bool = False,
     ) -> Any:
-        alone = incremental or sample_weight is not None or validation_data is not None
-        if not alone and take_prepared(self, X, y):
+        alone = incremental or validation_data is not None
+        if not alone and take_prepared(self, X, y, sample_weight):
             return self
         settings.check_parameters(self)
         hidden = settings.hidden_sizes(self.hidden_layer_sizes)

@@ -268,7 +268,8 @@ class MLPClassifier(ClassifierMixin, MLP):
     def _probabilities(self, X: Any, method: str) -> Any:
         a = self._home(self._outputs(X, method))
         with self._at_home() as xp:
-            return probabilities(a, xp=xp)
+            # Of one class alone, the other column of the two stands for none.
+            return probabilities(a, xp=xp)[:, : self.classes_.shape[0]]
 
     def _encode(self, y: Any, placement: Placement, *, fresh: bool) -> tuple[np.ndarray, Any]:
         if fresh or not hasattr(self, "classes_"):

@@ -83,7 +83,8 @@ def to_sklearn(fitted: MLPClassifier | MLPRegressor) -> Any:
     if not isinstance(fitted, MLP):
         raise TypeError(
             "to_sklearn takes an MLPClassifier or MLPRegressor of bp_xp.estimators, not a "
-            f"{type(fitted).__name__} of {type(fitted).__module__.partition('.')[0]}."
+            f"{type(fitted).__name__} of {type(fitted).__module__.partition('.')[0]}"
+            f"{_inside(fitted)}."
         )
     _check_fitted(fitted)
     activation = as_list(fitted.activation)
@@ -130,10 +131,17 @@ def to_network(fitted: MLPClassifier | MLPRegressor) -> Network:
     if not isinstance(fitted, MLP):
         raise TypeError(
             "to_network takes an MLPClassifier or MLPRegressor of bp_xp.estimators, not a "
-            f"{type(fitted).__name__}."
+            f"{type(fitted).__name__}{_inside(fitted)}."
         )
     _check_fitted(fitted)
     return fitted._to_network()
+
+
+def _inside(fitted: Any) -> str:
+    """Return what to pass in the place of an estimator around others."""
+    names = {"estimators_": "one of its", "best_estimator_": "its", "steps": "the last of its"}
+    found = [f": pass {which} {name}" for name, which in names.items() if hasattr(fitted, name)]
+    return found[0] if found else ""
 
 
 def _check_fitted(estimator: Any) -> None:

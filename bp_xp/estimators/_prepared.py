@@ -7,6 +7,7 @@ learn. What it then learns at once is found again when the fits are made (:func:
 
 import contextlib
 import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import numpy as np
 
 from bp_xp.estimators._run import warn_of_no_convergence
 
-__all__ = ["Fit", "Fits", "Fitted", "record_fits", "take_prepared", "using"]
+__all__ = ["Fit", "Fits", "Fitted", "is_prepared", "record_fits", "take_prepared", "using"]
 
 
 class Fit(NamedTuple):
@@ -25,10 +26,12 @@ class Fit(NamedTuple):
     Attributes:
         estimator: a copy of the estimator, not fitted.
         samples: which samples it learns, of :attr:`Fits.samples`.
+        weights: how much each of them counts, shape (N,), or None.
     """
 
     estimator: Any
     samples: str
+    weights: Any = None
 
 
 class Fits:
@@ -44,13 +47,13 @@ class Fits:
         self.samples: dict[str, tuple[Any, Any]] = {}
         self._last: tuple[Any, Any, str] = (None, None, "")
 
-    def ask(self, estimator: Any, X: Any, y: Any) -> None:
+    def ask(self, estimator: Any, X: Any, y: Any, weights: Any) -> None:
         """Add a fit."""
         last_X, last_y, samples = self._last
         if X is not last_X or y is not last_y:
             samples = _digest(X, y)
             self._last = (X, y, samples)
-        self.asked.append(Fit(estimator, samples))
+        self.asked.append(Fit(estimator, samples, weights))
         self.samples.setdefault(samples, (X, y))
 
 
@@ -72,11 +75,16 @@ _made: ContextVar[dict[str, list[Fitted]] | None] = ContextVar("fits made", defa
 
 @contextlib.contextmanager
 def record_fits() -> Iterator[Fits]:
-    """Let the fits of this context be written down, and nothing be learned; yield them."""
+    """Let the fits of this context be written down, and nothing be learned; yield them.
+
+    There are no warnings: those of the fits to come are told when they are made.
+    """
     fits = Fits()
     token = _asked.set(fits)
     try:
-        yield fits
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield fits
     finally:
         _asked.reset(token)
 
@@ -87,7 +95,7 @@ def using(fits: Sequence[Fit], fitted: Sequence[Fitted | None]) -> Iterator[None
     found: dict[str, list[Fitted]] = {}
     for fit, made in zip(fits, fitted, strict=True):
         if made is not None:
-            found.setdefault(_key_of(fit.estimator, fit.samples), []).append(made)
+            found.setdefault(_key_of(*fit), []).append(made)
     token = _made.set(found)
     try:
         yield
@@ -95,13 +103,18 @@ def using(fits: Sequence[Fit], fitted: Sequence[Fitted | None]) -> Iterator[None
         _made.reset(token)
 
 
-def take_prepared(estimator: Any, X: Any, y: Any) -> bool:
+def is_prepared() -> bool:
+    """Return whether fits of this context are written down, or were made before."""
+    return _asked.get() is not None or _made.get() is not None
+
+
+def take_prepared(estimator: Any, X: Any, y: Any, weights: Any = None) -> bool:
     """Return whether a fit is done with: it was made before, or it is only to be written down."""
     fits, found = _asked.get(), _made.get()
     if fits is not None:
-        fits.ask(estimator, X, y)
+        fits.ask(estimator, X, y, weights)
         return True
-    made = found.get(_key_of(estimator, _digest(X, y))) if found else None
+    made = found.get(_key_of(estimator, _digest(X, y), weights)) if found else None
     if not made:
         return False
     fitted = made.pop(0)
@@ -114,8 +127,9 @@ def take_prepared(estimator: Any, X: Any, y: Any) -> bool:
     return True
 
 
-def _key_of(estimator: Any, samples: str) -> str:
-    return str(joblib.hash((type(estimator), estimator.get_params(deep=False)))) + samples
+def _key_of(estimator: Any, samples: str, weights: Any) -> str:
+    asked = str(joblib.hash((type(estimator), estimator.get_params(deep=False))))
+    return asked + samples + ("" if weights is None else _digest_of(weights))
 
 
 def _digest(X: Any, y: Any) -> str:

@@ -28,6 +28,7 @@ __all__ = [
     "mini_batches",
     "penalty_numbers",
     "place_inputs",
+    "scale_weights",
     "weights_of",
 ]
 
@@ -104,6 +105,22 @@ def mini_batches(n: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     return starts, np.diff(starts, append=n).astype(np.float64)
 
 
+def scale_weights(weights: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights that add to the samples of each mini-batch, and what they have added to.
+
+    Args:
+        weights: those of the samples in the order of the epoch, shape (..., N).
+        batch_size: samples in a mini-batch.
+
+    Returns:
+        Weights, shape (..., N), and sums, shape (..., steps).
+    """
+    starts, counts = mini_batches(weights.shape[-1], batch_size)
+    sums = np.add.reduceat(weights, starts, axis=-1)
+    scales = np.divide(counts, sums, out=np.zeros_like(sums), where=sums > 0.0)
+    return weights * np.repeat(scales, counts.astype(int), axis=-1), sums
+
+
 def penalty_numbers(alpha: float, counts: np.ndarray, weights: np.ndarray) -> list[np.ndarray]:
     """Return what :class:`~bp_xp.estimators._solvers.Penalized` is given with each mini-batch.
 
@@ -178,13 +195,10 @@ class ScikitSource:
         """Return the next epoch; its order comes from scikit-learn's generator, not from ours."""
         del generator
         order = self._orders.permutation(self._samples.inputs.shape[0])
-        starts, counts = mini_batches(len(order), batch_size)
+        _, counts = mini_batches(len(order), batch_size)
         sums, weights = counts, None
         if self._samples.weights is not None:
-            ordered = self._samples.weights[order]
-            sums = np.add.reduceat(ordered, starts)
-            scales = np.divide(counts, sums, out=np.zeros_like(sums), where=sums > 0.0)
-            scaled = ordered * np.repeat(scales, counts.astype(int))
+            scaled, sums = scale_weights(self._samples.weights[order], batch_size)
             weights = self._placement.asarray(scaled, self.dtype)
         arrays = [self._samples.inputs, self._samples.y]
         taken = order if self._shuffles else None

@@ -12,12 +12,15 @@ import joblib
 import numpy as np
 from sklearn import model_selection
 from sklearn.base import clone
+from sklearn.utils import indexable
 from sklearn.utils.metaestimators import _safe_split
+from sklearn.utils.validation import _check_method_params
 
-from bp_xp.estimators._prepared import Fit, Fits, Fitted, record_fits, using
+from bp_xp.estimators._base import MLP
+from bp_xp.estimators._prepared import Fit, Fits, Fitted, is_prepared, record_fits, using
 from bp_xp.estimators._stack import fit_stack, form_of
 
-__all__ = ["GridSearchCV", "RandomizedSearchCV"]
+__all__ = ["GridSearchCV", "RandomizedSearchCV", "holds_networks", "make_fits"]
 
 logger = logging.getLogger("bp_xp")
 
@@ -56,8 +59,11 @@ class _InStacks:
         Returns:
             The search.
         """
-        self._samples, self._seconds = (X, y, params), {}
         super_fit: Any = super().fit  # type: ignore[misc]
+        # A search around it makes the fits of all its searches.
+        if is_prepared() or not holds_networks(self):
+            return super_fit(X, y, **params)
+        self._samples, self._seconds = (X, y, params), {}
         # Fits are made beforehand, in processes if they are to be: what is left is to score them.
         self._scored_here = contextlib.ExitStack()
         try:
@@ -74,19 +80,27 @@ class _InStacks:
         return self
 
     def _run_search(self, evaluate_candidates: Any, *, callback_ctx: Any = None) -> None:
+        run_search: Any = super()._run_search  # type: ignore[misc]
+        if not hasattr(self, "_samples"):  # there are no networks in it
+            run_search(evaluate_candidates, callback_ctx=callback_ctx)
+            return
         # The search has chosen by now how it goes over its candidates: stacks may choose as well.
         self._scored_here.close()
 
         def evaluate(candidates: Any, cv: Any = None, **more: Any) -> Any:
             candidates = list(candidates)
             X, y, params = self._samples
+            X, y = indexable(X, y)  # as scikit-learn cuts them
             routed = self._get_routed_params_for_fit(params)
             splits = list((cv or self._checked_cv_orig).split(X, y, **routed.splitter.split))
-            # Weights and the like, which are passed on to the fits, are taken by no stack.
-            asked = [] if routed.estimator.fit else candidates
-            fits, of_candidate = _asked(self.estimator, X, y, asked, splits)
+            passed_on = routed.estimator.fit
+            # But for weights, no stack takes what is passed on to the fits.
+            asked = candidates if all(name.endswith("sample_weight") for name in passed_on) else []
+            fits, of_candidate = _asked(
+                self.estimator, X, y, asked, splits=splits, passed_on=passed_on
+            )
             begun = time.perf_counter()
-            fitted = _make(fits, self.n_jobs)
+            fitted = make_fits(fits, self.n_jobs)
             each = (time.perf_counter() - begun) / max(len(fitted), 1)
             first = len(self._seconds)
             for candidate in range(len(candidates)):
@@ -95,7 +109,7 @@ class _InStacks:
             with using(fits.asked, fitted):
                 return evaluate_candidates(candidates, cv=_Splits(splits), **more)
 
-        super()._run_search(evaluate, callback_ctx=callback_ctx)  # type: ignore[misc]
+        run_search(evaluate, callback_ctx=callback_ctx)
 
 
 class GridSearchCV(_InStacks, model_selection.GridSearchCV):
@@ -105,8 +119,8 @@ class GridSearchCV(_InStacks, model_selection.GridSearchCV):
     :class:`sklearn.model_selection.GridSearchCV`. Estimators of bp_xp, also as steps of a pipeline,
     are fitted many at once if they differ in numbers alone: ``alpha``, learning rates, momentum,
     ``random_state``, ``tol``, ``dropout`` and the like. ``n_jobs`` spreads stacks over processes.
-    What can't be in a stack (``solver="lbfgs"``, sparse samples, weights, callbacks, another
-    estimator) is fitted one by one, as there.
+    What can't be in a stack (``solver="lbfgs"``, sparse samples, ``class_weight``, callbacks,
+    another estimator) is fitted one by one, in this process.
 
     ``mean_fit_time`` is the share of a fit in the time of all.
 
@@ -132,29 +146,45 @@ class RandomizedSearchCV(_InStacks, model_selection.RandomizedSearchCV):
 # The fits
 
 
+def holds_networks(value: Any) -> bool:
+    """Return whether an estimator of bp_xp is in another one, or among what it is searched over."""
+    if isinstance(value, MLP):
+        return True
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif hasattr(value, "get_params") and not isinstance(value, type):
+        value = value.get_params().values()
+    elif not isinstance(value, list | tuple):
+        return False
+    return any(map(holds_networks, value))
+
+
 def _asked(
     estimator: Any,
     X: Any,
     y: Any,
     candidates: Sequence[Mapping[str, Any]],
+    *,
     splits: Sequence[tuple[Any, Any]],
+    passed_on: Mapping[str, Any],
 ) -> tuple[Fits, list[int]]:
     """Return the fits of networks that a search will make, and for each its candidate."""
     of_candidate: list[int] = []
     with record_fits() as fits:
         for train, _ in splits:
             X_train, y_train = _safe_split(estimator, X, y, train)
+            more = _check_method_params(X, params=passed_on, indices=train)
             for number, candidate in enumerate(candidates):
                 # What can't be fitted is told by the search itself.
                 with contextlib.suppress(Exception):
                     one: Any = clone(estimator)
                     settings: Any = clone(candidate, safe=False)
-                    one.set_params(**settings).fit(X_train, y_train)
+                    one.set_params(**settings).fit(X_train, y_train, **more)
                 of_candidate += [number] * (len(fits.asked) - len(of_candidate))
     return fits, of_candidate
 
 
-def _make(fits: Fits, n_jobs: int | None) -> list[Fitted | None]:
+def make_fits(fits: Fits, n_jobs: int | None) -> list[Fitted | None]:
     """Make fits: those of one form as stacks, spread over processes; None where that fails."""
     fitted: list[Fitted | None] = [None] * len(fits.asked)
     processes: Any = n_jobs
@@ -165,7 +195,8 @@ def _make(fits: Fits, n_jobs: int | None) -> list[Fitted | None]:
         names = list(dict.fromkeys(fit.samples for fit in asked))
         samples = [fits.samples[name] for name in names]
         which = [names.index(fit.samples) for fit in asked]
-        tasks.append(([fit.estimator for fit in asked], samples, which))
+        weights = [fit.weights for fit in asked]
+        tasks.append(([fit.estimator for fit in asked], samples, which, weights))
     made: Any = joblib.Parallel(n_jobs=n_jobs)(joblib.delayed(_fit)(*task) for task in tasks)
     for part, estimators in zip(parts, made, strict=True):
         for i, one in zip(part, estimators, strict=True):
@@ -212,9 +243,10 @@ def _parts(fits: Fits, jobs: int) -> list[list[int]]:
 
 def _form(fit: Fit, fits: Fits) -> Mapping[str, Any] | None:
     try:
-        return form_of(fit.estimator, *fits.samples[fit.samples])
+        form = form_of(fit.estimator, *fits.samples[fit.samples])
     except (ValueError, TypeError):  # which its fit will say
         return None
+    return None if form is None else {**form, "weighted": fit.weights is not None}
 
 
 def _most(form: Mapping[str, Any]) -> int:

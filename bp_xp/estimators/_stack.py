@@ -23,6 +23,7 @@ from bp_xp.estimators._samples import (
     ScikitOrder,
     mini_batches,
     penalty_numbers,
+    scale_weights,
 )
 from bp_xp.estimators._settings import as_list, check_parameters, hidden_sizes
 from bp_xp.estimators._solvers import PenalizedState
@@ -31,7 +32,7 @@ from bp_xp.network import Network
 from bp_xp.sources import Epoch
 from bp_xp.sources import Samples as Trained
 from bp_xp.sources.sparse import is_sparse
-from bp_xp.sources.stack import StackSource
+from bp_xp.sources.stack import OwnEpoch, StackSource
 from bp_xp.training.arguments import Settings
 from bp_xp.training.divergence import row_of
 from bp_xp.training.history import EpochRecord, History
@@ -91,6 +92,7 @@ class _Member(NamedTuple):
         settings: those of its run.
         position: where it begins.
         rows: the numbers of the rows that it learns, in the samples of all.
+        weights: how much each sample counts, shape (N,), or None.
         validation: what it is judged by after each epoch, or None.
         random: what draws its order, or None.
     """
@@ -100,12 +102,16 @@ class _Member(NamedTuple):
     settings: Settings
     position: Position
     rows: np.ndarray
+    weights: np.ndarray | None
     validation: Samples | None
     random: np.random.RandomState | None
 
 
 def fit_stack(
-    estimators: Sequence[Any], samples: Sequence[tuple[Any, Any]], which: Sequence[int]
+    estimators: Sequence[Any],
+    samples: Sequence[tuple[Any, Any]],
+    which: Sequence[int],
+    weights: Sequence[Any],
 ) -> list[Fitted | None]:
     """Fit estimators of one form as a stack.
 
@@ -113,6 +119,8 @@ def fit_stack(
         estimators: the estimators, not fitted.
         samples: the samples that they learn, as (X, y).
         which: the number of the samples of each estimator.
+        weights: how much each of these counts, shape (N,), for each estimator; all are None or
+            none is.
 
     Returns:
         The estimators, fitted; None for one that diverged, which alone ends in an error.
@@ -124,9 +132,9 @@ def fit_stack(
     first = np.cumsum([0, *(np.shape(X)[0] for X, _ in samples)])
     placed: dict[int, Samples] = {}
     members = []
-    for estimator, number in zip(estimators, which, strict=True):
-        member = _prepare(estimator, *samples[number], placed, number)
-        members.append(member._replace(rows=member.rows + first[number]))
+    for estimator, number, own in zip(estimators, which, weights, strict=True):
+        member = _prepare(estimator, *samples[number], own, placed=placed, number=number)
+        members.append(_among_all(member, first[number], first[-1]))
     placement, dtype = estimators[0]._where, members[0].network.dtype
     with placement.active():
         xp = placement.xp
@@ -145,13 +153,23 @@ def fit_stack(
     ]
 
 
+def _among_all(member: _Member, first: int, n: int) -> _Member:
+    """Return a member with its rows and weights as they are among the n samples of all."""
+    weights = member.weights
+    if weights is not None:
+        weights = np.pad(weights, (first, n - first - len(weights)))
+    return member._replace(rows=member.rows + first, weights=weights)
+
+
 def _keep(estimator: Any, layers: Sequence[Layer], placement: Placement, over: bool) -> Fitted:
     """Let an estimator have its parameters."""
     estimator._keep(layers, placement)
     return Fitted(estimator, converged=over)
 
 
-def _prepare(estimator: Any, X: Any, y: Any, placed: dict[int, Samples], number: int) -> _Member:
+def _prepare(
+    estimator: Any, X: Any, y: Any, weights: Any, *, placed: dict[int, Samples], number: int
+) -> _Member:
     """Return an estimator before its first step, as its ``fit`` prepares it."""
     hidden = hidden_sizes(estimator.hidden_layer_sizes)
     X, y = estimator._validate(X, y, reset=True)
@@ -159,7 +177,7 @@ def _prepare(estimator: Any, X: Any, y: Any, placed: dict[int, Samples], number:
     dtype = estimator._dtype_for(X)
     random = estimator._random_state = check_random_state(estimator.random_state)
     with placement.active():
-        samples = estimator._samples(X, y, None, placement, dtype, fresh=True)
+        samples = estimator._samples(X, y, weights, placement, dtype, fresh=True)
         placed.setdefault(number, samples)
         outputs = samples.y.shape[1]
         estimator._start([samples.inputs.shape[1], *hidden, outputs], dtype, random)
@@ -182,7 +200,9 @@ def _prepare(estimator: Any, X: Any, y: Any, placed: dict[int, Samples], number:
             generator=generator,
         )
     orders = random if estimator.shuffle else None
-    return _Member(estimator, network, settings, position, rows, validation, orders)
+    return _Member(
+        estimator, network, settings, position, rows, samples.weights, validation, orders
+    )
 
 
 def _make_run(
@@ -213,6 +233,7 @@ def _make_run(
         rows=np.stack([one.rows for one in members]),
         given=("decay", "share", "kept") if any(alphas) else (),
         alphas=alphas,
+        own_weights=_own_weights(members),
     )
     shown: Any = SimpleNamespace(_layers=[])
     orders: Any = _Orders([ScikitOrder(one.random, len(one.rows)) for one in members])
@@ -228,6 +249,14 @@ def _make_run(
         rows=numbers,
         **where,
     )
+
+
+def _own_weights(members: Sequence[_Member]) -> np.ndarray | None:
+    """Return how much each sample counts for each member, shape (M, N); None where all do alike."""
+    each = [(one.weights, one.rows) for one in members if one.weights is not None]
+    if all((weights[rows] == 1.0).all() for weights, rows in each):
+        return None
+    return np.stack([weights for weights, _ in each])
 
 
 class _StackRun(StackRun):
@@ -252,24 +281,48 @@ class _ScikitStack(StackSource):
 
     Attributes:
         alphas: the strength of the term, of each member.
+        own_weights: how much each sample counts for each member, shape (members, N), or None.
     """
 
     alphas: tuple[float, ...] = ()
+    own_weights: np.ndarray | None = None
+
+    @property
+    def weighted(self) -> bool:
+        """Whether a mini-batch comes with weights."""
+        return self.own_weights is not None
 
     def start_epoch(self, batch_size: int, generator: Any) -> Epoch:
         """Return the next epoch."""
+        orders, own = self.orders(generator), []
+        _, counts = mini_batches(self.n_rows, batch_size)
+        n, sums = self.samples.x.shape[0], np.tile(counts, (len(self.members), 1))
+        if self.own_weights is not None:
+            weights = self.own_weights[self.members]
+            scaled, sums = scale_weights(np.take_along_axis(weights, orders, axis=1), batch_size)
+            np.put_along_axis(weights, orders, scaled, axis=1)
+            own = [self.placement.asarray(weights.ravel(), self.dtype)]
         return ScikitEpoch(
-            super().start_epoch(batch_size, generator),
+            OwnEpoch(
+                self.samples.arrays,
+                own,
+                orders,
+                n * np.arange(len(self.members)),
+                batch_size=batch_size,
+                placement=self.placement,
+            ),
             batch_size,
             weights=None,
-            numbers=self._numbers(batch_size) if self.given else [],
+            numbers=self._numbers(counts, sums) if self.given else [],
             placement=self.placement,
         )
 
-    def _numbers(self, batch_size: int) -> list[Any]:
+    def _numbers(self, counts: np.ndarray, sums: np.ndarray) -> list[Any]:
         """Return what is given with the mini-batches of an epoch, shape (steps, M) each."""
-        _, counts = mini_batches(self.n_rows, batch_size)
-        each = [penalty_numbers(self.alphas[m], counts, counts) for m in self.members]
+        each = [
+            penalty_numbers(self.alphas[m], counts, own)
+            for m, own in zip(self.members, sums, strict=True)
+        ]
         return [
             self.placement.asarray(np.stack(column, axis=1), self.dtype)
             for column in zip(*each, strict=True)

@@ -63,11 +63,11 @@ class SparseInputs:
         matrix.eliminate_zeros()
         return [matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data]
 
-    def batches(self, rows: slice | np.ndarray, steps: int) -> Array:
-        """Return some rows as so many mini-batches, shape (steps, batch, I), for steps to take."""
+    def batches(self, rows: slice | np.ndarray, *axes: int) -> Array:
+        """Return some rows as mini-batches, shape (*axes, batch, I), for steps to take."""
         every = rows == slice(0, self.shape[0]) if isinstance(rows, slice) else False
         matrix = self._matrix if every else self._matrix[rows]
-        return self._placement.library.sparse_batches(matrix, steps, self._placement.device)
+        return self._placement.library.sparse_batches(matrix, axes, self._placement.device)
 
     def __getitem__(self, key: Sequence[Any]) -> Array:
         """Return ``x[rows, ...]``, some rows for steps to take; of the columns, all."""

@@ -23,9 +23,9 @@ from bp_xp.sources.memory import (
 )
 from bp_xp.sources.samples import Samples
 from bp_xp.sources.source import Epoch, Source
-from bp_xp.sources.sparse import take_rows
+from bp_xp.sources.sparse import SparseInputs, entries_of_row, take_rows
 
-__all__ = ["Generators", "OwnRows", "RowsSource", "StackSource", "digest_of_rows"]
+__all__ = ["Generators", "OwnEpoch", "OwnRows", "RowsSource", "StackSource", "digest_of_rows"]
 
 
 class Generators:
@@ -79,7 +79,8 @@ class OwnRows:
     """Mini-batches of each network's own, which are gathered for those that take them.
 
     Args:
-        numbers: the numbers of their rows, shape (steps · M · batch,).
+        numbers: the numbers of their rows, shape (steps · M · batch,); of sparse inputs, on the
+            host.
         values: what they are rows of, shape (N, ...).
         axes: (steps, M, batch).
         placement: library and device.
@@ -89,28 +90,41 @@ class OwnRows:
     """
 
     def __init__(
-        self, numbers: Array, values: Array, axes: tuple[int, int, int], placement: Placement
+        self,
+        numbers: Array,
+        values: Array | SparseInputs,
+        axes: tuple[int, int, int],
+        placement: Placement,
     ) -> None:
         self._numbers, self._values, self._axes = numbers, values, axes
         self._placement = placement
         self.shape = (*axes, *values.shape[1:])
+        self.ndim = len(self.shape)
+
+    def lay_out(self, tree: Any) -> Any:
+        """Return a nesting of arrays, the same, in the order that products with them read best."""
+        sparse = isinstance(self._values, SparseInputs)
+        return self._placement.library.laid_out(tree, self) if sparse else tree
 
     def of(self, networks: slice) -> Array:
         """Return the mini-batches of some networks, shape (steps, networks, batch, ...)."""
         xp, (steps, n, _) = self._placement.xp, self._axes
         first, end, _ = networks.indices(n)
         numbers = self._numbers
+        if isinstance(self._values, SparseInputs):
+            rows = numbers.reshape(self._axes)[:, networks, :]
+            return self._values.batches(rows.ravel(), steps, end - first)
         if end - first < n:
             numbers = xp.reshape(xp.reshape(numbers, self._axes)[:, networks, :], (-1,))
         axes = (steps, end - first, -1)
         return self._placement.engine.compile(gather_rows, xp, axes)(numbers, self._values)[0]
 
 
-class _OwnEpoch:
+class OwnEpoch:
     """Mini-batches of each network's own; see :class:`Epoch`.
 
     Args:
-        shared: arrays that all networks take rows of, shape (N, ...) each.
+        shared: arrays that all networks take rows of, shape (N, ...) each; inputs may be sparse.
         own: arrays of each network's own, shape (M · N, ...) each, one network after the other.
         orders: the numbers of the rows in the order of each network, shape (M, n), on the host.
         first_own: the number of the first row of each network in what is its own, shape (M,).
@@ -120,7 +134,7 @@ class _OwnEpoch:
 
     def __init__(
         self,
-        shared: Sequence[Array],
+        shared: Sequence[Array | SparseInputs],
         own: Sequence[Array],
         orders: np.ndarray,
         first_own: np.ndarray,
@@ -130,10 +144,14 @@ class _OwnEpoch:
     ) -> None:
         self._n_members, self._n_rows = orders.shape
         self._batch_size, self._placement, self._taken = batch_size, placement, 0
-        self._gathered = [(placement.asarray(_by_step(orders, batch_size)), shared)]
+        numbers = _by_step(orders, batch_size)
+        there = placement.asarray(numbers)
+        self._gathered: list[tuple[Array, Array | SparseInputs]] = [
+            (numbers if isinstance(values, SparseInputs) else there, values) for values in shared
+        ]
         if own:
-            numbers = _by_step(orders + first_own[:, None], batch_size)
-            self._gathered.append((placement.asarray(numbers), own))
+            there = placement.asarray(_by_step(orders + first_own[:, None], batch_size))
+            self._gathered += [(there, values) for values in own]
 
     @property
     def place(self) -> int:
@@ -153,15 +171,15 @@ class _OwnEpoch:
         self._taken += steps
         begin = first * size * n_members
         span = slice(begin, begin + steps * rows * n_members)
+        cut = self._placement.library.cut
         return [
             OwnRows(
-                self._placement.library.cut(numbers, span),
+                numbers[span] if isinstance(numbers, np.ndarray) else cut(numbers, span),
                 values,
                 (steps, n_members, rows),
                 self._placement,
             )
-            for numbers, arrays in self._gathered
-            for values in arrays
+            for numbers, values in self._gathered
         ]
 
 
@@ -183,7 +201,7 @@ class StackSource(OfSamples):
     """Samples on the device for a stack of networks; see :class:`Source`.
 
     Attributes:
-        samples: the samples, not sparse; their weights may be of each member, shape (members, N).
+        samples: the samples; their weights may be of each member, shape (members, N).
         placement: their library and device.
         members: the numbers of the members in the stack; the list changes as they leave.
         shuffle: whether each epoch has an order of its own.
@@ -210,7 +228,7 @@ class StackSource(OfSamples):
     @property
     def row_entries(self) -> int:
         """I + O of each network whose samples are gathered together; once where all share them."""
-        entries = self.samples.x.shape[1] + self.samples.y.shape[1]
+        entries = entries_of_row(self.samples.x) + self.samples.y.shape[1]
         n = len(self.members)
         return entries if self._is_one_for_all else entries * min(n, self.at_once or n)
 
@@ -225,7 +243,9 @@ class StackSource(OfSamples):
 
     @property
     def _is_one_for_all(self) -> bool:
-        """Whether all members take the same mini-batches."""
+        """Whether all members take the same mini-batches; sparse ones are cut for each."""
+        if isinstance(self.samples.x, SparseInputs):
+            return False
         alike = self.shared_order or not self.shuffle
         return alike and self.rows is None and not self._weights_differ
 
@@ -234,6 +254,21 @@ class StackSource(OfSamples):
         if self._is_one_for_all:
             source = MemorySource(self.samples, self.placement, self.shuffle)
             return _SharedEpoch(source.start_epoch(batch_size, generator))
+        shared, own = self.samples.arrays, []
+        if self._weights_differ:
+            shared, own = shared[:2], [self.placement.xp.reshape(self.samples.weights, (-1,))]
+        first_own = np.asarray(self.members) * self.samples.x.shape[0]
+        return OwnEpoch(
+            shared,
+            own,
+            self.orders(generator),
+            first_own,
+            batch_size=batch_size,
+            placement=self.placement,
+        )
+
+    def orders(self, generator: Any) -> np.ndarray:
+        """Return the numbers of the rows in the order of each network, shape (M, n)."""
         n, n_members = self.n_rows, len(self.members)
         if not self.shuffle:
             orders = np.tile(np.arange(n), (n_members, 1))
@@ -245,13 +280,7 @@ class StackSource(OfSamples):
                 orders[row] = generator.each[m].permutation(n)
         if self.rows is not None:
             orders = np.take_along_axis(self.rows[self.members], orders, axis=1)
-        shared, own = self.samples.arrays, []
-        if self._weights_differ:
-            shared, own = shared[:2], [self.placement.xp.reshape(self.samples.weights, (-1,))]
-        first_own = np.asarray(self.members) * self.samples.x.shape[0]
-        return _OwnEpoch(
-            shared, own, orders, first_own, batch_size=batch_size, placement=self.placement
-        )
+        return orders
 
     def blocks(self, rows: int) -> Iterator[list[Array]]:
         """Yield all samples in the order in which they lie."""
@@ -297,5 +326,9 @@ class RowsSource(OfSamples):
 
     def blocks(self, rows: int) -> Iterator[list[Array]]:
         """Yield the rows, at most so many at once."""
+        inputs = self.samples.x
+        if isinstance(inputs, SparseInputs):
+            rows = min(rows, inputs.rows_at_once)
         for block in row_blocks(len(self.rows), rows):
-            yield take_rows(self.samples.arrays, self.rows[block], self.placement)
+            x, *others = take_rows(self.samples.arrays, self.rows[block], self.placement)
+            yield [x[:, ...] if isinstance(x, SparseInputs) else x, *others]

@@ -4,13 +4,13 @@ A file of :mod:`bp_xp.storage.tensors` of the kind ``"ensemble"``, with one sect
 the fields of a network, and ``seeds`` and ``generators`` with one for each member. The arrays are
 ``layers.0.W`` of shape (members, O, I) and so on. That of a run, ``"ensemble run"``, has a section
 ``run`` as well, which says besides what a network's does which members are in the stack, and the
-history of each.
+history of each. Further sections are as in a network's.
 """
 
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,18 @@ from bp_xp.storage.fields import (
 from bp_xp.storage.network_file import (
     NetworkSection,
     RunSection,
+    Section,
     check_suffix,
     layer_tensors,
+    of_another_kind,
+    put_sections,
     records_in,
     records_out,
     run_fields,
     run_parts,
     run_tensors,
     take_layers,
+    take_sections,
     take_tensor,
     unfit,
 )
@@ -77,10 +81,12 @@ class EnsembleFile:
     Attributes:
         network: the ensemble.
         run: the run whose checkpoint it is, or None.
+        others: further sections by name.
     """
 
     network: EnsembleSection
     run: StackSection | None = None
+    others: Mapping[str, Section] = field(default_factory=dict)
 
 
 def write(path: str | os.PathLike[str], content: EnsembleFile) -> Path:
@@ -104,6 +110,7 @@ def write(path: str | os.PathLike[str], content: EnsembleFile) -> Path:
             "kind": "ensemble run",
             "run": run_fields(run) | {"rows": list(run.rows), "members": members},
         }
+    put_sections(content.others, tensors, header)
     return write_tensors(path, tensors, header)
 
 
@@ -122,7 +129,7 @@ def read(path: str | os.PathLike[str], purpose: str = "be read as an ensemble") 
     try:
         kind = header["kind"]
         if kind not in ("ensemble", "ensemble run"):
-            raise ValueError(f"its kind is {kind!r}")
+            raise of_another_kind(kind)
         fields = header["ensemble"]
         check_fields_of_ensemble(fields)
         ensemble = EnsembleSection(
@@ -130,9 +137,10 @@ def read(path: str | os.PathLike[str], purpose: str = "be read as an ensemble") 
             layers=_take_members(tensors, "layers", fields),
         )
         run = None if kind == "ensemble" else _run_of(header["run"], tensors, fields)
+        others = take_sections(tensors, header, {"kind", "ensemble", "run"})
         if tensors:
             raise ValueError(f"tensor {min(tensors)!r} is not part of this ensemble")
-        return EnsembleFile(ensemble, run)
+        return EnsembleFile(ensemble, run, others)
     except (KeyError, TypeError, ValueError) as error:
         raise unfit(path, purpose, error) from error
 

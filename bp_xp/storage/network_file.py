@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from bp_xp._caller import in_python
 from bp_xp._typing import Layer
 from bp_xp.errors import CheckpointError
 from bp_xp.storage.fields import (
@@ -36,6 +37,8 @@ __all__ = [
     "Section",
     "check_suffix",
     "layer_tensors",
+    "of_another_kind",
+    "put_sections",
     "read",
     "records_in",
     "records_out",
@@ -43,6 +46,7 @@ __all__ = [
     "run_parts",
     "run_tensors",
     "take_layers",
+    "take_sections",
     "take_tensor",
     "unfit",
     "write",
@@ -175,9 +179,7 @@ def write(path: str | os.PathLike[str], content: NetworkFile) -> Path:
     if run is not None:
         header["run"] = run_fields(run)
         tensors |= run_tensors(run)
-    for name, section in content.others.items():
-        header[name] = dict(section.fields)
-        tensors |= {f"{name}.{key}": array for key, array in section.tensors.items()}
+    put_sections(content.others, tensors, header)
     return write_tensors(path, tensors, header)
 
 
@@ -196,12 +198,28 @@ def read(path: str | os.PathLike[str], purpose: str = "be read as a network") ->
     try:
         kind = header["kind"]
         if kind not in ("network", "run"):
-            raise ValueError(f"its kind is {kind!r}")
+            raise of_another_kind(kind)
         if "network" not in header:
             header = _from_version_1(header)
         return _content(kind, tensors, header)
     except (KeyError, TypeError, ValueError) as error:
         raise unfit(path, purpose, error) from error
+
+
+_KINDS = {
+    "network": ("a network", "Network.load reads"),
+    "run": ("the run of a network", "Network.load reads and Network.fit goes on with"),
+    "ensemble": ("an ensemble", "Ensemble.load reads"),
+    "ensemble run": ("the run of an ensemble", "Ensemble.load reads and Ensemble.fit goes on with"),
+}
+
+
+def of_another_kind(kind: Any) -> ValueError:
+    """Return the error of a file that holds something else than what it is read for."""
+    if kind not in _KINDS:
+        return ValueError(f"its kind is {kind!r}")
+    what, reader = _KINDS[kind]
+    return ValueError(f"it holds {what}" + in_python(f", which {reader}"))
 
 
 def unfit(path: str | os.PathLike[str], purpose: str, error: Exception) -> CheckpointError:
@@ -229,15 +247,32 @@ def _content(kind: str, tensors: dict[str, np.ndarray], header: dict[str, Any]) 
             best = take_layers(left, len(names), "best", network.dtype)
             _check_shapes(best, network.sizes)
         run = RunSection(**run_parts(entries, left), totals=totals, best=best)
-    others = {}
-    for name in header.keys() - {"kind", "network", "run"}:
-        check_fields_of_section(header[name], name)
-        own = {key: left.pop(key) for key in [*left] if key.startswith(f"{name}.")}
-        shorter = {key.removeprefix(f"{name}."): array for key, array in own.items()}
-        others[name] = Section(header[name], shorter)
+    others = take_sections(left, header, {"kind", "network", "run"})
     if left:
         raise ValueError(f"tensor {min(left)!r} is not part of this network")
     return NetworkFile(network, run, others)
+
+
+def put_sections(
+    others: Mapping[str, Section], tensors: dict[str, np.ndarray], header: dict[str, Any]
+) -> None:
+    """Add further sections to what a file is to hold."""
+    for name, section in others.items():
+        header[name] = dict(section.fields)
+        tensors.update({f"{name}.{key}": array for key, array in section.tensors.items()})
+
+
+def take_sections(
+    tensors: dict[str, np.ndarray], header: Mapping[str, Any], known: set[str]
+) -> dict[str, Section]:
+    """Take the sections of other names than the known ones out of what a file holds."""
+    others = {}
+    for name in header.keys() - known:
+        check_fields_of_section(header[name], name)
+        own = [key for key in tensors if key.startswith(f"{name}.")]
+        parts = {key.removeprefix(f"{name}."): tensors.pop(key) for key in own}
+        others[name] = Section(header[name], parts)
+    return others
 
 
 def _from_version_1(header: Mapping[str, Any]) -> dict[str, Any]:

@@ -118,6 +118,12 @@ def read_tensors(
         return _decode(read_regular(path), allow_nonfinite=allow_nonfinite)
     except CheckpointError as error:
         raise CheckpointError(f"{path} {error}") from error
+    except FileNotFoundError as error:
+        meant = path.with_name(f"{path.name}.safetensors")
+        if not meant.exists():
+            raise
+        text = f"there is no such file, but {meant.name} beside it"
+        raise FileNotFoundError(error.errno, text, str(path)) from None
 
 
 def _encode(tensors: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> bytes:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bp_xp import checks
-from bp_xp._caller import named
+from bp_xp._caller import in_python, named
 from bp_xp._trees import leaves_of, map_leaves
 from bp_xp._typing import Layer
 from bp_xp.backends import Placement, dtype_name, to_numpy
@@ -300,7 +300,9 @@ def read_saved(
         try:
             return _read_run(file, read)
         except CheckpointError as error:
-            if file == there[-1]:
+            # One that is whole was not left so by a run that was killed: it is of another kind.
+            is_damaged = isinstance(error.__cause__, CheckpointError)
+            if file == there[-1] or not is_damaged:
                 raise
             logger.warning("%s; resuming from the one before.", error)
     return None
@@ -313,7 +315,10 @@ def _read_run(path: Path, read: Callable[[Path, str], Any]) -> SavedRun:
     content = read(path, _RESUME)
     try:
         if content.run is None:
-            raise ValueError("it holds a network and no run")
+            what = "an ensemble" if hasattr(content.network, "seeds") else "a network"
+            raise ValueError(
+                f"it holds {what} and no run" + in_python(": pass the path of a checkpoint of fit")
+            )
         restore_generators(content.run.begun)
     except ValueError as error:
         raise network_file.unfit(path, _RESUME, error) from error

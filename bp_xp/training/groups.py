@@ -91,6 +91,8 @@ def in_groups(
     """
     if len(groups) == 1:
         return take(state, [_part(one, groups[0]) for one in batches])
+    if isinstance(batches[0], OwnRows):
+        state = batches[0].lay_out(state)  # once, and not the part of each group
     before, after, totals = [], [], []
     for rows in groups:
         part = _of_rows(state, rows, xp)

@@ -11,6 +11,7 @@ from bp_xp.sources.stack import StackSource, digest_of_rows
 from bp_xp.storage import ensemble_file, network_file
 from bp_xp.storage.ensemble_file import EnsembleFile, EnsembleSection, StackSection
 from bp_xp.storage.files import keep_previous
+from bp_xp.storage.network_file import Section
 from bp_xp.training import checkpoint
 from bp_xp.training.arguments import Settings
 from bp_xp.training.callbacks import EarlyStopping
@@ -64,7 +65,13 @@ def describe_stack(
 
 
 def write(
-    ensemble: Any, described: Mapping[str, Any], begun: Any, path: Path, run: StackRun
+    ensemble: Any,
+    path: Path,
+    run: StackRun,
+    *,
+    described: Mapping[str, Any],
+    begun: Any,
+    others: Mapping[str, Section],
 ) -> None:
     """Write the checkpoint of a run, and keep the one before."""
     section = pack(run.position, run.history, run.best, described, begun=begun, report=run.report)
@@ -79,7 +86,7 @@ def write(
     ]
     stack = StackSection(**vars(section), rows=list(run.rows), members=members)
     keep_previous(path)
-    ensemble_file.write(path, EnsembleFile(ensemble.describe(), stack))
+    ensemble_file.write(path, EnsembleFile(ensemble.describe(), stack, others))
 
 
 def resume(ensemble: Any, run: StackRun, saved: SavedRun, described: Mapping[str, Any]) -> None:

@@ -134,9 +134,9 @@ def _weighed(ensemble: Any, x: Any, y: Any, sample_weight: Any, class_weight: An
     if np.ndim(sample_weight) == 2:
         sample_weight = PerMember(sample_weight)
     if not isinstance(sample_weight, PerMember):
-        samples = make_samples(ensemble.model, x, y, sample_weight, **where)
+        samples = make_samples(ensemble.model, x, y, sample_weight, **where, sparse=True)
         return samples if class_weight is None else weigh_classes(samples, class_weight, **where)
-    samples = make_samples(ensemble.model, x, y, **where)
+    samples = make_samples(ensemble.model, x, y, **where, sparse=True)
     each = [
         samples._replace(
             weights=check_sample_weight(one, "sample_weight", rows=samples.x.shape[0], **where)
@@ -223,7 +223,8 @@ def _weigh_rows(ensemble: Any, samples: Samples, rows: np.ndarray, class_weight:
 def _given(ensemble: Any, validation_data: Any) -> Samples:
     """Return the samples that were given to judge all members by."""
     parts = parts_of_validation(validation_data)
-    return make_samples(ensemble.model, *parts, **_where(ensemble), prefix="validation ")
+    where = _where(ensemble)
+    return make_samples(ensemble.model, *parts, **where, prefix="validation ", sparse=True)
 
 
 def _parted(

@@ -103,7 +103,8 @@ def fit(
             described = describe_stack(settings, stopping, run, data)
             if saved:
                 resume(ensemble, run, saved, described)
-            keep: Any = functools.partial(write, ensemble, described, begun)
+            more = {"described": described, "begun": begun, "others": kept.sections}
+            keep: Any = functools.partial(write, ensemble, **more)
             observers.append(KeepStack(Path(kept.path), kept.every, keep))
         ensemble._report = run.report
         train(run, observers)

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 import joblib
+import scipy.sparse
 from sklearn import model_selection
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 from sklearn.linear_model import LogisticRegression
@@ -177,11 +179,22 @@ def test_a_setting_that_can_not_be_fitted_has_no_score(samples, stacks):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_weights_are_learned_one_by_one_which_is_told(samples, stacks, caplog):
-    caplog.set_level(logging.INFO, logger="bp_xp")
+def test_weights_are_cut_into_folds_and_learned_in_stacks(samples, stacks):
     weights = {"sample_weight": np.arange(float(N))}
     searches = [
         kind(MLPClassifier(**SHORT), {"alpha": [1e-4, 1.0]}, cv=3).fit(*samples, **weights)
+        for kind in (GridSearchCV, model_selection.GridSearchCV)
+    ]
+    assert stacks == [6]
+    assert_same(*searches)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_what_no_stack_takes_is_learned_one_by_one_which_is_told(samples, stacks, caplog):
+    caplog.set_level(logging.INFO, logger="bp_xp")
+    judged = {"validation_data": samples}
+    searches = [
+        kind(MLPClassifier(**SHORT), {"alpha": [1e-4, 1.0]}, cv=3).fit(*samples, **judged)
         for kind in (GridSearchCV, model_selection.GridSearchCV)
     ]
     assert stacks == []
@@ -203,6 +216,56 @@ def test_stacks_are_made_side_by_side(samples, monkeypatch):
         search = GridSearchCV(MLPClassifier(**SHORT), {"alpha": [1e-4, 1.0]}, cv=2, n_jobs=2)
         search.fit(*samples)
     assert np.all(np.isfinite(search.cv_results_["mean_test_score"]))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_search_over_searches_makes_the_fits_of_all_as_one_stack(samples, stacks):
+    grids = {"alpha": [1e-4, 1.0]}, {"estimator__learning_rate_init": [0.01, 0.1]}
+    searches = [
+        kind(kind(MLPClassifier(**SHORT), grids[0], cv=2), grids[1], cv=2).fit(*samples)
+        for kind in (GridSearchCV, model_selection.GridSearchCV)
+    ]
+    # Of each of 4: its fits, and one of all its samples. Then those of the best on all samples.
+    assert stacks == [16, 4, 4]
+    assert_same(*searches)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_warnings_are_told_once(samples):
+    class Warns(StandardScaler):
+        def fit(self, x, y=None):
+            warnings.warn("as it is", UserWarning, stacklevel=1)
+            return super().fit(x, y)
+
+    pipeline = make_pipeline(Warns(), MLPClassifier(**SHORT))
+    search = GridSearchCV(pipeline, {"mlpclassifier__alpha": [0.1]}, cv=3, refit=False)
+    with pytest.warns(UserWarning, match="as it is") as told:
+        search.fit(*samples)
+    assert sum(str(one.message) == "as it is" for one in told) == 3
+
+
+def test_what_is_no_network_is_fitted_once(samples):
+    fitted = []
+
+    class Counted(LogisticRegression):
+        def fit(self, *samples):
+            fitted.append(self)
+            return super().fit(*samples)
+
+    GridSearchCV(Counted(), {"C": [0.1, 1.0]}, cv=3).fit(*samples)
+    assert len(fitted) == 7
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_samples_are_cut_as_scikit_learn_cuts_them(samples):
+    x, y = samples
+    mlp = MLPClassifier(**SHORT)
+    dense, *others = (
+        GridSearchCV(mlp, {"alpha": [0.1, 1.0]}, cv=3, error_score="raise").fit(inputs, list(y))
+        for inputs in (x, x.tolist(), scipy.sparse.coo_array(x))
+    )
+    for one in others:
+        assert_same(one, dense)
 
 
 @pytest.mark.process

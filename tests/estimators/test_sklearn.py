@@ -7,6 +7,9 @@ import re
 import subprocess
 import sys
 import textwrap
+import unittest
+import warnings
+from inspect import signature
 
 import pytest
 
@@ -19,21 +22,33 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import bp_xp
 from bp_xp.backends import LIBRARIES
-from bp_xp.estimators import MLPClassifier, MLPRegressor
+from bp_xp.estimators import (
+    BaggingClassifier,
+    BaggingRegressor,
+    GridSearchCV,
+    MLPClassifier,
+    MLPRegressor,
+    RandomizedSearchCV,
+)
 
 # ---------------------------------------------------------------------------------------------
 # scikit-learn's checks of estimators. None is expected to fail; nor is any of its own MLP.
 
 
-def checks_of(backend):
+def checks_of(*estimators):
     """Return pairs (estimator, check), without those that need SciPy's array API switch."""
     pairs = []
-    for kind in (MLPClassifier, MLPRegressor):
-        # scikit-learn checks its own with 100 epochs too: some checks ask for a good score.
-        for estimator, check in estimator_checks_generator(kind(max_iter=100, backend=backend)):
+    for one in estimators:
+        for estimator, check in estimator_checks_generator(one):
             if "array_api" not in check_name(check):
-                pairs.append(pytest.param(estimator, check, id=f"{kind.__name__}-{label(check)}"))
+                name = f"{type(one).__name__}-{label(check)}"
+                pairs.append(pytest.param(estimator, check, id=name))
     return pairs
+
+
+def networks(backend):
+    """Return the estimators, as scikit-learn checks its own: some checks ask for a good score."""
+    return [kind(max_iter=100, backend=backend) for kind in (MLPClassifier, MLPRegressor)]
 
 
 def check_name(check):
@@ -47,17 +62,110 @@ def label(check):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("estimator", "check"), checks_of("numpy"))
+@pytest.mark.parametrize(("estimator", "check"), checks_of(*networks("numpy")))
 def test_scikit_learns_checks_pass_with_numpy(estimator, check):
     check(estimator)
 
 
 @pytest.mark.slow  # the same code as with NumPy, but for the arrays
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("estimator", "check"), checks_of("torch"))
+@pytest.mark.parametrize(("estimator", "check"), checks_of(*networks("torch")))
 def test_scikit_learns_checks_pass_with_torch(estimator, check):
     pytest.importorskip("torch")
     check(estimator)
+
+
+# ---------------------------------------------------------------------------------------------
+# Searches and ensembles, as scikit-learn checks its own: small, and alike each time
+
+SHORT = {"hidden_layer_sizes": (8,), "learning_rate_init": 0.1, "max_iter": 10, "random_state": 0}
+ALPHAS, TWO_FOLDS = {"alpha": [0.1, 1.0]}, {"cv": 2, "error_score": "raise"}
+AROUND_NETWORKS = [
+    GridSearchCV(MLPClassifier(**SHORT), ALPHAS, **TWO_FOLDS),
+    RandomizedSearchCV(MLPRegressor(**SHORT), ALPHAS, n_iter=2, random_state=0, **TWO_FOLDS),
+    BaggingClassifier(MLPClassifier(**SHORT), 2),
+]
+# scikit-learn's own are expected to fail in these, for the same reason.
+DRAWN_BY_WEIGHT = "an ensemble draws samples by their weights: only its mean over seeds counts them"
+CAN_NOT_PASS = {
+    "check_sample_weight_equivalence_on_dense_data": DRAWN_BY_WEIGHT,
+    "check_sample_weight_equivalence_on_sparse_data": DRAWN_BY_WEIGHT,
+}
+
+
+def check_around_networks(estimator, check):
+    if hasattr(estimator, "n_estimators") and check_name(check) in CAN_NOT_PASS:
+        pytest.skip(CAN_NOT_PASS[check_name(check)])
+    try:
+        check(estimator)
+    except unittest.SkipTest as skipped:  # a search has decision_function where its estimator has
+        pytest.skip(str(skipped))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("estimator", "check"), checks_of(*AROUND_NETWORKS))
+def test_scikit_learns_checks_pass_around_networks(estimator, check):
+    check_around_networks(estimator, check)
+
+
+@pytest.mark.slow  # the same code as of the classifier
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("estimator", "check"), checks_of(BaggingRegressor(MLPRegressor(**SHORT), 2))
+)
+def test_scikit_learns_checks_pass_around_networks_of_a_regressor(estimator, check):
+    check_around_networks(estimator, check)
+
+
+@pytest.fixture(scope="module")
+def their_meta_tests():
+    """scikit-learn's modules of tests of estimators around others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they go through all estimators as they are imported
+        from sklearn.tests import test_metaestimators, test_metaestimators_metadata_routing
+    return test_metaestimators, test_metaestimators_metadata_routing
+
+
+OURS = {type(one).__name__: type(one) for one in AROUND_NETWORKS}
+
+
+def test_methods_are_there_where_the_estimator_has_them(their_meta_tests, monkeypatch):
+    theirs, _ = their_meta_tests
+    for name in ("GridSearchCV", "RandomizedSearchCV", "BaggingClassifier"):
+        monkeypatch.setattr(theirs, name, OURS[name])  # by which the searches are made
+    each = [one for one in theirs.DELEGATING_METAESTIMATORS if one.name in OURS]
+    for one in each:
+        if one.construct.__name__ != "<lambda>":
+            monkeypatch.setattr(one, "construct", OURS[one.name])
+    monkeypatch.setattr(theirs, "DELEGATING_METAESTIMATORS", each)
+    theirs.test_metaestimator_delegation()
+    assert len(each) == 3
+
+
+@pytest.mark.parametrize("name", ["GridSearchCV", "RandomizedSearchCV"])
+def test_samples_are_checked_by_the_estimator(their_meta_tests, name):
+    theirs, _ = their_meta_tests
+    search = next(one for one in AROUND_NETWORKS if type(one).__name__ == name)
+    search = theirs._get_instance_with_pipeline(search, {*signature(type(search)).parameters})
+    theirs.test_meta_estimators_delegate_data_validation(search)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["GridSearchCV", "RandomizedSearchCV"])
+def test_metadata_is_passed_on(their_meta_tests, name):
+    _, theirs = their_meta_tests
+    row = next(one for one in theirs.METAESTIMATORS if one["metaestimator"].__name__ == name)
+    row = row | {"metaestimator": OURS[name]}
+    tests = [test for test in vars(theirs).values() if "metaestimator" in parameters_of(test)]
+    assert len(tests) >= 8
+    for test in tests:
+        test(row)
+
+
+def parameters_of(value):
+    """Return the names of a test's parameters; of what is none, nothing."""
+    named = getattr(value, "__name__", "")
+    return signature(value).parameters if named.startswith("test_") else ()
 
 
 # ---------------------------------------------------------------------------------------------

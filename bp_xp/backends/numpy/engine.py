@@ -13,7 +13,7 @@ import numpy as np
 from bp_xp._typing import Namespace
 from bp_xp.backends.numpy.blocks import Elementwise, elementwise, in_blocks
 from bp_xp.backends.numpy.rows import OVER_ROWS, are_short_rows
-from bp_xp.backends.numpy.sparse import SparseRows
+from bp_xp.backends.numpy.sparse import SparseRows, SparseStack
 from bp_xp.engines import replay
 from bp_xp.engines.engine import Engine, Step
 from bp_xp.engines.recorder import Recorded, all_recorded, record, value_of
@@ -59,7 +59,7 @@ class _Tape(Lines):
     def ufunc(self, ufunc: np.ufunc, inputs: Sequence[Any], out: Recorded | None) -> Recorded:
         """Write the line of an elementwise function or a product."""
         values = value_of(inputs)
-        if any(isinstance(one, SparseRows) for one in values):
+        if any(isinstance(one, SparseRows | SparseStack) for one in values):
             return self.with_sparse(ufunc, inputs, values)
         kinds = {one.dtype for one in inputs if isinstance(one, Recorded)}
         like = kinds.pop() if len(kinds) == 1 else None

@@ -50,8 +50,8 @@ class NumPy(Library):
     def to_numpy(self, array: Array) -> np.ndarray:
         return np.asarray(array)
 
-    def sparse_batches(self, matrix: Any, steps: int, device: Any) -> SparseBatches:
-        return SparseBatches(matrix, steps)
+    def sparse_batches(self, matrix: Any, axes: tuple[int, ...], device: Any) -> SparseBatches:
+        return SparseBatches(matrix, axes)
 
     def sparse_row_entries(self, matrix: Any) -> float:
         return matrix.nnz / matrix.shape[0]
