@@ -86,14 +86,20 @@ class OwnRows:
 
     Attributes:
         shape: that of the mini-batches of all networks, (steps, M, batch, ...).
+        values: what they are rows of, shape (N, ...).
     """
 
     def __init__(
         self, numbers: Array, values: Array, axes: tuple[int, int, int], placement: Placement
     ) -> None:
-        self._numbers, self._values, self._axes = numbers, values, axes
+        self._numbers, self.values, self._axes = numbers, values, axes
         self._placement = placement
         self.shape = (*axes, *values.shape[1:])
+
+    @property
+    def numbers(self) -> Array:
+        """The numbers of their rows, shape (steps, M, batch)."""
+        return self._placement.xp.reshape(self._numbers, self._axes)
 
     def of(self, networks: slice) -> Array:
         """Return the mini-batches of some networks, shape (steps, networks, batch, ...)."""
@@ -101,9 +107,9 @@ class OwnRows:
         first, end, _ = networks.indices(n)
         numbers = self._numbers
         if end - first < n:
-            numbers = xp.reshape(xp.reshape(numbers, self._axes)[:, networks, :], (-1,))
+            numbers = xp.reshape(self.numbers[:, networks, :], (-1,))
         axes = (steps, end - first, -1)
-        return self._placement.engine.compile(gather_rows, xp, axes)(numbers, self._values)[0]
+        return self._placement.engine.compile(gather_rows, xp, axes)(numbers, self.values)[0]
 
 
 class _OwnEpoch:
