@@ -21,6 +21,20 @@ def test_the_generated_program_of_the_page_is_the_one_that_runs():
     assert network.explain().program == shown.rstrip()
 
 
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
+def test_the_programs_of_the_page_on_ensembles_run_in_its_order(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "ensembles.md").read_text(encoding="utf-8")
+    names: dict = {}
+    for program in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(program, "ensembles.md", "exec"), names)
+    data = names["data"]
+    for learned in (names["ensemble"], names["several"], names["folds"], names["net"]):
+        assert learned.evaluate(data.x_test, data.y_test)["accuracy"] > 0.8
+    assert names["search"].score(data.x_test, data.y_test) > 0.8
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_and_folders_that_a_page_names_exist(page):
     places = ROOT, ROOT / "bp_xp", ROOT / "bp_xp" / "backends"

@@ -183,6 +183,22 @@ def test_parts_of_the_samples_are_learned_as_alone(samples):
             np.testing.assert_array_equal(part, wanted)
 
 
+def test_members_that_a_compiled_program_takes_one_by_one_learn_as_alone(samples):
+    pytest.importorskip("jax")
+    made = {"backend": "jax", "device": "cpu", "cost": "categorical_cross_entropy"}
+    x, y = np.tile(samples[0][:20], 500), samples[1][:20]  # a network fills the first cache
+    ensemble = Ensemble([2500, 4, 3], members=2, seed=2, dtype="float32", **made)
+    networks = list(ensemble)
+    given = {"epochs": 2, "batch_size": 4, "optimizer": SGD(0.01), "progress": False}
+    ensemble.fit(x, y, **given)
+    for k, network in enumerate(networks):
+        network.fit(x, y, **given)
+        for part, other in zip(parameters(ensemble[k]), parameters(network), strict=True):
+            np.testing.assert_array_equal(part, other)
+    assert "mini-batches of 4 × 2500: 10 steps" in str(ensemble.explain())
+    assert ensemble.explain().program.count("dot_general") == 5
+
+
 def test_the_program_has_one_product_a_layer_and_pass_whatever_the_number_of_members(samples):
     def products(members):
         ensemble = Ensemble(SIZES, members=members, seed=0)

@@ -10,8 +10,8 @@ and the writer of CUDA kernels. The engines themselves are in the rooms of their
     function go past it   kernel       on the same memory
 """
 
-from bp_xp.engines.engine import Elementwise, Engine, Loop, Step, argmax
+from bp_xp.engines.engine import Elementwise, Engine, Loop, OneByOne, Step, argmax
 from bp_xp.engines.plain import PLAIN
 from bp_xp.engines.report import Report
 
-__all__ = ["PLAIN", "Elementwise", "Engine", "Loop", "Report", "Step", "argmax"]
+__all__ = ["PLAIN", "Elementwise", "Engine", "Loop", "OneByOne", "Report", "Step", "argmax"]

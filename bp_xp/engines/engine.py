@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from bp_xp._typing import Array, Namespace
 from bp_xp.engines.report import Report
 
-__all__ = ["Compile", "Elementwise", "Engine", "Loop", "MapRows", "Step", "argmax"]
+__all__ = ["Compile", "Elementwise", "Engine", "Loop", "MapRows", "OneByOne", "Step", "argmax"]
 
 Step = Callable[..., tuple[Any, Array]]
 """A training step: a pure function (state, *batch, xp=xp) -> (state, zᴸ), where ``xp`` is the
@@ -75,6 +75,12 @@ class MapRows(Protocol):
         ...
 
 
+OneByOne = Callable[[Callable[[Array], Any], int], Any]
+"""Inside of a compiled function, ``one_by_one(f, n)``: computes f(0), ..., f(n − 1), nestings of
+arrays, one after the other, and returns them as one nesting with a first axis of n. What f is given
+is an array of shape ()."""
+
+
 def _not_compiled(
     function: Callable[..., Any], *settings: Any, consumes: bool = False
 ) -> Callable[..., Any]:
@@ -119,6 +125,8 @@ class Engine:
             library's own, or one with faster functions of the same results.
         in_place: whether steps move the state in its memory, so that on a CPU a few networks of a
             stack at a time, which stay in its cache, are faster than all at once.
+        one_by_one: takes networks of a stack one after the other in a compiled program; None where
+            there is none.
         describe: returns what writes the program of a step as text, (step, state, batches, xp), of
             mini-batches as a loop takes them; None where the loop itself tells the report.
     """
@@ -132,4 +140,5 @@ class Engine:
     argmax: Elementwise = argmax
     over_rows: Callable[[Namespace], Namespace] = _as_it_is
     in_place: bool = False
+    one_by_one: OneByOne | None = None
     describe: Callable[[Step, Any, Sequence[Array], Namespace], Callable[[], str]] | None = None

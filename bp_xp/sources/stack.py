@@ -87,6 +87,7 @@ class OwnRows:
 
     Attributes:
         shape: that of the mini-batches of all networks, (steps, M, batch, ...).
+        values: what they are rows of, shape (N, ...).
     """
 
     def __init__(
@@ -96,28 +97,37 @@ class OwnRows:
         axes: tuple[int, int, int],
         placement: Placement,
     ) -> None:
-        self._numbers, self._values, self._axes = numbers, values, axes
+        self._numbers, self.values, self._axes = numbers, values, axes
         self._placement = placement
         self.shape = (*axes, *values.shape[1:])
         self.ndim = len(self.shape)
 
     def lay_out(self, tree: Any) -> Any:
         """Return a nesting of arrays, the same, in the order that products with them read best."""
-        sparse = isinstance(self._values, SparseInputs)
-        return self._placement.library.laid_out(tree, self) if sparse else tree
+        return self._placement.library.laid_out(tree, self) if self.are_sparse else tree
+
+    @property
+    def are_sparse(self) -> bool:
+        """Whether they are sparse inputs."""
+        return isinstance(self.values, SparseInputs)
+
+    @property
+    def numbers(self) -> Array:
+        """The numbers of their rows, shape (steps, M, batch)."""
+        return self._placement.xp.reshape(self._numbers, self._axes)
 
     def of(self, networks: slice) -> Array:
         """Return the mini-batches of some networks, shape (steps, networks, batch, ...)."""
         xp, (steps, n, _) = self._placement.xp, self._axes
         first, end, _ = networks.indices(n)
         numbers = self._numbers
-        if isinstance(self._values, SparseInputs):
+        if isinstance(self.values, SparseInputs):
             rows = numbers.reshape(self._axes)[:, networks, :]
-            return self._values.batches(rows.ravel(), steps, end - first)
+            return self.values.batches(rows.ravel(), steps, end - first)
         if end - first < n:
-            numbers = xp.reshape(xp.reshape(numbers, self._axes)[:, networks, :], (-1,))
+            numbers = xp.reshape(self.numbers[:, networks, :], (-1,))
         axes = (steps, end - first, -1)
-        return self._placement.engine.compile(gather_rows, xp, axes)(numbers, self._values)[0]
+        return self._placement.engine.compile(gather_rows, xp, axes)(numbers, self.values)[0]
 
 
 class OwnEpoch:

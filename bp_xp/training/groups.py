@@ -3,45 +3,79 @@
 What a step of all networks reads and writes may not fit a core's cache, and then takes longer than
 the steps of some networks after those of others. No network knows of another: the results are the
 same.
+
+A compiled program goes through the networks by itself (:func:`one_by_one`).
 """
 
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias, cast
+from types import SimpleNamespace
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
 from bp_xp._trees import leaves_of, map_leaves
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends import Placement, dtype_name
+from bp_xp.engines import OneByOne
+from bp_xp.sources.memory import gather_rows
 from bp_xp.sources.stack import OwnRows
 from bp_xp.training.step import State
 
-__all__ = ["Chunk", "groups_of", "in_groups", "networks_at_once", "networks_of"]
+__all__ = [
+    "Chunk",
+    "Part",
+    "are_cut_on_host",
+    "form_of_one",
+    "groups_of",
+    "in_groups",
+    "is_stack",
+    "networks_at_once",
+    "networks_of",
+    "one_by_one",
+    "parts_of",
+]
 
 Chunk: TypeAlias = Callable[[State, Sequence[Array]], tuple[State, Array]]
 """Takes the steps of a chunk; returns the state and the totals, shape (steps, M, 3) of a stack."""
 
+Part: TypeAlias = "Array | tuple[Array, Array]"
+"""Of the mini-batches of all networks: samples that all share, shape (steps, 1, ...); or numbers of
+rows, shape (steps, M, batch), and what they are rows of; or what a schedule gives, (steps, ..., M).
+"""
+
 _CACHE = 2 << 20
 """Bytes that are taken to stay in a core's second cache."""
+
+_FIRST_CACHE = 48 << 10
+"""Bytes that are taken to stay in its first cache."""
+
+
+def is_stack(state: State) -> bool:
+    """Return whether a state has an axis for networks."""
+    return state.layers[0].b.ndim > 1
 
 
 def networks_of(state: State) -> int:
     """Return how many networks a state is of; one without an axis for them is of one."""
-    b = state.layers[0].b
-    return b.shape[0] if b.ndim > 1 else 1
+    return state.layers[0].b.shape[0] if is_stack(state) else 1
 
 
 def networks_at_once(state: State, batch_size: int, placement: Placement) -> int:
     """Return how many networks of a stack take a chunk together.
 
-    On a CPU it is as many as have room in the cache, where the engine moves the state in its
-    memory: XLA's programs, and a plain loop, gain nothing. Elsewhere it is all. A network that is
-    no stack is one.
+    It is all, but on a CPU. There an engine that moves the state in its memory takes as many as
+    have room in the second cache. A compiled program, whose passes write gradients and new
+    parameters of all networks to memory, takes one after the other if one fills the first cache. A
+    plain loop takes all. A network that is no stack is one.
     """
-    n = networks_of(state)
-    if n == 1 or not placement.on_cpu or not placement.engine.in_place:
+    n, engine = networks_of(state), placement.engine
+    if n == 1 or not placement.on_cpu:
+        return n
+    if engine.one_by_one is not None:
+        return 1 if _bytes_of_network(state, batch_size, n) > _FIRST_CACHE else n
+    if not engine.in_place:
         return n
     return min(n, max(1, _CACHE // _bytes_of_network(state, batch_size, n)))
 
@@ -110,7 +144,83 @@ def _part(part: Array | OwnRows, rows: slice) -> Array:
     return part.of(rows) if isinstance(part, OwnRows) else part
 
 
-def _of_rows(state: State, rows: slice, xp: Namespace) -> State:
+def are_cut_on_host(part: Array | OwnRows) -> bool:
+    """Return whether a part of mini-batches is cut before a program begins: sparse inputs are."""
+    return isinstance(part, OwnRows) and part.are_sparse
+
+
+def parts_of(batches: Sequence[Array | OwnRows]) -> list[Part]:
+    """Return mini-batches in a form that a compiled function takes."""
+    return [(one.numbers, one.values) if isinstance(one, OwnRows) else one for one in batches]
+
+
+def form_of_one(state: State, parts: Sequence[Part], *, n_samples: int) -> tuple[Any, list[Any]]:
+    """Return shapes and dtypes of the state and the mini-batches of one network of a stack."""
+
+    def form(array: Array, *shape: int) -> SimpleNamespace:
+        return SimpleNamespace(shape=shape, dtype=array.dtype)
+
+    def form_of(part: Part, *, is_sample: bool) -> SimpleNamespace:
+        if isinstance(part, tuple):
+            numbers, values = part
+            return form(values, numbers.shape[0], *numbers.shape[2:], *values.shape[1:])
+        steps, *shape = part.shape
+        return form(part, steps, *(shape[1:] if is_sample else shape[:-1]))
+
+    forms = [form_of(part, is_sample=i < n_samples) for i, part in enumerate(parts)]
+    one = state.of_rows(lambda leaf: form(leaf, *leaf.shape[1:]))
+    return one, forms
+
+
+def one_by_one(
+    take: Chunk,
+    over: OneByOne,
+    state: State,
+    parts: Sequence[Part],
+    *,
+    n_samples: int,
+    xp: Namespace,
+) -> tuple[State, Array]:
+    """Take the steps of a chunk in a compiled program, each network as if it were no stack.
+
+    Args:
+        take: takes the steps of one network.
+        over: goes through the networks.
+        state: that of all networks.
+        parts: their mini-batches, then what a schedule gives.
+        n_samples: how many parts are samples.
+        xp: the namespace.
+    """
+
+    def batches_of(part: Part, k: Array) -> Array:
+        if isinstance(part, tuple):
+            numbers, values = part
+            steps, _, batch = numbers.shape
+            rows = xp.reshape(numbers[:, k, :], (-1,))
+            return gather_rows(xp, (steps, batch), rows, values)[0]
+        return part[:, 0, ...]
+
+    def of_one(k: Array) -> tuple[State, Array]:
+        samples = [batches_of(part, k) for part in parts[:n_samples]]
+        rates = [part[..., k] for part in cast(Sequence[Array], parts[n_samples:])]
+        return take(_of_rows(state, k, xp), [*samples, *rates])
+
+    after, totals = over(of_one, networks_of(state))
+    moved, serves_all = leaves_of(after), _serves_all(state)
+    joined = map_leaves(
+        lambda leaf: next(moved)[0, ...] if id(leaf) in serves_all else next(moved), state
+    )
+    return joined, xp.permute_dims(totals, (1, 0, 2))
+
+
+def _serves_all(state: State) -> set[int]:
+    """Return the ids of the arrays of a stack that have no axis of networks."""
+    of_masks = [state.masks.step, *state.masks.counters] if state.masks else []
+    alike = (leaf for leaf in leaves_of(state) if not leaf.ndim)
+    return {id(leaf) for leaf in (*of_masks, *alike)}
+
+
+def _of_rows(state: State, rows: slice | Array, xp: Namespace) -> State:
     """Return the state of some networks of a stack; of what serves all, a copy to move on."""
 
     def cut(leaf: Array) -> Array:
@@ -127,11 +237,11 @@ def _joined(
 ) -> State:
     """Return the state of all networks, of those of the groups before and after their steps."""
     columns = zip(zip(*before, strict=True), zip(*after, strict=True), strict=True)
-    serves_all = {id(state.masks.step), *map(id, state.masks.counters)} if state.masks else set()
+    serves_all = _serves_all(state)
 
     def join(leaf: Array) -> Array:
         were, are = next(columns)
-        if not leaf.ndim or id(leaf) in serves_all:
+        if id(leaf) in serves_all:
             return are[0]
         # Where an engine moved them in their memory, they are the rows of the whole already.
         moved = all(one is other for one, other in zip(were, are, strict=True))

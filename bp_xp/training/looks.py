@@ -8,19 +8,20 @@ Samples are on the device before a chunk begins, and cost and accuracy are added
 asks for them once an epoch.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from bp_xp._trees import leaves_of, map_leaves
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.backends import Placement, to_numpy
-from bp_xp.engines import Engine, Loop, Report
+from bp_xp.engines import Engine, Loop, OneByOne, Report
 from bp_xp.errors import DivergenceError
 from bp_xp.math import dropout
 from bp_xp.math.model import Model
@@ -30,7 +31,19 @@ from bp_xp.sources import Source
 from bp_xp.training.arguments import Settings
 from bp_xp.training.divergence import check_finite, diverged_members, row_of
 from bp_xp.training.evaluation import evaluate, means_of, measure, totals_of
-from bp_xp.training.groups import Chunk, groups_of, in_groups, networks_at_once, networks_of
+from bp_xp.training.groups import (
+    Chunk,
+    Part,
+    are_cut_on_host,
+    form_of_one,
+    groups_of,
+    in_groups,
+    is_stack,
+    networks_at_once,
+    networks_of,
+    one_by_one,
+    parts_of,
+)
 from bp_xp.training.history import EpochRecord, History
 from bp_xp.training.progress import Interruption, Progress
 from bp_xp.training.reduction import Total
@@ -232,7 +245,9 @@ def _chunk_taker(rule: Rule, source: Source, report: Report, placement: Placemen
     """Return what takes the steps of a chunk, of a stack in groups of networks."""
     engine, xp, library = placement.engine, placement.xp, placement.library
     loop = engine.new_loop(report)
-    chunk = engine.compile(_chunk, rule, source.has_classes, engine, loop, xp, consumes=True)
+    given, n_samples = (rule, source.has_classes, engine, loop, xp), 2 + source.weighted
+    chunk = engine.compile(_chunk, *given, consumes=True)
+    each = engine.compile(_chunk_of_each, given, n_samples, consumes=True)
 
     def take(state: State, batches: Sequence[Array]) -> tuple[State, Array]:
         batches = [library.aligned(part) for part in batches]
@@ -244,8 +259,14 @@ def _chunk_taker(rule: Rule, source: Source, report: Report, placement: Placemen
 
     def take_all(state: State, batches: Sequence[Array]) -> tuple[State, Array]:
         at_once = networks_at_once(state, batches[0].shape[-2], placement)
+        in_one_program = engine.one_by_one is not None and not any(map(are_cut_on_host, batches))
+        if at_once == 1 and in_one_program and is_stack(state):
+            parts = parts_of(batches)
+            form = form_of_one(state, parts, n_samples=n_samples)
+            _keep_account(report, engine, rule, *form, xp=xp)
+            return each(state, parts)
         groups = groups_of(networks_of(state), at_once)
-        return in_groups(take, groups, state, batches, n_samples=2 + source.weighted, xp=xp)
+        return in_groups(take, groups, state, batches, n_samples=n_samples, xp=xp)
 
     return take_all
 
@@ -300,7 +321,7 @@ def _diverged(
     state: State, epoch: int, settings: Settings, **found: Any
 ) -> Mapping[int, DivergenceError]:
     """Return the networks of a stack that diverged; a single one raises its error."""
-    if state.layers[0].b.ndim > 1:
+    if is_stack(state):
         return diverged_members(state, epoch, settings, **found)
     check_finite(state, epoch, settings, **found)
     return {}
@@ -404,6 +425,18 @@ def _chunk(
         argmax=engine.argmax,
     )
     return state, totals
+
+
+def _chunk_of_each(
+    given: tuple[Rule, bool, Engine, Loop, Namespace],
+    n_samples: int,
+    state: State,
+    parts: Sequence[Part],
+) -> tuple[State, Array]:
+    """Take the steps of a chunk, of a stack with one network after the other."""
+    *_, engine, _, xp = given
+    take, over = functools.partial(_chunk, *given), cast(OneByOne, engine.one_by_one)
+    return one_by_one(take, over, state, parts, n_samples=n_samples, xp=xp)
 
 
 def _fused(model: Model, engine: Engine) -> Model:

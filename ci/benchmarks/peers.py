@@ -8,7 +8,7 @@ cost or the binary cross-entropy, or softmax with the categorical cross-entropy.
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,11 +114,31 @@ def products_alone(work: Workload) -> Run:
     return run
 
 
+Step = Callable[[np.ndarray, np.ndarray], None]
+"""Takes a mini-batch (x, y) of shapes (..., batch, I) and (..., batch, O)."""
+
+
 def numpy_by_hand(work: Workload) -> Run:
     """Return what a patient programmer writes: every result in memory allocated once."""
-    parameters = work.parameters()
-    W, b = [w for w, _ in parameters], [c for _, c in parameters]
-    Z, D, S = ([np.empty((work.batch, n), np.float32) for n in work.sizes[1:]] for _ in range(3))
+    step = numpy_step(work, work.parameters())
+
+    def run() -> None:
+        for x, y in zip(work.xs, work.ys, strict=True):
+            step(x, y)
+
+    return run
+
+
+def numpy_step(work: Workload, parameters: Sequence[tuple[np.ndarray, np.ndarray]]) -> Step:
+    """Return a step that moves parameters in their memory, those of one network or of a stack.
+
+    They are W of shape (..., O, I) and b of shape (..., O).
+    """
+    W, b = [w for w, _ in parameters], [c[..., None, :] for _, c in parameters]
+    Z, D, S = (
+        [np.empty((*w.shape[:-2], work.batch, w.shape[-2]), np.float32) for w in W]
+        for _ in range(3)
+    )
     dW, db = [np.empty_like(w) for w in W], [np.empty_like(c) for c in b]
     last, share = len(W) - 1, 1.0 / work.batch
 
@@ -129,51 +149,50 @@ def numpy_by_hand(work: Workload) -> Run:
         z += 0.5
 
     def softmax(z: np.ndarray) -> None:
-        z -= z.max(axis=1, keepdims=True)
+        z -= z.max(axis=-1, keepdims=True)
         np.exp(z, out=z)
-        z /= z.sum(axis=1, keepdims=True)
+        z /= z.sum(axis=-1, keepdims=True)
 
     def times_slope(d: np.ndarray, a: np.ndarray, s: np.ndarray) -> None:
         np.subtract(1.0, a, out=s)
         s *= a
         d *= s
 
-    def run() -> None:
-        for x, y in zip(work.xs, work.ys, strict=True):
-            A = [x]
-            for l in range(last + 1):  # noqa: E741
-                z = Z[l]
-                np.matmul(A[l], W[l].T, out=z)
-                z += b[l]
-                if l == last:
-                    softmax(z) if work.softmax else sigmoid(z)
-                elif work.relu:
-                    np.maximum(z, 0.0, out=z)
+    def step(x: np.ndarray, y: np.ndarray) -> None:
+        A = [x]
+        for l in range(last + 1):  # noqa: E741
+            z = Z[l]
+            np.matmul(A[l], W[l].mT, out=z)
+            z += b[l]
+            if l == last:
+                softmax(z) if work.softmax else sigmoid(z)
+            elif work.relu:
+                np.maximum(z, 0.0, out=z)
+            else:
+                sigmoid(z)
+            A.append(z)
+        d = D[last]
+        np.subtract(A[-1], y, out=d)
+        if work.quadratic:
+            times_slope(d, A[-1], S[last])
+        d *= share
+        for l in range(last, -1, -1):  # noqa: E741
+            np.matmul(d.mT, A[l], out=dW[l])
+            np.add.reduce(d, axis=-2, out=db[l], keepdims=True)
+            if l:
+                below = D[l - 1]
+                np.matmul(d, W[l], out=below)
+                if work.relu:
+                    below *= A[l] > 0
                 else:
-                    sigmoid(z)
-                A.append(z)
-            d = D[last]
-            np.subtract(A[-1], y, out=d)
-            if work.quadratic:
-                times_slope(d, A[-1], S[last])
-            d *= share
-            for l in range(last, -1, -1):  # noqa: E741
-                np.matmul(d.T, A[l], out=dW[l])
-                np.add.reduce(d, axis=0, out=db[l])
-                if l:
-                    below = D[l - 1]
-                    np.matmul(d, W[l], out=below)
-                    if work.relu:
-                        below *= A[l] > 0
-                    else:
-                        times_slope(below, A[l], S[l - 1])
-                    d = below
-                dW[l] *= RATE
-                W[l] -= dW[l]
-                db[l] *= RATE
-                b[l] -= db[l]
+                    times_slope(below, A[l], S[l - 1])
+                d = below
+            dW[l] *= RATE
+            W[l] -= dW[l]
+            db[l] *= RATE
+            b[l] -= db[l]
 
-    return run
+    return step
 
 
 class BookLoop:
@@ -479,7 +498,7 @@ def ours(work: Workload, backend: str, *, device: str | None = None, engine: str
     own = where.engine
     rule = Rule(_fused(net.model, own), optimizer.update, Regularization())
     loop = own.new_loop(where.new_report())
-    chunk = own.compile(_chunk, rule, True, own.argmax, loop, where.xp, consumes=True)
+    chunk = own.compile(_chunk, rule, True, own, loop, where.xp, consumes=True)
     layers = [
         Layer(where.xp.asarray(W, copy=True), where.xp.asarray(b, copy=True)) for W, b in net.layers
     ]

@@ -257,6 +257,7 @@ def test_logical_not_ends_near_the_negated_inputs(run):
         ("logical_not.py", ["--steps", 100]),
         ("spread_of_seeds.py", ["--seeds", 2, "--epochs", 1]),
         ("sweep_heat_map.py", ["--values", 2, "--folds", 2, "--epochs", 1]),
+        ("deep_ensemble.py", ["--members", 2, "--epochs", 1]),
         pytest.param(
             "train_on_gpu.py", ["--data", "digits", "--epochs", 1], marks=pytest.mark.process
         ),
@@ -289,6 +290,21 @@ def test_sweep_heat_map_finds_a_rate_that_learns(run, tmp_path):
     assert "best: {'learning_rate': 0.316" in text
     assert numbers(text.splitlines()[-2])[0] > 80
     assert (tmp_path / "map.png").is_file()
+
+
+def test_deep_ensemble_is_less_sure_of_what_it_has_not_learned(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    options = ["--members", 5, "--epochs", 10, "--plot", tmp_path / "entropy.png"]
+    text = run("deep_ensemble.py", *options)
+    member, mean = columns(text, "accuracy  calibration error")
+    assert min(member[0], mean[0]) > 90
+    usual, upside_down, shuffled = (row[1::2] for row in columns(text, "entropy of one member")[:3])
+    assert usual == [50.0] * 3  # of the test images against themselves
+    assert min(upside_down) > 70
+    assert min(shuffled) > 90
+    # Five members tell what is strange better than one.
+    assert shuffled[1] > shuffled[0]
+    assert (tmp_path / "entropy.png").is_file()
 
 
 # ---------------------------------------------------------------------------------------------

@@ -94,6 +94,17 @@ def _size_for(n: int) -> int:
     return 1 << max(n - 1, 15).bit_length()
 
 
+def _one_by_one(function: Callable[[Array], Any], n: int) -> Any:
+    """See :data:`bp_xp.engines.engine.OneByOne`.
+
+    XLA's products over a leading axis keep all networks in memory at once, in each pass of a step.
+    On a CPU that leaves its caches, while the networks of a ``map`` have them in turn.
+    """
+    import jax
+
+    return jax.lax.map(function, jax.numpy.arange(n))
+
+
 def _argmax(values: Array, *, xp: Namespace) -> Array:
     """Return what xp.argmax returns, which XLA makes slower code of.
 
@@ -127,5 +138,6 @@ ENGINE = Engine(
     compile=_compile,
     map_rows=_map_rows,
     argmax=_argmax,
+    one_by_one=_one_by_one,
     describe=_describe,
 )
