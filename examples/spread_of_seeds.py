@@ -8,8 +8,8 @@ stack, each with weights and an order of its own:
 
 It prints a histogram of the test accuracy after the last epoch, the mean, the spread and the range,
 and how many networks tell one digit hardly ever right: those began with an output neuron that is
-saturated, and ten images at a time do not bring it back. MNIST is used where its archives are at
-hand, as in book_network.py; else the small digits.
+saturated, and ten images at a time are slow to bring it back. MNIST is used where its archives are
+at hand, as in book_network.py; else the small digits.
 """
 
 import argparse
