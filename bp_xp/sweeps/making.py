@@ -47,7 +47,7 @@ class Judge:
         Raises:
             ValueError: a run did not.
         """
-        recorded = next((run.curves for run in results if run.curves), None)
+        recorded = next(({**run.curves, **run.scores} for run in results if run.curves), None)
         if recorded is None:
             return
         if self._chosen is None:

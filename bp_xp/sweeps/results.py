@@ -131,7 +131,7 @@ class SweepResult:
         text = io.StringIO()
         writer = csv.DictWriter(text, self._columns(), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self.rows)
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in self.rows)
         replace_file(Path(path), text.getvalue().encode())
         return Path(path)
 
@@ -181,8 +181,17 @@ class SweepResult:
 
 def shown(value: Any) -> str:
     """Return a value as people read it."""
-    if value is None:
+    cell = _cell(value)
+    if cell is None:
         return ""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return value if isinstance(value, str) else reprlib.repr(value)
+    if isinstance(cell, float):
+        return f"{cell:.4g}"
+    return cell if cell is not value or isinstance(cell, str) else reprlib.repr(value)
+
+
+def _cell(value: Any) -> Any:
+    """Return a value as a file of a table holds it: a number, a text, or None."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    # A class or a function is told by its name, as CosineDecay.
+    return getattr(value, "__name__", None) or str(value)

@@ -6,9 +6,18 @@ import math
 import numpy as np
 import pytest
 
-from bp_xp import SGD, Adam, CheckpointError, EarlyStopping, Network, sweep
+from bp_xp import (
+    SGD,
+    Adam,
+    CheckpointError,
+    CosineDecay,
+    EarlyStopping,
+    LinearWarmUp,
+    Network,
+    sweep,
+)
 from bp_xp.sweeps import Halving, SweepResult, SweepRun, making, runs
-from bp_xp.sweeps.search import _folds, _held_out
+from bp_xp.sweeps.folds import held_out, make_folds
 from bp_xp.sweeps.settings import sort_settings
 
 SIZES = [5, 4, 3]
@@ -44,7 +53,7 @@ def made(samples, space, **settings):
 
 def alone(samples, given, seed, **more):
     """Return a network trained by itself, and its history."""
-    settings = sort_settings(SHARED | given)
+    settings = sort_settings(SHARED | given, len(samples[1]))
     network = Network(**settings.network, seed=seed)
     arguments = settings.common | settings.own | {"progress": False} | more
     return network, network.fit(*samples, optimizer=settings.optimizer, **arguments)
@@ -90,9 +99,32 @@ def test_folds_are_learned_and_judged_as_if_they_were_cut_out(samples):
             np.testing.assert_allclose(run.curves[name], history[name], rtol=1e-12)
 
 
+def test_a_schedule_is_made_for_the_steps_of_each_run(samples, tmp_path):
+    space = {"schedule": [None, CosineDecay], "learning_rate": [0.5, 0.1], "warm_up": [0, 2]}
+    table = made(samples, space, folds=3, epochs=2)
+    x, y = samples
+    for run in table.runs:
+        learned, judged = folds_of(samples, 3)[run.fold]
+        schedule, rate, warm_up = (table.settings[run.number][name] for name in space)
+        steps = 2 * math.ceil(len(learned) / 4) - warm_up
+        rate = rate if schedule is None else CosineDecay(rate, steps=steps)
+        given = {"optimizer": SGD(LinearWarmUp(warm_up, rate) if warm_up else rate), "epochs": 2}
+        parts = {"validation_data": (x[judged], y[judged])}
+        _, history = alone((x[learned], y[learned]), given, 0, **parts)
+        np.testing.assert_allclose(run.curves["cost"], history["cost"], rtol=1e-12)
+    best = table.best
+    rate, steps = best["learning_rate"], 2 * math.ceil(23 / 4) - best["warm_up"]
+    rate = rate if best["schedule"] is None else CosineDecay(rate, steps=steps)
+    rate = LinearWarmUp(best["warm_up"], rate) if best["warm_up"] else rate
+    network, _ = alone(samples, {"optimizer": SGD(rate), "epochs": 2}, 0)
+    np.testing.assert_array_equal(table.best_network(x), network(x))
+    assert "CosineDecay  " in str(table)
+    assert "CosineDecay," in table.to_csv(tmp_path / "table.csv").read_text()
+
+
 def folds_of(samples, k):
     """Return the folds of a sweep with seed 0."""
-    return _folds(samples[1], k, np.random.default_rng(0))
+    return make_folds(samples[1], k, np.random.default_rng(0))
 
 
 def test_each_class_has_its_share_in_each_fold(rng):
@@ -141,7 +173,7 @@ def test_halving_holds_the_same_samples_out_from_rung_to_rung(samples):
     rates = {"learning_rate": [0.1, 0.5]}
     table = made(samples, rates, validation_data=0.3, epochs=4, halving=2, refit=False)
     last = next(run for run in table.runs if run.stopped == "epochs")
-    learned, judged = _held_out(samples[1], 0.3, np.random.default_rng(0))
+    learned, judged = held_out(samples[1], 0.3, np.random.default_rng(0))
     assert len(judged) == 7
     assert sorted([*learned, *judged]) == list(range(23))
     x, y = samples
@@ -341,6 +373,14 @@ def test_settings_that_were_dropped_come_after_those_that_went_on():
         ({"checkpoint": ["x"]}, {}, TypeError, "no setting 'checkpoint'"),
         ({"momentum": [0.9]}, {"optimizer": "adam"}, ValueError, "no setting of Adam"),
         ({"learning_rate": [-1.0]}, {}, ValueError, "above 0"),
+        ({"schedule": ["cosine"]}, {}, TypeError, "such as CosineDecay"),
+        (
+            {"schedule": [CosineDecay], "learning_rate": [[0.1, 0.2]]},
+            {},
+            TypeError,
+            "must be a num",
+        ),
+        ({"warm_up": [18]}, {}, ValueError, "none of the run's 18 steps"),
         ({"l2": [-1.0]}, {}, ValueError, "l2"),
         ({"l2": [0.1]}, {"sizes": [5]}, ValueError, "sizes"),
         ({"l2": [0.1]}, {"seeds": [1, 1]}, ValueError, "seeds"),
@@ -355,6 +395,11 @@ def test_settings_that_were_dropped_come_after_those_that_went_on():
 def test_what_can_not_be_meant_is_refused(samples, space, settings, error, words):
     with pytest.raises(error, match=words):
         made(samples, space, **settings)
+
+
+def test_a_table_has_a_sweep_of_its_own():
+    with pytest.raises(TypeError, match="sweep_table"):
+        sweep({"size": [1, 2]}, "size", {"l2": [0.1]})
 
 
 def test_sizes_must_come_from_somewhere(samples):
