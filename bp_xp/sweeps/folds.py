@@ -19,15 +19,28 @@ class Fold(NamedTuple):
 
 
 def make_folds(y: Any, folds: Any, generator: np.random.Generator) -> tuple[Fold, ...]:
-    """Return the folds: given, or drawn."""
+    """Return the folds: given, as numbers of rows or masks of them, or drawn.
+
+    Raises:
+        ValueError, TypeError: there are too few samples, or no such rows.
+    """
     if folds is None:
         return ()
     if not isinstance(folds, Iterable):
         return tuple(_divided(y, checks.check_integer(folds, "folds", least=2), generator))
-    pairs = tuple(Fold(*(np.asarray(rows) for rows in pair)) for pair in folds)
+    pairs = tuple(Fold(*(_numbers(rows, len(y)) for rows in pair)) for pair in folds)
     if not pairs:
         raise ValueError("folds has no pair of rows.")
     return pairs
+
+
+def _numbers(rows: Any, n: int) -> np.ndarray:
+    """Return the numbers of some of n rows, which may be a mask."""
+    numbers = np.asarray(rows)
+    numbers = np.flatnonzero(numbers) if numbers.dtype == bool else numbers
+    if not numbers.size or not np.isin(numbers, np.arange(n)).all():
+        raise ValueError(f"folds must be pairs of some of the {n} rows, from 0, not {rows!r}.")
+    return numbers
 
 
 def _divided(y: Any, k: int, generator: np.random.Generator) -> list[Fold]:

@@ -1,6 +1,5 @@
 """Making the runs of a sweep: stack after stack, here or in several processes."""
 
-import functools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -169,9 +168,8 @@ def _train(
     stacks: Sequence[Stack], problem: Problem, epochs: int | None, n_jobs: int | None
 ) -> Iterator[Stack]:
     """Train stacks, and yield each when it is done."""
-    train = functools.partial(train_stack, problem=problem, epochs=epochs)
     if n_jobs == 1:
-        yield from map(train, stacks)
+        yield from (train_stack(stack, problem, epochs) for stack in stacks)
         return
     joblib: Any = require("joblib", "sklearn")
     backend, _ = joblib.parallel.get_active_backend()
@@ -180,7 +178,8 @@ def _train(
     parallel = joblib.Parallel(
         n_jobs=n_jobs, return_as="generator_unordered" if as_they_come else "list"
     )
-    yield from parallel(joblib.delayed(train)(stack) for stack in stacks)
+    # The problem is an argument of its own, which a cluster is sent once.
+    yield from parallel(joblib.delayed(train_stack)(stack, problem, epochs) for stack in stacks)
 
 
 def _n_processes(n_jobs: int | None) -> int:

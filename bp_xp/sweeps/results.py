@@ -67,6 +67,7 @@ class SweepResult:
         runs: what came of each run, in the order of settings, seeds and folds.
         best_network: the network of the best settings; None if all diverged, or without ``refit``.
         complete: whether all runs were made, or the sweep was interrupted.
+        best_model: of the sweep of a table, the :class:`bp_xp.tables.TableModel` with that network.
     """
 
     metric: str
@@ -75,6 +76,7 @@ class SweepResult:
     runs: list[SweepRun]
     best_network: Network | None = None
     complete: bool = True
+    best_model: Any = None
 
     @property
     def best(self) -> dict[str, Any]:
@@ -92,6 +94,18 @@ class SweepResult:
     def best_value(self) -> float:
         """The mean of the metric over the runs of the best settings; NaN if they diverged."""
         return self.rows[0][self.metric] if self.rows else math.nan
+
+    @property
+    def curve(self) -> str:
+        """The name of what the runs recorded of the metric in each epoch.
+
+        The metric of a table is told of whole models at their ends. In epochs it is recorded under
+        another name, or the cost stands in for it.
+        """
+        if not any(self.metric in run.scores for run in self.runs):
+            return self.metric
+        names = (f"validation_{self.metric}", "validation_cost", "cost")
+        return next(name for name in names if any(name in run.curves for run in self.runs))
 
     @property
     def rows(self) -> list[dict[str, Any]]:

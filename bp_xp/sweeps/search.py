@@ -18,7 +18,7 @@ from bp_xp.sweeps.halving import Halving
 from bp_xp.sweeps.making import Judge, halve_runs, make_runs
 from bp_xp.sweeps.results import SweepResult
 from bp_xp.sweeps.runs import Problem, Run, Samples
-from bp_xp.sweeps.settings import check_names, sort_settings
+from bp_xp.sweeps.settings import check_names, names_of_network, sort_settings
 from bp_xp.sweeps.space import expand
 
 __all__ = ["check_seeds", "make_table", "sweep"]
@@ -117,7 +117,7 @@ def sweep(
     generator = np.random.default_rng(checks.check_integer(seed, "seed", least=0))
     tried = expand(space, draws, generator)
     for one in tried:
-        check_names(settings | one, (settings | one).get("optimizer"))
+        check_names(settings | one, names_of_network((settings | one).get("optimizer")))
     if folds is not None and validation_data is not None:
         raise ValueError("pass folds or validation_data, not both: folds are what is judged by.")
     if halving is not None and isinstance(validation_data, float):

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from bp_xp import checks
@@ -14,7 +14,15 @@ from bp_xp.optim import OPTIMIZERS, Optimizer
 from bp_xp.optim.schedules import LinearWarmUp
 from bp_xp.training.arguments import as_optimizer, as_regularization
 
-__all__ = ["FIT_NAMES", "Settings", "change_optimizer", "check_names", "sort_settings"]
+__all__ = [
+    "FIT_NAMES",
+    "Settings",
+    "change_optimizer",
+    "check_names",
+    "names_of_network",
+    "names_of_optimizer",
+    "sort_settings",
+]
 
 _TERMS = {field.name for field in dataclasses.fields(Regularization)}
 # Of these each member of a stack may have its own; the others are the same in a stack.
@@ -68,17 +76,12 @@ def _has_rates_by_layer(optimizer: Optimizer) -> bool:
     return isinstance(getattr(optimizer, "learning_rate", None), list | tuple)
 
 
-def check_names(names: Iterable[str], optimizer: Any) -> None:
+def check_names(names: Iterable[str], known: Collection[str]) -> None:
     """Refuse names that are no setting of a run.
-
-    Args:
-        names: the names.
-        optimizer: the optimizer, which may be of a user's own, or its name.
 
     Raises:
         TypeError: a name is no setting.
     """
-    known = _NETWORK | _FIT | _OPTIMIZER | _fields_of(optimizer) | {*_OF_RATE}
     for name in names:
         if name == "seed":
             raise TypeError("seed is that of the sweep: seeds says which the networks have.")
@@ -86,6 +89,16 @@ def check_names(names: Iterable[str], optimizer: Any) -> None:
             raise TypeError(
                 f"a run has no setting {name!r}.{checks.did_you_mean(name, sorted(known))}"
             )
+
+
+def names_of_network(optimizer: Any) -> set[str]:
+    """Return the names of the settings of a network's run, with an optimizer or its name."""
+    return _NETWORK | _FIT | names_of_optimizer(optimizer)
+
+
+def names_of_optimizer(optimizer: Any) -> set[str]:
+    """Return the names of the settings of optimizers, among them one of a user's own."""
+    return _OPTIMIZER | _fields_of(optimizer) | {*_OF_RATE}
 
 
 def sort_settings(given: Mapping[str, Any], n_rows: int) -> Settings:

@@ -137,7 +137,8 @@ def test_each_class_has_its_share_in_each_fold(rng):
 
 def test_folds_can_be_given(samples):
     pairs = [(np.arange(15), np.arange(15, 23)), (np.arange(8, 23), np.arange(8))]
-    table = made(samples, {"l2": [0.1]}, folds=pairs, epochs=5, early_stopping=1)
+    given = [pairs[0], tuple(np.isin(np.arange(23), rows) for rows in pairs[1])]  # masks
+    table = made(samples, {"l2": [0.1]}, folds=given, epochs=5, early_stopping=1)
     x, y = samples
     for run, (learned, judged) in zip(table.runs, pairs, strict=True):
         given = {"validation_data": (x[judged], y[judged])}
@@ -387,6 +388,7 @@ def test_settings_that_were_dropped_come_after_those_that_went_on():
         ({"l2": [0.1]}, {"metric": "validation_accuracy"}, ValueError, "not recorded"),
         ({"l2": [0.1]}, {"folds": 2, "validation_data": 0.2}, ValueError, "not both"),
         ({"l2": [0.1]}, {"folds": 50}, ValueError, "23 samples"),
+        ({"l2": [0.1]}, {"folds": [([0], [23])]}, ValueError, "of the 23 rows"),
         ({"l2": [0.1]}, {"halving": 2, "folder": "x"}, ValueError, "folder"),
         ({"epochs": [1, 2]}, {"halving": 2}, ValueError, "equal length"),
         ({"l2": [0.1]}, {"halving": 2, "early_stopping": 1}, ValueError, "early_stopping"),
