@@ -40,7 +40,7 @@ def _numbers(rows: Any, n: int) -> np.ndarray:
     numbers = np.flatnonzero(numbers) if numbers.dtype == bool else numbers
     if not numbers.size or not np.isin(numbers, np.arange(n)).all():
         raise ValueError(f"folds must be pairs of some of the {n} rows, from 0, not {rows!r}.")
-    return numbers
+    return numbers.astype(np.int64)
 
 
 def _divided(y: Any, k: int, generator: np.random.Generator) -> list[Fold]:

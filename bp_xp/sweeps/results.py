@@ -113,8 +113,8 @@ class SweepResult:
 
         Beside the settings: the mean of the metric over the runs that did not diverge, and their
         standard deviation (``"..._std"``); the number of ``"runs"`` and of those that
-        ``"diverged"``; the mean number of ``"epochs"`` of the networks; and ``"stopped"``, why the
-        runs ended.
+        ``"diverged"``; the mean ``"epoch"`` whose parameters the networks have; and ``"stopped"``,
+        why the runs ended.
         """
         return [self._row(number, runs) for number, runs in self._ranked()]
 
@@ -180,7 +180,7 @@ class SweepResult:
             f"{self.metric}_std": float(np.std(sound)) if sound else math.nan,
             "runs": len(runs),
             "diverged": sum(run.diverged for run in runs),
-            "epochs": _mean([float(run.epoch) for run in runs]),
+            "epoch": _mean([float(run.epoch) for run in runs]),
             "stopped": " ".join(dict.fromkeys(run.stopped for run in runs)),
         }
 
@@ -189,7 +189,7 @@ class SweepResult:
         return list(dict.fromkeys(name for one in self.settings for name in one))
 
     def _columns(self) -> list[str]:
-        measured = (self.metric, f"{self.metric}_std", "runs", "diverged", "epochs", "stopped")
+        measured = (self.metric, f"{self.metric}_std", "runs", "diverged", "epoch", "stopped")
         return [*self._names(), *measured]
 
 

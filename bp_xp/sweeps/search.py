@@ -18,7 +18,7 @@ from bp_xp.sweeps.halving import Halving
 from bp_xp.sweeps.making import Judge, halve_runs, make_runs
 from bp_xp.sweeps.results import SweepResult
 from bp_xp.sweeps.runs import Problem, Run, Samples
-from bp_xp.sweeps.settings import check_names, names_of_network, sort_settings
+from bp_xp.sweeps.settings import check_names, check_not_validated, names_of_network, sort_settings
 from bp_xp.sweeps.space import expand
 
 __all__ = ["check_seeds", "make_table", "sweep"]
@@ -130,6 +130,9 @@ def sweep(
         [sort_settings(settings | one, _n_learned(problem, fold)) for fold in fold_numbers]
         for one in tried
     ]
+    if refit and problem.folds:
+        for of_folds in sorted_settings:
+            check_not_validated(of_folds[0].optimizer)
     runs = [
         Run(number, own, one, fold)
         for number, of_folds in enumerate(sorted_settings)
@@ -229,7 +232,7 @@ def _refit(
     network = Network(**settings.network, seed=seed)
     arguments = settings.common | settings.own | problem._replace(folds=()).fit_arguments([])
     if problem.folds:  # there is nothing left to judge by
-        epochs = max(1, round(table.rows[0]["epochs"]))
+        epochs = max(1, round(table.rows[0]["epoch"]))
         arguments |= {"epochs": epochs, "early_stopping": None, "metrics": ()}
     try:
         network.fit(optimizer=settings.optimizer, progress=False, **arguments)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from bp_xp import checks
-from bp_xp._caller import named
+from bp_xp._caller import advice, named
 from bp_xp.math.regularization import Regularization
 from bp_xp.network import Network
 from bp_xp.optim import OPTIMIZERS, Optimizer
@@ -19,6 +19,7 @@ __all__ = [
     "Settings",
     "change_optimizer",
     "check_names",
+    "check_not_validated",
     "names_of_network",
     "names_of_optimizer",
     "sort_settings",
@@ -173,6 +174,23 @@ def change_optimizer(optimizer: Any, changes: Mapping[str, Any], steps: int) -> 
     rate = rate if schedule is None else schedule(rate, steps - warm_up)
     rate = LinearWarmUp(warm_up, rate) if warm_up else rate
     return dataclasses.replace(changeable, learning_rate=rate)
+
+
+def check_not_validated(optimizer: Optimizer) -> None:
+    """Refuse a schedule that watches validation, before a network is trained without any.
+
+    Raises:
+        ValueError: it does.
+    """
+    rates = getattr(optimizer, "learning_rate", None)
+    for rate in rates if isinstance(rates, list | tuple) else [rates]:
+        schedule = rate.then if isinstance(rate, LinearWarmUp) else rate
+        monitor = getattr(schedule, "monitor", "")
+        if monitor.startswith("validation"):
+            raise ValueError(
+                f"a schedule watches {monitor}, and the network of the best settings learns all "
+                f"samples: let it watch the cost{advice(', or pass {}', 'refit', False)}."
+            )
 
 
 def _fields_of(optimizer: Any) -> set[str]:

@@ -23,6 +23,7 @@ from bp_xp.sweeps.settings import (
     Settings,
     change_optimizer,
     check_names,
+    check_not_validated,
     names_of_optimizer,
     sort_settings,
 )
@@ -141,6 +142,8 @@ def sweep_table(
             for fold, rows in enumerate(pairs):
                 part = source.prepared(settings | one, run_seed, (fold, rows))
                 own = _settings_of(settings | one, part, metric)
+                if refit and not len(part.rows["validation"]):
+                    check_not_validated(own.optimizer)
                 runs.append(Run(number, own, run_seed, fold))
                 prepared[number, run_seed, fold] = part
     found = make_table(
@@ -202,11 +205,14 @@ class _Source:
         if isinstance(folds, Iterable) or not (model.split_last or groups is not None):
             labels = targets.encode(answers) if targets.classes else np.zeros(n_rows)
             return targets.task, make_folds(labels, folds, generator)
-        several = range(n_rows) if groups is None else np.unique(groups)
+        # The first rows in time judge nothing.
+        several = range(n_rows - 1) if groups is None else np.unique(groups)
         k = checks.check_integer(folds, "folds", least=2)
-        if k >= len(several):
-            what = "rows" if groups is None else f"groups of {model.split_by!r}"
-            raise ValueError(f"{named('folds', k)}: there are {len(several)} {what}, too few.")
+        if k > len(several):
+            what = "rows to judge by" if groups is None else f"groups of {model.split_by!r}"
+            raise ValueError(
+                f"{named('folds', k)} is too many for {what}: there are {len(several)}."
+            )
         if groups is None:
             parts = np.array_split(np.arange(n_rows), k + 1)
             pairs = [Fold(np.concatenate(parts[:i]), parts[i]) for i in range(1, k + 1)]

@@ -14,6 +14,7 @@ from bp_xp import (
     EarlyStopping,
     LinearWarmUp,
     Network,
+    ReduceOnPlateau,
     sweep,
 )
 from bp_xp.sweeps import Halving, SweepResult, SweepRun, making, runs
@@ -34,6 +35,10 @@ SPACES = [
     {"sizes": [[5, 3], [5, 4, 4, 3]], "learning_rate": [0.5]},
     {"optimizer": [Adam(0.1), SGD(0.1, 0.9)], "epochs": [2, 3], "early_stopping": [None, 1]},
 ]
+
+
+def on_plateau(rate, steps):
+    return ReduceOnPlateau(rate, monitor="validation_cost")
 
 
 @pytest.fixture
@@ -274,6 +279,17 @@ def test_early_stopping_counts_the_network_that_it_goes_back_to(samples, judged)
     assert restored.epoch < left.epoch == len(left.curves["cost"])
 
 
+def test_how_long_runs_lasted_stands_beside_how_long_they_were_to_last(samples, judged, tmp_path):
+    space = {"epochs": [20, 30], "early_stopping": [1]}
+    table = made(samples, space, validation_data=judged, learning_rate=5.0, refit=False)
+    assert {row["epochs"] for row in table.rows} == {20, 30}
+    assert all(0 < row["epoch"] < 20 for row in table.rows)
+    assert all(table.runs_of(row) for row in table.rows)
+    with open(table.to_csv(tmp_path / "table.csv"), newline="") as file:
+        header = next(csv.reader(file))
+    assert len(set(header)) == len(header)
+
+
 def test_finished_runs_are_not_made_again(samples, judged, tmp_path, monkeypatch):
     space = [{"learning_rate": [0.5, 0.1]}, {"sizes": [[5, 3]]}]
     whole = made(samples, space, seeds=2, validation_data=judged)
@@ -387,6 +403,7 @@ def test_settings_that_were_dropped_come_after_those_that_went_on():
         ({"l2": [0.1]}, {"seeds": [1, 1]}, ValueError, "seeds"),
         ({"l2": [0.1]}, {"metric": "validation_accuracy"}, ValueError, "not recorded"),
         ({"l2": [0.1]}, {"folds": 2, "validation_data": 0.2}, ValueError, "not both"),
+        ({"schedule": [on_plateau], "warm_up": [2]}, {"folds": 2}, ValueError, "refit=False"),
         ({"l2": [0.1]}, {"folds": 50}, ValueError, "23 samples"),
         ({"l2": [0.1]}, {"folds": [([0], [23])]}, ValueError, "of the 23 rows"),
         ({"l2": [0.1]}, {"halving": 2, "folder": "x"}, ValueError, "folder"),

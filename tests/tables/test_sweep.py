@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bp_xp import SGD, CosineDecay, EarlyStopping
+from bp_xp import SGD, CosineDecay, EarlyStopping, ReduceOnPlateau
 from bp_xp.sweeps import making, runs
 from bp_xp.tables import TableModel, sweep_table
 from bp_xp.tables.columns import as_columns, take
@@ -23,6 +23,10 @@ TABLE = {
 }
 SHARED = {"hidden_layer_sizes": [6], "epochs": 3, "dtype": "float64", "drop": ["house"]}
 PAIRS = [(np.arange(20, N), np.arange(20)), (np.arange(30), np.arange(30, 50))]
+
+
+def on_plateau(rate, steps):
+    return ReduceOnPlateau(rate, monitor="validation_cost")
 
 
 def made(space, target: Any = "rent", table=TABLE, **settings):
@@ -202,11 +206,12 @@ def test_settings_are_halved():
         ({"early_stopping": [1]}, {}, TypeError, "no setting 'early_stopping'"),
         ({"early_stopping": [EarlyStopping()]}, {}, TypeError, "early_stopping"),
         ({"task": ["regression"]}, {}, ValueError, "task is the same for all"),
-        ({"l2": [0.1]}, {"folds": 12, "split_by": "house"}, ValueError, "12 groups of 'house'"),
+        ({"l2": [0.1]}, {"folds": 13, "split_by": "house"}, ValueError, "groups of 'house': there"),
         ({"l2": [0.1]}, {"folds": 1.5}, ValueError, "folds"),
         ({"l2": [0.1]}, {"folds": [(np.arange(N), [N])]}, ValueError, "of the 60 rows"),
         ({"l2": [0.1]}, {"metric": "accuracy", "folds": PAIRS}, ValueError, "not recorded"),
         ({"validation_fraction": [0.2]}, {"halving": 2}, ValueError, "validation_fraction"),
+        ({"schedule": [on_plateau]}, {}, ValueError, "refit=False"),
         ({"momentum": [0.9]}, {}, ValueError, "no setting of Adam"),
         ({"drop": ["size"]}, {}, ValueError, "drop must be a list"),
     ],
