@@ -20,7 +20,7 @@ _FIELDS = ("stopped", "epoch", "curves", "scores")
 
 
 class KeptRuns:
-    """The runs that a folder holds: a file for each stack that was finished.
+    """The runs that a folder holds: a file for each stack that was finished, or each of its rungs.
 
     A run is known again by its settings, its seed and the samples, whatever sweep it was made in.
 
@@ -54,6 +54,16 @@ class KeptRuns:
         }
         name = hashlib.sha256("".join(sorted(content)).encode()).hexdigest()[:16]
         replace_file(self._folder / f"runs-{name}.json", json.dumps(content).encode())
+
+    def rung_file(self, runs: Sequence[Run], rungs: Sequence[int]) -> Path:
+        """Return the file of the networks of a stack that successive halving goes on with.
+
+        Args:
+            runs: those of the stack.
+            rungs: after how many epochs settings were compared so far, the next time included.
+        """
+        text = json.dumps([[self._key(run) for run in runs], list(rungs)])
+        return self._folder / f"rung-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
 
     def _key(self, run: Run) -> str:
         samples = [

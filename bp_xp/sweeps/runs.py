@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -15,11 +16,14 @@ from bp_xp.network import Network
 from bp_xp.sweeps.folds import Fold
 from bp_xp.sweeps.settings import Settings
 from bp_xp.training.arguments import PerMember
+from bp_xp.training.checkpoint import Checkpoint
 from bp_xp.training.history import History
 
 __all__ = ["Problem", "Run", "Samples", "Stack", "SweepRun", "stacks_of", "train_stack"]
 
 logger = logging.getLogger("bp_xp")
+
+_WORDS = ("leaves the ensemble", "epochs are run already")
 
 # So many runs of a stack at most: what is interrupted loses no more.
 _MOST_RUNS = 64
@@ -201,19 +205,23 @@ def _parts(group: list[Run], most: int) -> list[list[Run]]:
     return [[group[i] for i in part] for part in np.array_split(np.arange(len(group)), n)]
 
 
-def train_stack(stack: Stack, problem: Problem, epochs: int | None = None) -> Stack:
+def train_stack(
+    stack: Stack, problem: Problem, epochs: int | None = None, file: Path | None = None
+) -> Stack:
     """Train the runs of a stack.
 
     Args:
         stack: the runs, with their networks if they are to go on.
         problem: what they learn.
         epochs: how many to take now, and keep the networks to go on with; None takes all.
+        file: where to keep them, and to go on from if it is there; None keeps none.
 
     Returns:
         The stack with what came of its runs.
 
     Raises:
         KeyboardInterrupt: Ctrl-C ended it.
+        CheckpointError: the file is damaged.
         ValueError, TypeError, OutOfMemoryError: as for :meth:`bp_xp.Ensemble.fit`.
     """
     runs, first = stack.runs, stack.runs[0].settings
@@ -227,8 +235,10 @@ def train_stack(stack: Stack, problem: Problem, epochs: int | None = None) -> St
     arguments: dict[str, Any] = first.common | own | problem.fit_arguments(runs)
     if epochs is not None:
         arguments |= {"epochs": epochs, "warm_start": True}
+    if file is not None:
+        arguments["checkpoint"] = Checkpoint(file, resume=True)
     try:
-        with _no_word_of_members():
+        with _without_words():
             history = ensemble.fit(
                 optimizer=PerMember(run.settings.optimizer for run in runs),
                 progress=False,
@@ -253,11 +263,11 @@ def train_stack(stack: Stack, problem: Problem, epochs: int | None = None) -> St
 
 
 @contextlib.contextmanager
-def _no_word_of_members() -> Iterator[None]:
-    """Keep from being logged that a member leaves its stack: the table tells which run diverged."""
+def _without_words() -> Iterator[None]:
+    """Keep from being logged what the table tells: which run diverged, which was made before."""
 
     def is_of_runs(record: logging.LogRecord) -> bool:
-        return "leaves the ensemble" not in str(record.msg)
+        return not any(words in str(record.msg) for words in _WORDS)
 
     logger.addFilter(is_of_runs)
     try:

@@ -81,8 +81,10 @@ def sweep(
             took in the mean.
         n_jobs: over how many processes to spread stacks, with joblib; -1 is one for each core, None
             what ``joblib.parallel_config`` says, whose backends serve clusters.
-        folder: where to keep finished runs. The same call goes on where it was; the network of the
-            best settings is written there, as ``best.safetensors``.
+        folder: where to keep finished runs; with halving, the networks of each stack instead, after
+            each of their epochs. The same call goes on where it was (with halving, the same
+            ``n_jobs`` too); the network of the best settings is written there, as
+            ``best.safetensors``.
         progress: whether to show a bar on a terminal.
         settings: those that all runs share, ``sizes`` among them unless it is searched.
 
@@ -182,8 +184,6 @@ def make_table(
     Raises:
         KeyboardInterrupt: Ctrl-C came before a run was finished.
     """
-    if halving is not None and folder is not None:
-        raise ValueError("folder keeps runs that are whole: leave out folder or halving.")
     kept = None if folder is None else KeptRuns(Path(folder), problem)
     if isinstance(halving, int):
         halving = Halving(halving)
@@ -192,7 +192,7 @@ def make_table(
             results, complete = make_runs(runs, problem, judge, kept=kept, n_jobs=n_jobs, bar=bar)
         else:
             results, complete = halve_runs(
-                runs, problem, judge, halving=halving, n_jobs=n_jobs, bar=bar
+                runs, problem, judge, halving=halving, kept=kept, n_jobs=n_jobs, bar=bar
             )
     order = {(run.number, run.seed, run.fold): i for i, run in enumerate(runs)}
     results = sorted(results, key=lambda run: order[run.number, run.seed, run.fold])

@@ -259,11 +259,11 @@ def test_a_picture_is_drawn(space):
 def test_ctrl_c_leaves_the_table_of_what_is_finished(monkeypatch):
     done = []
 
-    def interrupted(stack, problem, epochs=None):
+    def interrupted(stack, problem, *more):
         if done:
             raise KeyboardInterrupt
         done.append(stack)
-        return train_stack(stack, problem, epochs)
+        return train_stack(stack, problem, *more)
 
     content = SMALL + "[space]\nbatch-size = [100, 200]\n"
     with monkeypatch.context() as patched:

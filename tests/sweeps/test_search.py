@@ -12,6 +12,7 @@ from bp_xp import (
     CheckpointError,
     CosineDecay,
     EarlyStopping,
+    Ensemble,
     LinearWarmUp,
     Network,
     ReduceOnPlateau,
@@ -214,9 +215,9 @@ def test_samples_count_by_their_weights(samples, judged):
 def test_runs_that_can_be_are_one_stack(samples, judged, monkeypatch):
     sizes = []
 
-    def counted(stack, problem, epochs=None):
+    def counted(stack, problem, *more):
         sizes.append(len(stack.runs))
-        return runs.train_stack(stack, problem, epochs)
+        return runs.train_stack(stack, problem, *more)
 
     monkeypatch.setattr(making, "train_stack", counted)
     made(samples, SPACES, seeds=2, validation_data=judged, refit=False)
@@ -296,11 +297,11 @@ def test_finished_runs_are_not_made_again(samples, judged, tmp_path, monkeypatch
     once = runs.train_stack
     done = []
 
-    def interrupted(stack, problem, epochs=None):
+    def interrupted(stack, problem, *more):
         if done:
             raise KeyboardInterrupt
         done.append(len(stack.runs))
-        return once(stack, problem, epochs)
+        return once(stack, problem, *more)
 
     monkeypatch.setattr(making, "train_stack", interrupted)
     folder = tmp_path / "runs"
@@ -310,9 +311,9 @@ def test_finished_runs_are_not_made_again(samples, judged, tmp_path, monkeypatch
     assert len(part.runs) == done[0] == 4
     assert "interrupted" in str(part)
 
-    def counted(stack, problem, epochs=None):
+    def counted(stack, problem, *more):
         done.append(len(stack.runs))
-        return once(stack, problem, epochs)
+        return once(stack, problem, *more)
 
     monkeypatch.setattr(making, "train_stack", counted)
     resumed = made(samples, space, **kept)
@@ -326,6 +327,57 @@ def test_finished_runs_are_not_made_again(samples, judged, tmp_path, monkeypatch
     assert done == [4, 2, 2, 2]
 
 
+# Two stacks, of runs that differ in numbers; one run diverges.
+HALVED = [
+    {"learning_rate": [1e-6, 0.1, 0.5, 1e200], "l2": [0.2]},
+    {"sizes": [[5, 3]], "learning_rate": [0.5, 0.01, 1.0, 0.3], "activation": ["relu"]},
+]
+HALVING = {"seeds": 2, "epochs": 8, "halving": 2, "optimizer": Adam(0.1), "dropout": 0.2}
+
+
+def test_halving_goes_on_from_a_folder_as_if_nothing_had_happened(
+    samples, judged, tmp_path, monkeypatch
+):
+    settings = HALVING | {"validation_data": judged}
+    fit, epochs, stops = Ensemble.fit, [], {}
+
+    def counted(self, *args, **kwargs):
+        def count(network, history):
+            epochs.append(history)
+            if len(epochs) == stops.get("at"):
+                raise KeyboardInterrupt
+
+        return fit(self, *args, **kwargs, callbacks=count)
+
+    monkeypatch.setattr(Ensemble, "fit", counted)
+    whole = made(samples, HALVED, **settings)
+    n_epochs = len(epochs)
+    for stops["at"] in (3, 5, 3):
+        epochs.clear()
+        part = made(samples, HALVED, **settings, folder=tmp_path)
+        assert not part.complete
+        n_epochs -= len(epochs) - 1  # all but the one under way are kept
+    stops.clear()
+    epochs.clear()
+    resumed = made(samples, HALVED, **settings, folder=tmp_path)
+    assert len(epochs) == n_epochs
+    epochs.clear()
+    assert made(samples, HALVED, **settings, folder=tmp_path).runs == resumed.runs == whole.runs
+    assert not epochs
+    np.testing.assert_array_equal(resumed.best_network(judged[0]), whole.best_network(judged[0]))
+
+
+@pytest.mark.process
+def test_halving_goes_on_from_a_folder_in_processes_too(samples, judged, tmp_path):
+    pytest.importorskip("joblib")
+    settings = HALVING | {"validation_data": judged, "refit": False}
+    whole, kept, again = (
+        made(samples, HALVED, **settings, n_jobs=n_jobs, folder=folder)
+        for n_jobs, folder in ((1, None), (2, tmp_path), (2, tmp_path))
+    )
+    assert whole.runs == kept.runs == again.runs
+
+
 def test_a_damaged_file_of_runs_is_told(samples, tmp_path):
     (tmp_path / "runs-1.json").write_text('{"a": {"epoch": 1}}')
     with pytest.raises(CheckpointError, match=r"runs-1\.json"):
@@ -333,7 +385,7 @@ def test_a_damaged_file_of_runs_is_told(samples, tmp_path):
 
 
 def test_ctrl_c_before_any_run_is_ctrl_c(samples, monkeypatch):
-    def interrupted(stack, problem, epochs=None):
+    def interrupted(stack, problem, *more):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(making, "train_stack", interrupted)
@@ -406,7 +458,6 @@ def test_settings_that_were_dropped_come_after_those_that_went_on():
         ({"schedule": [on_plateau], "warm_up": [2]}, {"folds": 2}, ValueError, "refit=False"),
         ({"l2": [0.1]}, {"folds": 50}, ValueError, "23 samples"),
         ({"l2": [0.1]}, {"folds": [([0], [23])]}, ValueError, "of the 23 rows"),
-        ({"l2": [0.1]}, {"halving": 2, "folder": "x"}, ValueError, "folder"),
         ({"epochs": [1, 2]}, {"halving": 2}, ValueError, "equal length"),
         ({"l2": [0.1]}, {"halving": 2, "early_stopping": 1}, ValueError, "early_stopping"),
     ],
