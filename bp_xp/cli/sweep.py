@@ -85,7 +85,7 @@ def _is_list(value: Any) -> bool:
     "-o",
     type=FILE,
     metavar="FILE",
-    help="A .csv file for the table, in place of an older one.",
+    help="A .csv or .parquet file for the table, in place of an older one.",
 )
 @click.option(
     "--best",
@@ -162,7 +162,7 @@ def sweep(file: Path, jobs: int, **files: Path | None) -> None:
       bp-xp sweep digits.toml
       bp-xp sweep digits.toml --output table.csv --plot table.png --jobs -1
       bp-xp sweep digits.toml --folder runs --best best.safetensors
-      bp-xp sweep rents.toml --best rents.safetensors
+      bp-xp sweep rents.toml --best rents.safetensors --output table.parquet
     """  # noqa: D301
     given = SimpleNamespace(file=file, jobs=jobs, **files)
     settings = _read(file)
@@ -423,8 +423,10 @@ def _check_files(given: SimpleNamespace, data: str) -> None:
         if path is not None:
             check_output(path, *inputs, name=f"--{name}")
             check_replaceable(path)
-    if given.output is not None and given.output.suffix.lower() != ".csv":
-        raise ValueError(f"--output {given.output} must end in .csv: that is its format.")
+    if given.output is not None and given.output.suffix.lower() not in (".csv", ".parquet"):
+        raise ValueError(
+            f"--output {given.output} must end in .csv or .parquet: these are the formats."
+        )
     if given.best is not None:
         network_file.check_suffix(given.best)
     if given.plot is not None:
@@ -434,7 +436,9 @@ def _check_files(given: SimpleNamespace, data: str) -> None:
 def _write(given: SimpleNamespace, table: SweepResult, tell: Callable[[], str]) -> None:
     """Write what was asked for, and say where it is."""
     if given.output is not None:
-        print(f"table written to {table.to_csv(given.output)}", flush=True)
+        is_csv = given.output.suffix.lower() == ".csv"
+        written = (table.to_csv if is_csv else table.to_parquet)(given.output)
+        print(f"table written to {written}", flush=True)
     if given.plot is not None:
         _draw(given.plot, table)
         print(f"curves drawn to {given.plot}", flush=True)

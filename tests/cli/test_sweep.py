@@ -14,7 +14,7 @@ from bp_xp.cli import main
 from bp_xp.datasets import load_digits
 from bp_xp.sweeps import making
 from bp_xp.sweeps.runs import train_stack
-from bp_xp.tables import TableModel
+from bp_xp.tables import TableModel, read_table
 
 SMALL = """
 data = "digits"
@@ -113,6 +113,12 @@ dropout = [0.0, 0.2]
     assert asked["early_stopping"] == EarlyStopping("validation_f1", 3)
     assert (asked["activation"], asked["epochs"], asked["batch_size"]) == ("relu", 2, 100)
     assert asked["optimizer"] == Adam(beta2=0.99)
+
+
+def test_the_table_may_be_a_parquet_file():
+    result = run(SMALL + "[space]\nl2 = [0.1]\n", "-o", "table.parquet")
+    assert result.exit_code == 0, result.output
+    assert read_table("table.parquet")["l2"].tolist() == [0.1]
 
 
 def test_a_schedule_is_written_as_for_train(asked):

@@ -3,6 +3,7 @@
 import csv
 import math
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -413,6 +414,30 @@ def test_the_table_is_written_and_printed(samples, tmp_path):
     assert len(lines) == 3
     assert "l2" in lines[0]
     assert "activation" not in lines[0]  # all have the same
+
+
+def test_the_table_is_written_with_the_kinds_of_its_columns(tmp_path):
+    def run(number, accuracy):
+        stopped, epoch = ("epochs", 2) if accuracy else ("divergence", 0)
+        return SweepRun(number, 0, None, stopped, epoch, {"accuracy": [0.0, accuracy]})
+
+    settings = [
+        {"n": 3, "rate": 0.1, "sizes": [5, 3], "on": True, "schedule": CosineDecay, "l2": None},
+        {"n": 4, "rate": 1, "sizes": "ü", "on": False, "schedule": None, "l2": 0.5},
+    ]
+    table = SweepResult("accuracy", True, settings, [run(0, 0.25), run(1, 0.0)])
+    path = table.to_parquet(tmp_path / "it's.parquet")
+    rows = duckdb.read_parquet(str(path))
+    assert list(zip(rows.columns, map(str, rows.types), strict=True))[:7] == [
+        *(("n", "BIGINT"), ("rate", "DOUBLE"), ("sizes", "VARCHAR"), ("on", "BOOLEAN")),
+        *(("schedule", "VARCHAR"), ("l2", "DOUBLE"), ("accuracy", "DOUBLE")),
+    ]
+    assert rows.fetchall() == [
+        (3, 0.1, "[5, 3]", True, "CosineDecay", None, 0.25, 0.0, 1, 0, 2.0, "epochs"),
+        (4, 1.0, "ü", False, None, 0.5, None, None, 1, 1, 0.0, "divergence"),
+    ]
+    with pytest.raises(OSError, match="no"):
+        table.to_parquet(tmp_path / "no" / "table.parquet")
 
 
 def test_settings_that_were_dropped_come_after_those_that_went_on():
