@@ -93,7 +93,8 @@ def _digest(array: Any) -> str:
     """Return the SHA-256 of an array, with its shape and dtype."""
     host = np.ascontiguousarray(np.asarray(array) if _is_host(array) else to_numpy(array))
     digest = hashlib.sha256(f"{host.shape} {host.dtype}".encode())
-    digest.update(host.tobytes())
+    # The bytes of objects are where they lie, which is elsewhere in each process.
+    digest.update(repr(host.tolist()).encode() if host.dtype.hasobject else host.tobytes())
     return digest.hexdigest()
 
 

@@ -183,12 +183,13 @@ def _train(
         return
     joblib: Any = require("joblib", "sklearn")
     backend, _ = joblib.parallel.get_active_backend()
-    # Those of clusters return all at once.
+    # Not every backend can; those of this machine and Dask's can.
     as_they_come = getattr(backend, "supports_return_generator", False)
     parallel = joblib.Parallel(
-        n_jobs=n_jobs, return_as="generator_unordered" if as_they_come else "list"
+        n_jobs=n_jobs,
+        return_as="generator_unordered" if as_they_come else "list",
+        batch_size=1,  # a stack that is done is kept, and does not wait for another one
     )
-    # The problem is an argument of its own, which a cluster is sent once.
     yield from parallel(joblib.delayed(train_stack)(*one) for one in own)
 
 

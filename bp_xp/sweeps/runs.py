@@ -46,7 +46,11 @@ class Run(NamedTuple):
 
 
 class Problem(Protocol):
-    """What the runs of a sweep learn, and what they are judged by."""
+    """What the runs of a sweep learn, and what they are judged by.
+
+    Its size, as ``sys.getsizeof`` tells it, is that of its arrays: by that a cluster sends it to a
+    machine once, and not with each stack.
+    """
 
     def fit_arguments(self, runs: Sequence[Run]) -> dict[str, Any]:
         """Return the arguments of :meth:`bp_xp.Ensemble.fit` that are the samples of some runs."""
@@ -65,7 +69,8 @@ class Problem(Protocol):
         ...
 
 
-class Samples(NamedTuple):
+@dataclass(frozen=True)
+class Samples:
     """The problem of inputs and targets that all runs share.
 
     Attributes:
@@ -81,6 +86,9 @@ class Samples(NamedTuple):
     validation_data: Any = None
     sample_weight: Any = None
     folds: tuple[Fold, ...] = ()
+
+    def __sizeof__(self) -> int:
+        return sum(getattr(one, "nbytes", 0) for one in (self.x, self.y))
 
     def fit_arguments(self, runs: Sequence[Run]) -> dict[str, Any]:
         """As :class:`Problem` says."""

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,9 @@ def sweep(
             in its run, but on all samples where there are folds, and for as many epochs as the runs
             took in the mean.
         n_jobs: over how many processes to spread stacks, with joblib; -1 is one for each core, None
-            what ``joblib.parallel_config`` says, whose backends serve clusters.
+            what joblib is told: on a cluster, with a ``dask.distributed.Client`` made before, call
+            this function ``with joblib.parallel_config(backend="dask"):``. With halving, the
+            machines of a cluster need the folder in common.
         folder: where to keep finished runs; with halving, the networks of each stack instead, after
             each of their epochs. The same call goes on where it was (with halving, the same
             ``n_jobs`` too); the network of the best settings is written there, as
@@ -230,7 +233,7 @@ def _refit(
         return None
     settings = sort_settings({**shared, **table.best}, _n_learned(problem, None))
     network = Network(**settings.network, seed=seed)
-    arguments = settings.common | settings.own | problem._replace(folds=()).fit_arguments([])
+    arguments = settings.common | settings.own | replace(problem, folds=()).fit_arguments([])
     if problem.folds:  # there is nothing left to judge by
         epochs = max(1, round(table.rows[0]["epoch"]))
         arguments |= {"epochs": epochs, "early_stopping": None, "metrics": ()}

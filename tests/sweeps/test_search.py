@@ -2,6 +2,8 @@
 
 import csv
 import math
+import subprocess
+import sys
 
 import duckdb
 import numpy as np
@@ -377,6 +379,19 @@ def test_halving_goes_on_from_a_folder_in_processes_too(samples, judged, tmp_pat
         for n_jobs, folder in ((1, None), (2, tmp_path), (2, tmp_path))
     )
     assert whole.runs == kept.runs == again.runs
+
+
+@pytest.mark.process
+def test_a_run_is_known_again_in_another_process(tmp_path):
+    code = f"""
+from bp_xp import sweep
+x, y = [[0, 0], [0, 1], [1, 0], [1, 1]], [0, 1, 1, 1]
+settings = dict(sizes=[2, 2], epochs=1, refit=False, progress=False)
+sweep(x, y, {{"learning_rate": [0.1]}}, folder={str(tmp_path)!r}, **settings)
+"""
+    exec(code, {})
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert len(list(tmp_path.glob("runs-*.json"))) == 1
 
 
 def test_a_damaged_file_of_runs_is_told(samples, tmp_path):
