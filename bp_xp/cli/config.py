@@ -386,7 +386,7 @@ def read_settings(
     settings: dict[str, Any] = {}
     for key, value in content.items():
         name = key.replace("-", "_")
-        if name not in kinds and isinstance(value, dict):
+        if name not in kinds and isinstance(value, dict) and command == "train":
             raise ValueError(f"{path}: {key!r} is a table: write the settings without any.")
         if name not in kinds:
             raise ValueError(f"{path}: unknown key {key!r}{_nearest(name, kinds, command)}")

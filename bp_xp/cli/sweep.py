@@ -164,6 +164,8 @@ def sweep(file: Path, jobs: int, **files: Path | None) -> None:
       bp-xp sweep digits.toml --folder runs --best best.safetensors
       bp-xp sweep rents.toml --best rents.safetensors --output table.parquet
     """  # noqa: D301
+    if not jobs:
+        raise click.UsageError("--jobs 0 leaves nobody to train: 1 process, or -1 for each core.")
     given = SimpleNamespace(file=file, jobs=jobs, **files)
     settings = _read(file)
     _check_files(given, settings["data"])
@@ -186,6 +188,8 @@ def _words(argument: str, value: Any, *, data: str) -> str | None:
     if letter in ("x", "y"):
         return f"{'the target of ' if letter == 'y' else ''}{data}{part and f', {part} part,'}"
     name, bracket, index = argument.rpartition(".")[2].partition("[")
+    if name == "sizes" and is_table(data):  # of which the first and the last are not in the file
+        return "hidden-layer-sizes"
     key = _NAMES.get(name, name).replace("_", "-")
     if key not in KEYS:
         return None
@@ -250,6 +254,9 @@ def _space(path: Path, table: Mapping[str, Any]) -> dict[str, Any]:
                 f"{path}: {key!r} in [space] is none of {', '.join(known)}."
                 f"{checks.did_you_mean(key, known)}"
             )
+        if name in space:
+            dashed = name.replace("_", "-")
+            raise ValueError(f"{path}: {dashed} is there twice, once with an underscore.")
         space[name] = _values(path, name, values)
     return space
 
@@ -266,7 +273,12 @@ def _values(path: Path, name: str, values: Any) -> list[Any] | Distribution:
             )
         if kind != "choice" and len(arguments) != 2:
             raise ValueError(f"{path}: {kind} of {key} takes the least and the largest number.")
-        drawn = _DISTRIBUTIONS[kind](*arguments)
+        words = {"low": "the least number", "high": "the largest number"}
+        try:
+            with speaking(lambda argument, _: words.get(argument), to_program=False):
+                drawn = _DISTRIBUTIONS[kind](*arguments)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {kind} of {key}: {error}") from None
         if kind != "choice":
             return drawn
         values = list(drawn.values)

@@ -188,8 +188,8 @@ def make_table(
         KeyboardInterrupt: Ctrl-C came before a run was finished.
     """
     kept = None if folder is None else KeptRuns(Path(folder), problem)
-    if isinstance(halving, int):
-        halving = Halving(halving)
+    if halving is not None and not isinstance(halving, Halving):
+        halving = Halving(checks.check_integer(halving, "halving", least=2))
     with tqdm(total=len(runs), unit="run", disable=None if progress else True) as bar:
         if halving is None:
             results, complete = make_runs(runs, problem, judge, kept=kept, n_jobs=n_jobs, bar=bar)

@@ -302,9 +302,8 @@ class _PreparedFolds:
         self._names = [one.name for one in metrics]
 
     def __sizeof__(self) -> int:
-        return sum(
-            one.x.nbytes for one in {id(one): one for one in self._prepared.values()}.values()
-        )
+        each = {id(one): one.x.nbytes for one in self._prepared.values()}
+        return sum(each.values())
 
     def _of(self, run: Run) -> Prepared:
         return self._prepared[run.number, run.seed, run.fold]
