@@ -448,10 +448,11 @@ class Ensemble(Members):
                 its best parameters, and leaves the stack; the others go on.
             callbacks: objects or functions of (ensemble, history), told as for a network.
             checkpoint: as for a network; one file has the run of all.
-            warm_start: as for a network. Each member must have been in the stack at the end of the
-                last call; who was not is left out by ``ensemble[[0, 2]]``. An optimizer is in no
-                file but a checkpoint, and belongs to one stack: after :meth:`load` and
-                :meth:`from_networks` it starts at rest.
+            warm_start: as for a network; but a run that is resumed from its checkpoint goes on from
+                there, and the next call from its end. Each member must have been in the stack at
+                the end of the last call; who was not is left out by ``ensemble[[0, 2]]``. An
+                optimizer is in no file but a checkpoint, and belongs to one stack: after
+                :meth:`load` and :meth:`from_networks` it starts at rest.
             progress: as for a network; what is shown is the mean over members.
             terms: fields of :class:`~bp_xp.Regularization` by name, for all or PerMember.
 

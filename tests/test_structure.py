@@ -104,7 +104,8 @@ MAY_IMPORT = {
     "estimators": {*BASIS, "math", "backends", "optim", "sources", "training", "network"},
     "tables": {
         *("_caller", "_typing", "_optional", "_files", "errors", "checks", "math"),
-        *("", "backends", "datasets", "sources", "storage", "training", "network"),
+        *("", "backends", "datasets", "optim", "sources", "storage", "sweeps", "training"),
+        "network",
     },
     "export": {
         *("", "_typing", "_trees", "_optional", "math", "engines", "backends", "storage"),

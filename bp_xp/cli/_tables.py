@@ -12,6 +12,7 @@ import numpy as np
 from click.core import ParameterSource
 
 from bp_xp import History, Network, checks
+from bp_xp._caller import named
 from bp_xp.cli._pictures import drawing
 from bp_xp.cli._program import logger
 from bp_xp.datasets import Dataset
@@ -28,7 +29,9 @@ from bp_xp.tables.preparation import select
 from bp_xp.tables.recipe import Recipe, even_batch_size, suited_l2
 
 __all__ = [
+    "OF_TABLES",
     "TABLE_ENDS",
+    "TEST_FRACTION",
     "add_card",
     "as_model",
     "check_options",
@@ -41,6 +44,7 @@ __all__ = [
     "sections_of",
     "split_names",
     "stem",
+    "target_names",
     "tell_importance",
     "tell_scores",
     "told",
@@ -51,14 +55,13 @@ __all__ = [
 TABLE_ENDS = (*CSV_ENDS[:2], ".parquet", *CSV_ENDS[2:])
 """The ends of the names of tables."""
 
-_TEST_FRACTION = 0.2
+TEST_FRACTION = 0.2
+"""The share of a table's rows to test on, unless another one is asked for."""
+
 _MOST_TOLD = 5
 
-# What only tables have, by the names of the parameters of train.
-_OWN = {
-    *("task", "numeric", "categorical", "drop", "test_fraction"),
-    *("split_by", "split_last", "importance"),
-}
+OF_TABLES = ("task", "numeric", "categorical", "drop", "test_fraction", "split_by", "split_last")
+"""What only tables have, by the names of the parameters of train; importance besides."""
 
 
 def is_table(data: str) -> bool:
@@ -74,7 +77,7 @@ def stem(data: str) -> str:
 def check_options(ctx: click.Context, data: str) -> None:
     """Refuse options of tables where the data is none."""
     for option in ctx.command.params:
-        if option.name in _OWN and not _is_default(ctx, option.name):
+        if option.name in (*OF_TABLES, "importance") and not _is_default(ctx, option.name):
             ends = ", ".join(TABLE_ENDS[:3])
             raise click.UsageError(f"{option.opts[0]} is for tables ({ends}), not {data}.", ctx)
 
@@ -86,7 +89,7 @@ def use_defaults(ctx: click.Context, given: SimpleNamespace) -> None:
         "activation": recipe.activation,
         "l2": recipe.l2,
         "dropout": recipe.dropout,
-        "test_fraction": _TEST_FRACTION,
+        "test_fraction": TEST_FRACTION,
     }
     if given.validation_fraction:  # the best epoch comes back
         defaults["early_stopping"] = recipe.patience or given.epochs or recipe.epochs
@@ -117,7 +120,7 @@ def load(given: SimpleNamespace) -> tuple[Prepared, Dataset]:
     The names of the targets, and the cost that fits them, are noted where none were given.
     """
     columns = as_columns(given.data, given.categorical or ())
-    targets = _targets(given.target, columns, given.data)
+    targets = target_names(given.target, columns, given.data)
     given.target = targets[0] if len(targets) == 1 else targets
     split = Split(
         given.validation_fraction, given.test_fraction, by=given.split_by, last=given.split_last
@@ -142,16 +145,16 @@ def load(given: SimpleNamespace) -> tuple[Prepared, Dataset]:
     return prepared, Dataset(stem(given.data), *parts)
 
 
-def _targets(target: int | str, columns: Columns, data: str) -> list[str]:
+def target_names(target: int | str, columns: Columns, data: str) -> list[str]:
     """Return the names of the columns to predict: a name, names, or a place."""
     names = list(columns)
     if f"{target}" in columns:
         return [f"{target}"]
     if isinstance(target, str):
-        return list(select(columns, split_names(target), "--target"))
+        return list(select(columns, split_names(target), named("target")))
     if not -len(names) <= target < len(names):
         raise ValueError(
-            f"--target {target}: {data} has {len(names)} columns, {', '.join(names)[:400]}."
+            f"{named('target', target)}: {data} has {len(names)} columns, {', '.join(names)[:400]}."
         )
     return [names[target]]
 
@@ -172,14 +175,20 @@ def sections_of(model: Network | TableModel) -> dict[str, Section]:
 
 
 def class_weights(weights: Any, prepared: Prepared | None) -> Any:
-    """Return the weights of classes by their numbers, as a network takes them."""
+    """Return the weights of classes by their numbers, as a network takes them.
+
+    Raises:
+        ValueError: a class is none of the table's.
+    """
     if prepared is None or not isinstance(weights, Mapping):
         return weights
     places = {f"{name}": i for i, name in enumerate(prepared.preparation.targets.classes)}
     for name in weights:
         if f"{name}" not in places:
             known = ", ".join(places) or "none"
-            raise ValueError(f"--class-weight names the class {name!r}; the classes are {known}.")
+            raise ValueError(
+                f"{named('class_weight')} names the class {name!r}; the classes are {known}."
+            )
     return {places[f"{name}"]: weight for name, weight in weights.items()}
 
 

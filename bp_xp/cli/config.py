@@ -42,6 +42,7 @@ __all__ = [
     "SWITCH",
     "TEXT",
     "Kind",
+    "WrittenSchedule",
     "check_settings_file",
     "default_rate",
     "make_schedule",
@@ -264,6 +265,36 @@ def make_schedule(
     return LinearWarmUp(warm_up, schedule) if warm_up else schedule
 
 
+@dataclasses.dataclass(frozen=True)
+class WrittenSchedule:
+    """A schedule as it is written, which a sweep makes for the steps of each run.
+
+    Args:
+        text: as for :func:`make_schedule`.
+        monitor: what ``plateau`` looks at.
+
+    Raises:
+        ValueError: as for :func:`make_schedule`.
+
+    Examples:
+        >>> WrittenSchedule("cosine")(0.1, 500)
+        CosineDecay(initial=0.1, steps=500, final=0.0)
+    """
+
+    text: str
+    monitor: str = "cost"
+
+    def __post_init__(self) -> None:
+        self(1.0, 1)
+
+    def __call__(self, rate: float, steps: int) -> LearningRate:
+        """Return the learning rate that begins with a rate, in a run of so many steps."""
+        return make_schedule(self.text, rate, warm_up=None, monitor=self.monitor, steps=steps)
+
+    def __str__(self) -> str:
+        return self.text
+
+
 def _number(form: _Form, key: str, text: str) -> int | float:
     whole = key in _COUNTS
     try:
@@ -355,7 +386,7 @@ def read_settings(
     settings: dict[str, Any] = {}
     for key, value in content.items():
         name = key.replace("-", "_")
-        if name not in kinds and isinstance(value, dict):
+        if name not in kinds and isinstance(value, dict) and command == "train":
             raise ValueError(f"{path}: {key!r} is a table: write the settings without any.")
         if name not in kinds:
             raise ValueError(f"{path}: unknown key {key!r}{_nearest(name, kinds, command)}")

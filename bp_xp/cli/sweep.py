@@ -2,7 +2,7 @@
 
 import functools
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,8 @@ from bp_xp.cli._networks import allow_float64, make_network, score, tell_device
 from bp_xp.cli._options import FILE, debug_option, quiet_option
 from bp_xp.cli._pictures import check_picture, drawing
 from bp_xp.cli._program import Termination, logger, main, stop
+from bp_xp.cli._sweep_table import sweep_rows
+from bp_xp.cli._tables import OF_TABLES, TABLE_ENDS, is_table
 from bp_xp.cli.train import train
 from bp_xp.datasets import Dataset
 from bp_xp.plotting import sweep_curves, sweep_heat_map
@@ -32,11 +34,19 @@ __all__ = ["KEYS", "sweep"]
 _DATA = ("data", "target", "validation_fraction", "metric", "monitor", "backend", "device", "dtype")
 _SEARCHED = (
     *("sizes", "activation", "cost", "epochs", "batch_size", "shuffle", "optimizer"),
-    *("learning_rate", "momentum", "nesterov", "weight_decay", "l1", "l2", "dropout"),
-    *("clip_norm", "clip_value", "max_norm", "class_weight", "early_stopping"),
+    *("learning_rate", "momentum", "nesterov", "weight_decay", "schedule", "warm_up"),
+    *("l1", "l2", "dropout", "clip_norm", "clip_value", "max_norm", "class_weight"),
+    *("early_stopping", "hidden_layer_sizes"),
 )
 _OPTIONS: dict[str, Any] = {
-    str(one.name): one for one in train.params if one.name in (*_DATA, *_SEARCHED)
+    str(one.name): one for one in train.params if one.name in (*_DATA, *OF_TABLES, *_SEARCHED)
+}
+# Of a table the inputs are not known beforehand, and may differ from fold to fold.
+_OPTIONS["hidden_layer_sizes"] = _OPTIONS["sizes"]
+_NOT_OF_TABLES = {
+    "sizes": "the inputs follow from the columns of each fold: write hidden-layer-sizes = [64]",
+    "cost": "it follows from the task",
+    "early_stopping": "the rows that judge are not there to choose an epoch",
 }
 _TABLES = config.Kind(
     "a table, or several",
@@ -75,13 +85,14 @@ def _is_list(value: Any) -> bool:
     "-o",
     type=FILE,
     metavar="FILE",
-    help="A .csv file for the table, in place of an older one.",
+    help="A .csv or .parquet file for the table, in place of an older one.",
 )
 @click.option(
     "--best",
     type=FILE,
     metavar="FILE",
-    help="Where the network of the best settings goes, in place of an older file.",
+    help="Where the network of the best settings goes, or the model of a table, in place of an "
+    "older file.",
 )
 @click.option(
     "--plot",
@@ -104,9 +115,10 @@ def _is_list(value: Any) -> bool:
 def sweep(file: Path, jobs: int, **files: Path | None) -> None:
     """Train networks with many settings, and tell which are the best.
 
-    FILE is TOML, with the settings of train that all runs share (but for schedules and files), and
-    a table [space] of those that are searched: a list of values for each. Several tables [[space]]
-    are searched one after the other. A value of sizes or of dropout may itself be a list.
+    FILE is TOML, with the settings of train that all runs share (but for files), and a table
+    [space] of those that are searched: a list of values for each. Several tables [[space]] are
+    searched one after the other, as one for each optimizer, with settings of its own. A value of
+    sizes or of dropout may itself be a list.
 
     \b
     Other keys      what they are
@@ -123,6 +135,11 @@ def sweep(file: Path, jobs: int, **files: Path | None) -> None:
     learning-rate = {log-uniform = [1e-3, 1]}: uniform, log-uniform or integers, with the least and
     the largest number, or choice, with the values.
 
+    Where data is a table (.csv, .tsv, .parquet), each fold learns from its own rows how to prepare
+    the columns, and what is not said is as for train; hidden-layer-sizes stands in the place of
+    sizes. A fifth of the rows is held out from all folds for testing (test-fraction); split-by and
+    split-last hold for folds too. Settings are judged by accuracy or r2.
+
     The table is printed, the best settings first, with the mean over seeds and folds and the
     standard deviation. Runs that differ in numbers alone are trained as one stack. A run that
     diverges is told in the table. Ctrl-C ends the sweep with what is finished (exit status 130).
@@ -132,26 +149,35 @@ def sweep(file: Path, jobs: int, **files: Path | None) -> None:
       data = "digits"
       epochs = 20
       seeds = 3
-      [space]
-      learning-rate = [0.1, 0.3, 1.0]
-      l2 = [0.0, 1e-4, 1e-3]
+      [[space]]
+      optimizer = ["sgd"]
+      momentum = [0.5, 0.9]
+      schedule = ["constant", "cosine", "step:0.5:1000"]
+      [[space]]
+      optimizer = ["adam"]
+      learning-rate = [1e-3, 3e-3]
 
     \b
     Examples:
       bp-xp sweep digits.toml
       bp-xp sweep digits.toml --output table.csv --plot table.png --jobs -1
       bp-xp sweep digits.toml --folder runs --best best.safetensors
+      bp-xp sweep rents.toml --best rents.safetensors --output table.parquet
     """  # noqa: D301
+    if not jobs:
+        raise click.UsageError("--jobs 0 leaves nobody to train: 1 process, or -1 for each core.")
     given = SimpleNamespace(file=file, jobs=jobs, **files)
     settings = _read(file)
     _check_files(given, settings["data"])
     allow_float64(settings.get("dtype", "float32"))
     words = functools.partial(_words, data=settings["data"])
     with speaking(words, to_program=False), Termination():
-        dataset = load_data(settings["data"], settings.get("target", -1))
-        table = _sweep(given, settings, dataset)
+        make = sweep_rows if is_table(settings["data"]) else _sweep
+        table, tell = make(settings, _common(given, settings))
+    for one in table.settings:
+        _as_written(one)
     print(table)
-    _write(given, table, dataset)
+    _write(given, table, tell)
     if not table.complete:
         stop("interrupted: the table is of the runs that were finished", signal.SIGINT)
 
@@ -162,6 +188,8 @@ def _words(argument: str, value: Any, *, data: str) -> str | None:
     if letter in ("x", "y"):
         return f"{'the target of ' if letter == 'y' else ''}{data}{part and f', {part} part,'}"
     name, bracket, index = argument.rpartition(".")[2].partition("[")
+    if name == "sizes" and is_table(data):  # of which the first and the last are not in the file
+        return "hidden-layer-sizes"
     key = _NAMES.get(name, name).replace("_", "-")
     if key not in KEYS:
         return None
@@ -195,7 +223,24 @@ def _read(path: Path) -> dict[str, Any]:
     tables = settings["space"]
     tables = tables if isinstance(tables, list) else [tables]
     settings["space"] = [_space(path, table) for table in tables]
+    for name in dict.fromkeys(name for one in (settings, *settings["space"]) for name in one):
+        _check_data(path, name, settings["data"])
+    if "folds" in settings and "validation_fraction" in settings:
+        raise ValueError("folds and validation-fraction both say what judges: leave one out.")
     return settings
+
+
+def _check_data(path: Path, name: str, data: str) -> None:
+    """Refuse a setting that is for tables alone, or not for them.
+
+    Raises:
+        ValueError: it does not fit the data.
+    """
+    key, ends = name.replace("_", "-"), ", ".join(TABLE_ENDS[:3])
+    if is_table(data) and name in _NOT_OF_TABLES:
+        raise ValueError(f"{path}: {key} is not for tables ({ends}): {_NOT_OF_TABLES[name]}.")
+    if not is_table(data) and name in (*OF_TABLES, "hidden_layer_sizes"):
+        raise ValueError(f"{path}: {key} is for tables ({ends}), not {data}.")
 
 
 def _space(path: Path, table: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,6 +254,9 @@ def _space(path: Path, table: Mapping[str, Any]) -> dict[str, Any]:
                 f"{path}: {key!r} in [space] is none of {', '.join(known)}."
                 f"{checks.did_you_mean(key, known)}"
             )
+        if name in space:
+            dashed = name.replace("_", "-")
+            raise ValueError(f"{path}: {dashed} is there twice, once with an underscore.")
         space[name] = _values(path, name, values)
     return space
 
@@ -225,7 +273,12 @@ def _values(path: Path, name: str, values: Any) -> list[Any] | Distribution:
             )
         if kind != "choice" and len(arguments) != 2:
             raise ValueError(f"{path}: {kind} of {key} takes the least and the largest number.")
-        drawn = _DISTRIBUTIONS[kind](*arguments)
+        words = {"low": "the least number", "high": "the largest number"}
+        try:
+            with speaking(lambda argument, _: words.get(argument), to_program=False):
+                drawn = _DISTRIBUTIONS[kind](*arguments)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {kind} of {key}: {error}") from None
         if kind != "choice":
             return drawn
         values = list(drawn.values)
@@ -251,38 +304,61 @@ def _value(path: Path, name: str, value: Any) -> Any:
 # The sweep
 
 
-def _sweep(given: SimpleNamespace, settings: dict[str, Any], dataset: Dataset) -> SweepResult:
-    """Make the runs."""
-    spaces = settings["space"]
-    shared = _shared(settings, dataset, spaces)
+def _common(given: SimpleNamespace, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that a sweep has, whatever its data are, as its function takes them."""
+    defaults = defaults_of(settings["data"], is_table=is_table(settings["data"]))
+    # A network of all samples has none left to be watched.
+    is_watched = "folds" not in settings and not is_table(settings["data"])
     as_runs_take = functools.partial(
         _as_runs_take,
-        rate=defaults_of(settings["data"]).learning_rate,
+        rate=defaults.learning_rate,
         monitor=settings.get("monitor", "validation_cost"),
+        watched=settings.get("monitor", "validation_cost" if is_watched else "cost"),
     )
-    return bp_xp.sweep(
+    space = [
+        {
+            name: values
+            if isinstance(values, Distribution)
+            else [as_runs_take(name, value) for value in values]
+            for name, values in one.items()
+        }
+        for one in settings["space"]
+    ]
+    shared = {n: as_runs_take(n, settings[n]) for n in _SEARCHED if n in settings}
+    return {
+        **shared,
+        "space": space,
+        "draws": settings.get("draws"),
+        "seeds": settings.get("seeds", 1),
+        "metric": settings.get("sort_by"),
+        "metrics": settings.get("metric", ()),
+        "halving": settings.get("halving"),
+        "seed": settings.get("seed", 0),
+        "n_jobs": given.jobs,
+        "folder": given.folder,
+    }
+
+
+def _sweep(
+    settings: Mapping[str, Any], common: dict[str, Any]
+) -> tuple[SweepResult, Callable[[], str]]:
+    """Make the runs; return their table, and what tells how good its network is."""
+    dataset = load_data(settings["data"], settings.get("target", -1))
+    shared = _shared(settings, dataset, common["space"])
+    table = bp_xp.sweep(
         dataset.x_train,
         dataset.y_train,
-        [
-            {
-                name: values
-                if isinstance(values, Distribution)
-                else [as_runs_take(name, value) for value in values]
-                for name, values in one.items()
-            }
-            for one in spaces
-        ],
-        draws=settings.get("draws"),
-        seeds=settings.get("seeds", 1),
         folds=settings.get("folds"),
         validation_data=_validation(settings, dataset),
-        metric=settings.get("sort_by"),
-        halving=settings.get("halving"),
-        seed=settings.get("seed", 0),
-        n_jobs=given.jobs,
-        folder=given.folder,
-        **{name: as_runs_take(name, value) for name, value in shared.items()},
+        **shared | {name: value for name, value in common.items() if name not in ("sizes", "cost")},
     )
+
+    def tell() -> str:
+        x, y = dataset.x_test, dataset.y_test
+        network: Any = table.best_network
+        return score(network, dataset.name, "test", x, y, metrics=())
+
+    return table, tell
 
 
 def _shared(
@@ -312,29 +388,35 @@ def _shared(
         "cost": network.model.cost,
         "backend": network.backend,
         "device": network.device,
-        "optimizer": "sgd",
+        "optimizer": config.parse_optimizer("sgd")(defaults.learning_rate),
         "epochs": defaults.epochs,
         "batch_size": defaults.batch_size,
-        "metrics": settings.get("metric", ()),
     }
     if not any("cost" in space for space in spaces):
         shared["output_activation"] = network.model.activations[-1]
-    given = {name: settings[name] for name in _SEARCHED if name in settings}
-    return shared | {name: value for name, value in given.items() if name not in ("sizes", "cost")}
+    return shared
 
 
-def _as_runs_take(name: str, value: Any, *, rate: float, monitor: str) -> Any:
+def _as_runs_take(name: str, value: Any, *, rate: float, monitor: str, watched: str) -> Any:
     """Return a setting of train as runs take it."""
     if name == "optimizer":
         return config.parse_optimizer(value)(config.default_rate(value) or rate)
+    if name == "schedule":
+        return config.WrittenSchedule(value, watched)
     return EarlyStopping(monitor, value) if name == "early_stopping" else value
+
+
+def _as_written(settings: dict[str, Any]) -> None:
+    """Let settings of a table be as the file has them, where runs take objects."""
+    if "optimizer" in settings:
+        settings["optimizer"] = config.optimizer_settings(settings["optimizer"])["optimizer"]
+    if "early_stopping" in settings:
+        settings["early_stopping"] = settings["early_stopping"].patience
 
 
 def _validation(settings: Mapping[str, Any], dataset: Dataset) -> Any:
     """Return what judges the runs: None where folds do."""
     if "folds" in settings:
-        if "validation_fraction" in settings:
-            raise ValueError("folds and validation-fraction both say what judges: leave one out.")
         return None
     if dataset.x_validation is not None:
         return dataset.x_validation, dataset.y_validation
@@ -353,27 +435,32 @@ def _check_files(given: SimpleNamespace, data: str) -> None:
         if path is not None:
             check_output(path, *inputs, name=f"--{name}")
             check_replaceable(path)
-    if given.output is not None and given.output.suffix.lower() != ".csv":
-        raise ValueError(f"--output {given.output} must end in .csv: that is its format.")
+    if given.output is not None and given.output.suffix.lower() not in (".csv", ".parquet"):
+        raise ValueError(
+            f"--output {given.output} must end in .csv or .parquet: these are the formats."
+        )
     if given.best is not None:
         network_file.check_suffix(given.best)
     if given.plot is not None:
         check_picture(given.plot, *inputs, name="--plot")
 
 
-def _write(given: SimpleNamespace, table: SweepResult, dataset: Dataset) -> None:
+def _write(given: SimpleNamespace, table: SweepResult, tell: Callable[[], str]) -> None:
     """Write what was asked for, and say where it is."""
     if given.output is not None:
-        print(f"table written to {table.to_csv(given.output)}", flush=True)
+        is_csv = given.output.suffix.lower() == ".csv"
+        written = (table.to_csv if is_csv else table.to_parquet)(given.output)
+        print(f"table written to {written}", flush=True)
     if given.plot is not None:
         _draw(given.plot, table)
         print(f"curves drawn to {given.plot}", flush=True)
-    network = table.best_network
-    if network is not None:
-        x, y = dataset.x_test, dataset.y_test
-        print(score(network, dataset.name, "test", x, y, metrics=()))
+    best, kind = table.best_model, "model"
+    if best is None:
+        best, kind = table.best_network, "network"
+    if best is not None:
+        print(tell())
         if given.best is not None:
-            print(f"network of the best settings written to {network.save(given.best)}", flush=True)
+            print(f"{kind} of the best settings written to {best.save(given.best)}", flush=True)
 
 
 def _draw(path: Path, table: SweepResult) -> None:

@@ -19,6 +19,8 @@ __all__ = ["sweep_curves", "sweep_heat_map"]
 def sweep_curves(table: SweepResult, *, most: int = 5, ax: "Axes | None" = None) -> "Axes":
     """Draw how the best settings of a sweep learn: their metric over the epochs.
 
+    Of a table, whose metric may be in units that no epoch has, it is :attr:`SweepResult.curve`.
+
     A line is the mean over the runs of a setting, its band their standard deviation to both sides.
     Runs that ended earlier count as long as they lasted.
 
@@ -40,7 +42,7 @@ def sweep_curves(table: SweepResult, *, most: int = 5, ax: "Axes | None" = None)
     curves = []
     for row in table.rows[:most]:
         settings = {name: row[name] for name in table.searched}
-        of_runs = [run.curves.get(table.metric, ()) for run in table.runs_of(row)]
+        of_runs = [run.curves.get(table.curve, ()) for run in table.runs_of(row)]
         if any(map(len, of_runs)):
             curves.append((settings, _over_runs(of_runs)))
     if not curves:
@@ -52,7 +54,7 @@ def sweep_curves(table: SweepResult, *, most: int = 5, ax: "Axes | None" = None)
         mean, spread = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
         handles += ax.plot(epochs, mean, color=color)
         ax.fill_between(epochs, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0)
-    _style.style(ax, x="epoch", y=table.metric.replace("_", " "))
+    _style.style(ax, x="epoch", y=table.curve.replace("_", " "))
     labels = [", ".join(f"{n} {shown(v)}" for n, v in own.items()) or "all" for own, _ in curves]
     _style.legend(ax, handles, labels, fontsize="small")
     return ax

@@ -16,9 +16,11 @@ from bp_xp.training.checkpoint import described
 
 __all__ = ["KeptRuns"]
 
+_FIELDS = ("stopped", "epoch", "curves", "scores")
+
 
 class KeptRuns:
-    """The runs that a folder holds: a file for each stack that was finished.
+    """The runs that a folder holds: a file for each stack that was finished, or each of its rungs.
 
     A run is known again by its settings, its seed and the samples, whatever sweep it was made in.
 
@@ -32,11 +34,8 @@ class KeptRuns:
     """
 
     def __init__(self, folder: Path, problem: Problem) -> None:
-        self._folder = folder
-        self._data = _digest(
-            [problem.x, problem.y, problem.sample_weight, *_parts(problem.validation_data)]
-        )
-        self._folds = [_digest(fold) for fold in problem.folds]
+        self._folder, self._problem = folder, problem
+        self._digests: dict[int, str] = {}  # of the problem's arrays, of which each is read once
         folder.mkdir(parents=True, exist_ok=True)
         self._known: dict[str, dict[str, Any]] = {}
         for path in sorted(folder.glob("runs-*.json")):
@@ -50,15 +49,28 @@ class KeptRuns:
     def keep(self, runs: Sequence[Run], results: Iterable[SweepRun]) -> None:
         """Write what came of the runs of a stack."""
         content = {
-            self._key(run): {name: getattr(result, name) for name in ("stopped", "epoch", "curves")}
+            self._key(run): {name: getattr(result, name) for name in _FIELDS}
             for run, result in zip(runs, results, strict=True)
         }
         name = hashlib.sha256("".join(sorted(content)).encode()).hexdigest()[:16]
         replace_file(self._folder / f"runs-{name}.json", json.dumps(content).encode())
 
+    def rung_file(self, runs: Sequence[Run], rungs: Sequence[int]) -> Path:
+        """Return the file of the networks of a stack that successive halving goes on with.
+
+        Args:
+            runs: those of the stack.
+            rungs: after how many epochs settings were compared so far, the next time included.
+        """
+        text = json.dumps([[self._key(run) for run in runs], list(rungs)])
+        return self._folder / f"rung-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
+
     def _key(self, run: Run) -> str:
-        fold = None if run.fold is None else self._folds[run.fold]
-        text = json.dumps([described(run.settings._asdict()), run.seed, fold, self._data])
+        samples = [
+            self._digests.get(id(one)) or self._digests.setdefault(id(one), _digest(one))
+            for one in self._problem.told_by(run)
+        ]
+        text = json.dumps([described(run.settings._asdict()), run.seed, samples])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -67,7 +79,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         content = json.loads(path.read_bytes())
         for fields in content.values():
             SweepRun(0, 0, None, **fields)
-            if set(fields) != {"stopped", "epoch", "curves"}:
+            if set(fields) != set(_FIELDS):
                 raise ValueError(f"a run has the fields {sorted(fields)}")
     except (AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(
@@ -77,17 +89,12 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     return content
 
 
-def _parts(validation_data: Any) -> list[Any]:
-    return list(validation_data) if isinstance(validation_data, list | tuple) else [validation_data]
-
-
-def _digest(arrays: Iterable[Any]) -> str:
-    """Return the SHA-256 of arrays, with their shapes and dtypes."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        host = np.ascontiguousarray(np.asarray(array) if _is_host(array) else to_numpy(array))
-        digest.update(f"{host.shape} {host.dtype}".encode())
-        digest.update(host.tobytes())
+def _digest(array: Any) -> str:
+    """Return the SHA-256 of an array, with its shape and dtype."""
+    host = np.ascontiguousarray(np.asarray(array) if _is_host(array) else to_numpy(array))
+    digest = hashlib.sha256(f"{host.shape} {host.dtype}".encode())
+    # The bytes of objects are where they lie, which is elsewhere in each process.
+    digest.update(repr(host.tolist()).encode() if host.dtype.hasobject else host.tobytes())
     return digest.hexdigest()
 
 

@@ -1,8 +1,8 @@
 """Making the runs of a sweep: stack after stack, here or in several processes."""
 
-import functools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from bp_xp._caller import advice, named
@@ -47,7 +47,7 @@ class Judge:
         Raises:
             ValueError: a run did not.
         """
-        recorded = next((run.curves for run in results if run.curves), None)
+        recorded = next(({**run.curves, **run.scores} for run in results if run.curves), None)
         if recorded is None:
             return
         if self._chosen is None:
@@ -97,7 +97,7 @@ def make_runs(
     left = [run for run, result in zip(runs, known, strict=True) if result is None]
     bar.update(len(results))
     try:
-        for stack in _train(stacks_of(left, problem, _n_processes(n_jobs)), problem, None, n_jobs):
+        for stack in _train(stacks_of(left, problem, _n_processes(n_jobs)), problem, n_jobs):
             judge.check(stack.results)
             if kept is not None:
                 kept.keep(stack.runs, stack.results)
@@ -117,6 +117,7 @@ def halve_runs(
     judge: Judge,
     *,
     halving: Halving,
+    kept: KeptRuns | None,
     n_jobs: int | None,
     bar: Any,
 ) -> tuple[list[SweepRun], bool]:
@@ -129,8 +130,9 @@ def halve_runs(
     stacks, ended = stacks_of(runs, problem, _n_processes(n_jobs)), []
     results: list[SweepRun] = []
     try:
-        for before, rung in zip([0, *rungs], rungs, strict=False):
-            stacks = list(_train(stacks, problem, rung - before, n_jobs))
+        for i, (before, rung) in enumerate(zip([0, *rungs], rungs, strict=False)):
+            files = [kept and kept.rung_file(stack.runs, rungs[: i + 1]) for stack in stacks]
+            stacks = list(_train(stacks, problem, n_jobs, epochs=rung - before, files=files))
             results = ended + [result for stack in stacks for result in stack.results]
             judge.check(results)
             going = {run.number for stack in stacks for run in stack.runs}
@@ -166,21 +168,29 @@ def _epochs_of(runs: Sequence[Run]) -> int:
 
 
 def _train(
-    stacks: Sequence[Stack], problem: Problem, epochs: int | None, n_jobs: int | None
+    stacks: Sequence[Stack],
+    problem: Problem,
+    n_jobs: int | None,
+    *,
+    epochs: int | None = None,
+    files: Sequence[Path | None] | None = None,
 ) -> Iterator[Stack]:
     """Train stacks, and yield each when it is done."""
-    train = functools.partial(train_stack, problem=problem, epochs=epochs)
+    files = files or [None] * len(stacks)
+    own = [(stack, problem, epochs, file) for stack, file in zip(stacks, files, strict=True)]
     if n_jobs == 1:
-        yield from map(train, stacks)
+        yield from (train_stack(*one) for one in own)
         return
     joblib: Any = require("joblib", "sklearn")
     backend, _ = joblib.parallel.get_active_backend()
-    # Those of clusters return all at once.
+    # Not every backend can; those of this machine and Dask's can.
     as_they_come = getattr(backend, "supports_return_generator", False)
     parallel = joblib.Parallel(
-        n_jobs=n_jobs, return_as="generator_unordered" if as_they_come else "list"
+        n_jobs=n_jobs,
+        return_as="generator_unordered" if as_they_come else "list",
+        batch_size=1,  # a stack that is done is kept, and does not wait for another one
     )
-    yield from parallel(joblib.delayed(train)(stack) for stack in stacks)
+    yield from parallel(joblib.delayed(train_stack)(*one) for one in own)
 
 
 def _n_processes(n_jobs: int | None) -> int:

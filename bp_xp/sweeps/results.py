@@ -5,6 +5,7 @@ import io
 import math
 import os
 import reprlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,7 @@ class SweepResult:
         runs: what came of each run, in the order of settings, seeds and folds.
         best_network: the network of the best settings; None if all diverged, or without ``refit``.
         complete: whether all runs were made, or the sweep was interrupted.
+        best_model: of the sweep of a table, the :class:`bp_xp.tables.TableModel` with that network.
     """
 
     metric: str
@@ -75,6 +77,7 @@ class SweepResult:
     runs: list[SweepRun]
     best_network: Network | None = None
     complete: bool = True
+    best_model: Any = None
 
     @property
     def best(self) -> dict[str, Any]:
@@ -94,13 +97,25 @@ class SweepResult:
         return self.rows[0][self.metric] if self.rows else math.nan
 
     @property
+    def curve(self) -> str:
+        """The name of what the runs recorded of the metric in each epoch.
+
+        The metric of a table is told of whole models at their ends. In epochs it is recorded under
+        another name, or the cost stands in for it.
+        """
+        if not any(self.metric in run.scores for run in self.runs):
+            return self.metric
+        names = (f"validation_{self.metric}", "validation_cost", "cost")
+        return next(name for name in names if any(name in run.curves for run in self.runs))
+
+    @property
     def rows(self) -> list[dict[str, Any]]:
         """The table, a dictionary for each of the settings, the best first.
 
         Beside the settings: the mean of the metric over the runs that did not diverge, and their
         standard deviation (``"..._std"``); the number of ``"runs"`` and of those that
-        ``"diverged"``; the mean number of ``"epochs"`` of the networks; and ``"stopped"``, why the
-        runs ended.
+        ``"diverged"``; the mean ``"epoch"`` whose parameters the networks have; and ``"stopped"``,
+        why the runs ended.
         """
         return [self._row(number, runs) for number, runs in self._ranked()]
 
@@ -131,8 +146,27 @@ class SweepResult:
         text = io.StringIO()
         writer = csv.DictWriter(text, self._columns(), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self.rows)
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in self.rows)
         replace_file(Path(path), text.getvalue().encode())
+        return Path(path)
+
+    def to_parquet(self, path: str | os.PathLike[str]) -> Path:
+        """Write the table to a Parquet file: numbers as numbers, what is missing as null.
+
+        Raises:
+            OSError: it could not be written; an older file is left as it was.
+        """
+        import duckdb  # here, as it takes longer to import than all of bp_xp
+
+        rows = self.rows
+        columns = {name: _column([row[name] for row in rows]) for name in self._columns()}
+        # Extensions are downloaded; the one for Parquet is built in.
+        offline: Any = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+        with tempfile.TemporaryDirectory() as folder, duckdb.connect(config=offline) as database:
+            file = Path(folder) / "table.parquet"
+            database.register("the_rows", columns)
+            database.execute("COPY (SELECT * FROM the_rows) TO ? (FORMAT parquet)", [str(file)])
+            replace_file(Path(path), file.read_bytes())
         return Path(path)
 
     def __len__(self) -> int:
@@ -166,7 +200,7 @@ class SweepResult:
             f"{self.metric}_std": float(np.std(sound)) if sound else math.nan,
             "runs": len(runs),
             "diverged": sum(run.diverged for run in runs),
-            "epochs": _mean([float(run.epoch) for run in runs]),
+            "epoch": _mean([float(run.epoch) for run in runs]),
             "stopped": " ".join(dict.fromkeys(run.stopped for run in runs)),
         }
 
@@ -175,14 +209,37 @@ class SweepResult:
         return list(dict.fromkeys(name for one in self.settings for name in one))
 
     def _columns(self) -> list[str]:
-        measured = (self.metric, f"{self.metric}_std", "runs", "diverged", "epochs", "stopped")
+        measured = (self.metric, f"{self.metric}_std", "runs", "diverged", "epoch", "stopped")
         return [*self._names(), *measured]
 
 
 def shown(value: Any) -> str:
     """Return a value as people read it."""
-    if value is None:
+    cell = _cell(value)
+    if cell is None:
         return ""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return value if isinstance(value, str) else reprlib.repr(value)
+    if isinstance(cell, float):
+        return f"{cell:.4g}"
+    return cell if cell is not value or isinstance(cell, str) else reprlib.repr(value)
+
+
+def _column(values: Sequence[Any]) -> np.ndarray:
+    """Return values as a column: numbers or truth values if they all are, otherwise text."""
+    cells = [_cell(value) for value in values]
+    there = [cell for cell in cells if cell is not None]
+    kinds = {type(cell) for cell in there}
+    if kinds <= {int, float}:
+        whole = kinds == {int} and len(there) == len(cells)
+        numbers = [math.nan if cell is None else cell for cell in cells]
+        return np.array(numbers, np.int64 if whole else np.float64)
+    if kinds == {bool} and len(there) == len(cells):
+        return np.array(cells)
+    return np.array([None if cell is None else str(cell) for cell in cells], object)
+
+
+def _cell(value: Any) -> Any:
+    """Return a value as a file of a table holds it: a number, a text, or None."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    # A class or a function is told by its name, as CosineDecay.
+    return getattr(value, "__name__", None) or str(value)

@@ -4,49 +4,29 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from bp_xp.ensemble import Ensemble
 from bp_xp.errors import DivergenceError
 from bp_xp.network import Network
+from bp_xp.sweeps.folds import Fold
 from bp_xp.sweeps.settings import Settings
 from bp_xp.training.arguments import PerMember
+from bp_xp.training.checkpoint import Checkpoint
 from bp_xp.training.history import History
 
-__all__ = ["Fold", "Problem", "Run", "Stack", "SweepRun", "stacks_of", "train_stack"]
+__all__ = ["Problem", "Run", "Samples", "Stack", "SweepRun", "stacks_of", "train_stack"]
 
 logger = logging.getLogger("bp_xp")
 
+_WORDS = ("leaves the ensemble", "epochs are run already")
+
 # So many runs of a stack at most: what is interrupted loses no more.
 _MOST_RUNS = 64
-
-
-class Fold(NamedTuple):
-    """The numbers of the rows that a run learns, and of those that it is judged by."""
-
-    learned: np.ndarray
-    judged: np.ndarray
-
-
-class Problem(NamedTuple):
-    """What all runs of a sweep learn.
-
-    Attributes:
-        x: inputs, shape (N, I).
-        y: labels, shape (N,), or targets, shape (N, O).
-        validation_data: what the runs are judged by, as ``fit`` takes it; None with folds.
-        sample_weight: how much each sample counts, shape (N,), or None.
-        folds: the folds; empty without any.
-    """
-
-    x: Any
-    y: Any
-    validation_data: Any = None
-    sample_weight: Any = None
-    folds: tuple[Fold, ...] = ()
 
 
 class Run(NamedTuple):
@@ -65,6 +45,77 @@ class Run(NamedTuple):
     fold: int | None
 
 
+class Problem(Protocol):
+    """What the runs of a sweep learn, and what they are judged by.
+
+    Its size, as ``sys.getsizeof`` tells it, is that of its arrays: by that a cluster sends it to a
+    machine once, and not with each stack.
+    """
+
+    def fit_arguments(self, runs: Sequence[Run]) -> dict[str, Any]:
+        """Return the arguments of :meth:`bp_xp.Ensemble.fit` that are the samples of some runs."""
+        ...
+
+    def n_rows(self, run: Run) -> list[int]:
+        """Return how many rows a run learns and is judged by: in a stack these are the same."""
+        ...
+
+    def scores(self, run: Run, network: Network) -> dict[str, float]:
+        """Return what the network of a run is judged by, beside what its history tells."""
+        ...
+
+    def told_by(self, run: Run) -> list[Any]:
+        """Return the arrays that tell the samples of a run from those of others."""
+        ...
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The problem of inputs and targets that all runs share.
+
+    Attributes:
+        x: inputs, shape (N, I).
+        y: labels, shape (N,), or targets, shape (N, O).
+        validation_data: what the runs are judged by, as ``fit`` takes it; None with folds.
+        sample_weight: how much each sample counts, shape (N,), or None.
+        folds: the folds; empty without any.
+    """
+
+    x: Any
+    y: Any
+    validation_data: Any = None
+    sample_weight: Any = None
+    folds: tuple[Fold, ...] = ()
+
+    def __sizeof__(self) -> int:
+        return sum(getattr(one, "nbytes", 0) for one in (self.x, self.y))
+
+    def fit_arguments(self, runs: Sequence[Run]) -> dict[str, Any]:
+        """As :class:`Problem` says."""
+        folds = [self.folds[run.fold] for run in runs if run.fold is not None]
+        parts = {
+            "rows": PerMember(fold.learned for fold in folds),
+            "validation_rows": PerMember(fold.judged for fold in folds),
+        }
+        shared = ("x", "y", "validation_data", "sample_weight")
+        return {name: getattr(self, name) for name in shared} | (parts if folds else {})
+
+    def n_rows(self, run: Run) -> list[int]:
+        """As :class:`Problem` says."""
+        return [] if run.fold is None else [len(rows) for rows in self.folds[run.fold]]
+
+    def scores(self, run: Run, network: Network) -> dict[str, float]:
+        """As :class:`Problem` says; the history tells all."""
+        return {}
+
+    def told_by(self, run: Run) -> list[Any]:
+        """As :class:`Problem` says."""
+        judged = self.validation_data
+        judged = list(judged) if isinstance(judged, list | tuple) else [judged]
+        fold = [] if run.fold is None else self.folds[run.fold]
+        return [self.x, self.y, self.sample_weight, *judged, *fold]
+
+
 @dataclass(frozen=True)
 class SweepRun:
     """What came of a run.
@@ -76,6 +127,7 @@ class SweepRun:
         stopped: why it ended, as in :attr:`bp_xp.History.stopped`; ``"dropped"`` by halving.
         epoch: the epoch whose parameters the network has; 0 if it completed none.
         curves: what was measured in each epoch, by name: ``"cost"``, ``"validation_accuracy"``.
+        scores: of a table, what its model was judged by at the end, as ``evaluate`` tells it.
     """
 
     number: int
@@ -84,6 +136,7 @@ class SweepRun:
     stopped: str
     epoch: int
     curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def diverged(self) -> bool:
@@ -98,7 +151,8 @@ class SweepRun:
         """
         if self.diverged or not self.epoch:
             return math.nan
-        return float(self.curves[name][self.epoch - 1])
+        judged = self.scores.get(name)
+        return float(self.curves[name][self.epoch - 1] if judged is None else judged)
 
 
 @dataclass
@@ -150,12 +204,7 @@ def stacks_of(runs: Iterable[Run], problem: Problem, jobs: int) -> list[Stack]:
 
 
 def _go_together(one: Run, other: Run, problem: Problem) -> bool:
-    return one.settings.go_with(other.settings) and _shape(one, problem) == _shape(other, problem)
-
-
-def _shape(run: Run, problem: Problem) -> list[int]:
-    """Return how many rows a run learns and is judged by, where it has a fold."""
-    return [] if run.fold is None else [len(rows) for rows in problem.folds[run.fold]]
+    return one.settings.go_with(other.settings) and problem.n_rows(one) == problem.n_rows(other)
 
 
 def _parts(group: list[Run], most: int) -> list[list[Run]]:
@@ -164,19 +213,23 @@ def _parts(group: list[Run], most: int) -> list[list[Run]]:
     return [[group[i] for i in part] for part in np.array_split(np.arange(len(group)), n)]
 
 
-def train_stack(stack: Stack, problem: Problem, epochs: int | None = None) -> Stack:
+def train_stack(
+    stack: Stack, problem: Problem, epochs: int | None = None, file: Path | None = None
+) -> Stack:
     """Train the runs of a stack.
 
     Args:
         stack: the runs, with their networks if they are to go on.
         problem: what they learn.
         epochs: how many to take now, and keep the networks to go on with; None takes all.
+        file: where to keep them, and to go on from if it is there; None keeps none.
 
     Returns:
         The stack with what came of its runs.
 
     Raises:
         KeyboardInterrupt: Ctrl-C ended it.
+        CheckpointError: the file is damaged.
         ValueError, TypeError, OutOfMemoryError: as for :meth:`bp_xp.Ensemble.fit`.
     """
     runs, first = stack.runs, stack.runs[0].settings
@@ -187,17 +240,15 @@ def train_stack(stack: Stack, problem: Problem, epochs: int | None = None) -> St
         name: PerMember(run.settings.own.get(name, default) for run in runs)
         for name, default in _own_names(runs).items()
     }
-    arguments: dict[str, Any] = first.common | own | _rows(runs, problem)
+    arguments: dict[str, Any] = first.common | own | problem.fit_arguments(runs)
     if epochs is not None:
         arguments |= {"epochs": epochs, "warm_start": True}
+    if file is not None:
+        arguments["checkpoint"] = Checkpoint(file, resume=True)
     try:
-        with _no_word_of_members():
+        with _without_words():
             history = ensemble.fit(
-                problem.x,
-                problem.y,
-                sample_weight=problem.sample_weight,
                 optimizer=PerMember(run.settings.optimizer for run in runs),
-                validation_data=problem.validation_data,
                 progress=False,
                 **arguments,
             )
@@ -212,15 +263,19 @@ def train_stack(stack: Stack, problem: Problem, epochs: int | None = None) -> St
         _result_of(run, member, past)
         for run, member, past in zip(runs, members, before, strict=True)
     ]
+    results = [
+        result if result.diverged else replace(result, scores=problem.scores(run, ensemble[k]))
+        for k, (run, result) in enumerate(zip(runs, results, strict=True))
+    ]
     return Stack(runs, ensemble if epochs is not None else None, results)
 
 
 @contextlib.contextmanager
-def _no_word_of_members() -> Iterator[None]:
-    """Keep from being logged that a member leaves its stack: the table tells which run diverged."""
+def _without_words() -> Iterator[None]:
+    """Keep from being logged what the table tells: which run diverged, which was made before."""
 
     def is_of_runs(record: logging.LogRecord) -> bool:
-        return "leaves the ensemble" not in str(record.msg)
+        return not any(words in str(record.msg) for words in _WORDS)
 
     logger.addFilter(is_of_runs)
     try:
@@ -233,17 +288,6 @@ def _own_names(runs: Sequence[Run]) -> dict[str, Any]:
     """Return the arguments of which each run has its own, with what stands for none."""
     names = dict.fromkeys(name for run in runs for name in run.settings.own)
     return {name: 0.0 if name in ("l1", "l2", "dropout") else None for name in names}
-
-
-def _rows(runs: Sequence[Run], problem: Problem) -> dict[str, PerMember]:
-    """Return which rows each run learns and is judged by, where there are folds."""
-    folds = [problem.folds[run.fold] for run in runs if run.fold is not None]
-    if not folds:
-        return {}
-    return {
-        "rows": PerMember(fold.learned for fold in folds),
-        "validation_rows": PerMember(fold.judged for fold in folds),
-    }
 
 
 def _result_of(run: Run, history: History, before: SweepRun | None) -> SweepRun:

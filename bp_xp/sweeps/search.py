@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,18 @@ import numpy as np
 from tqdm import tqdm
 
 from bp_xp import checks
-from bp_xp.backends import to_numpy
 from bp_xp.errors import DivergenceError
 from bp_xp.network import Network
 from bp_xp.sweeps.folder import KeptRuns
+from bp_xp.sweeps.folds import held_out, make_folds
 from bp_xp.sweeps.halving import Halving
 from bp_xp.sweeps.making import Judge, halve_runs, make_runs
 from bp_xp.sweeps.results import SweepResult
-from bp_xp.sweeps.runs import Fold, Problem, Run
-from bp_xp.sweeps.settings import Settings, check_names, sort_settings
+from bp_xp.sweeps.runs import Problem, Run, Samples
+from bp_xp.sweeps.settings import check_names, check_not_validated, names_of_network, sort_settings
 from bp_xp.sweeps.space import expand
 
-__all__ = ["sweep"]
+__all__ = ["check_seeds", "make_table", "sweep"]
 
 logger = logging.getLogger("bp_xp")
 
@@ -59,7 +60,10 @@ def sweep(
         space: a list of values for each setting that is searched, or a distribution
             (:func:`~bp_xp.sweeps.log_uniform` and its like); or a list of several such spaces. A
             setting is any argument of :class:`bp_xp.Network` or of its ``fit``, or a field of the
-            optimizer such as ``learning_rate``.
+            optimizer such as ``learning_rate``. There are two more: ``schedule``, a function of the
+            learning rate and the number of steps of the run, such as ``CosineDecay``, that returns
+            what stands in the place of the rate; and ``warm_up``, over how many steps the rate
+            rises before.
         draws: how many settings to draw from the space; None tries the whole grid.
         seeds: how many seeds to make each run with, 0, 1, ...; or the seeds.
         folds: into how many parts to divide the samples, of which each is left out and judged by
@@ -77,9 +81,13 @@ def sweep(
             in its run, but on all samples where there are folds, and for as many epochs as the runs
             took in the mean.
         n_jobs: over how many processes to spread stacks, with joblib; -1 is one for each core, None
-            what ``joblib.parallel_config`` says, whose backends serve clusters.
-        folder: where to keep finished runs. The same call goes on where it was; the network of the
-            best settings is written there, as ``best.safetensors``.
+            what joblib is told: on a cluster, with a ``dask.distributed.Client`` made before, call
+            this function ``with joblib.parallel_config(backend="dask"):``. With halving, the
+            machines of a cluster need the folder in common.
+        folder: where to keep finished runs; with halving, the networks of each stack instead, after
+            each of their epochs. The same call goes on where it was (with halving, the same
+            ``n_jobs`` too); the network of the best settings is written there, as
+            ``best.safetensors``.
         progress: whether to show a bar on a terminal.
         settings: those that all runs share, ``sizes`` among them unless it is searched.
 
@@ -109,49 +117,97 @@ def sweep(
         >>> table.best, table.best_value
         ({'learning_rate': 1.0}, 1.0)
     """
+    if isinstance(x, str | os.PathLike | Mapping):
+        raise TypeError("x is a table: bp_xp.tables.sweep_table learns how to prepare it as well.")
     generator = np.random.default_rng(checks.check_integer(seed, "seed", least=0))
     tried = expand(space, draws, generator)
     for one in tried:
-        check_names(settings | one, (settings | one).get("optimizer"))
-    sorted_settings = [sort_settings(settings | one) for one in tried]
+        check_names(settings | one, names_of_network((settings | one).get("optimizer")))
     if folds is not None and validation_data is not None:
         raise ValueError("pass folds or validation_data, not both: folds are what is judged by.")
     if halving is not None and isinstance(validation_data, float):
         # A run that goes on would hold out other samples than before.
-        folds, validation_data = [_held_out(y, validation_data, generator)], None
-    problem = Problem(x, y, validation_data, sample_weight, _folds(y, folds, generator))
-    several = _seeds(seeds)
+        folds, validation_data = [held_out(y, validation_data, generator)], None
+    problem = Samples(x, y, validation_data, sample_weight, make_folds(y, folds, generator))
+    several = check_seeds(seeds)
+    fold_numbers = range(len(problem.folds)) if problem.folds else [None]
+    sorted_settings = [
+        [sort_settings(settings | one, _n_learned(problem, fold)) for fold in fold_numbers]
+        for one in tried
+    ]
+    if refit and problem.folds:
+        for of_folds in sorted_settings:
+            check_not_validated(of_folds[0].optimizer)
     runs = [
         Run(number, own, one, fold)
-        for number, own in enumerate(sorted_settings)
+        for number, of_folds in enumerate(sorted_settings)
         for one in several
-        for fold in (range(len(problem.folds)) if problem.folds else [None])
+        for fold, own in zip(fold_numbers, of_folds, strict=True)
     ]
-    judge = Judge(metric, higher_is_better)
-    if halving is not None and folder is not None:
-        raise ValueError("folder keeps runs that are whole: leave out folder or halving.")
-    kept = None if folder is None else KeptRuns(Path(folder), problem)
-    if isinstance(halving, int):
-        halving = Halving(halving)
-    with tqdm(total=len(runs), unit="run", disable=None if progress else True) as bar:
-        if halving is None:
-            results, complete = make_runs(runs, problem, judge, kept=kept, n_jobs=n_jobs, bar=bar)
-        else:
-            results, complete = halve_runs(
-                runs, problem, judge, halving=halving, n_jobs=n_jobs, bar=bar
-            )
-    order = {(run.number, run.seed, run.fold): i for i, run in enumerate(runs)}
-    results = sorted(results, key=lambda run: order[run.number, run.seed, run.fold])
-    table = SweepResult(judge.metric, judge.higher_is_better, tried, results, complete=complete)
-    if refit and complete:
-        table.best_network = _refit(table, sorted_settings, several[0], problem)
+    table = make_table(
+        tried,
+        runs,
+        problem,
+        Judge(metric, higher_is_better),
+        halving=halving,
+        n_jobs=n_jobs,
+        folder=folder,
+        progress=progress,
+    )
+    if refit and table.complete:
+        table.best_network = _refit(table, settings, several[0], problem)
         if folder is not None and table.best_network is not None:
             table.best_network.save(Path(folder) / "best.safetensors")
     return table
 
 
-def _seeds(seeds: Any) -> list[int]:
-    """Return the seeds of each setting's runs."""
+def make_table(
+    tried: list[dict[str, Any]],
+    runs: Sequence[Run],
+    problem: Problem,
+    judge: Judge,
+    *,
+    halving: int | Halving | None,
+    n_jobs: int | None,
+    folder: str | os.PathLike[str] | None,
+    progress: bool,
+) -> SweepResult:
+    """Make runs, and return their table; the arguments are those of :func:`sweep`.
+
+    Args:
+        tried: the settings, in their order.
+        runs: the runs, in the order in which the table has them.
+        problem: what they learn.
+        judge: what the settings are judged by.
+        halving: how settings are dropped, if they are.
+        n_jobs: over how many processes to spread stacks.
+        folder: where finished runs are kept, or None.
+        progress: whether to show a bar.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came before a run was finished.
+    """
+    kept = None if folder is None else KeptRuns(Path(folder), problem)
+    if halving is not None and not isinstance(halving, Halving):
+        halving = Halving(checks.check_integer(halving, "halving", least=2))
+    with tqdm(total=len(runs), unit="run", disable=None if progress else True) as bar:
+        if halving is None:
+            results, complete = make_runs(runs, problem, judge, kept=kept, n_jobs=n_jobs, bar=bar)
+        else:
+            results, complete = halve_runs(
+                runs, problem, judge, halving=halving, kept=kept, n_jobs=n_jobs, bar=bar
+            )
+    order = {(run.number, run.seed, run.fold): i for i, run in enumerate(runs)}
+    results = sorted(results, key=lambda run: order[run.number, run.seed, run.fold])
+    return SweepResult(judge.metric, judge.higher_is_better, tried, results, complete=complete)
+
+
+def check_seeds(seeds: Any) -> list[int]:
+    """Return the seeds of each setting's runs.
+
+    Raises:
+        ValueError, TypeError: they are no different whole numbers, or none.
+    """
     if isinstance(seeds, Sequence | np.ndarray) and not isinstance(seeds, str):
         several = [checks.check_integer(one, "seeds", least=0) for one in seeds]
     else:
@@ -161,70 +217,28 @@ def _seeds(seeds: Any) -> list[int]:
     return several
 
 
-def _folds(y: Any, folds: Any, generator: np.random.Generator) -> tuple[Fold, ...]:
-    """Return the folds: given, or drawn."""
-    if folds is None:
-        return ()
-    if not isinstance(folds, Iterable):
-        return tuple(_divided(y, checks.check_integer(folds, "folds", least=2), generator))
-    pairs = tuple(Fold(*(np.asarray(rows) for rows in pair)) for pair in folds)
-    if not pairs:
-        raise ValueError("folds has no pair of rows.")
-    return pairs
-
-
-def _divided(y: Any, k: int, generator: np.random.Generator) -> list[Fold]:
-    """Return k folds at random, in each of which a class has its share."""
-    order = _class_by_class(y, generator)
-    if k > len(order):
-        raise ValueError(f"there are {len(order)} samples, which can't be divided into {k} folds.")
-    return [_judged_by(order[i::k], len(order)) for i in range(k)]
-
-
-def _held_out(y: Any, share: float, generator: np.random.Generator) -> Fold:
-    """Return a fold that is judged by a share of the samples, and of each class."""
-    checks.check_number(share, "validation_data", above=0.0, below=1.0)
-    order = _class_by_class(y, generator)
-    so_far = np.floor(share * np.arange(len(order) + 1) + 0.5)
-    return _judged_by(order[np.diff(so_far) > 0], len(order))
-
-
-def _class_by_class(y: Any, generator: np.random.Generator) -> np.ndarray:
-    """Return the numbers of all rows, one class after the other, each in an order at random."""
-    targets = np.asarray(y if isinstance(y, np.ndarray | list | tuple) else to_numpy(y))
-    of_sample = np.argmax(targets, axis=1) if targets.ndim == 2 else targets
-    order = generator.permutation(len(targets))
-    return order[np.argsort(of_sample[order], kind="stable")]
-
-
-def _judged_by(rows: np.ndarray, n: int) -> Fold:
-    """Return the fold of n samples that is judged by some rows, and learns the others."""
-    return Fold(np.setdiff1d(np.arange(n), rows), np.sort(rows))
+def _n_learned(problem: Samples, fold: int | None) -> int:
+    """Return how many rows the runs of a fold learn, or those of none."""
+    if fold is not None:
+        return len(problem.folds[fold].learned)
+    n, judged = len(problem.y), problem.validation_data
+    return n - round(judged * n) if isinstance(judged, float) else n
 
 
 def _refit(
-    table: SweepResult, sorted_settings: Sequence[Settings], seed: int, problem: Problem
+    table: SweepResult, shared: Mapping[str, Any], seed: int, problem: Samples
 ) -> Network | None:
     """Return the network of the best settings; None if they diverged."""
-    best = table.runs_of(table.best)
-    if all(run.diverged for run in best):
+    if all(run.diverged for run in table.runs_of(table.best)):
         return None
-    settings = sorted_settings[best[0].number]
+    settings = sort_settings({**shared, **table.best}, _n_learned(problem, None))
     network = Network(**settings.network, seed=seed)
-    arguments = settings.common | settings.own
+    arguments = settings.common | settings.own | replace(problem, folds=()).fit_arguments([])
     if problem.folds:  # there is nothing left to judge by
-        epochs = max(1, round(table.rows[0]["epochs"]))
+        epochs = max(1, round(table.rows[0]["epoch"]))
         arguments |= {"epochs": epochs, "early_stopping": None, "metrics": ()}
     try:
-        network.fit(
-            problem.x,
-            problem.y,
-            sample_weight=problem.sample_weight,
-            optimizer=settings.optimizer,
-            validation_data=problem.validation_data,
-            progress=False,
-            **arguments,
-        )
+        network.fit(optimizer=settings.optimizer, progress=False, **arguments)
     except DivergenceError as error:
         logger.warning("the network of the best settings diverged: %s", error)
         return None

@@ -2,17 +2,28 @@
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from bp_xp import checks
-from bp_xp._caller import named
+from bp_xp._caller import advice, named
 from bp_xp.math.regularization import Regularization
 from bp_xp.network import Network
 from bp_xp.optim import OPTIMIZERS, Optimizer
+from bp_xp.optim.schedules import LinearWarmUp
 from bp_xp.training.arguments import as_optimizer, as_regularization
 
-__all__ = ["Settings", "check_names", "sort_settings"]
+__all__ = [
+    "FIT_NAMES",
+    "Settings",
+    "change_optimizer",
+    "check_names",
+    "check_not_validated",
+    "names_of_network",
+    "names_of_optimizer",
+    "sort_settings",
+]
 
 _TERMS = {field.name for field in dataclasses.fields(Regularization)}
 # Of these each member of a stack may have its own; the others are the same in a stack.
@@ -29,6 +40,11 @@ _OF_SWEEP = (
 _NETWORK = set(inspect.signature(Network.__init__).parameters) - {"self", "seed"}
 _FIT = set(inspect.signature(Network.fit).parameters) - {"self", "x", "y", "terms", *_OF_SWEEP}
 _FIT |= _TERMS
+FIT_NAMES = frozenset(_FIT - {"optimizer"})
+"""The arguments of ``fit`` that runs may differ in, but for the optimizer."""
+
+# What makes a schedule of the optimizer's rate, for the steps that a run has.
+_OF_RATE = ("schedule", "warm_up")
 
 
 class Settings(NamedTuple):
@@ -61,17 +77,12 @@ def _has_rates_by_layer(optimizer: Optimizer) -> bool:
     return isinstance(getattr(optimizer, "learning_rate", None), list | tuple)
 
 
-def check_names(names: Mapping[str, Any], optimizer: Any) -> None:
+def check_names(names: Iterable[str], known: Collection[str]) -> None:
     """Refuse names that are no setting of a run.
-
-    Args:
-        names: the names.
-        optimizer: the optimizer, which may be of a user's own, or its name.
 
     Raises:
         TypeError: a name is no setting.
     """
-    known = _NETWORK | _FIT | _OPTIMIZER | _fields_of(optimizer)
     for name in names:
         if name == "seed":
             raise TypeError("seed is that of the sweep: seeds says which the networks have.")
@@ -81,12 +92,24 @@ def check_names(names: Mapping[str, Any], optimizer: Any) -> None:
             )
 
 
-def sort_settings(given: Mapping[str, Any]) -> Settings:
+def names_of_network(optimizer: Any) -> set[str]:
+    """Return the names of the settings of a network's run, with an optimizer or its name."""
+    return _NETWORK | _FIT | names_of_optimizer(optimizer)
+
+
+def names_of_optimizer(optimizer: Any) -> set[str]:
+    """Return the names of the settings of optimizers, among them one of a user's own."""
+    return _OPTIMIZER | _fields_of(optimizer) | {*_OF_RATE}
+
+
+def sort_settings(given: Mapping[str, Any], n_rows: int) -> Settings:
     """Return settings by where they go, checked as far as they can be without data.
 
     Args:
-        given: by name: arguments of :class:`bp_xp.Network` and of its ``fit``, and fields of the
-            optimizer such as ``learning_rate``, which take the place of the optimizer's own.
+        given: by name: arguments of :class:`bp_xp.Network` and of its ``fit``, fields of the
+            optimizer such as ``learning_rate``, which take the place of the optimizer's own, and
+            ``schedule`` and ``warm_up``.
+        n_rows: how many rows the run learns, by which it has its steps.
 
     Raises:
         ValueError, TypeError: a value is not what it must be, or the optimizer has no such field.
@@ -94,27 +117,80 @@ def sort_settings(given: Mapping[str, Any]) -> Settings:
     if "sizes" not in given:
         raise TypeError("sizes are missing: pass them as in sizes=[64, 30, 10], or in the space.")
     sizes = checks.check_sizes(given["sizes"])
-    optimizer = as_optimizer(given.get("optimizer", "sgd"))
-    fields = _fields_of(optimizer)
-    changes = {n: v for n, v in given.items() if n not in _NETWORK | _FIT}
-    for name in changes:
-        if name not in fields:
-            raise ValueError(
-                f"{named(name)} is no setting of {type(optimizer).__name__}: give each optimizer "
-                "a space of its own."
-            )
-    if changes:
-        changeable: Any = optimizer
-        optimizer = dataclasses.replace(changeable, **changes)
+    fit = {name: value for name, value in given.items() if name in FIT_NAMES}
+    others = {n: v for n, v in given.items() if n not in _NETWORK | _FIT}
+    steps = 0  # nothing asks for them
+    if any(name in given for name in _OF_RATE):
+        batch_size = checks.check_batch_size(given.get("batch_size"), n_rows)
+        steps = checks.check_integer(given.get("epochs", 10), "epochs")
+        steps *= math.ceil(n_rows / batch_size)
+    optimizer = change_optimizer(given.get("optimizer", "sgd"), others, steps)
     terms = {name: value for name, value in given.items() if name in _TERMS}
     as_regularization(given.get("regularization"), terms, len(sizes) - 2)
-    fit = {name: value for name, value in given.items() if name in _FIT - {"optimizer"}}
     return Settings(
         network={name: value for name, value in given.items() if name in _NETWORK},
         optimizer=optimizer,
         common={name: value for name, value in fit.items() if name not in _OF_MEMBERS},
         own={name: value for name, value in fit.items() if name in _OF_MEMBERS},
     )
+
+
+def change_optimizer(optimizer: Any, changes: Mapping[str, Any], steps: int) -> Optimizer:
+    """Return an optimizer with other numbers, and with a schedule in the place of its rate.
+
+    Args:
+        optimizer: the optimizer, or its name.
+        changes: its fields that change, and ``schedule`` and ``warm_up`` if they are asked for: a
+            function of (rate, steps) that returns a schedule, such as ``CosineDecay``, or None; and
+            over how many steps the rate rises before.
+        steps: how many the run takes.
+
+    Raises:
+        ValueError, TypeError: the optimizer has no such field, or a value is not what it must be.
+    """
+    optimizer = as_optimizer(optimizer)
+    fields = {name: value for name, value in changes.items() if name not in _OF_RATE}
+    for name in fields:
+        if name not in _fields_of(optimizer):
+            raise ValueError(
+                f"{named(name)} is no setting of {type(optimizer).__name__}: give each optimizer "
+                "a space of its own."
+            )
+    changeable: Any = optimizer
+    if fields:
+        changeable = dataclasses.replace(changeable, **fields)
+    schedule, warm_up = (changes.get(name) for name in _OF_RATE)
+    warm_up = checks.check_integer(warm_up or 0, "warm_up", least=0)
+    if schedule is None and not warm_up:
+        return changeable
+    if schedule is not None and not callable(schedule):
+        raise TypeError(
+            "schedule must be a function of the rate and the run's steps, such as CosineDecay, or "
+            f"None, not {schedule!r}."
+        )
+    rate: Any = checks.check_number(getattr(changeable, "learning_rate", None), "learning_rate")
+    if warm_up >= steps:
+        raise ValueError(f"{named('warm_up', warm_up)} leaves none of the run's {steps:,} steps.")
+    rate = rate if schedule is None else schedule(rate, steps - warm_up)
+    rate = LinearWarmUp(warm_up, rate) if warm_up else rate
+    return dataclasses.replace(changeable, learning_rate=rate)
+
+
+def check_not_validated(optimizer: Optimizer) -> None:
+    """Refuse a schedule that watches validation, before a network is trained without any.
+
+    Raises:
+        ValueError: it does.
+    """
+    rates = getattr(optimizer, "learning_rate", None)
+    for rate in rates if isinstance(rates, list | tuple) else [rates]:
+        schedule = rate.then if isinstance(rate, LinearWarmUp) else rate
+        monitor = getattr(schedule, "monitor", "")
+        if monitor.startswith("validation"):
+            raise ValueError(
+                f"a schedule watches {monitor}, and the network of the best settings learns all "
+                f"samples: let it watch the cost{advice(', or pass {}', 'refit', False)}."
+            )
 
 
 def _fields_of(optimizer: Any) -> set[str]:

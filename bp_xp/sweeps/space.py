@@ -127,6 +127,8 @@ def expand(
             "space must be a dictionary with a list of values or a distribution for each setting, "
             f'as in {{"learning_rate": [0.1, 0.5]}}, or a list of such, not {space!r}.'
         )
+    if not spaces:
+        raise ValueError("space is an empty list: there is nothing to try.")
     if draws is not None:
         checks.check_integer(draws, "draws")
     return [settings for one in spaces for settings in _expand(one, draws, generator)]

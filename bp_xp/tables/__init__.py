@@ -11,5 +11,6 @@ from bp_xp.datasets.reader import MISSING_WORDS, read_table
 from bp_xp.tables.model import TableModel
 from bp_xp.tables.preparation import Preparation
 from bp_xp.tables.recipe import Recipe
+from bp_xp.tables.sweep import sweep_table
 
-__all__ = ["MISSING_WORDS", "Preparation", "Recipe", "TableModel", "read_table"]
+__all__ = ["MISSING_WORDS", "Preparation", "Recipe", "TableModel", "read_table", "sweep_table"]

@@ -17,11 +17,11 @@ from bp_xp.backends import to_numpy
 from bp_xp.network import Network
 from bp_xp.storage import network_file
 from bp_xp.tables.card import Card
-from bp_xp.tables.columns import as_columns
+from bp_xp.tables.columns import Columns, as_columns
 from bp_xp.tables.files import read_sections, write_sections
 from bp_xp.tables.importance import permutation_importance
 from bp_xp.tables.inputs import Scaling
-from bp_xp.tables.parts import Split, part_columns, prepare
+from bp_xp.tables.parts import Prepared, Split, part_columns, prepare
 from bp_xp.tables.preparation import Preparation
 from bp_xp.tables.recipe import Recipe
 from bp_xp.tables.targets import Task
@@ -29,7 +29,7 @@ from bp_xp.training.arguments import as_metrics
 from bp_xp.training.checkpoint import Checkpoint
 from bp_xp.training.history import History
 
-__all__ = ["COST_OF_TASK", "TableModel"]
+__all__ = ["COST_OF_TASK", "METRICS_OF_TASK", "TableModel"]
 
 COST_OF_TASK = {
     "classification": "categorical_cross_entropy",
@@ -38,7 +38,7 @@ COST_OF_TASK = {
 }
 """The cost of each task."""
 
-_METRICS = {
+METRICS_OF_TASK = {
     "classification": ("accuracy", "balanced_accuracy", "f1_macro"),
     "multilabel": ("accuracy", "f1"),
     "regression": ("r2", "mae"),
@@ -187,24 +187,15 @@ class TableModel:
             DivergenceError: as for :meth:`bp_xp.Network.fit`.
         """
         seed = checks.check_seed(self.seed)
-        wishes: dict[str, Any] = {
-            name: getattr(self, name)
-            for name in ("task", "numeric", "categorical", "drop", "scaling")
-        }
-        split = Split(self.validation_fraction, by=self.split_by, last=self.split_last)
-        columns = as_columns(table, self.categorical)
-        prepared = prepare(columns, target, split=split, seed=seed, **wishes)
-        network = self._network(prepared.preparation, seed)
+        prepared = self._prepare(as_columns(table, self.categorical), target, seed)
+        network = Network(**self._network_arguments(prepared.preparation), seed=seed)
         names = [field.name for field in fields(Recipe)]
         recipe = replace(self.recipe, **{n: options.pop(n) for n in names if n in options})
-        how: dict[str, Any] = recipe.fit_arguments(len(prepared.rows["training"]))
-        how["progress"] = self.progress
         held_out = prepared.rows["validation"]
+        how = recipe.fit_arguments(len(prepared.rows["training"]), len(held_out))
+        how["progress"] = self.progress
         if len(held_out):
-            how |= {
-                "validation_data": prepared.part("validation"),
-                "early_stopping": recipe.stopping,
-            }
+            how["validation_data"] = prepared.part("validation")
         if options.get("checkpoint") is not None:
             options["checkpoint"] = _with_preparation(options["checkpoint"], prepared.preparation)
         history = network.fit(*prepared.part("training"), **how | options)
@@ -220,21 +211,30 @@ class TableModel:
         """How it trains; printed, it tells every setting, and which are not the recipe's own."""
         return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
 
-    def _network(self, preparation: Preparation, seed: int) -> Network:
-        """Return an untrained network that fits a preparation."""
+    def _prepare(
+        self, columns: Columns, target: Any, seed: int, fold: tuple[Any, Any] | None = None
+    ) -> Prepared:
+        """Return a table as its network takes it; a fold is as for :class:`Split`."""
+        split = Split(self.validation_fraction, by=self.split_by, last=self.split_last, fold=fold)
+        wishes: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in ("task", "numeric", "categorical", "drop", "scaling")
+        }
+        return prepare(columns, target, split=split, seed=seed, **wishes)
+
+    def _network_arguments(self, preparation: Preparation) -> dict[str, Any]:
+        """Return the arguments, but for the seed, of the network that fits a preparation."""
         targets = preparation.targets
-        sizes = [len(preparation.features), *self.hidden_layer_sizes, targets.n_outputs]
         regression = targets.task == "regression"
-        return Network(
-            sizes,
-            activation=self.activation,
-            output_activation="identity" if regression else None,
-            cost=COST_OF_TASK[targets.task],
-            device=self.device,
-            backend=self.backend,
-            dtype=self.dtype,
-            seed=seed,
-        )
+        return {
+            "sizes": [len(preparation.features), *self.hidden_layer_sizes, targets.n_outputs],
+            "activation": self.activation,
+            "output_activation": "identity" if regression else None,
+            "cost": COST_OF_TASK[targets.task],
+            "device": self.device,
+            "backend": self.backend,
+            "dtype": self.dtype,
+        }
 
     # -----------------------------------------------------------------------------------------
     # What it tells
@@ -357,7 +357,7 @@ class TableModel:
         if targets.task == "multilabel":
             pairs = list(zip(outputs.T[..., None], true.T[..., None], strict=True))
         found = {}
-        for metric in (*as_metrics(_METRICS[targets.task]), *as_metrics(metrics)):
+        for metric in (*as_metrics(METRICS_OF_TASK[targets.task]), *as_metrics(metrics)):
             if metric.needs_classes and targets.task == "regression":
                 raise ValueError(f"the metric {metric.name!r} is for classes, not for numbers.")
             # The mean over labels of a score of one label is what macro stands for.
@@ -376,7 +376,7 @@ class TableModel:
 
     @property
     def _score_name(self) -> str:
-        return _METRICS[self._fitted.targets.task][0]
+        return METRICS_OF_TASK[self._fitted.targets.task][0]
 
     @property
     def classes_(self) -> np.ndarray:

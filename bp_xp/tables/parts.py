@@ -29,12 +29,15 @@ class Split:
         test_fraction: the share of all rows to test on; 0 for none.
         by: the column whose equal values stay in one part, or None.
         last: whether the last rows are held out, and none at random.
+        fold: in the place of a share to test on, the rows that are not tested on, and those that
+            are; or None.
     """
 
     validation_fraction: float
     test_fraction: float = 0.0
     by: str | None = None
     last: bool = False
+    fold: tuple[np.ndarray, np.ndarray] | None = None
 
     def rows(
         self, columns: Columns, answers: Columns, task: Task | None, seed: int
@@ -47,16 +50,18 @@ class Split:
             ValueError: a part would be empty, or a row has no group.
         """
         rows = np.arange(len(next(iter(answers.values()))))
-        groups = self._groups(columns)
+        groups = self.groups(columns)
         targets = Targets.learn(answers, task, rows)
         labels = targets.encode(answers) if targets.classes else None
         test = _TEST_SEED, "test_fraction"
         validation = seed, "validation_fraction"
         found: dict[str, np.ndarray] = {}
+        if self.fold is not None:
+            rows, found["test"] = self.fold
         for part, (part_seed, argument) in {"test": test, "validation": validation}.items():
             fraction = checks.check_number(getattr(self, argument), argument, least=0.0, below=1.0)
-            found[part] = rows[:0]
             if not fraction:
+                found.setdefault(part, rows[:0])
                 continue
             n = len(rows)
             if not 0 < round(fraction * n) < n:
@@ -75,8 +80,12 @@ class Split:
             rows, found[part] = rows[~held], rows[held]
         return {"training": rows, "validation": found["validation"], "test": found["test"]}
 
-    def _groups(self, columns: Columns) -> np.ndarray | None:
-        """Return the number of the group of each row."""
+    def groups(self, columns: Columns) -> np.ndarray | None:
+        """Return the number of the group of each row, shape (N,); None where there are none.
+
+        Raises:
+            ValueError: a row has no group, or ``last`` is asked for as well.
+        """
         if self.by is None:
             return None
         if self.last:

@@ -79,8 +79,10 @@ class Recipe:
     validation_fraction: float = 0.0
     patience: int | None = None
 
-    def fit_arguments(self, n_rows: int) -> dict[str, Any]:
+    def fit_arguments(self, n_rows: int, n_held_out: int = 0) -> dict[str, Any]:
         """Return arguments of :meth:`bp_xp.Network.fit` for so many training rows.
+
+        Where rows are held out, early stopping is among them.
 
         Raises:
             ValueError: epochs, batch size or learning rate is out of its range.
@@ -92,13 +94,14 @@ class Recipe:
         if optimizer is None:
             steps = epochs * math.ceil(n_rows / batch_size)
             optimizer = Adam(CosineDecay(self.learning_rate, steps=steps))
-        return {
+        arguments = {
             "optimizer": optimizer,
             "epochs": epochs,
             "batch_size": batch_size,
             "l2": suited_l2(n_rows) if self.l2 is None else self.l2,
             "dropout": self.dropout,
         }
+        return arguments | ({"early_stopping": self.stopping} if n_held_out else {})
 
     @property
     def stopping(self) -> EarlyStopping:

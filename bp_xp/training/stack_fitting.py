@@ -82,8 +82,6 @@ def fit(
         ),
     ):
         saved = checkpoint.read_saved(kept, ensemble_file.read)
-        if saved and warm_start:
-            raise ValueError("pass Checkpoint(resume=...) or warm_start, not both.")
         generators = [ensemble._generator, *ensemble._generators]
         begun = saved.run.begun if saved else [one.bit_generator.state for one in generators]
         # A run that is resumed holds out what it held out when it began.
@@ -96,7 +94,7 @@ def fit(
         if warm:
             warm.check(settings)
         run = _make_run(ensemble, settings, data, shared_order)
-        if warm:
+        if warm:  # a run that is resumed goes on from its file, but its state has this form
             run.position = go_on(run.position, warm.position)
         observers = [RecordMembers(), MembersLeave(stopping), TellCallbacks(told)]
         if kept:

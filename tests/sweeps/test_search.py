@@ -2,13 +2,27 @@
 
 import csv
 import math
+import subprocess
+import sys
 
+import duckdb
 import numpy as np
 import pytest
 
-from bp_xp import SGD, Adam, CheckpointError, EarlyStopping, Network, sweep
+from bp_xp import (
+    SGD,
+    Adam,
+    CheckpointError,
+    CosineDecay,
+    EarlyStopping,
+    Ensemble,
+    LinearWarmUp,
+    Network,
+    ReduceOnPlateau,
+    sweep,
+)
 from bp_xp.sweeps import Halving, SweepResult, SweepRun, making, runs
-from bp_xp.sweeps.search import _folds, _held_out
+from bp_xp.sweeps.folds import held_out, make_folds
 from bp_xp.sweeps.settings import sort_settings
 
 SIZES = [5, 4, 3]
@@ -25,6 +39,10 @@ SPACES = [
     {"sizes": [[5, 3], [5, 4, 4, 3]], "learning_rate": [0.5]},
     {"optimizer": [Adam(0.1), SGD(0.1, 0.9)], "epochs": [2, 3], "early_stopping": [None, 1]},
 ]
+
+
+def on_plateau(rate, steps):
+    return ReduceOnPlateau(rate, monitor="validation_cost")
 
 
 @pytest.fixture
@@ -44,7 +62,7 @@ def made(samples, space, **settings):
 
 def alone(samples, given, seed, **more):
     """Return a network trained by itself, and its history."""
-    settings = sort_settings(SHARED | given)
+    settings = sort_settings(SHARED | given, len(samples[1]))
     network = Network(**settings.network, seed=seed)
     arguments = settings.common | settings.own | {"progress": False} | more
     return network, network.fit(*samples, optimizer=settings.optimizer, **arguments)
@@ -90,9 +108,32 @@ def test_folds_are_learned_and_judged_as_if_they_were_cut_out(samples):
             np.testing.assert_allclose(run.curves[name], history[name], rtol=1e-12)
 
 
+def test_a_schedule_is_made_for_the_steps_of_each_run(samples, tmp_path):
+    space = {"schedule": [None, CosineDecay], "learning_rate": [0.5, 0.1], "warm_up": [0, 2]}
+    table = made(samples, space, folds=3, epochs=2)
+    x, y = samples
+    for run in table.runs:
+        learned, judged = folds_of(samples, 3)[run.fold]
+        schedule, rate, warm_up = (table.settings[run.number][name] for name in space)
+        steps = 2 * math.ceil(len(learned) / 4) - warm_up
+        rate = rate if schedule is None else CosineDecay(rate, steps=steps)
+        given = {"optimizer": SGD(LinearWarmUp(warm_up, rate) if warm_up else rate), "epochs": 2}
+        parts = {"validation_data": (x[judged], y[judged])}
+        _, history = alone((x[learned], y[learned]), given, 0, **parts)
+        np.testing.assert_allclose(run.curves["cost"], history["cost"], rtol=1e-12)
+    best = table.best
+    rate, steps = best["learning_rate"], 2 * math.ceil(23 / 4) - best["warm_up"]
+    rate = rate if best["schedule"] is None else CosineDecay(rate, steps=steps)
+    rate = LinearWarmUp(best["warm_up"], rate) if best["warm_up"] else rate
+    network, _ = alone(samples, {"optimizer": SGD(rate), "epochs": 2}, 0)
+    np.testing.assert_array_equal(table.best_network(x), network(x))
+    assert "CosineDecay  " in str(table)
+    assert "CosineDecay," in table.to_csv(tmp_path / "table.csv").read_text()
+
+
 def folds_of(samples, k):
     """Return the folds of a sweep with seed 0."""
-    return _folds(samples[1], k, np.random.default_rng(0))
+    return make_folds(samples[1], k, np.random.default_rng(0))
 
 
 def test_each_class_has_its_share_in_each_fold(rng):
@@ -105,7 +146,8 @@ def test_each_class_has_its_share_in_each_fold(rng):
 
 def test_folds_can_be_given(samples):
     pairs = [(np.arange(15), np.arange(15, 23)), (np.arange(8, 23), np.arange(8))]
-    table = made(samples, {"l2": [0.1]}, folds=pairs, epochs=5, early_stopping=1)
+    given = [pairs[0], tuple(np.isin(np.arange(23), rows) for rows in pairs[1])]  # masks
+    table = made(samples, {"l2": [0.1]}, folds=given, epochs=5, early_stopping=1)
     x, y = samples
     for run, (learned, judged) in zip(table.runs, pairs, strict=True):
         given = {"validation_data": (x[judged], y[judged])}
@@ -141,7 +183,7 @@ def test_halving_holds_the_same_samples_out_from_rung_to_rung(samples):
     rates = {"learning_rate": [0.1, 0.5]}
     table = made(samples, rates, validation_data=0.3, epochs=4, halving=2, refit=False)
     last = next(run for run in table.runs if run.stopped == "epochs")
-    learned, judged = _held_out(samples[1], 0.3, np.random.default_rng(0))
+    learned, judged = held_out(samples[1], 0.3, np.random.default_rng(0))
     assert len(judged) == 7
     assert sorted([*learned, *judged]) == list(range(23))
     x, y = samples
@@ -176,9 +218,9 @@ def test_samples_count_by_their_weights(samples, judged):
 def test_runs_that_can_be_are_one_stack(samples, judged, monkeypatch):
     sizes = []
 
-    def counted(stack, problem, epochs=None):
+    def counted(stack, problem, *more):
         sizes.append(len(stack.runs))
-        return runs.train_stack(stack, problem, epochs)
+        return runs.train_stack(stack, problem, *more)
 
     monkeypatch.setattr(making, "train_stack", counted)
     made(samples, SPACES, seeds=2, validation_data=judged, refit=False)
@@ -241,17 +283,28 @@ def test_early_stopping_counts_the_network_that_it_goes_back_to(samples, judged)
     assert restored.epoch < left.epoch == len(left.curves["cost"])
 
 
+def test_how_long_runs_lasted_stands_beside_how_long_they_were_to_last(samples, judged, tmp_path):
+    space = {"epochs": [20, 30], "early_stopping": [1]}
+    table = made(samples, space, validation_data=judged, learning_rate=5.0, refit=False)
+    assert {row["epochs"] for row in table.rows} == {20, 30}
+    assert all(0 < row["epoch"] < 20 for row in table.rows)
+    assert all(table.runs_of(row) for row in table.rows)
+    with open(table.to_csv(tmp_path / "table.csv"), newline="") as file:
+        header = next(csv.reader(file))
+    assert len(set(header)) == len(header)
+
+
 def test_finished_runs_are_not_made_again(samples, judged, tmp_path, monkeypatch):
     space = [{"learning_rate": [0.5, 0.1]}, {"sizes": [[5, 3]]}]
     whole = made(samples, space, seeds=2, validation_data=judged)
     once = runs.train_stack
     done = []
 
-    def interrupted(stack, problem, epochs=None):
+    def interrupted(stack, problem, *more):
         if done:
             raise KeyboardInterrupt
         done.append(len(stack.runs))
-        return once(stack, problem, epochs)
+        return once(stack, problem, *more)
 
     monkeypatch.setattr(making, "train_stack", interrupted)
     folder = tmp_path / "runs"
@@ -261,9 +314,9 @@ def test_finished_runs_are_not_made_again(samples, judged, tmp_path, monkeypatch
     assert len(part.runs) == done[0] == 4
     assert "interrupted" in str(part)
 
-    def counted(stack, problem, epochs=None):
+    def counted(stack, problem, *more):
         done.append(len(stack.runs))
-        return once(stack, problem, epochs)
+        return once(stack, problem, *more)
 
     monkeypatch.setattr(making, "train_stack", counted)
     resumed = made(samples, space, **kept)
@@ -277,6 +330,70 @@ def test_finished_runs_are_not_made_again(samples, judged, tmp_path, monkeypatch
     assert done == [4, 2, 2, 2]
 
 
+# Two stacks, of runs that differ in numbers; one run diverges.
+HALVED = [
+    {"learning_rate": [1e-6, 0.1, 0.5, 1e200], "l2": [0.2]},
+    {"sizes": [[5, 3]], "learning_rate": [0.5, 0.01, 1.0, 0.3], "activation": ["relu"]},
+]
+HALVING = {"seeds": 2, "epochs": 8, "halving": 2, "optimizer": Adam(0.1), "dropout": 0.2}
+
+
+def test_halving_goes_on_from_a_folder_as_if_nothing_had_happened(
+    samples, judged, tmp_path, monkeypatch
+):
+    settings = HALVING | {"validation_data": judged}
+    fit, epochs, stops = Ensemble.fit, [], {}
+
+    def counted(self, *args, **kwargs):
+        def count(network, history):
+            epochs.append(history)
+            if len(epochs) == stops.get("at"):
+                raise KeyboardInterrupt
+
+        return fit(self, *args, **kwargs, callbacks=count)
+
+    monkeypatch.setattr(Ensemble, "fit", counted)
+    whole = made(samples, HALVED, **settings)
+    n_epochs = len(epochs)
+    for stops["at"] in (3, 5, 3):
+        epochs.clear()
+        part = made(samples, HALVED, **settings, folder=tmp_path)
+        assert not part.complete
+        n_epochs -= len(epochs) - 1  # all but the one under way are kept
+    stops.clear()
+    epochs.clear()
+    resumed = made(samples, HALVED, **settings, folder=tmp_path)
+    assert len(epochs) == n_epochs
+    epochs.clear()
+    assert made(samples, HALVED, **settings, folder=tmp_path).runs == resumed.runs == whole.runs
+    assert not epochs
+    np.testing.assert_array_equal(resumed.best_network(judged[0]), whole.best_network(judged[0]))
+
+
+@pytest.mark.process
+def test_halving_goes_on_from_a_folder_in_processes_too(samples, judged, tmp_path):
+    pytest.importorskip("joblib")
+    settings = HALVING | {"validation_data": judged, "refit": False}
+    whole, kept, again = (
+        made(samples, HALVED, **settings, n_jobs=n_jobs, folder=folder)
+        for n_jobs, folder in ((1, None), (2, tmp_path), (2, tmp_path))
+    )
+    assert whole.runs == kept.runs == again.runs
+
+
+@pytest.mark.process
+def test_a_run_is_known_again_in_another_process(tmp_path):
+    code = f"""
+from bp_xp import sweep
+x, y = [[0, 0], [0, 1], [1, 0], [1, 1]], [0, 1, 1, 1]
+settings = dict(sizes=[2, 2], epochs=1, refit=False, progress=False)
+sweep(x, y, {{"learning_rate": [0.1]}}, folder={str(tmp_path)!r}, **settings)
+"""
+    exec(code, {})
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert len(list(tmp_path.glob("runs-*.json"))) == 1
+
+
 def test_a_damaged_file_of_runs_is_told(samples, tmp_path):
     (tmp_path / "runs-1.json").write_text('{"a": {"epoch": 1}}')
     with pytest.raises(CheckpointError, match=r"runs-1\.json"):
@@ -284,7 +401,7 @@ def test_a_damaged_file_of_runs_is_told(samples, tmp_path):
 
 
 def test_ctrl_c_before_any_run_is_ctrl_c(samples, monkeypatch):
-    def interrupted(stack, problem, epochs=None):
+    def interrupted(stack, problem, *more):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(making, "train_stack", interrupted)
@@ -314,6 +431,30 @@ def test_the_table_is_written_and_printed(samples, tmp_path):
     assert "activation" not in lines[0]  # all have the same
 
 
+def test_the_table_is_written_with_the_kinds_of_its_columns(tmp_path):
+    def run(number, accuracy):
+        stopped, epoch = ("epochs", 2) if accuracy else ("divergence", 0)
+        return SweepRun(number, 0, None, stopped, epoch, {"accuracy": [0.0, accuracy]})
+
+    settings = [
+        {"n": 3, "rate": 0.1, "sizes": [5, 3], "on": True, "schedule": CosineDecay, "l2": None},
+        {"n": 4, "rate": 1, "sizes": "ü", "on": False, "schedule": None, "l2": 0.5},
+    ]
+    table = SweepResult("accuracy", True, settings, [run(0, 0.25), run(1, 0.0)])
+    path = table.to_parquet(tmp_path / "it's.parquet")
+    rows = duckdb.read_parquet(str(path))
+    assert list(zip(rows.columns, map(str, rows.types), strict=True))[:7] == [
+        *(("n", "BIGINT"), ("rate", "DOUBLE"), ("sizes", "VARCHAR"), ("on", "BOOLEAN")),
+        *(("schedule", "VARCHAR"), ("l2", "DOUBLE"), ("accuracy", "DOUBLE")),
+    ]
+    assert rows.fetchall() == [
+        (3, 0.1, "[5, 3]", True, "CosineDecay", None, 0.25, 0.0, 1, 0, 2.0, "epochs"),
+        (4, 1.0, "ü", False, None, 0.5, None, None, 1, 1, 0.0, "divergence"),
+    ]
+    with pytest.raises(OSError, match="no"):
+        table.to_parquet(tmp_path / "no" / "table.parquet")
+
+
 def test_settings_that_were_dropped_come_after_those_that_went_on():
     def run(number, stopped, *accuracies):
         curves = {"accuracy": accuracies, "cost": accuracies}
@@ -341,13 +482,22 @@ def test_settings_that_were_dropped_come_after_those_that_went_on():
         ({"checkpoint": ["x"]}, {}, TypeError, "no setting 'checkpoint'"),
         ({"momentum": [0.9]}, {"optimizer": "adam"}, ValueError, "no setting of Adam"),
         ({"learning_rate": [-1.0]}, {}, ValueError, "above 0"),
+        ({"schedule": ["cosine"]}, {}, TypeError, "such as CosineDecay"),
+        (
+            {"schedule": [CosineDecay], "learning_rate": [[0.1, 0.2]]},
+            {},
+            TypeError,
+            "must be a num",
+        ),
+        ({"warm_up": [18]}, {}, ValueError, "none of the run's 18 steps"),
         ({"l2": [-1.0]}, {}, ValueError, "l2"),
         ({"l2": [0.1]}, {"sizes": [5]}, ValueError, "sizes"),
         ({"l2": [0.1]}, {"seeds": [1, 1]}, ValueError, "seeds"),
         ({"l2": [0.1]}, {"metric": "validation_accuracy"}, ValueError, "not recorded"),
         ({"l2": [0.1]}, {"folds": 2, "validation_data": 0.2}, ValueError, "not both"),
+        ({"schedule": [on_plateau], "warm_up": [2]}, {"folds": 2}, ValueError, "refit=False"),
         ({"l2": [0.1]}, {"folds": 50}, ValueError, "23 samples"),
-        ({"l2": [0.1]}, {"halving": 2, "folder": "x"}, ValueError, "folder"),
+        ({"l2": [0.1]}, {"folds": [([0], [23])]}, ValueError, "of the 23 rows"),
         ({"epochs": [1, 2]}, {"halving": 2}, ValueError, "equal length"),
         ({"l2": [0.1]}, {"halving": 2, "early_stopping": 1}, ValueError, "early_stopping"),
     ],
@@ -355,6 +505,11 @@ def test_settings_that_were_dropped_come_after_those_that_went_on():
 def test_what_can_not_be_meant_is_refused(samples, space, settings, error, words):
     with pytest.raises(error, match=words):
         made(samples, space, **settings)
+
+
+def test_a_table_has_a_sweep_of_its_own():
+    with pytest.raises(TypeError, match="sweep_table"):
+        sweep({"size": [1, 2]}, "size", {"l2": [0.1]})
 
 
 def test_sizes_must_come_from_somewhere(samples):

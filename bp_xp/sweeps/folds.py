@@ -1,0 +1,72 @@
+"""Folds: which rows a run learns, and which it is judged by."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bp_xp import checks
+from bp_xp.backends import to_numpy
+
+__all__ = ["Fold", "held_out", "judged_by", "make_folds"]
+
+
+class Fold(NamedTuple):
+    """The numbers of the rows that a run learns, and of those that it is judged by."""
+
+    learned: np.ndarray
+    judged: np.ndarray
+
+
+def make_folds(y: Any, folds: Any, generator: np.random.Generator) -> tuple[Fold, ...]:
+    """Return the folds: given, as numbers of rows or masks of them, or drawn.
+
+    Raises:
+        ValueError, TypeError: there are too few samples, or no such rows.
+    """
+    if folds is None:
+        return ()
+    if not isinstance(folds, Iterable):
+        return tuple(_divided(y, checks.check_integer(folds, "folds", least=2), generator))
+    pairs = tuple(Fold(*(_numbers(rows, len(y)) for rows in pair)) for pair in folds)
+    if not pairs:
+        raise ValueError("folds has no pair of rows.")
+    return pairs
+
+
+def _numbers(rows: Any, n: int) -> np.ndarray:
+    """Return the numbers of some of n rows, which may be a mask."""
+    numbers = np.asarray(rows)
+    numbers = np.flatnonzero(numbers) if numbers.dtype == bool else numbers
+    if not numbers.size or not np.isin(numbers, np.arange(n)).all():
+        raise ValueError(f"folds must be pairs of some of the {n} rows, from 0, not {rows!r}.")
+    return numbers.astype(np.int64)
+
+
+def _divided(y: Any, k: int, generator: np.random.Generator) -> list[Fold]:
+    """Return k folds at random, in each of which a class has its share."""
+    order = _class_by_class(y, generator)
+    if k > len(order):
+        raise ValueError(f"there are {len(order)} samples, which can't be divided into {k} folds.")
+    return [judged_by(order[i::k], len(order)) for i in range(k)]
+
+
+def held_out(y: Any, share: float, generator: np.random.Generator) -> Fold:
+    """Return a fold that is judged by a share of the samples, and of each class."""
+    checks.check_number(share, "validation_data", above=0.0, below=1.0)
+    order = _class_by_class(y, generator)
+    so_far = np.floor(share * np.arange(len(order) + 1) + 0.5)
+    return judged_by(order[np.diff(so_far) > 0], len(order))
+
+
+def _class_by_class(y: Any, generator: np.random.Generator) -> np.ndarray:
+    """Return the numbers of all rows, one class after the other, each in an order at random."""
+    targets = np.asarray(y if isinstance(y, np.ndarray | list | tuple) else to_numpy(y))
+    of_sample = np.argmax(targets, axis=1) if targets.ndim == 2 else targets
+    order = generator.permutation(len(targets))
+    return order[np.argsort(of_sample[order], kind="stable")]
+
+
+def judged_by(rows: np.ndarray, n: int) -> Fold:
+    """Return the fold of n samples that is judged by some rows, and learns the others."""
+    return Fold(np.setdiff1d(np.arange(n), rows), np.sort(rows))
