@@ -1,0 +1,185 @@
+"""From what people pass as samples to a source, wherever they lie."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from bp_xp import checks
+from bp_xp._caller import named
+from bp_xp._typing import Array
+from bp_xp.backends import Placement
+from bp_xp.backends.registry import library_of
+from bp_xp.math.model import Model
+from bp_xp.math.rows import row_blocks
+from bp_xp.sources import intake
+from bp_xp.sources.batches import BatchesSource, is_batches, open_batches
+from bp_xp.sources.memory import MemorySource
+from bp_xp.sources.parts import PartMaker, told_of
+from bp_xp.sources.samples import make_samples, parts_of_validation, weigh_classes
+from bp_xp.sources.sparse import blocks_of, cut_rows
+from bp_xp.sources.stored import (
+    StoredSource,
+    buffer_rows_of,
+    files_of,
+    is_stored,
+    make_stored,
+    read_whole,
+    told_of_files,
+)
+from bp_xp.sources.stream import on_device
+
+__all__ = ["AnySource", "input_blocks", "make_source", "validation_source"]
+
+AnySource = MemorySource | StoredSource | BatchesSource
+
+
+def make_source(
+    model: Model,
+    x: Any,
+    y: Any,
+    weights: Any = None,
+    *,
+    placement: Placement,
+    dtype: str,
+    prefix: str = "",
+    class_weight: Any = None,
+    shuffle: bool = True,
+    buffer_size: int | None = None,
+    timeout: float | None = None,
+) -> AnySource:
+    """Return a source of samples: in memory, stored, or batch by batch where y is None.
+
+    Args:
+        model: what the network computes.
+        x: inputs, shape (N, I); or what yields batches.
+        y: labels, shape (N,), or targets, shape (N, O); None for batches.
+        weights: how much each sample counts, shape (N,), or None.
+        placement: the network's library and device.
+        dtype: the network's dtype.
+        prefix: what messages put before ``x`` and ``y``.
+        class_weight: as for :func:`bp_xp.sources.samples.weigh_classes`.
+        shuffle: whether each epoch has an order of its own; batches come as they come.
+        buffer_size: how many rows of what is stored are shuffled among each other; where that is
+            all of them, they are read into memory.
+        timeout: seconds to wait for what is read or comes; None is as long as it takes.
+
+    Raises:
+        ValueError: shapes do not fit, a label is not a class, a value is not finite.
+        TypeError: an array of another library, no numbers, an iterator that can't begin again.
+    """
+    buffer_size = None if buffer_size is None else checks.check_integer(buffer_size, "buffer_size")
+    timeout = None if timeout is None else checks.check_number(timeout, "timeout", above=0.0)
+    where: dict[str, Any] = {"placement": placement, "dtype": dtype}
+    maker = PartMaker(model, **where, prefix=prefix)
+    if y is None:
+        return _of_batches(x, weights, maker, class_weight, timeout)
+    if is_stored(x):
+        buffer_rows = buffer_rows_of(buffer_size, maker.row_entries, dtype)
+        if buffer_rows < x.shape[0]:
+            return make_stored(
+                maker,
+                x,
+                y,
+                weights,
+                class_weight=class_weight,
+                shuffle=shuffle,
+                buffer_rows=buffer_rows,
+                timeout=timeout,
+            )
+    x, y, weights = map(read_whole, (x, y, weights))
+    samples = make_samples(model, x, y, weights, **where, prefix=prefix, sparse=True)
+    if class_weight is not None:
+        samples = weigh_classes(samples, class_weight, **where)
+    return MemorySource(samples, placement, shuffle)
+
+
+def _of_batches(
+    x: Any, weights: Any, maker: PartMaker, class_weight: Any, timeout: float | None
+) -> BatchesSource:
+    """Return a source of batches."""
+    if hasattr(x, "shape") or library_of(x) is not None or isinstance(x, str | bytes):
+        raise TypeError(
+            f"{named('y')} is missing: x is {type(x).__name__}, and each sample needs a target."
+        )
+    if weights is not None:
+        raise TypeError(
+            f"{named('sample_weight')} is for arrays: batches bring weights as (x, y, weights)."
+        )
+    name = "validation_data" if maker.prefix else "x"
+    source = BatchesSource(x, maker, name=name, timeout=timeout)
+    if class_weight is None:
+        return source
+    if not source.has_classes:
+        raise ValueError(f"{named('class_weight')} needs targets that are one class each.")
+    if isinstance(class_weight, str):
+        raise ValueError(
+            f"{named('class_weight', class_weight)} counts all samples, and batches are not known "
+            "before they come: pass a dictionary {label: weight}."
+        )
+    counts = np.ones(max(maker.outputs, 2))
+    return source.weighed(intake.check_class_weight(class_weight, counts))
+
+
+def validation_source(model: Model, validation_data: Any, **options: Any) -> AnySource:
+    """Return the source of validation data: (x, y), (x, y, sample weights), or batches.
+
+    Raises:
+        TypeError: it is something else; or as for :func:`make_source`.
+    """
+    if is_batches(validation_data):
+        parts: Sequence[Any] = (validation_data, None)
+    else:
+        parts = parts_of_validation(validation_data)
+    return make_source(model, *parts, prefix="validation ", shuffle=False, **options)
+
+
+def input_blocks(
+    x: Any, size: int, *, placement: Placement, dtype: str, columns: int
+) -> tuple[Any, Iterable[Array]]:
+    """Return inputs, checked, and the blocks that they are cut into to be computed with.
+
+    Args:
+        x: inputs, shape (N, columns), in memory or stored; or what yields batches, of which those
+            that are tuples begin with the inputs.
+        size: rows of a block, at most; a batch is one block.
+        placement: the network's library and device.
+        dtype: the network's dtype.
+        columns: I.
+
+    Returns:
+        What lies in memory, None for others, and the blocks on the device, shape (n, columns).
+
+    Raises:
+        ValueError, TypeError: as for :func:`bp_xp.sources.intake.check_inputs`; for what does not
+            lie in memory, when the block is taken.
+    """
+    where: dict[str, Any] = {"placement": placement, "dtype": dtype, "columns": columns}
+    if is_stored(x):
+        intake.check_matrix(x, named("x"), columns)
+        return None, _stored_blocks(x, size, **where)
+    if is_batches(x):
+        return None, _batch_blocks(open_batches(x, "x"), **where)
+    x = intake.check_inputs(x, "x", **where)
+    return x, (cut_rows(x, rows, placement) for rows in blocks_of(x, size))
+
+
+def _stored_blocks(x: Any, size: int, **where: Any) -> Iterator[Array]:
+    for rows in row_blocks(x.shape[0], size):
+        with intake.rows_from(rows.start), told_of_files(files_of(x)):
+            block = _placed(np.asarray(x[rows]), **where)
+        yield block
+
+
+def _batch_blocks(batches: Iterator[Any], **where: Any) -> Iterator[Array]:
+    for k, batch in enumerate(batches):
+        with told_of(f"x, batch {k}"):
+            block = _placed(batch[0] if isinstance(batch, tuple | list) else batch, **where)
+        yield block
+
+
+def _placed(x: Any, *, placement: Placement, dtype: str, columns: int) -> Array:
+    checked = intake.check_samples(
+        x, "x", placement=placement, dtype=dtype, columns=columns, keep_bytes=True
+    )
+    return on_device(checked, placement, dtype)

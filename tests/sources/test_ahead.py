@@ -1,0 +1,145 @@
+"""Reading ahead: errors, waiting, Ctrl-C, and the end of the thread."""
+
+import signal
+import threading
+import traceback
+
+import numpy as np
+import pytest
+from helpers import parameters
+
+from bp_xp import SGD, Callback, Checkpoint, Network
+from bp_xp.backends import place
+from bp_xp.sources.ahead import Ahead
+
+X, Y = np.arange(80.0).reshape(40, 2) / 80.0, np.arange(40) % 2
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left():
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+def batches():
+    for k in range(0, 40, 4):
+        yield X[k : k + 4], Y[k : k + 4]
+
+
+def broken_after(n):
+    def read():
+        for k, batch in enumerate(batches()):
+            if k == n:
+                raise OSError("the disk is gone")
+            yield batch
+
+    return read
+
+
+def network():
+    return Network([2, 3, 2], cost="categorical_cross_entropy", dtype="float64", seed=1)
+
+
+OPTIONS = {"epochs": 3, "optimizer": SGD(0.5), "progress": False}
+
+
+class StopAt(Callback):
+    def __init__(self, step):
+        self.every = step
+
+    def on_steps(self, network, history, step):
+        return True
+
+
+def test_the_error_of_a_reader_has_its_traceback_and_nothing_learned_is_lost(tmp_path):
+    path, net = tmp_path / "run.safetensors", network()
+    with pytest.raises(OSError, match="the disk is gone") as caught:
+        net.fit(broken_after(7), checkpoint=path, **OPTIONS)
+    assert "in read" in "".join(traceback.format_tb(caught.value.__traceback__))
+
+    stopped = network()
+    stopped.fit(batches, callbacks=[StopAt(7)], **OPTIONS)
+    assert all(map(np.array_equal, parameters(net), parameters(stopped)))
+    whole, again = network(), network()
+    whole.fit(batches, **OPTIONS)
+    again.fit(batches, checkpoint=Checkpoint(path, resume=True), **OPTIONS)
+    assert all(map(np.array_equal, parameters(again), parameters(whole)))
+
+
+@pytest.fixture
+def stuck(no_thread_is_left):
+    """What a reader waits for until the test is over."""
+    released, before = threading.Event(), set(threading.enumerate())
+    yield released
+    released.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join()
+
+
+def test_a_reader_that_takes_too_long_is_named(stuck):
+    def read():
+        yield from list(batches())[:2]
+        stuck.wait()
+
+    net = network()
+    with pytest.raises(TimeoutError, match=r"nothing came from x for 0\.05 seconds"):
+        net.fit(read, timeout=0.05, **OPTIONS)
+    stopped = network()
+    stopped.fit(batches, callbacks=[StopAt(2)], **OPTIONS)
+    assert all(map(np.array_equal, parameters(net), parameters(stopped)))
+    with pytest.raises(TimeoutError, match="nothing came from x"):
+        network().fit(lambda: (stuck.wait() for _ in range(2)), timeout=0.05, **OPTIONS)
+
+
+def test_a_second_interruption_ends_a_run_that_waits(stuck):
+    main = threading.main_thread().ident
+
+    def read():
+        yield from list(batches())[:2]
+        signal.pthread_kill(main, signal.SIGINT)
+        while signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            pass  # until the first is heard
+        signal.pthread_kill(main, signal.SIGINT)
+        stuck.wait()
+
+    with pytest.raises(KeyboardInterrupt):
+        network().fit(read, **OPTIONS)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 10])
+def test_no_thread_is_left_where_a_run_stops(stop):
+    net = network()
+    net.fit(batches, callbacks=[StopAt(stop)], validation_data=batches, **OPTIONS)
+    net.evaluate(batches)
+    net.predict(batches)
+
+
+def test_a_reader_is_closed_where_nobody_reads_on():
+    closed = []
+
+    def read():
+        try:
+            while True:
+                yield X[:4], Y[:4]
+        finally:
+            closed.append(threading.current_thread().name)
+
+    network().fit(read, callbacks=[StopAt(3)], **OPTIONS)
+    assert closed == ["bp_xp reads x"]
+
+
+def test_no_more_waits_than_was_said():
+    read, taken = [], []
+
+    def pieces():
+        for k in range(20):
+            read.append(k)
+            yield [np.full((4, 2), k)]
+
+    ahead = Ahead(pieces, place("cpu"), name="x", most=3 * 8 * 8)
+    for piece in ahead:
+        taken.append(piece[0][0, 0])
+        assert len(read) - len(taken) <= 4
+    assert taken == list(range(20))
+    ahead.close()
