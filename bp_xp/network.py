@@ -352,8 +352,6 @@ class Network(Parameters):
         checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
         warm_start: bool = False,
         progress: bool = True,
-        buffer_size: int | None = None,
-        timeout: float | None = None,
         **terms: Unpack[RegularizationTerms],
     ) -> History:
         """Train on mini-batches.
@@ -363,7 +361,8 @@ class Network(Parameters):
                 is stored (``numpy.memmap``, a data set of HDF5 or Zarr) is read as it is needed. Or
                 batches, with ``y`` None: a function that returns, or an object that is, an iterable
                 of (x, y) or (x, y, weights), begun again at each epoch. Mini-batches are cut from
-                these rows in their order; ``batch_size`` None is that of the first.
+                these rows in their order; ``batch_size`` None is that of the first. A
+                :class:`~bp_xp.Stream` of either says how it is read.
             y: labels, shape (N,), or targets, shape (N, O).
             sample_weight: how much each sample counts, shape (N,). Weight k is k copies of the
                 sample in its mini-batch, and 0 its absence.
@@ -398,10 +397,6 @@ class Network(Parameters):
                 of its schedule included, if that had warm_start as well.
             progress: whether to show a bar on a terminal and in a notebook, and otherwise a line an
                 epoch: in the log, where logger ``"bp_xp"`` has level INFO, or on standard error.
-            buffer_size: how many rows of stored samples are shuffled among each other, those of
-                some blocks of rows that are drawn at random; None is what takes 256 MiB as floats.
-                Twice as many are in memory. As many as there are give the run of samples in memory.
-            timeout: seconds to wait for samples that are read or come in batches; None waits.
             terms: fields of :class:`~bp_xp.Regularization` by name: ``l1``, ``l2``, ``dropout``,
                 ``clip_norm``, ``clip_value``, ``max_norm``.
 
@@ -415,8 +410,9 @@ class Network(Parameters):
                 is out of range.
             TypeError: an array of another library, an argument of the wrong kind, an iterator,
                 which can't begin again.
-            TimeoutError: samples took longer than ``timeout``. This and any error of who reads them
-                leave the network, and its checkpoint, as the last whole step did.
+            TimeoutError: samples took longer than their :class:`~bp_xp.Stream` allows. This and any
+                error of who reads them leave the network, and its checkpoint, as the last whole
+                step did.
             CheckpointError: the checkpoint is damaged, or is of a run with other settings.
             OSError: a checkpoint could not be written; the one before is left as it was. Or a file
                 of samples changed while it was read.
@@ -448,8 +444,6 @@ class Network(Parameters):
             checkpoint_argument=checkpoint,
             warm_start=warm_start,
             progress=progress,
-            buffer_size=buffer_size,
-            timeout=timeout,
             terms=dict(terms),
         )
 

@@ -7,9 +7,17 @@ samples lie on the device, ``stored``, whose samples are read from a file or a s
 room reads all rows of anything.
 """
 
-from bp_xp.sources.making import make_source, validation_source
+from bp_xp.sources.making import Stream, make_source, validation_source
 from bp_xp.sources.memory import MemorySource
 from bp_xp.sources.samples import Samples
 from bp_xp.sources.source import Epoch, Source
 
-__all__ = ["Epoch", "MemorySource", "Samples", "Source", "make_source", "validation_source"]
+__all__ = [
+    "Epoch",
+    "MemorySource",
+    "Samples",
+    "Source",
+    "Stream",
+    "make_source",
+    "validation_source",
+]

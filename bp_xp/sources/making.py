@@ -1,6 +1,7 @@
 """From what people pass as samples to a source, wherever they lie."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,55 @@ from bp_xp.sources.stored import (
 )
 from bp_xp.sources.stream import on_device
 
-__all__ = ["AnySource", "input_blocks", "make_source", "validation_source"]
+__all__ = ["AnySource", "Stream", "input_blocks", "make_source", "validation_source"]
 
 AnySource = MemorySource | StoredSource | BatchesSource
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Samples that do not lie in memory, and how they are read.
+
+    Without it they are read as its defaults say.
+
+    Args:
+        samples: what is stored (shape, dtype and slicing by rows: ``numpy.memmap``, a data set of
+            HDF5 or Zarr); or what yields batches, and can begin again at each epoch.
+        buffer_size: rows of what is stored that are shuffled among each other, those of some blocks
+            that are drawn at random; None is what takes 256 MiB as the network's floats. Twice as
+            many are in memory. As many as there are give the run of samples in memory.
+        timeout: seconds to wait for samples before the run ends in a TimeoutError; None waits.
+
+    Raises:
+        ValueError: a number is out of its range.
+        TypeError: it is no number.
+
+    Examples:
+        >>> import tempfile, numpy as np
+        >>> from bp_xp import Network, Stream
+        >>> with tempfile.TemporaryFile() as file:
+        ...     x = np.memmap(file, np.uint8, "w+", shape=(100, 3))
+        ...     history = Network([3, 2]).fit(
+        ...         Stream(x, buffer_size=40), np.arange(100) % 2, progress=False
+        ...     )
+        >>> len(history)
+        10
+    """
+
+    samples: Any
+    buffer_size: int | None = None
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.buffer_size is not None:
+            checks.check_integer(self.buffer_size, "buffer_size")
+        if self.timeout is not None:
+            checks.check_number(self.timeout, "timeout", above=0.0)
+
+
+def _as_stream(x: Any) -> Stream:
+    """Return samples, wherever they lie, with how they are read."""
+    return x if isinstance(x, Stream) else Stream(x)
 
 
 def make_source(
@@ -45,14 +92,13 @@ def make_source(
     prefix: str = "",
     class_weight: Any = None,
     shuffle: bool = True,
-    buffer_size: int | None = None,
-    timeout: float | None = None,
 ) -> AnySource:
     """Return a source of samples: in memory, stored, or batch by batch where y is None.
 
     Args:
         model: what the network computes.
-        x: inputs, shape (N, I); or what yields batches.
+        x: inputs, shape (N, I); or what yields batches; or a :class:`Stream` of these. Where its
+            buffer holds all that is stored, it is read into memory.
         y: labels, shape (N,), or targets, shape (N, O); None for batches.
         weights: how much each sample counts, shape (N,), or None.
         placement: the network's library and device.
@@ -60,22 +106,19 @@ def make_source(
         prefix: what messages put before ``x`` and ``y``.
         class_weight: as for :func:`bp_xp.sources.samples.weigh_classes`.
         shuffle: whether each epoch has an order of its own; batches come as they come.
-        buffer_size: how many rows of what is stored are shuffled among each other; where that is
-            all of them, they are read into memory.
-        timeout: seconds to wait for what is read or comes; None is as long as it takes.
 
     Raises:
         ValueError: shapes do not fit, a label is not a class, a value is not finite.
         TypeError: an array of another library, no numbers, an iterator that can't begin again.
     """
-    buffer_size = None if buffer_size is None else checks.check_integer(buffer_size, "buffer_size")
-    timeout = None if timeout is None else checks.check_number(timeout, "timeout", above=0.0)
+    stream = _as_stream(x)
+    x, timeout = stream.samples, stream.timeout
     where: dict[str, Any] = {"placement": placement, "dtype": dtype}
     maker = PartMaker(model, **where, prefix=prefix)
     if y is None:
         return _of_batches(x, weights, maker, class_weight, timeout)
     if is_stored(x):
-        buffer_rows = buffer_rows_of(buffer_size, maker.row_entries, dtype)
+        buffer_rows = buffer_rows_of(stream.buffer_size, maker.row_entries, dtype)
         if buffer_rows < x.shape[0]:
             return make_stored(
                 maker,
@@ -127,7 +170,7 @@ def validation_source(model: Model, validation_data: Any, **options: Any) -> Any
     Raises:
         TypeError: it is something else; or as for :func:`make_source`.
     """
-    if is_batches(validation_data):
+    if isinstance(validation_data, Stream) or is_batches(validation_data):
         parts: Sequence[Any] = (validation_data, None)
     else:
         parts = parts_of_validation(validation_data)
@@ -155,6 +198,7 @@ def input_blocks(
             lie in memory, when the block is taken.
     """
     where: dict[str, Any] = {"placement": placement, "dtype": dtype, "columns": columns}
+    x = _as_stream(x).samples
     if is_stored(x):
         intake.check_matrix(x, named("x"), columns)
         return None, _stored_blocks(x, size, **where)

@@ -97,8 +97,6 @@ def fit(
     checkpoint_argument: Any,
     warm_start: Any,
     progress: Any,
-    buffer_size: Any,
-    timeout: Any,
     terms: dict[str, Any],
 ) -> History:
     """Train a network; the arguments are those of :meth:`bp_xp.Network.fit`."""
@@ -133,10 +131,8 @@ def fit(
             validation_data,
             # A run that is resumed holds out what it held out when it began.
             generator=restore_generator(begun) if saved else network._generator,
-            timeout=timeout,
             class_weight=class_weight,
             shuffle=shuffle,
-            buffer_size=buffer_size,
         )
         settings = make_settings(
             batch_size=_batch_size(batch_size, source),
@@ -172,12 +168,10 @@ def _sources(
     validation_data: Any,
     *,
     generator: np.random.Generator,
-    timeout: Any,
     **options: Any,
 ) -> tuple[AnySource, AnySource | None]:
     """Return where samples come from, and validation data; the generator draws what is held out."""
     where: dict[str, Any] = {"placement": network.placement, "dtype": network.dtype}
-    where["timeout"] = timeout
     source = make_source(network.model, *data, **where, **options)
     if validation_data is None:
         return source, None

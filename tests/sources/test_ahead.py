@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import parameters
 
-from bp_xp import SGD, Callback, Checkpoint, Network
+from bp_xp import SGD, Callback, Checkpoint, Network, Stream
 from bp_xp.backends import place
 from bp_xp.sources.ahead import Ahead
 
@@ -84,12 +84,15 @@ def test_a_reader_that_takes_too_long_is_named(stuck):
 
     net = network()
     with pytest.raises(TimeoutError, match=r"nothing came from x for 0\.05 seconds"):
-        net.fit(read, timeout=0.05, **OPTIONS)
+        net.fit(Stream(read, timeout=0.05), **OPTIONS)
     stopped = network()
     stopped.fit(batches, callbacks=[StopAt(2)], **OPTIONS)
     assert all(map(np.array_equal, parameters(net), parameters(stopped)))
-    with pytest.raises(TimeoutError, match="nothing came from x"):
-        network().fit(lambda: (stuck.wait() for _ in range(2)), timeout=0.05, **OPTIONS)
+    never = Stream(lambda: (stuck.wait() for _ in range(2)), timeout=0.05)
+    with pytest.raises(TimeoutError, match="nothing came from validation_data"):
+        network().fit(batches, validation_data=never, **OPTIONS)
+    with pytest.raises(ValueError, match="timeout must be finite and above 0"):
+        Stream(read, timeout=0)
 
 
 def test_a_second_interruption_ends_a_run_that_waits(stuck):

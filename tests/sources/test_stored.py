@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers import InFile, parameters, tolerance
 
-from bp_xp import SGD, Adam, Callback, Checkpoint, CheckpointError, Network, to_numpy
+from bp_xp import SGD, Adam, Callback, Checkpoint, CheckpointError, Network, Stream, to_numpy
 from bp_xp.sources import stored
 from bp_xp.sources.making import make_source
 from bp_xp.sources.stored import is_stored
@@ -33,8 +33,9 @@ def network(make=Network, **options):
     return make([COLUMNS, 4, 3], **settings)
 
 
-def fitted(x, y, make=Network, **options):
+def fitted(x, y, make=Network, buffer_size=None, **options):
     net = network(make)
+    x = x if buffer_size is None else Stream(x, buffer_size)
     options = {"epochs": 3, "batch_size": 8, "optimizer": SGD(0.5), "progress": False} | options
     history = net.fit(x, y, **options)
     return net, history
@@ -61,8 +62,9 @@ def test_a_buffer_as_large_as_the_data_gives_the_run_of_samples_in_memory(
 
 def test_a_small_buffer_gives_the_same_run_on_every_backend(samples, make):
     x, y = InFile(samples[0]), samples[1]
-    net, history = fitted(x, y, make, buffer_size=20, validation_data=(x, y))
-    twin, record = fitted(x, y, buffer_size=20, validation_data=(x, y))
+    options = {"buffer_size": 20, "validation_data": (Stream(x, 20), y)}
+    net, history = fitted(x, y, make, **options)
+    twin, record = fitted(x, y, **options)
     for one, other in zip(parameters(net), parameters(twin), strict=True):
         assert np.allclose(one, other, rtol=0, atol=tolerance(net.dtype, 1e-12))
     for name in ("cost", "validation_cost", "validation_accuracy"):
@@ -101,7 +103,7 @@ def test_balanced_classes_are_counted_over_all_samples(samples):
     net = network()
     where = {"placement": net.placement, "dtype": net.dtype}
     source = make_source(
-        net.model, InFile(x), y, class_weight="balanced", buffer_size=9, shuffle=False, **where
+        net.model, Stream(InFile(x), 9), y, class_weight="balanced", shuffle=False, **where
     )
     weights = np.concatenate([weights for _, _, weights in source.blocks(7)])
     assert np.allclose(weights, (N / 3 / np.bincount(y))[y])
@@ -152,7 +154,7 @@ def test_another_buffer_or_other_data_is_another_run(samples, tmp_path):
 def source_of(x, y, buffer_size, **options):
     net = network()
     where = {"placement": net.placement, "dtype": net.dtype}
-    return make_source(net.model, x, y, buffer_size=buffer_size, **where, **options)
+    return make_source(net.model, Stream(x, buffer_size), y, **where, **options)
 
 
 def order_of(source, seed=0):
@@ -246,6 +248,8 @@ def test_what_is_stored_is_evaluated_and_predicted_chunk_by_chunk(samples, mappe
     net = network(make)
     assert net.evaluate(mapped, y, metrics=["f1_macro"]) == net.evaluate(x, y, metrics=["f1_macro"])
     file = InFile(x)
+    assert net.evaluate(Stream(file, 20), y) == net.evaluate(x, y)
+    file.reads.clear()
     assert np.array_equal(
         to_numpy(net.predict(file, batch_size=40)), to_numpy(net.predict(x, batch_size=40))
     )
@@ -301,7 +305,6 @@ def test_all_targets_are_checked_before_the_first_step(samples, monkeypatch):
         ({"sample_weight": -np.ones(N)}, "sample_weight has 5 negative"),
         ({"validation_data": 0.2}, "read as they are needed"),
         ({"buffer_size": 0}, "buffer_size must be at least 1"),
-        ({"timeout": 0}, "timeout must be finite and above 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(samples, change, error):
