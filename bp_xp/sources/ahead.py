@@ -1,8 +1,10 @@
 """Reading ahead: a thread fetches what comes next while the run computes with what came."""
 
+import contextlib
 import contextvars
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 from bp_xp._typing import Array
 from bp_xp.backends import Placement
 
-__all__ = ["Ahead", "Piece"]
+__all__ = ["Ahead", "Piece", "StoppedError", "stopping"]
 
 Piece = Sequence[Array]
 """Inputs, targets and perhaps weights of some rows, on the host or on the device."""
@@ -18,6 +20,25 @@ Piece = Sequence[Array]
 # How long the end of a run waits for a read that is under way. A reader that is stuck must not
 # keep the program: its thread is a daemon.
 _SECONDS_TO_END = 5.0
+_SECONDS_UNTIL_ASKED = 0.1
+
+_shall_stop: contextvars.ContextVar[Callable[[], bool]] = contextvars.ContextVar(
+    "whether a run shall end", default=lambda: False
+)
+
+
+class StoppedError(Exception):
+    """The run shall end, and the samples that it waits for have not come."""
+
+
+@contextlib.contextmanager
+def stopping(shall_stop: Callable[[], bool]) -> Iterator[None]:
+    """Let who waits for samples ask whether the run shall end, some times a second."""
+    before = _shall_stop.set(shall_stop)
+    try:
+        yield
+    finally:
+        _shall_stop.reset(before)
 
 
 class Ahead(Iterator[Piece]):
@@ -35,6 +56,7 @@ class Ahead(Iterator[Piece]):
 
     Raises:
         TimeoutError: a piece takes longer.
+        StoppedError: it has not come, and the run shall end.
     """
 
     def __init__(
@@ -65,11 +87,7 @@ class Ahead(Iterator[Piece]):
         with self._changed:
             # Whoever gives up waiting, at Ctrl-C too, does not wait for the end of the thread.
             self._patience = 0.0
-            if not self._changed.wait_for(lambda: self._waiting or self._over, self._timeout):
-                raise TimeoutError(
-                    f"nothing came from {self._name} for {self._timeout:g} seconds: the reader is "
-                    "stuck, or timeout is too short."
-                )
+            self._wait()
             self._patience = _SECONDS_TO_END
             if self._waiting:
                 piece = self._waiting.popleft()
@@ -80,6 +98,19 @@ class Ahead(Iterator[Piece]):
         if error is not None:
             raise error
         raise StopIteration
+
+    def _wait(self) -> None:
+        """Wait for a piece, or the end."""
+        until = math.inf if self._timeout is None else time.monotonic() + self._timeout
+        while not self._waiting and not self._over:
+            if (left := until - time.monotonic()) <= 0.0:
+                raise TimeoutError(
+                    f"nothing came from {self._name} for {self._timeout:g} seconds: the reader is "
+                    "stuck, or timeout is too short."
+                )
+            if _shall_stop.get()():
+                raise StoppedError
+            self._changed.wait(min(left, _SECONDS_UNTIL_ASKED))
 
     def close(self) -> None:
         """End the thread, after the piece that it reads; what waits is dropped."""

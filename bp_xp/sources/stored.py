@@ -102,10 +102,12 @@ def files_of(*stored: Any) -> tuple[_File, ...]:
     """Return the files that samples lie in, as far as these say so."""
     found = {}
     for one in stored:
-        # numpy.memmap has a filename itself, and a data set of HDF5 one of its file.
-        path = getattr(one, "filename", None) or getattr(
-            getattr(one, "file", None), "filename", None
-        )
+        # numpy.memmap has a filename itself, and a data set of HDF5 that of its file. What is open
+        # for writing HDF5 may write while rows are read.
+        file = getattr(one, "file", None)
+        path = getattr(one, "filename", None)
+        if path is None and getattr(file, "mode", None) == "r":
+            path = getattr(file, "filename", None)
         if isinstance(path, str | os.PathLike) and os.path.isfile(path):
             state = os.stat(path)
             found[str(path)] = _File(str(path), state.st_size, state.st_mtime_ns)

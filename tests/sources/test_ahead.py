@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from helpers import parameters
 
-from bp_xp import SGD, Callback, Checkpoint, Network, Stream
+from bp_xp import SGD, Callback, Checkpoint, Network, StopWhen, Stream
 from bp_xp.backends import place
+from bp_xp.sources import ahead
 from bp_xp.sources.ahead import Ahead
 
 X, Y = np.arange(80.0).reshape(40, 2) / 80.0, np.arange(40) % 2
@@ -58,9 +59,7 @@ def test_the_error_of_a_reader_has_its_traceback_and_nothing_learned_is_lost(tmp
         net.fit(broken_after(7), checkpoint=path, **OPTIONS)
     assert "in read" in "".join(traceback.format_tb(caught.value.__traceback__))
 
-    stopped = network()
-    stopped.fit(batches, callbacks=[StopAt(7)], **OPTIONS)
-    assert all(map(np.array_equal, parameters(net), parameters(stopped)))
+    assert_taken(net, 7)
     whole, again = network(), network()
     whole.fit(batches, **OPTIONS)
     again.fit(batches, checkpoint=Checkpoint(path, resume=True), **OPTIONS)
@@ -77,6 +76,20 @@ def stuck(no_thread_is_left):
         thread.join()
 
 
+def test_a_run_that_took_no_step_leaves_no_checkpoint(tmp_path):
+    path, net = tmp_path / "run.safetensors", network()
+    before = parameters(net)
+
+    def read():
+        yield X[:4], Y[:4]
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        net.fit(read, batch_size=8, checkpoint=path, **OPTIONS)
+    assert not path.exists()
+    assert all(map(np.array_equal, parameters(net), before))
+
+
 def test_a_reader_that_takes_too_long_is_named(stuck):
     def read():
         yield from list(batches())[:2]
@@ -85,9 +98,7 @@ def test_a_reader_that_takes_too_long_is_named(stuck):
     net = network()
     with pytest.raises(TimeoutError, match=r"nothing came from x for 0\.05 seconds"):
         net.fit(Stream(read, timeout=0.05), **OPTIONS)
-    stopped = network()
-    stopped.fit(batches, callbacks=[StopAt(2)], **OPTIONS)
-    assert all(map(np.array_equal, parameters(net), parameters(stopped)))
+    assert_taken(net, 2)
     never = Stream(lambda: (stuck.wait() for _ in range(2)), timeout=0.05)
     with pytest.raises(TimeoutError, match="nothing came from validation_data"):
         network().fit(batches, validation_data=never, **OPTIONS)
@@ -95,7 +106,41 @@ def test_a_reader_that_takes_too_long_is_named(stuck):
         Stream(read, timeout=0)
 
 
-def test_a_second_interruption_ends_a_run_that_waits(stuck):
+def assert_taken(net, steps):
+    stopped = network()
+    stopped.fit(batches, callbacks=[StopAt(steps)], **OPTIONS)
+    assert all(map(np.array_equal, parameters(net), parameters(stopped)))
+
+
+@pytest.mark.parametrize("batches_before", [2, 1, 0])
+def test_an_interruption_ends_a_run_that_waits(stuck, batches_before):
+    main = threading.main_thread().ident
+
+    def read():
+        yield from list(batches())[:1]
+        if read_on:
+            yield from list(batches())[1:batches_before]
+            signal.pthread_kill(main, signal.SIGINT)
+            stuck.wait()
+        yield from list(batches())[1:]
+
+    read_on = batches_before > 0
+    net, options = network(), OPTIONS
+    if not read_on:  # the interruption comes in the second epoch
+
+        def again(network, history):
+            nonlocal read_on
+            read_on = True
+
+        options = OPTIONS | {"callbacks": again}
+    history = net.fit(read, **options)
+    assert history.stopped == "interrupt"
+    assert history.steps == (batches_before or 11)
+    assert_taken(net, history.steps)
+
+
+def test_a_second_interruption_ends_a_run_at_once(stuck, monkeypatch):
+    monkeypatch.setattr(ahead, "_SECONDS_UNTIL_ASKED", 1000.0)
     main = threading.main_thread().ident
 
     def read():
@@ -108,6 +153,20 @@ def test_a_second_interruption_ends_a_run_that_waits(stuck):
 
     with pytest.raises(KeyboardInterrupt):
         network().fit(read, **OPTIONS)
+
+
+def test_a_clock_ends_a_run_that_waits(stuck):
+    asked = []
+
+    def read():
+        yield from list(batches())[:3]
+        asked.append(True)
+        stuck.wait()
+
+    net = network()
+    history = net.fit(read, callbacks=StopWhen(lambda: bool(asked)), **OPTIONS)
+    assert (history.stopped, history.steps) == ("interrupt", 3)
+    assert_taken(net, 3)
 
 
 @pytest.mark.parametrize("stop", [1, 4, 10])
@@ -140,9 +199,9 @@ def test_no_more_waits_than_was_said():
             read.append(k)
             yield [np.full((4, 2), k)]
 
-    ahead = Ahead(pieces, place("cpu"), name="x", most=3 * 8 * 8)
-    for piece in ahead:
+    reading = Ahead(pieces, place("cpu"), name="x", most=3 * 8 * 8)
+    for piece in reading:
         taken.append(piece[0][0, 0])
         assert len(read) - len(taken) <= 4
     assert taken == list(range(20))
-    ahead.close()
+    reading.close()

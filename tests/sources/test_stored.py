@@ -2,6 +2,7 @@
 
 import os
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -311,6 +312,15 @@ def test_what_does_not_fit_is_refused(samples, change, error):
     given = {"x": InFile(samples[0]), "y": samples[1], "buffer_size": 80} | change
     with pytest.raises(ValueError, match=error):
         fitted(**given)
+
+
+def test_the_file_of_a_data_set_is_watched_unless_it_is_open_for_writing(samples, tmp_path):
+    path = tmp_path / "x.h5"
+    path.write_bytes(b"as it was")
+    x = InFile(samples[0])
+    for mode, watched in (("r", [str(path)]), ("r+", [])):
+        x.file = SimpleNamespace(filename=str(path), mode=mode)
+        assert [file.path for file in stored.files_of(x)] == watched
 
 
 @pytest.mark.parametrize("change", ["cut", "written"])
