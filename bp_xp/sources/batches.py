@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,7 @@ def is_batches(x: Any) -> bool:
     """Return whether x is no array of any kind, but can be iterated over or called for batches."""
     if callable(x) and not hasattr(x, "shape"):
         return True
-    array_like = isinstance(x, list | tuple | str | bytes | range) or library_of(x) is not None
+    array_like = isinstance(x, Sequence) or library_of(x) is not None
     others = ("shape", "__array__", "__array_interface__", "__dlpack__", "__dataframe__")
     return (
         not array_like
@@ -100,7 +100,7 @@ class BatchesSource:
             raise ValueError(f"{name} gave no batch: there is nothing to learn from.")
         self.first = self._samples(found[0], 0)
         # What is begun serves the first epoch: to begin may be slow, or draw a random order.
-        self._begun: Iterator[Any] | None = itertools.chain(found, opened)
+        self._begun: tuple[Sequence[Any], Iterator[Any]] | None = (found, opened)
 
     @property
     def some_targets(self) -> Array:
@@ -149,13 +149,19 @@ class BatchesSource:
 
     def share(self, rank: int, ranks: int) -> "BatchesSource":
         """Return the share of one of several processes, each of which reads all."""
-        share = copy.copy(self)
+        share = self._copy()
         share._ranks = (rank, ranks)
         return share
 
+    def _copy(self) -> "BatchesSource":
+        """Return a copy, which goes on with what is begun: two can't."""
+        twin = copy.copy(self)
+        self._begun = None
+        return twin
+
     def weighed(self, per_class: np.ndarray) -> "BatchesSource":
         """Return the source with each sample's weight times that of its class, shape (K,)."""
-        weighed = copy.copy(self)
+        weighed = self._copy()
         weighed._maker = replace(self._maker, per_class=per_class)
         return weighed
 
@@ -163,25 +169,33 @@ class BatchesSource:
         """Return None: nobody knows the samples before they come."""
 
     def _ahead(self, first_row: int, batch_size: int) -> Ahead:
+        # Begun here, and not in the thread: a loader may start processes, by copying this one.
+        begun, self._begun = self._begun, None
+        first, others = begun or ((), open_batches(self._batches, self._name))
         return Ahead(
-            lambda: self._pieces(first_row, batch_size),
+            lambda: self._pieces(first, others, first_row, batch_size),
             self.placement,
             name=self._name,
             most=_BYTES_AHEAD,
             timeout=self._timeout,
         )
 
-    def _pieces(self, first_row: int, batch_size: int) -> Iterator[Piece]:
+    def _pieces(
+        self, first: Sequence[Any], others: Iterator[Any], first_row: int, batch_size: int
+    ) -> Iterator[Piece]:
         """Yield the rows of each batch, from a row of the epoch on."""
-        batches, self._begun = self._begun or open_batches(self._batches, self._name), None
         n = taken = 0
-        for k, batch in enumerate(batches):
-            taken = k + 1
-            samples = self._samples(batch, k)
-            skip = max(first_row - n, 0)
-            n += samples.x.shape[0]
-            if n > first_row:
-                yield [part[skip:, ...] for part in samples.arrays]
+        try:
+            for k, batch in enumerate(itertools.chain(first, others)):
+                taken = k + 1
+                samples = self._samples(batch, k)
+                skip = max(first_row - n, 0)
+                n += samples.x.shape[0]
+                if n > first_row:
+                    yield [part[skip:, ...] for part in samples.arrays]
+        finally:
+            if isinstance(others, Generator):
+                others.close()
         self._check_end(taken, n, first_row - batch_size)
 
     def _check_end(self, taken: int, n: int, before: int) -> None:

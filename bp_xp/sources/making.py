@@ -117,6 +117,10 @@ def make_source(
     maker = PartMaker(model, **where, prefix=prefix)
     if y is None:
         return _of_batches(x, weights, maker, class_weight, timeout)
+    if is_batches(x):
+        raise TypeError(
+            f"{prefix}x yields batches (x, y), which bring their targets: leave {prefix}y out."
+        )
     if is_stored(x):
         buffer_rows = buffer_rows_of(stream.buffer_size, maker.row_entries, dtype)
         if buffer_rows < x.shape[0]:

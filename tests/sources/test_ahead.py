@@ -10,7 +10,6 @@ from helpers import parameters
 
 from bp_xp import SGD, Callback, Checkpoint, Network, StopWhen, Stream
 from bp_xp.backends import place
-from bp_xp.sources import ahead
 from bp_xp.sources.ahead import Ahead
 
 X, Y = np.arange(80.0).reshape(40, 2) / 80.0, np.arange(40) % 2
@@ -139,20 +138,21 @@ def test_an_interruption_ends_a_run_that_waits(stuck, batches_before):
     assert_taken(net, history.steps)
 
 
-def test_a_second_interruption_ends_a_run_at_once(stuck, monkeypatch):
-    monkeypatch.setattr(ahead, "_SECONDS_UNTIL_ASKED", 1000.0)
-    main = threading.main_thread().ident
+def test_who_gives_up_waiting_does_not_wait_for_a_reader_that_is_stuck(stuck):
+    main, made = threading.main_thread().ident, []
 
-    def read():
-        yield from list(batches())[:2]
-        signal.pthread_kill(main, signal.SIGINT)
-        while signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            pass  # until the first is heard
+    def pieces():
+        while not (made and made[0]._changed._waiters):
+            pass  # until the main thread waits
         signal.pthread_kill(main, signal.SIGINT)
         stuck.wait()
+        yield []
 
+    made.append(Ahead(pieces, place("cpu"), name="x"))
     with pytest.raises(KeyboardInterrupt):
-        network().fit(read, **OPTIONS)
+        next(made[0])
+    made[0].close()
+    assert made[0]._thread.is_alive()
 
 
 def test_a_clock_ends_a_run_that_waits(stuck):

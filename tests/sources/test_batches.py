@@ -5,6 +5,7 @@ import pytest
 from helpers import parameters, tolerance
 
 from bp_xp import SGD, Adam, Callback, Checkpoint, Network, to_numpy
+from bp_xp.sources import make_source
 
 N, COLUMNS = 40, 5
 
@@ -236,6 +237,20 @@ def test_an_epoch_that_ends_early_is_refused(samples, tmp_path):
     fitted(batches, checkpoint=Checkpoint(path, every=4), callbacks=[StopAt(4)])
     with pytest.raises(ValueError, match="x ended after 16 rows, and the run that is resumed had"):
         fitted(batches.batches[:2], checkpoint=Checkpoint(path, resume=True))
+
+
+def test_batches_bring_their_targets(samples):
+    with pytest.raises(TypeError, match=r"x yields batches \(x, y\), .* leave y out"):
+        fitted(Batches(*samples), samples[1])
+
+
+def test_two_shares_begin_each_by_itself(samples):
+    net, batches = network(), Batches(*samples)
+    source = make_source(net.model, batches, None, placement=net.placement, dtype=net.dtype)
+    shares = [source.share(rank, 2) for rank in range(2)]
+    rows = [sum(len(part[0]) for part in share.blocks(8)) for share in shares]
+    assert rows == [N // 2, N // 2]
+    assert batches.calls == 2
 
 
 @pytest.mark.parametrize(
