@@ -44,6 +44,7 @@ from bp_xp.optim.schedules import (
     ReduceOnPlateau,
     StepDecay,
 )
+from bp_xp.sources import Stream
 from bp_xp.sweeps import sweep
 from bp_xp.training.arguments import PerMember
 from bp_xp.training.callbacks import Callback, EarlyStopping, StopWhen
@@ -94,6 +95,7 @@ __all__ = [
     "Regularization",
     "StepDecay",
     "StopWhen",
+    "Stream",
     "binary_cross_entropy",
     "categorical_cross_entropy",
     "confusion_matrix",

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 from bp_xp import checks, inspection
 from bp_xp._caller import advice, own_arguments
@@ -28,28 +28,17 @@ from bp_xp.math.initializers import Initializer, restore_generator
 from bp_xp.math.regularization import Regularization
 from bp_xp.optim import Optimizer
 from bp_xp.parameters import Parameters
-from bp_xp.sources import MemorySource, Samples, intake
+from bp_xp.sources import MemorySource, Samples, make_source
+from bp_xp.sources.making import input_blocks
 from bp_xp.sources.samples import make_samples
-from bp_xp.sources.sparse import blocks_of, cut_rows
 from bp_xp.storage import network_file
 from bp_xp.training import evaluation, fitting
-from bp_xp.training.arguments import MetricLike, as_metrics
+from bp_xp.training.arguments import MetricLike, RegularizationTerms, as_metrics
 from bp_xp.training.callbacks import CallbackLike, EarlyStopping
 from bp_xp.training.checkpoint import Checkpoint
 from bp_xp.training.history import EpochRecord, History
 
 __all__ = ["Network", "RegularizationTerms"]
-
-
-class RegularizationTerms(TypedDict, total=False):
-    """The fields of :class:`~bp_xp.Regularization`, as ``fit`` takes them by name."""
-
-    l1: float | Sequence[float]
-    l2: float | Sequence[float]
-    dropout: float | Sequence[float]
-    clip_norm: float | None
-    clip_value: float | None
-    max_norm: float | None
 
 
 class Network(Parameters):
@@ -188,7 +177,8 @@ class Network(Parameters):
         """Return the activations of the output layer.
 
         Args:
-            x: inputs, shape (N, I): host values, sparse or not, or an array on the device.
+            x: inputs, shape (N, I): host values, sparse or not, or an array on the device; or what
+                is stored or comes in batches, as for :meth:`fit`.
             batch_size: samples taken through the network at once, which bounds the memory.
 
         Returns:
@@ -205,10 +195,8 @@ class Network(Parameters):
         """Return the outputs, or what is read off them: :func:`bp_xp.training.evaluation.feed`."""
         size = checks.check_integer(batch_size, "batch_size")
         with self._placement.active(advice("Take a smaller {}.", "batch_size")):
-            x = intake.check_inputs(
-                x, "x", placement=self._placement, dtype=self._dtype, columns=self.sizes[0]
-            )
-            blocks = (cut_rows(x, rows, self._placement) for rows in blocks_of(x, size))
+            where: dict[str, Any] = {"placement": self._placement, "dtype": self._dtype}
+            x, blocks = input_blocks(x, size, columns=self.sizes[0], **where)
             how: dict[str, Any] = {"read": read, "at_once": size, "placement": self._placement}
             return evaluation.feed(self.model, self._layers_for(x), blocks, **how)
 
@@ -253,7 +241,7 @@ class Network(Parameters):
     def evaluate(
         self,
         x: Any,
-        y: Any,
+        y: Any = None,
         *,
         sample_weight: Any = None,
         metrics: MetricLike | Sequence[MetricLike] = (),
@@ -261,7 +249,7 @@ class Network(Parameters):
         """Return the mean cost, the accuracy where the targets are classes, and other metrics.
 
         Args:
-            x: inputs, shape (N, I).
+            x: inputs, shape (N, I); stored or in batches, as for :meth:`fit`.
             y: labels, shape (N,), or targets, shape (N, O).
             sample_weight: how much each sample counts, shape (N,): for the cost, the accuracy, and
                 each metric that takes weights, as all of bp_xp's do.
@@ -280,9 +268,11 @@ class Network(Parameters):
         """
         measured = as_metrics(metrics)
         with self._placement.active():
-            samples = self._samples(x, y, sample_weight, sparse=True)
-            fitting.check_metrics(measured, samples)
-            given = self.model, self._layers_for(samples.x), MemorySource(samples, self._placement)
+            where: dict[str, Any] = {"placement": self._placement, "dtype": self._dtype}
+            source = make_source(self.model, x, y, sample_weight, shuffle=False, **where)
+            fitting.check_metrics(measured, source)
+            x = source.samples.x if isinstance(source, MemorySource) else None
+            given = self.model, self._layers_for(x), source
             cost, accuracy = evaluation.evaluate(*given, placement=self._placement)
             values = evaluation.measure(*given, measured, placement=self._placement)
         known = {"cost": cost} if accuracy is None else {"cost": cost, "accuracy": accuracy}
@@ -345,7 +335,7 @@ class Network(Parameters):
     def fit(
         self,
         x: Any,
-        y: Any,
+        y: Any = None,
         *,
         sample_weight: Any = None,
         class_weight: Mapping[Any, float] | str | None = None,
@@ -355,7 +345,7 @@ class Network(Parameters):
         optimizer: Optimizer | str = "sgd",
         regularization: Regularization | None = None,
         trainable: Sequence[bool] | None = None,
-        validation_data: Sequence[Any] | float | None = None,
+        validation_data: Any = None,
         metrics: MetricLike | Sequence[MetricLike] = (),
         early_stopping: EarlyStopping | int | None = None,
         callbacks: CallbackLike | Sequence[CallbackLike | EarlyStopping] = (),
@@ -367,7 +357,12 @@ class Network(Parameters):
         """Train on mini-batches.
 
         Args:
-            x: inputs, shape (N, I), never changed; moved once, a sparse matrix batch by batch.
+            x: inputs, shape (N, I), never changed; moved once, a sparse matrix batch by batch. What
+                is stored (``numpy.memmap``, a data set of HDF5 or Zarr) is read as it is needed. Or
+                batches, with ``y`` None: a function that returns, or an object that is, an iterable
+                of (x, y) or (x, y, weights), begun again at each epoch. Mini-batches are cut from
+                these rows in their order; ``batch_size`` None is that of the first. A
+                :class:`~bp_xp.Stream` of either says how it is read.
             y: labels, shape (N,), or targets, shape (N, O).
             sample_weight: how much each sample counts, shape (N,). Weight k is k copies of the
                 sample in its mini-batch, and 0 its absence.
@@ -385,9 +380,9 @@ class Network(Parameters):
             trainable: whether each layer learns, as in ``[False, True]``; None lets all learn. A
                 layer that does not is as it was, to the bit: no penalty, limit or decay acts on it,
                 and the norms of gradients leave it out.
-            validation_data: (x, y) or (x, y, sample weights) to evaluate after each epoch; or a
-                number, the share of the samples to hold out for it, drawn from the network's
-                generator, each class its share.
+            validation_data: (x, y) or (x, y, sample weights) to evaluate after each epoch, or what
+                yields batches of these; or a number, the share of samples in memory to hold out for
+                it, drawn from the network's generator, each class its share.
             metrics: what to measure on the validation data after each epoch: names of
                 :data:`bp_xp.METRICS`, or functions of (outputs, targets, xp), or of (outputs,
                 targets, weights, xp); one or a list. Each is one number.
@@ -413,9 +408,14 @@ class Network(Parameters):
         Raises:
             ValueError: shapes do not fit, a label is not a class, a value is not finite, a number
                 is out of range.
-            TypeError: an array of another library, an argument of the wrong kind.
+            TypeError: an array of another library, an argument of the wrong kind, an iterator,
+                which can't begin again.
+            TimeoutError: samples took longer than their :class:`~bp_xp.Stream` allows. This and any
+                error of who reads them leave the network, and its checkpoint, as the last whole
+                step did.
             CheckpointError: the checkpoint is damaged, or is of a run with other settings.
-            OSError: a checkpoint could not be written; the one before is left as it was.
+            OSError: a checkpoint could not be written; the one before is left as it was. Or a file
+                of samples changed while it was read.
             DivergenceError: the cost, a parameter or what early stopping monitors is no longer
                 finite. The network keeps the parameters of the last epoch before, or the best ones
                 with early stopping.
@@ -588,7 +588,7 @@ class Network(Parameters):
             raise network_file.unfit(path, "be read as a network", error) from error
         return network
 
-    def _samples(self, x: Any, y: Any, weights: Any = None, *, sparse: bool = False) -> Samples:
+    def _samples(self, x: Any, y: Any, weights: Any = None) -> Samples:
         """Return samples on the device, checked."""
         where: dict[str, Any] = {"placement": self._placement, "dtype": self._dtype}
-        return make_samples(self.model, x, y, weights, **where, sparse=sparse)
+        return make_samples(self.model, x, y, weights, **where)

@@ -138,7 +138,12 @@ class Parameters:
             self._layers = [self._check_layer(Layer(*pair), l) for l, pair in enumerate(pairs)]  # noqa: E741
 
     def _layers_for(self, x: Any) -> list[Layer]:
-        """Return the parameters, from now on in the order that products with inputs x read best."""
+        """Return the parameters, from now on in the order that products with inputs x read best.
+
+        Inputs that are not known beforehand, for which x is None, leave the order as it is.
+        """
+        if x is None:
+            return self._layers
         # The list stays the same one: a new one would be parameters that a callback assigns.
         self._layers[:] = self._placement.library.laid_out(self._layers, x)
         return self._layers

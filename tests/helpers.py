@@ -167,3 +167,19 @@ def central_difference(f: Callable[[float], float], step: float = 1e-3):
     """
     h = step
     return (8.0 * (f(h) - f(-h)) - (f(2.0 * h) - f(-2.0 * h))) / (12.0 * h)
+
+
+class InFile:
+    """What has shape, dtype and slicing by rows, and no more: as a data set of HDF5 has.
+
+    Attributes:
+        reads: the rows of each slice that was read.
+    """
+
+    def __init__(self, values, chunks=None):
+        self._values, self.chunks, self.reads = np.asarray(values), chunks, []
+        self.shape, self.dtype = self._values.shape, self._values.dtype
+
+    def __getitem__(self, rows):
+        self.reads.append(range(self.shape[0])[rows])
+        return self._values[rows]

@@ -113,7 +113,7 @@ MAY_IMPORT = {
     },
     "": {
         *("_typing", "errors", "math", "backends", "optim", "training", "inspection", "network"),
-        *("ensemble", "sweeps"),
+        *("ensemble", "sources", "sweeps"),
     },
     "cli": {
         *BASIS,

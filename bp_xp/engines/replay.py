@@ -180,7 +180,8 @@ def new_loop(
         most = effort * _STEPS_BEFORE
         least = max(min(_LEAST, most), math.ceil(most / max(1.0, numbers / small)))
         rows = shape[-2:][0]  # of a mini-batch, in a stack of networks that of each
-        of_epoch = report.epoch.get(rows, cast(int, n))
+        # What nobody knows is not guessed from the chunk: a run that is resumed has other chunks.
+        of_epoch = 1 if report.epoch is None else report.epoch.get(rows, cast(int, n))
         few = of_epoch < least and number < least
         if few and not is_known(step, state, [part[0, ...] for part in batches]):
             account.reason = f"recording takes as long as {least} step{'s' * (least > 1)}"

@@ -49,7 +49,7 @@ class Report:
         way: how it takes steps, in a few words.
         why: why this engine, where the library has no faster one or another was asked for.
         accounts: what became of the mini-batches of each shape.
-        epoch: how many mini-batches of so many rows an epoch has, where that is known.
+        epoch: how many mini-batches of so many rows an epoch has; None where nobody knows.
         unfused: elementwise functions that could not be made one operation in the plain loop, by
             name, and why.
     """
@@ -58,7 +58,7 @@ class Report:
     way: str
     why: str = ""
     accounts: dict[tuple[int, ...], Account] = field(default_factory=dict)
-    epoch: dict[int, int] = field(default_factory=dict)
+    epoch: dict[int, int] | None = field(default_factory=dict)
     unfused: dict[str, str] = field(default_factory=dict)
 
     def account(self, shape: tuple[int, ...]) -> Account:

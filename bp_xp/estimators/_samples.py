@@ -232,7 +232,7 @@ class ScikitSource:
         return
 
 
-class ScikitEpoch:
+class ScikitEpoch(Epoch):
     """The mini-batches of one epoch; see :class:`bp_xp.sources.Epoch`.
 
     Args:

@@ -4,7 +4,9 @@ Each function returns its argument in the form that the inside trusts, or raises
 what was expected, what came, and what to do.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -20,18 +22,41 @@ __all__ = [
     "check_array",
     "check_class_weight",
     "check_inputs",
+    "check_kind",
+    "check_matrix",
     "check_parameter",
     "check_sample_weight",
     "check_samples",
     "check_target_range",
+    "check_target_shape",
     "check_targets",
+    "check_weight_shape",
     "one_hot",
+    "rows_from",
     "warn_of_unreachable",
 ]
 
+_first_row: ContextVar[int] = ContextVar("the number of the first row", default=0)
+
+
+@contextlib.contextmanager
+def rows_from(first: int) -> Iterator[None]:
+    """Let messages count rows from another number than 0: where a block of many is checked."""
+    before = _first_row.set(first)
+    try:
+        yield
+    finally:
+        _first_row.reset(before)
+
 
 def check_samples(
-    x: Any, name: str, *, placement: Placement, dtype: str, columns: int | None = None
+    x: Any,
+    name: str,
+    *,
+    placement: Placement,
+    dtype: str,
+    columns: int | None = None,
+    keep_bytes: bool = False,
 ) -> Array:
     """Return inputs as a matrix on the network's device.
 
@@ -42,14 +67,17 @@ def check_samples(
         placement: the network's library and device.
         dtype: the network's dtype.
         columns: how many columns there must be; None for any number.
+        keep_bytes: whether integers of one byte on the host stay what they are, and there.
 
     Raises:
         TypeError: an array of another library, a masked array, a matrix, or no numbers.
         ValueError: the wrong device, shape, or values that are complex, NaN or infinite.
     """
     name = named(name)
-    values = _check_kind(x, name, placement)
-    _check_matrix(values, name, columns)
+    values = check_kind(x, name, placement)
+    check_matrix(values, name, columns)
+    if keep_bytes and isinstance(values, np.ndarray) and values.dtype in (np.uint8, np.int8):
+        return values
     return _place_finite(values, name, placement, dtype)
 
 
@@ -63,8 +91,8 @@ def check_inputs(
     matrix: Any = x.tocsr() if is_sparse(x) else None
     if not isinstance(getattr(matrix, "data", None), np.ndarray):  # dense, or on some device
         return check_samples(x, name, placement=placement, dtype=dtype, columns=columns)
-    entries = _check_kind(matrix.data, name, placement)
-    _check_matrix(matrix, name, columns)
+    entries = check_kind(matrix.data, name, placement)
+    check_matrix(matrix, name, columns)
     if _finite(entries, dtype) is None:
         raise _not_finite(entries, name, dtype, of=matrix.tocoo())
     return SparseInputs(matrix, placement, dtype)
@@ -76,39 +104,53 @@ def check_targets(y: Any, name: str, *, placement: Placement, dtype: str, rows: 
     The checks are those of :func:`check_samples`; shape (rows,) or (rows, K).
     """
     name = named(name)
-    values = _check_kind(y, name, placement)
-    if values.ndim not in (1, 2) or 0 in values.shape[1:]:
-        raise ValueError(
-            f"{name} must have shape (n_samples,) for labels or (n_samples, n_outputs) for "
-            f"targets, not {tuple(values.shape)}."
-        )
-    if values.shape[0] != rows:
-        raise ValueError(
-            f"{name} has {values.shape[0]} rows but the samples have {rows}: each sample needs one."
-        )
+    values = check_kind(y, name, placement)
+    check_target_shape(values, name, rows)
     if values.ndim == 1:
         return values
     return _place_finite(values, name, placement, dtype)
 
 
-def check_sample_weight(
-    weights: Any, name: str, *, placement: Placement, dtype: str, rows: int
-) -> Array:
-    """Return how much each sample counts, shape (rows,), on the network's device: not negative."""
-    host = _check_kind(weights, name, placement)
-    if tuple(host.shape) != (rows,):
+def check_target_shape(values: Any, name: str, rows: int) -> None:
+    """Refuse targets or labels of a shape that is neither (rows,) nor (rows, K)."""
+    shape = tuple(values.shape)
+    if len(shape) not in (1, 2) or 0 in shape[1:]:
         raise ValueError(
-            f"{name} must have shape ({rows},), one number for each sample, not "
-            f"{tuple(host.shape)}."
+            f"{name} must have shape (n_samples,) for labels or (n_samples, n_outputs) for "
+            f"targets, not {shape}."
         )
+    if shape[0] != rows:
+        raise ValueError(
+            f"{name} has {shape[0]} rows but the samples have {rows}: each sample needs one."
+        )
+
+
+def check_sample_weight(
+    weights: Any, name: str, *, placement: Placement, dtype: str, rows: int, partial: bool = False
+) -> Array:
+    """Return how much each sample counts, shape (rows,), on the network's device: not negative.
+
+    Where these are a part of the samples, all of them may weigh nothing.
+    """
+    host = check_kind(weights, name, placement)
+    check_weight_shape(host, name, rows)
     values = _place_finite(host, name, placement, dtype)
     least, most = _extremes(values, placement)
     if least < 0.0:
         count = int((to_numpy(values) < 0.0).sum())
         raise ValueError(f"{name} has {count} negative number(s), the least {least:g}.")
-    if most == 0.0:
+    if most == 0.0 and not partial:
         raise ValueError(f"{name} is zero for every sample: there is nothing to learn from.")
     return values
+
+
+def check_weight_shape(values: Any, name: str, rows: int) -> None:
+    """Refuse weights of another shape than (rows,)."""
+    shape = tuple(values.shape)
+    if shape != (rows,):
+        raise ValueError(
+            f"{name} must have shape ({rows},), one number for each sample, not {shape}."
+        )
 
 
 def check_class_weight(class_weight: Any, counts: np.ndarray) -> np.ndarray:
@@ -149,14 +191,14 @@ def check_class_weight(class_weight: Any, counts: np.ndarray) -> np.ndarray:
 
 def check_array(values: Any, name: str, *, placement: Placement, dtype: str) -> Array:
     """Return numbers of any shape on the network's device, in its dtype; they must be finite."""
-    return _place_finite(_check_kind(values, name, placement), name, placement, dtype)
+    return _place_finite(check_kind(values, name, placement), name, placement, dtype)
 
 
 def check_parameter(
     values: Any, name: str, *, placement: Placement, dtype: str, ndim: int
 ) -> Array:
     """Return a copy of initial weights or biases on the network's device, in its dtype."""
-    host = _check_kind(values, name, placement)
+    host = check_kind(values, name, placement)
     if host.ndim != ndim or 0 in host.shape:
         raise ValueError(
             f"{name} must have {ndim} dimension(s), none of them empty, not {tuple(host.shape)}."
@@ -164,7 +206,7 @@ def check_parameter(
     return placement.xp.asarray(_place_finite(host, name, placement, dtype), copy=True)
 
 
-def _check_kind(values: Any, name: str, placement: Placement) -> Any:
+def check_kind(values: Any, name: str, placement: Placement) -> Any:
     """Return ``values`` as an array of real numbers: the network's own kind, or a host array."""
     check_form(values, name)
     library = library_of(values)
@@ -210,9 +252,10 @@ def _check_own(values: Array, name: str, library: Any, placement: Placement) -> 
         )
 
 
-def _check_matrix(values: Any, name: str, columns: int | None) -> None:
+def check_matrix(values: Any, name: str, columns: int | None) -> None:
+    """Refuse inputs of a shape that is not (N, columns)."""
     shape = tuple(values.shape)
-    if values.ndim == 1:
+    if len(shape) == 1:
         raise ValueError(
             f"{name} must have two dimensions, (n_samples, n_features), not shape {shape}. "
             "Reshape your data"
@@ -221,7 +264,7 @@ def _check_matrix(values: Any, name: str, columns: int | None) -> None:
             )
             + "."
         )
-    if values.ndim != 2:
+    if len(shape) != 2:
         raise ValueError(
             f"{name} must have two dimensions, (n_samples, n_features), not shape {shape}: "
             f"flatten images{in_python(f' with {name}.reshape(len({name}), -1)')}."
@@ -274,6 +317,7 @@ def _not_finite(values: np.ndarray, name: str, dtype: str, of: Any = None) -> Va
     first = tuple(int(i) for i in np.argwhere(bad)[0])
     if of is not None:
         first = int(of.row[first[0]]), int(of.col[first[0]])
+    first = (first[0] + _first_row.get(), *first[1:])
     where = ", ".join(
         f"{axis} {index}" for axis, index in zip(("row", "column"), first, strict=False)
     )
@@ -306,16 +350,16 @@ def one_hot(labels: Any, name: str, *, classes: int, placement: Placement, dtype
     if host.dtype.kind == "f" and not np.all(host == np.floor(host)):
         row = int(np.flatnonzero(~(host == np.floor(host)))[0])
         raise ValueError(
-            f"Unknown label type: {name}[{row}] is {host[row]!s}, and labels are whole numbers "
-            f"from 0 to {classes - 1}."
+            f"Unknown label type: {name}[{row + _first_row.get()}] is {host[row]!s}, and labels "
+            f"are whole numbers from 0 to {classes - 1}."
             + in_python(" Numbers to be fitted need a network with output_activation='identity'.")
         )
     wrong = np.flatnonzero((host < 0) | (host >= classes))
     if wrong.size:
         row = int(wrong[0])
         raise ValueError(
-            f"label {host[row]!s} at row {row} of {name} is not one of the {classes} classes, 0 "
-            f"to {classes - 1} ({wrong.size} such label(s))."
+            f"label {host[row]!s} at row {row + _first_row.get()} of {name} is not one of the "
+            f"{classes} classes, 0 to {classes - 1} ({wrong.size} such label(s))."
         )
     if outputs == 1:
         return placement.asarray(host[:, None], dtype)

@@ -10,13 +10,13 @@ import numpy as np
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends import Placement, dtype_name, to_numpy
 from bp_xp.sources.samples import Samples
-from bp_xp.sources.source import Source
+from bp_xp.sources.source import Epoch, Source
 from bp_xp.sources.sparse import SparseInputs, blocks_of, cut_rows, entries_of_row
 
 __all__ = ["MemoryEpoch", "MemorySource", "OfSamples", "gather_rows", "next_mini_batches"]
 
 
-class MemoryEpoch:
+class MemoryEpoch(Epoch):
     """Mini-batches cut from arrays on the device, in a given order; see :class:`Epoch`.
 
     Args:
@@ -167,6 +167,11 @@ class MemorySource(OfSamples):
     def n_rows(self) -> int:
         """N."""
         return self.samples.x.shape[0]
+
+    @property
+    def some_targets(self) -> Array:
+        """Targets to look at before the first step, here all of them, shape (N, O)."""
+        return self.samples.y
 
     @property
     def row_entries(self) -> int:

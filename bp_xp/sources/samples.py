@@ -18,11 +18,14 @@ from bp_xp.sources.sparse import SparseInputs, take_rows
 
 __all__ = [
     "Samples",
+    "count_classes",
     "hold_out",
     "make_samples",
+    "make_targets",
     "parts_of_validation",
     "rows_to_hold_out",
     "split_rows",
+    "weigh",
     "weigh_classes",
 ]
 
@@ -43,6 +46,11 @@ class Samples(NamedTuple):
     weights: Array | None = None
 
     @property
+    def weighted(self) -> bool:
+        """Whether samples have weights."""
+        return self.weights is not None
+
+    @property
     def arrays(self) -> list[Array | SparseInputs]:
         """What each mini-batch is cut from."""
         return [self.x, self.y] if self.weights is None else [self.x, self.y, self.weights]
@@ -58,6 +66,7 @@ def make_samples(
     dtype: str,
     prefix: str = "",
     sparse: bool = False,
+    partial: bool = False,
 ) -> Samples:
     """Return inputs and targets on the device, labels made targets.
 
@@ -70,23 +79,29 @@ def make_samples(
         dtype: the network's dtype.
         prefix: what messages put before ``x`` and ``y``.
         sparse: whether the inputs may be a sparse matrix.
+        partial: whether these are a part of many samples: small integers of the host stay what they
+            are, to be made floats where they are used, and all may weigh nothing.
 
     Raises:
         ValueError: shapes do not fit, a label is not a class, a value is not finite.
         TypeError: an array of another library, or no numbers.
     """
     where: dict[str, Any] = {"placement": placement, "dtype": dtype}
-    check = intake.check_inputs if sparse else intake.check_samples
-    x = check(x, f"{prefix}x", columns=model.sizes[0], **where)
+    if sparse:
+        x = intake.check_inputs(x, f"{prefix}x", columns=model.sizes[0], **where)
+    else:
+        x = intake.check_samples(
+            x, f"{prefix}x", columns=model.sizes[0], keep_bytes=partial, **where
+        )
     rows = x.shape[0]
-    targets, has_classes = _make_targets(model, y, f"{prefix}y", rows, **where)
+    targets, has_classes = make_targets(model, y, f"{prefix}y", rows, **where)
     if weights is not None:
         name = f"{prefix}sample_weight"
-        weights = intake.check_sample_weight(weights, name, rows=rows, **where)
+        weights = intake.check_sample_weight(weights, name, rows=rows, partial=partial, **where)
     return Samples(x, targets, has_classes, weights)
 
 
-def _make_targets(
+def make_targets(
     model: Model, y: Any, name: str, rows: int, *, placement: Placement, dtype: str
 ) -> tuple[Array, bool]:
     """Return targets on the device, and whether each is one class."""
@@ -140,9 +155,19 @@ def weigh_classes(
     """
     if not samples.has_classes:
         raise ValueError(f"{named('class_weight')} needs targets that are one class each.")
+    per_class = intake.check_class_weight(class_weight, count_classes(samples.y, placement))
+    return weigh(samples, per_class, placement=placement, dtype=dtype)
+
+
+def count_classes(y: Array, placement: Placement) -> np.ndarray:
+    """Return how many samples of each class there are, shape (K,), of targets (N, O)."""
+    y = probabilities(y, xp=placement.xp)
+    return to_numpy(sum_rows(y, xp=placement.xp))
+
+
+def weigh(samples: Samples, per_class: np.ndarray, *, placement: Placement, dtype: str) -> Samples:
+    """Return the samples with each one's weight times that of its class, of shape (K,)."""
     y = probabilities(samples.y, xp=placement.xp)
-    counts = to_numpy(sum_rows(y, xp=placement.xp))
-    per_class = intake.check_class_weight(class_weight, counts)
     weights = y @ placement.asarray(per_class, dtype)
     if samples.weights is not None:
         weights = weights * samples.weights

@@ -39,6 +39,9 @@ class Epoch(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Let go of what is read ahead, if anything is; called once, whatever ended the epoch."""
+
 
 class Source(Protocol):
     """Where the mini-batches of a run come from: memory, a file, a stream, a rank's share.

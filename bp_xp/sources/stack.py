@@ -54,7 +54,7 @@ class Generators:
             one.bit_generator.state = state
 
 
-class _SharedEpoch:
+class _SharedEpoch(Epoch):
     """Mini-batches that all networks of a stack share; see :class:`Epoch`."""
 
     def __init__(self, epoch: MemoryEpoch) -> None:
@@ -130,7 +130,7 @@ class OwnRows:
         return self._placement.engine.compile(gather_rows, xp, axes)(numbers, self.values)[0]
 
 
-class OwnEpoch:
+class OwnEpoch(Epoch):
     """Mini-batches of each network's own; see :class:`Epoch`.
 
     Args:

@@ -1,8 +1,8 @@
 """From the arguments that people pass to the settings of a run, in one place for all that train."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 from bp_xp import checks
 from bp_xp._typing import Array
@@ -14,6 +14,7 @@ from bp_xp.training.callbacks import Callback, EarlyStopping, as_callback
 __all__ = [
     "MetricLike",
     "PerMember",
+    "RegularizationTerms",
     "Settings",
     "as_callbacks",
     "as_metrics",
@@ -31,6 +32,17 @@ MetricLike: TypeAlias = str | Metric | Callable[..., Array]
 """A metric's name, a Metric, or a function of (outputs, targets, xp)."""
 
 
+class RegularizationTerms(TypedDict, total=False):
+    """The fields of :class:`~bp_xp.Regularization`, as ``fit`` takes them by name."""
+
+    l1: float | Sequence[float]
+    l2: float | Sequence[float]
+    dropout: float | Sequence[float]
+    clip_norm: float | None
+    clip_value: float | None
+    max_norm: float | None
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings of a training run, checked.
@@ -45,6 +57,8 @@ class Settings:
         shuffle: whether each epoch has an order of its own.
         progress: whether to show how the run goes.
         own_terms: the fields of the regularization of which each network of a stack has its own.
+        buffer_size: how many rows of stored samples are shuffled among each other; None where
+            samples are in memory, or come as they are made.
     """
 
     optimizer: Optimizer
@@ -56,6 +70,7 @@ class Settings:
     shuffle: bool = True
     progress: bool = False
     own_terms: tuple[str, ...] = ()
+    buffer_size: int | None = None
 
 
 @dataclass(frozen=True, init=False)

@@ -175,6 +175,7 @@ def describe_training(settings: Settings, stopping: EarlyStopping | None) -> dic
         "optimizer": described(settings.optimizer),
         "batch_size": settings.batch_size,
         "shuffle": settings.shuffle,
+        "buffer_size": settings.buffer_size,
         "regularization": described(settings.regularization),
         "trainable": list(settings.trainable) or None,
         "metrics": [
@@ -387,8 +388,8 @@ def unpack(
     """
     run, network = saved.run, saved.network
     try:
-        # The first files did not say what ends a run early.
-        theirs = {"early_stopping": settings["early_stopping"], **run.settings}
+        # The first files did not say what ends a run early, and all samples were in memory.
+        theirs = {"early_stopping": settings["early_stopping"], "buffer_size": None, **run.settings}
         if differences := _differences(theirs, settings):
             raise ValueError("it is of a run with other settings: " + "; ".join(differences))
         leaves = iter(enumerate(run.state))

@@ -1,7 +1,7 @@
 """What parameters make of samples: outputs, cost, accuracy and other metrics.
 
 Samples go through the network a block at a time, and none depends on another. What is known of each
-is fetched at the end.
+is fetched once for many blocks. Metrics see all outputs and targets at once, (N, O) each.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +32,9 @@ __all__ = [
 
 ROWS_AT_ONCE = 4096
 """Samples that go through a network at once where no step follows."""
+
+# So much is known of samples before it is fetched, and added up: samples may be without number.
+_BLOCKS_AT_ONCE = 64
 
 
 def feed(
@@ -174,8 +177,21 @@ def evaluate(
     judge = engine.map_rows(
         _evaluation, model, source.has_classes, engine.argmax, xp, at_most=ROWS_AT_ONCE
     )
-    judged = [judge(layers, *block) for block in source.blocks(ROWS_AT_ONCE)]
-    return means_of(to_numpy(placement.library.join(judged)), source.has_classes)
+    sums: list[np.ndarray] = []
+    judged: list[Array] = []
+    for block in source.blocks(ROWS_AT_ONCE):
+        judged.append(judge(layers, *block))
+        if len(judged) == _BLOCKS_AT_ONCE:
+            sums.append(_summed(judged, placement))
+            judged = []
+    if judged:
+        sums.append(_summed(judged, placement))
+    return means_of(np.stack(sums), source.has_classes)
+
+
+def _summed(judged: Sequence[Array], placement: Placement) -> np.ndarray:
+    """Return the sums, in float64, of what is known of each sample of some blocks, shape (3,)."""
+    return to_numpy(placement.library.join(judged)).sum(axis=0, dtype=np.float64)
 
 
 def measure(

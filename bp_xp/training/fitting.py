@@ -1,22 +1,25 @@
 """Fitting: from the arguments of ``fit`` to a run that the trainer drives."""
 
+import contextlib
 import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bp_xp import checks
-from bp_xp._caller import advice
+from bp_xp._caller import advice, named
 from bp_xp.architecture import check_same_functions
 from bp_xp.math.initializers import restore_generator
 from bp_xp.math.metrics import METRICS, Metric
 from bp_xp.optim.schedules import LinearWarmUp, ReduceOnPlateau
-from bp_xp.sources import MemorySource, Samples, Source, intake
-from bp_xp.sources.samples import hold_out, make_samples, parts_of_validation, weigh_classes
+from bp_xp.sources import MemorySource, Samples, Source, intake, make_source, validation_source
+from bp_xp.sources.batches import BatchesSource
+from bp_xp.sources.making import AnySource
+from bp_xp.sources.samples import hold_out
 from bp_xp.storage import network_file
 from bp_xp.storage.files import keep_previous
 from bp_xp.storage.network_file import NetworkFile, Section
@@ -122,29 +125,30 @@ def fit(
         if saved and warm_start:
             raise ValueError("pass Checkpoint(resume=...) or warm_start, not both.")
         begun = saved.run.begun if saved else network._generator.bit_generator.state
-        samples, validation = _samples(
+        source, validation = _sources(
             network,
-            x,
-            y,
-            sample_weight=sample_weight,
-            class_weight=class_weight,
-            validation_data=validation_data,
+            (x, y, sample_weight),
+            validation_data,
             # A run that is resumed holds out what it held out when it began.
             generator=restore_generator(begun) if saved else network._generator,
+            class_weight=class_weight,
+            shuffle=shuffle,
         )
-        settings = make_settings(batch_size=checks.check_batch_size(batch_size, samples.x.shape[0]))
-        check_measured(network, settings.metrics, samples, validation)
-        check_monitored(settings, stopping, samples, validation)
+        settings = make_settings(
+            batch_size=_batch_size(batch_size, source),
+            buffer_size=getattr(source, "buffer_rows", None),
+        )
+        check_measured(network, settings.metrics, source, validation)
+        check_monitored(settings, stopping, source, validation)
         warm, network._warm = (network._warm if warm_start else None), None
         if warm:
             warm.check(settings)
-        run = _make_run(network, settings, samples, validation)
+        run = _make_run(network, settings, source, validation)
         if warm:
             run.position = go_on(run.position, warm.position)
         observers = [Recorder(), *([EarlyStop(stopping)] if stopping else []), TellCallbacks(told)]
         if kept:
-            judges = cast(Source | None, run.validation)
-            described = checkpoint.describe_settings(settings, stopping, run.source, judges)
+            described = checkpoint.describe_settings(settings, stopping, source, validation)
             if saved:
                 _resume(network, run, saved, described)
             more = {"described": described, "begun": begun, "others": kept.sections}
@@ -158,31 +162,45 @@ def fit(
     return history
 
 
-def _samples(
+def _sources(
     network: Any,
-    x: Any,
-    y: Any,
-    *,
-    sample_weight: Any,
-    class_weight: Any,
+    data: Sequence[Any],
     validation_data: Any,
+    *,
     generator: np.random.Generator,
-) -> tuple[Samples, Samples | None]:
-    """Return training and validation samples; the generator draws what is held out."""
+    **options: Any,
+) -> tuple[AnySource, AnySource | None]:
+    """Return where samples come from, and validation data; the generator draws what is held out."""
     where: dict[str, Any] = {"placement": network.placement, "dtype": network.dtype}
-    samples = make_samples(network.model, x, y, sample_weight, **where, sparse=True)
-    if class_weight is not None:
-        samples = weigh_classes(samples, class_weight, **where)
+    source = make_source(network.model, *data, **where, **options)
     if validation_data is None:
-        return samples, None
-    if isinstance(validation_data, int | float):
-        return hold_out(samples, validation_data, generator, placement=network.placement)
-    parts = parts_of_validation(validation_data)
-    validation = make_samples(network.model, *parts, **where, prefix="validation ", sparse=True)
-    return samples, validation
+        return source, None
+    if not isinstance(validation_data, int | float):
+        return source, validation_source(network.model, validation_data, **where)
+    if not isinstance(source, MemorySource):
+        raise ValueError(
+            f"{named('validation_data', validation_data)} holds out samples that are in memory, "
+            "and these are read as they are needed: pass validation data of their own, as (x, y) "
+            "or in batches."
+        )
+    first, second = hold_out(
+        source.samples, validation_data, generator, placement=network.placement
+    )
+    return replace(source, samples=first), MemorySource(second, network.placement)
 
 
-def check_measured(network: Any, metrics: Any, samples: Samples, validation: Any) -> None:
+def _batch_size(batch_size: Any, source: AnySource) -> int:
+    """Return the batch size; of samples that come in batches, that of the first if none is said."""
+    if not isinstance(source, BatchesSource):
+        return checks.check_batch_size(batch_size, source.n_rows)
+    if batch_size is None:
+        return source.first.x.shape[0]
+    return checks.check_integer(batch_size, "batch_size")
+
+
+def check_measured(
+    network: Any, metrics: Any, source: AnySource, validation: AnySource | None
+) -> None:
     """Refuse metrics that can't be measured; warn of targets that can't be reached."""
     if metrics and validation is None:
         raise ValueError(
@@ -194,15 +212,17 @@ def check_measured(network: Any, metrics: Any, samples: Samples, validation: Any
         _check_numbers(network, metrics, validation)
     if network.classifies:
         output = network.model.activations[-1].name
-        intake.warn_of_unreachable(samples.y, "y", output, placement=network.placement)
+        intake.warn_of_unreachable(source.some_targets, "y", output, placement=network.placement)
 
 
-def _check_numbers(network: Any, metrics: Sequence[Metric], validation: Samples) -> None:
+def _check_numbers(network: Any, metrics: Sequence[Metric], validation: Source) -> None:
     """Refuse a metric of a user's own that is no number, before the first step."""
     own = [metric for metric in metrics if METRICS.get(metric.name) is not metric]
     if not own:
         return
-    some = next(MemorySource(validation, network.placement).blocks(evaluation.ROWS_AT_ONCE))
+    blocks: Any = validation.blocks(evaluation.ROWS_AT_ONCE)
+    with contextlib.closing(blocks):
+        some = next(blocks)
     few = MemorySource(
         Samples(some[0], some[1], validation.has_classes, *some[2:]), network.placement
     )
@@ -221,15 +241,15 @@ def _check_numbers(network: Any, metrics: Sequence[Metric], validation: Samples)
 def check_monitored(
     settings: Settings,
     stopping: EarlyStopping | None,
-    samples: Samples,
-    validation: Samples | None,
+    source: Source,
+    validation: Source | None,
 ) -> None:
     """Refuse to monitor what the run does not record, before the first step."""
     validated = validation is not None
     record = EpochRecord(
         epoch=1,
         cost=1.0,
-        accuracy=0.0 if samples.has_classes else None,
+        accuracy=0.0 if source.has_classes else None,
         validation_cost=1.0 if validated else None,
         validation_accuracy=0.0 if validated and validation.has_classes else None,
         seconds=1.0,
@@ -248,14 +268,14 @@ def check_monitored(
                 raise ValueError(f"ReduceOnPlateau monitors {error.args[0]}.") from None
 
 
-def check_metrics(metrics: Sequence[Metric], samples: Samples) -> None:
+def check_metrics(metrics: Sequence[Metric], samples: Samples | Source) -> None:
     """Refuse metrics of classes where the targets are none; warn of weights that one leaves out.
 
     Raises:
         ValueError: a metric needs classes.
     """
     for metric in metrics:
-        if samples.weights is not None and not metric.takes_weights:
+        if samples.weighted and not metric.takes_weights:
             checks.warn(
                 f"the metric {metric.name!r} takes no sample weights, and counts all samples "
                 "alike: give its function an argument weights, as in f(a, y, *, weights, xp)."
@@ -267,9 +287,7 @@ def check_metrics(metrics: Sequence[Metric], samples: Samples) -> None:
             )
 
 
-def _make_run(
-    network: Any, settings: Settings, samples: Samples, validation: Samples | None
-) -> Run:
+def _make_run(network: Any, settings: Settings, source: Source, validation: Source | None) -> Run:
     """Return a run before its first step."""
     placement = network.placement
     position = start(
@@ -283,8 +301,8 @@ def _make_run(
     return Run(
         network=network,
         model=network.model,
-        source=MemorySource(samples, placement, settings.shuffle),
-        validation=None if validation is None else MemorySource(validation, placement),
+        source=source,
+        validation=validation,
         settings=settings,
         position=position,
         placement=placement,

@@ -8,6 +8,7 @@ Samples are on the device before a chunk begins, and cost and accuracy are added
 asks for them once an epoch.
 """
 
+import contextlib
 import functools
 import math
 import time
@@ -27,7 +28,8 @@ from bp_xp.math import dropout
 from bp_xp.math.model import Model
 from bp_xp.optim import Optimizer
 from bp_xp.optim.schedules import is_scheduled, rates
-from bp_xp.sources import Source
+from bp_xp.sources import Epoch, Source
+from bp_xp.sources.ahead import StoppedError, stopping
 from bp_xp.training.arguments import Settings
 from bp_xp.training.divergence import check_finite, diverged_members, row_of
 from bp_xp.training.evaluation import evaluate, means_of, measure, totals_of
@@ -186,13 +188,13 @@ def take_looks(
     """
     xp, engine = placement.xp, placement.engine
     rate: Any = getattr(settings.optimizer, "learning_rate", None)
-    scheduled = is_scheduled(rate)
-    if scheduled:
+    if scheduled := is_scheduled(rate):
         _check_can_be_scheduled(settings.optimizer, position.state.optimizer)
     rule = _rule_of(_fused(model, engine), source, settings, scheduled=scheduled, total=total)
     report.epoch = _mini_batches_of_an_epoch(source, settings.batch_size)
     take = _chunk_taker(rule, source, report, placement)
     at_once = steps_at_once(placement, settings.batch_size * source.row_entries)
+    until_look = functools.partial(_until_look, at_once, look_every)
     state, first, place, step, totals, order = position
     generator.bit_generator.state = order
     last_rates = np.zeros(1)
@@ -200,40 +202,46 @@ def take_looks(
         Interruption() as interruption,
         Progress(settings.epochs, source.n_rows, show=settings.progress) as progress,
     ):
+        asked = functools.partial(_is_asked, interruption, should_stop)
         for epoch in range(first, settings.epochs + 1):
-            begun = time.perf_counter()
+            begun, n_samples = time.perf_counter(), 0
             progress.start(epoch)
             order = generator.bit_generator.state
-            batches_of_epoch = source.start_epoch(settings.batch_size, generator)
-            batches_of_epoch.seek(place)
-            n_samples = 0
-            while batches := batches_of_epoch.take(_until_look(step, at_once, look_every)):
-                taken, size = batches[0].shape[0], batches[0].shape[-2]
-                if scheduled:
-                    last_rates = rates(rate, step, taken, history)
-                    batches.append(placement.asarray(last_rates, dtype))
-                # A run that overflows ends in a DivergenceError, which says more than a warning.
-                with np.errstate(over="ignore", invalid="ignore"):
-                    state, chunk_totals = take(state, batches)
-                step += taken
-                n_samples += size * math.prod(chunk_totals.shape[:-1])
-                totals.append(chunk_totals)
-                progress.advance(taken * size, chunk_totals)
-                stop = interruption.asked or should_stop()
-                if stop or any(step % every == 0 for every in look_every):
-                    here = Position(state, epoch, batches_of_epoch.place, step, totals, order)
-                    sent = yield Look(copied(state.layers, xp), here, interrupted=stop)
-                    state = state if sent is None else sent
-                    if stop:
-                        return
+            with contextlib.closing(source.start_epoch(settings.batch_size, generator)) as reading:
+                reading.seek(place)
+                while batches := _next_batches(reading, until_look(step), asked, placement):
+                    if isinstance(batches, Exception):
+                        stopped = isinstance(batches, StoppedError)
+                        if step or stopped:  # what was learned is shown, and kept
+                            here = Position(state, epoch, reading.place, step, totals, order)
+                            yield Look(copied(state.layers, xp), here, interrupted=True)
+                        if stopped:
+                            return
+                        raise batches
+                    taken, size = batches[0].shape[0], batches[0].shape[-2]
+                    if scheduled:
+                        last_rates = rates(rate, step, taken, history)
+                        batches.append(placement.asarray(last_rates, dtype))
+                    # What overflows ends in a DivergenceError, which says more than a warning.
+                    with np.errstate(over="ignore", invalid="ignore"):
+                        state, chunk_totals = take(state, batches)
+                    step += taken
+                    n_samples += size * math.prod(chunk_totals.shape[:-1])
+                    totals.append(chunk_totals)
+                    progress.advance(taken * size, chunk_totals)
+                    stop = asked()
+                    if stop or any(step % every == 0 for every in look_every):
+                        here = Position(state, epoch, reading.place, step, totals, order)
+                        sent = yield Look(copied(state.layers, xp), here, interrupted=stop)
+                        state = state if sent is None else sent
+                        if stop:
+                            return
             sums = to_numpy(placement.library.join(totals))
             found = {"totals": sums, "rates": last_rates, "placement": placement}
             diverged = _diverged(state, epoch, settings, **found)
             judged = _judged(model, state.layers, validation, settings, placement=placement)
-            seconds = time.perf_counter() - begun
-            record = _record(
-                epoch, sums, judged, seconds, n_samples=n_samples, has_classes=source.has_classes
-            )
+            counted = {"n_samples": n_samples, "has_classes": source.has_classes}
+            record = _record(epoch, sums, judged, time.perf_counter() - begun, **counted)
             progress.finish(record.mean())
             place, totals = 0, []
             here = Position(state, epoch + 1, 0, step, [], generator.bit_generator.state)
@@ -373,15 +381,35 @@ def _judged_members(
     }
 
 
-def _until_look(step: int, at_once: int, look_every: Sequence[int]) -> int:
+def _is_asked(interruption: Interruption, should_stop: Callable[[], bool]) -> bool:
+    """Return whether the run shall end, by Ctrl-C or because an observer asks for it."""
+    return interruption.asked or should_stop()
+
+
+def _next_batches(
+    epoch: Epoch, at_most: int, shall_stop: Callable[[], bool], placement: Placement
+) -> list[Array] | Exception | None:
+    """Return the next mini-batches, None after the last, or the error of who reads them."""
+    place = epoch.place
+    try:
+        with stopping(shall_stop):
+            return epoch.take(at_most)
+    except Exception as error:
+        if placement.library.ran_out_of_memory(error):  # there is none for a look either
+            raise
+        epoch.seek(place)
+        return error
+
+
+def _until_look(at_once: int, look_every: Sequence[int], step: int) -> int:
     """Return how many steps may be taken at once, after so many of the run, until the next look."""
     return min([at_once, *(every - step % every for every in look_every)])
 
 
-def _mini_batches_of_an_epoch(source: Source, batch_size: int) -> dict[int, int]:
-    """Return how many mini-batches of so many rows an epoch has; empty where nobody knows."""
+def _mini_batches_of_an_epoch(source: Source, batch_size: int) -> dict[int, int] | None:
+    """Return how many mini-batches of so many rows an epoch has; None where nobody knows."""
     if source.n_rows is None:
-        return {}
+        return None
     whole, rest = divmod(source.n_rows, batch_size)
     return {batch_size: whole} | ({rest: 1} if rest else {})
 

@@ -14,6 +14,7 @@ from bp_xp import checks
 from bp_xp._caller import advice
 from bp_xp.errors import DivergenceError
 from bp_xp.optim import Optimizer
+from bp_xp.sources import MemorySource
 from bp_xp.sources.stack import Generators, StackSource
 from bp_xp.storage import ensemble_file
 from bp_xp.training import arguments, checkpoint
@@ -161,10 +162,12 @@ def _check(
     ensemble: Any, settings: Settings, stopping: Sequence[EarlyStopping | None], data: StackData
 ) -> None:
     """Refuse what can't be measured or monitored, before the first step."""
-    validation = data.some_validation
-    check_measured(ensemble[0], settings.metrics, data.samples, validation)
+    some, placement = data.some_validation, ensemble.placement
+    source = MemorySource(data.samples, placement)
+    validation = None if some is None else MemorySource(some, placement)
+    check_measured(ensemble[0], settings.metrics, source, validation)
     for one in stopping:
-        check_monitored(settings, one, data.samples, validation)
+        check_monitored(settings, one, source, validation)
 
 
 def _make_run(

@@ -170,7 +170,7 @@ def taken_plainly(at, chunks, *, before=0, epoch=None):
     report = at.new_report()
     report.account((2,)).before = before
     if epoch is not None:
-        report.epoch = {2: epoch}
+        report.epoch = None if epoch == "unknown" else {2: epoch}
     loop, state = at.engine.new_loop(report), [at.asarray(np.zeros(()))]
     for steps in chunks:
         x = at.asarray(np.arange(2.0 * steps).reshape(steps, 2))
@@ -186,6 +186,8 @@ def test_which_steps_the_plain_loop_takes_depends_on_their_number_in_the_run(at,
         assert taken_plainly(at, chunks, epoch=9, before=7) == 3  # a run that is resumed
         assert taken_plainly(at, chunks, epoch=9, before=10) == 0
         assert taken_plainly(at, chunks, epoch=10) == 0  # each epoch has enough of them
+        assert taken_plainly(at, chunks, epoch="unknown") == 10
+        assert taken_plainly(at, chunks, epoch="unknown", before=7) == 3
 
 
 def test_what_a_step_returns_beside_a_new_state_may_be_of_the_old_one(at):

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import parameters, tolerance, widest
+from helpers import InFile, parameters, tolerance, widest
 
 import bp_xp
 from bp_xp import SGD, Adam, Network, to_numpy
-from bp_xp.sources import MemorySource, Samples
+from bp_xp.sources import Epoch, MemorySource, Samples
+from bp_xp.sources.batches import BatchesSource
+from bp_xp.sources.parts import PartMaker
+from bp_xp.sources.stored import make_stored
 from bp_xp.training import progress
 from bp_xp.training.arguments import Settings
 from bp_xp.training.history import History
@@ -47,9 +50,11 @@ class Stream:
         return None
 
 
-class StreamEpoch:
+class StreamEpoch(Epoch):
+    place = 0
+
     def __init__(self, batches, placement):
-        self.batches, self.placement, self.place = batches, placement, 0
+        self.batches, self.placement = batches, placement
 
     def seek(self, place):
         self.batches = itertools.islice(self.batches, place - self.place, None)
@@ -206,6 +211,25 @@ def memory(where, n, *, weighted=False, shuffle=True):
     return MemorySource(samples, where, shuffle)
 
 
+def maker_of(where):
+    model = Network([2, 1], cost="quadratic", output_activation="identity", seed=0).model
+    return PartMaker(model, where, widest(where))
+
+
+def stored(where, n, *, weighted=False, shuffle=True):
+    """The same samples, read in blocks of one row into a buffer of eleven."""
+    parts = [to_numpy(part) for part in memory(where, n, weighted=weighted).samples.arrays]
+    x, y, weights = (*map(InFile, parts), None)[:3]
+    return make_stored(maker_of(where), x, y, weights, shuffle=shuffle, buffer_rows=11)
+
+
+def in_batches(where, n, size):
+    """The same samples, in batches of other sizes than the mini-batches'."""
+    x, y = (to_numpy(part) for part in memory(where, n).samples.arrays)
+    batches = [(x[k : k + size], y[k : k + size]) for k in range(0, n, size)]
+    return BatchesSource(lambda: iter(batches), maker_of(where), name="x")
+
+
 def epoch_of(source, batch_size=5, place=0):
     epoch = source.start_epoch(batch_size, np.random.default_rng(3))
     epoch.seek(place)
@@ -247,7 +271,14 @@ SOURCES = pytest.mark.parametrize(
         )
         for n, weighted, shuffle in itertools.product((40, 43), (False, True), (False, True))
     ]
-    + [pytest.param(lambda where, stream: stream, id="stream")],
+    + [
+        pytest.param(lambda where, stream: stream, id="stream"),
+        pytest.param(lambda where, stream: stored(where, 43), id="stored"),
+        pytest.param(lambda where, stream: stored(where, 40, weighted=True), id="stored-weighted"),
+        pytest.param(lambda where, stream: stored(where, 43, shuffle=False), id="stored-in-order"),
+        pytest.param(lambda where, stream: in_batches(where, 43, 7), id="batches"),
+        pytest.param(lambda where, stream: in_batches(where, 40, 1), id="batches-of-one"),
+    ],
 )
 
 
@@ -319,6 +350,19 @@ def test_the_shares_of_a_mini_batch_put_together_are_the_mini_batch(
             together = np.full_like(wanted, np.nan)
             for rank, share in enumerate(shares):
                 together[rank::ranks] = share[k][part]
+            assert np.array_equal(together, wanted)
+
+
+@pytest.mark.parametrize("make_source", [stored, lambda where, n: in_batches(where, n, 7)])
+def test_the_shares_of_what_streams_put_together_are_the_whole(where, make_source):
+    source = make_source(where, 41)
+    whole = mini_batches(epoch_of(source), 4)
+    shares = [mini_batches(epoch_of(source.share(rank, 3)), 4) for rank in range(3)]
+    for k, batch in enumerate(whole):
+        for part, wanted in enumerate(batch):
+            together = np.full_like(wanted, np.nan)
+            for rank, share in enumerate(shares):
+                together[rank::3] = share[k][part]
             assert np.array_equal(together, wanted)
 
 

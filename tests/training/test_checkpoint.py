@@ -393,7 +393,8 @@ def test_every_setting_of_fit_is_compared_or_changes_no_step():
     none |= {"warm_start"}  # refused beside a run that is resumed
     tried = {name for options, _ in compared for name in options}
     assert set(inspect.signature(Network.fit).parameters) - of_data - none <= tried
-    no_network = {"own_terms"}  # what each network of a stack has of its own
+    # What each network of a stack has of its own, and what comes with stored samples.
+    no_network = {"own_terms", "buffer_size"}
     settings = {field.name for field in fields(Settings)} - no_network
     assert settings - {"epochs", "progress"} <= tried
 

@@ -1,0 +1,261 @@
+"""A source whose samples come in batches, from whatever can be iterated over again and again."""
+
+import contextlib
+import copy
+import itertools
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bp_xp._typing import Array
+from bp_xp.backends import Placement
+from bp_xp.backends.registry import library_of
+from bp_xp.sources.ahead import Ahead, Piece
+from bp_xp.sources.parts import PartMaker, told_of
+from bp_xp.sources.samples import Samples
+from bp_xp.sources.stream import StreamEpoch, on_device
+
+__all__ = ["BatchesSource", "is_batches", "open_batches"]
+
+_BYTES_AHEAD = 1 << 24
+
+
+def is_batches(x: Any) -> bool:
+    """Return whether x is no array of any kind, but can be iterated over or called for batches."""
+    if callable(x) and not hasattr(x, "shape"):
+        return True
+    array_like = isinstance(x, Sequence) or library_of(x) is not None
+    others = ("shape", "__array__", "__array_interface__", "__dlpack__", "__dataframe__")
+    return (
+        not array_like
+        and (hasattr(x, "__iter__") or hasattr(x, "__getitem__"))
+        and not any(hasattr(x, name) for name in others)
+    )
+
+
+def open_batches(batches: Any, name: str) -> Iterator[Any]:
+    """Return an iterator over batches that begins anew.
+
+    Args:
+        batches: what can be iterated over again and again, or a function that is called for it.
+        name: what the caller calls it.
+
+    Raises:
+        TypeError: it can't be iterated over, or not a second time.
+    """
+    found: Any = batches() if callable(batches) else batches
+    if not callable(batches) and isinstance(batches, Iterator):
+        raise TypeError(
+            f"{name} is an iterator ({type(batches).__name__}), which can't begin again at the "
+            f"next epoch: pass the function that makes it, as in {name}=batches without ()."
+        )
+    if not isinstance(found, Iterable) and not hasattr(found, "__getitem__"):
+        raise TypeError(
+            f"{name} must be arrays, or what yields batches (x, y) or (x, y, weights), not "
+            f"{type(found).__name__}."
+        )
+    return iter(found)
+
+
+class BatchesSource:
+    """Samples that come batch by batch; see :class:`Source`.
+
+    Mini-batches are cut from the rows as they come, wherever a batch ends. The batches are read
+    ahead in a thread, some 16 MB of them.
+
+    Args:
+        batches: as for :func:`open_batches`; yields (x, y) or (x, y, weights).
+        maker: what is asked of samples.
+        name: what the caller calls the batches.
+        timeout: seconds to wait for a batch; None is as long as it takes.
+
+    Attributes:
+        first: the first batch, which tells what is not known otherwise.
+
+    Raises:
+        ValueError, TypeError: the first batch is none, or can't be trained on.
+    """
+
+    n_rows = None
+    given: tuple[str, ...] = ()
+
+    def __init__(
+        self, batches: Any, maker: PartMaker, *, name: str, timeout: float | None = None
+    ) -> None:
+        self._batches, self._maker, self._name = batches, maker, name
+        self._timeout, self._ranks = timeout, (0, 1)
+        self._forms: tuple[Any, ...] | None = None
+        opened = open_batches(batches, name)
+        peek = Ahead(
+            lambda: ([batch] for batch in itertools.islice(opened, 1)),
+            maker.placement,
+            name=name,
+            timeout=timeout,
+        )
+        with contextlib.closing(peek):
+            found = next(peek, None)
+        if found is None:
+            raise ValueError(f"{name} gave no batch: there is nothing to learn from.")
+        self.first = self._samples(found[0], 0)
+        # What is begun serves the first epoch: to begin may be slow, or draw a random order.
+        self._begun: tuple[Sequence[Any], Iterator[Any]] | None = (found, opened)
+
+    @property
+    def some_targets(self) -> Array:
+        """Targets to look at before the first step, those of the first batch, shape (n, O)."""
+        return on_device(self.first.y, self.placement, self._maker.dtype)
+
+    @property
+    def row_entries(self) -> int:
+        """I + O."""
+        return self._maker.row_entries
+
+    @property
+    def dtype(self) -> str:
+        """That of the inputs of the first batch."""
+        return str(self.first.x.dtype)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether each target of the first batch is one class, as all must be then."""
+        return self.first.has_classes
+
+    @property
+    def weighted(self) -> bool:
+        """Whether a batch comes with weights."""
+        return self.first.weighted or self._maker.per_class is not None
+
+    @property
+    def placement(self) -> Placement:
+        """Library and device of the network."""
+        return self._maker.placement
+
+    def start_epoch(self, batch_size: int, generator: Any) -> StreamEpoch:
+        """Return the next epoch; the order is that of the batches, and nothing is drawn."""
+        del generator
+
+        def read(first_row: int) -> Ahead:
+            return self._ahead(first_row, batch_size)
+
+        return StreamEpoch(read, batch_size, self.placement, self._maker.dtype, self._ranks)
+
+    def blocks(self, rows: int) -> Iterator[list[Array]]:
+        """Yield all samples in the order in which they come."""
+        with contextlib.closing(self.start_epoch(rows, None)) as epoch:
+            while batches := epoch.take(1):
+                yield [part[0, ...] for part in batches]
+
+    def share(self, rank: int, ranks: int) -> "BatchesSource":
+        """Return the share of one of several processes, each of which reads all."""
+        share = self._copy()
+        share._ranks = (rank, ranks)
+        return share
+
+    def _copy(self) -> "BatchesSource":
+        """Return a copy, which goes on with what is begun: two can't."""
+        twin = copy.copy(self)
+        self._begun = None
+        return twin
+
+    def weighed(self, per_class: np.ndarray) -> "BatchesSource":
+        """Return the source with each sample's weight times that of its class, shape (K,)."""
+        weighed = self._copy()
+        weighed._maker = replace(self._maker, per_class=per_class)
+        return weighed
+
+    def fingerprint(self) -> None:
+        """Return None: nobody knows the samples before they come."""
+
+    def _ahead(self, first_row: int, batch_size: int) -> Ahead:
+        # Begun here, and not in the thread: a loader may start processes, by copying this one.
+        begun, self._begun = self._begun, None
+        first, others = begun or ((), open_batches(self._batches, self._name))
+        return Ahead(
+            lambda: self._pieces(first, others, first_row, batch_size),
+            self.placement,
+            name=self._name,
+            most=_BYTES_AHEAD,
+            timeout=self._timeout,
+        )
+
+    def _pieces(
+        self, first: Sequence[Any], others: Iterator[Any], first_row: int, batch_size: int
+    ) -> Iterator[Piece]:
+        """Yield the rows of each batch, from a row of the epoch on."""
+        n = taken = 0
+        try:
+            for k, batch in enumerate(itertools.chain(first, others)):
+                taken = k + 1
+                samples = self._samples(batch, k)
+                skip = max(first_row - n, 0)
+                n += samples.x.shape[0]
+                if n > first_row:
+                    yield [part[skip:, ...] for part in samples.arrays]
+        finally:
+            if isinstance(others, Generator):
+                others.close()
+        self._check_end(taken, n, first_row - batch_size)
+
+    def _check_end(self, taken: int, n: int, before: int) -> None:
+        """Refuse an epoch that ends before it should.
+
+        Args:
+            taken: how many batches it had.
+            n: how many rows.
+            before: a number of rows of which a run that goes on has taken more: its last mini-batch
+                may have been a short one.
+
+        Raises:
+            ValueError: it has no batch, fewer than it says, or fewer than a run had that goes on.
+        """
+        if not taken:
+            raise ValueError(
+                f"{self._name} gave no batch when it was begun again: pass what begins anew each "
+                "time, such as a function that makes the iterator."
+            )
+        said = len(self._batches) if hasattr(self._batches, "__len__") else taken
+        if taken < said:
+            raise ValueError(
+                f"{self._name} ended after {taken} batches, and len() says that it has {said}."
+            )
+        if n <= before:
+            raise ValueError(
+                f"{self._name} ended after {n} rows, and the run that is resumed had taken more "
+                f"than {before} in this epoch."
+            )
+
+    def _samples(self, batch: Any, number: int) -> Samples:
+        """Return the samples of a batch, of the form of the first."""
+        if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+            size = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+            raise TypeError(
+                f"{self._name}, batch {number}: it must be (x, y) or (x, y, weights), not a "
+                f"{type(batch).__name__}{size}."
+            )
+        with told_of(f"{self._name}, batch {number}"):
+            self._check_form(batch)
+            samples = self._maker.make(*batch)
+            if number and self.has_classes and not samples.has_classes:
+                raise ValueError(
+                    "y has targets that are not one class each, as all of batch 0 are. If they "
+                    "are no classes, let the first batch have some of these."
+                )
+        return samples
+
+    def _check_form(self, batch: Any) -> None:
+        """Refuse a batch whose parts have other dtypes or dimensions than the first's."""
+        forms = tuple(
+            (str(part.dtype), len(part.shape)) if hasattr(part, "dtype") else None for part in batch
+        )
+        first = self._forms = self._forms or forms
+        if forms != first:
+            raise ValueError(
+                f"it has parts of (dtype, dimensions) {_listed(forms)}, and batch 0 had "
+                f"{_listed(first)}: all batches must be alike."
+            )
+
+
+def _listed(forms: tuple[Any, ...]) -> str:
+    return ", ".join("a list" if form is None else f"({form[0]}, {form[1]})" for form in forms)

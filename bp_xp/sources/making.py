@@ -1,0 +1,233 @@
+"""From what people pass as samples to a source, wherever they lie."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bp_xp import checks
+from bp_xp._caller import named
+from bp_xp._typing import Array
+from bp_xp.backends import Placement
+from bp_xp.backends.registry import library_of
+from bp_xp.math.model import Model
+from bp_xp.math.rows import row_blocks
+from bp_xp.sources import intake
+from bp_xp.sources.batches import BatchesSource, is_batches, open_batches
+from bp_xp.sources.memory import MemorySource
+from bp_xp.sources.parts import PartMaker, told_of
+from bp_xp.sources.samples import make_samples, parts_of_validation, weigh_classes
+from bp_xp.sources.sparse import blocks_of, cut_rows
+from bp_xp.sources.stored import (
+    StoredSource,
+    buffer_rows_of,
+    files_of,
+    is_stored,
+    make_stored,
+    read_whole,
+    told_of_files,
+)
+from bp_xp.sources.stream import on_device
+
+__all__ = ["AnySource", "Stream", "input_blocks", "make_source", "validation_source"]
+
+AnySource = MemorySource | StoredSource | BatchesSource
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Samples that do not lie in memory, and how they are read.
+
+    Without it they are read as its defaults say.
+
+    Args:
+        samples: what is stored (shape, dtype and slicing by rows: ``numpy.memmap``, a data set of
+            HDF5 or Zarr); or what yields batches, and can begin again at each epoch.
+        buffer_size: rows of what is stored that are shuffled among each other, those of some blocks
+            that are drawn at random; None is what takes 256 MiB as the network's floats. Twice as
+            many are in memory. As many as there are give the run of samples in memory.
+        timeout: seconds to wait for samples before the run ends in a TimeoutError; None waits.
+
+    Raises:
+        ValueError: a number is out of its range.
+        TypeError: it is no number.
+
+    Examples:
+        >>> import tempfile, numpy as np
+        >>> from bp_xp import Network, Stream
+        >>> with tempfile.TemporaryFile() as file:
+        ...     x = np.memmap(file, np.uint8, "w+", shape=(100, 3))
+        ...     history = Network([3, 2]).fit(
+        ...         Stream(x, buffer_size=40), np.arange(100) % 2, progress=False
+        ...     )
+        >>> len(history)
+        10
+    """
+
+    samples: Any
+    buffer_size: int | None = None
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.buffer_size is not None:
+            checks.check_integer(self.buffer_size, "buffer_size")
+        if self.timeout is not None:
+            checks.check_number(self.timeout, "timeout", above=0.0)
+
+
+def _as_stream(x: Any) -> Stream:
+    """Return samples, wherever they lie, with how they are read."""
+    return x if isinstance(x, Stream) else Stream(x)
+
+
+def make_source(
+    model: Model,
+    x: Any,
+    y: Any,
+    weights: Any = None,
+    *,
+    placement: Placement,
+    dtype: str,
+    prefix: str = "",
+    class_weight: Any = None,
+    shuffle: bool = True,
+) -> AnySource:
+    """Return a source of samples: in memory, stored, or batch by batch where y is None.
+
+    Args:
+        model: what the network computes.
+        x: inputs, shape (N, I); or what yields batches; or a :class:`Stream` of these. Where its
+            buffer holds all that is stored, it is read into memory.
+        y: labels, shape (N,), or targets, shape (N, O); None for batches.
+        weights: how much each sample counts, shape (N,), or None.
+        placement: the network's library and device.
+        dtype: the network's dtype.
+        prefix: what messages put before ``x`` and ``y``.
+        class_weight: as for :func:`bp_xp.sources.samples.weigh_classes`.
+        shuffle: whether each epoch has an order of its own; batches come as they come.
+
+    Raises:
+        ValueError: shapes do not fit, a label is not a class, a value is not finite.
+        TypeError: an array of another library, no numbers, an iterator that can't begin again.
+    """
+    stream = _as_stream(x)
+    x, timeout = stream.samples, stream.timeout
+    where: dict[str, Any] = {"placement": placement, "dtype": dtype}
+    maker = PartMaker(model, **where, prefix=prefix)
+    if y is None:
+        return _of_batches(x, weights, maker, class_weight, timeout)
+    if is_batches(x):
+        raise TypeError(
+            f"{prefix}x yields batches (x, y), which bring their targets: leave {prefix}y out."
+        )
+    if is_stored(x):
+        buffer_rows = buffer_rows_of(stream.buffer_size, maker.row_entries, dtype)
+        if buffer_rows < x.shape[0]:
+            return make_stored(
+                maker,
+                x,
+                y,
+                weights,
+                class_weight=class_weight,
+                shuffle=shuffle,
+                buffer_rows=buffer_rows,
+                timeout=timeout,
+            )
+    x, y, weights = map(read_whole, (x, y, weights))
+    samples = make_samples(model, x, y, weights, **where, prefix=prefix, sparse=True)
+    if class_weight is not None:
+        samples = weigh_classes(samples, class_weight, **where)
+    return MemorySource(samples, placement, shuffle)
+
+
+def _of_batches(
+    x: Any, weights: Any, maker: PartMaker, class_weight: Any, timeout: float | None
+) -> BatchesSource:
+    """Return a source of batches."""
+    if hasattr(x, "shape") or library_of(x) is not None or isinstance(x, str | bytes):
+        raise TypeError(
+            f"{named('y')} is missing: x is {type(x).__name__}, and each sample needs a target."
+        )
+    if weights is not None:
+        raise TypeError(
+            f"{named('sample_weight')} is for arrays: batches bring weights as (x, y, weights)."
+        )
+    name = "validation_data" if maker.prefix else "x"
+    source = BatchesSource(x, maker, name=name, timeout=timeout)
+    if class_weight is None:
+        return source
+    if not source.has_classes:
+        raise ValueError(f"{named('class_weight')} needs targets that are one class each.")
+    if isinstance(class_weight, str):
+        raise ValueError(
+            f"{named('class_weight', class_weight)} counts all samples, and batches are not known "
+            "before they come: pass a dictionary {label: weight}."
+        )
+    counts = np.ones(max(maker.outputs, 2))
+    return source.weighed(intake.check_class_weight(class_weight, counts))
+
+
+def validation_source(model: Model, validation_data: Any, **options: Any) -> AnySource:
+    """Return the source of validation data: (x, y), (x, y, sample weights), or batches.
+
+    Raises:
+        TypeError: it is something else; or as for :func:`make_source`.
+    """
+    if isinstance(validation_data, Stream) or is_batches(validation_data):
+        parts: Sequence[Any] = (validation_data, None)
+    else:
+        parts = parts_of_validation(validation_data)
+    return make_source(model, *parts, prefix="validation ", shuffle=False, **options)
+
+
+def input_blocks(
+    x: Any, size: int, *, placement: Placement, dtype: str, columns: int
+) -> tuple[Any, Iterable[Array]]:
+    """Return inputs, checked, and the blocks that they are cut into to be computed with.
+
+    Args:
+        x: inputs, shape (N, columns), in memory or stored; or what yields batches, of which those
+            that are tuples begin with the inputs.
+        size: rows of a block, at most; a batch is one block.
+        placement: the network's library and device.
+        dtype: the network's dtype.
+        columns: I.
+
+    Returns:
+        What lies in memory, None for others, and the blocks on the device, shape (n, columns).
+
+    Raises:
+        ValueError, TypeError: as for :func:`bp_xp.sources.intake.check_inputs`; for what does not
+            lie in memory, when the block is taken.
+    """
+    where: dict[str, Any] = {"placement": placement, "dtype": dtype, "columns": columns}
+    x = _as_stream(x).samples
+    if is_stored(x):
+        intake.check_matrix(x, named("x"), columns)
+        return None, _stored_blocks(x, size, **where)
+    if is_batches(x):
+        return None, _batch_blocks(open_batches(x, "x"), **where)
+    x = intake.check_inputs(x, "x", **where)
+    return x, (cut_rows(x, rows, placement) for rows in blocks_of(x, size))
+
+
+def _stored_blocks(x: Any, size: int, **where: Any) -> Iterator[Array]:
+    for rows in row_blocks(x.shape[0], size):
+        with intake.rows_from(rows.start), told_of_files(files_of(x)):
+            block = _placed(np.asarray(x[rows]), **where)
+        yield block
+
+
+def _batch_blocks(batches: Iterator[Any], **where: Any) -> Iterator[Array]:
+    for k, batch in enumerate(batches):
+        with told_of(f"x, batch {k}"):
+            block = _placed(batch[0] if isinstance(batch, tuple | list) else batch, **where)
+        yield block
+
+
+def _placed(x: Any, *, placement: Placement, dtype: str, columns: int) -> Array:
+    checked = intake.check_samples(
+        x, "x", placement=placement, dtype=dtype, columns=columns, keep_bytes=True
+    )
+    return on_device(checked, placement, dtype)
