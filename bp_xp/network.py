@@ -362,6 +362,7 @@ class Network(Parameters):
         checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
         warm_start: bool = False,
         progress: bool = True,
+        distributed: Any = None,
         **terms: Unpack[RegularizationTerms],
     ) -> History:
         """Train on mini-batches.
@@ -402,6 +403,8 @@ class Network(Parameters):
                 of its schedule included, if that had warm_start as well.
             progress: whether to show a bar on a terminal and in a notebook, and otherwise a line an
                 epoch: in the log, where logger ``"bp_xp"`` has level INFO, or on standard error.
+            distributed: how the processes talk that share the run: ``"mpi"``, ``"torch"``, a
+                communicator, or ``"auto"`` for what started them; see docs/distributed.md.
             terms: fields of :class:`~bp_xp.Regularization` by name: ``l1``, ``l2``, ``dropout``,
                 ``clip_norm``, ``clip_value``, ``max_norm``.
 
@@ -444,6 +447,7 @@ class Network(Parameters):
             checkpoint_argument=checkpoint,
             warm_start=warm_start,
             progress=progress,
+            distributed=distributed,
             terms=dict(terms),
         )
 

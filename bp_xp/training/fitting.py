@@ -1,5 +1,6 @@
 """Fitting: from the arguments of ``fit`` to a run that the trainer drives."""
 
+import contextlib
 import functools
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,18 +16,28 @@ from bp_xp.architecture import check_same_functions
 from bp_xp.math.initializers import restore_generator
 from bp_xp.math.metrics import METRICS, Metric
 from bp_xp.optim.schedules import LinearWarmUp, ReduceOnPlateau
+from bp_xp.ranks import Ranks, find_ranks
 from bp_xp.sources import MemorySource, Samples, Source, intake
 from bp_xp.sources.samples import hold_out, make_samples, parts_of_validation, weigh_classes
 from bp_xp.storage import network_file
 from bp_xp.storage.files import keep_previous
 from bp_xp.storage.network_file import NetworkFile, Section
 from bp_xp.training import arguments, checkpoint, evaluation
+from bp_xp.training.agreement import begin_alike, describe_process
 from bp_xp.training.arguments import Settings
 from bp_xp.training.callbacks import EarlyStopping
-from bp_xp.training.checkpoint import SavedRun
+from bp_xp.training.checkpoint import Checkpoint, SavedRun
 from bp_xp.training.history import EpochRecord, History
 from bp_xp.training.looks import Position, copied, start
-from bp_xp.training.trainer import EarlyStop, KeepCheckpoint, Recorder, Run, TellCallbacks, train
+from bp_xp.training.trainer import (
+    EarlyStop,
+    KeepCheckpoint,
+    Observer,
+    Recorder,
+    Run,
+    TellCallbacks,
+    train,
+)
 
 __all__ = [
     "WarmStart",
@@ -79,6 +90,71 @@ def fit(
     x: Any,
     y: Any,
     *,
+    checkpoint_argument: Any,
+    distributed: Any,
+    warm_start: Any,
+    **given: Any,
+) -> History:
+    """Train a network; the arguments are those of :meth:`bp_xp.Network.fit`.
+
+    Where several processes share the run, each prepares it, and what goes wrong on one of them ends
+    it on all.
+    """
+    ranks = find_ranks(distributed, network.placement)
+    with contextlib.ExitStack() as entered:
+        kept, saved = ranks.first(functools.partial(_open, checkpoint_argument, entered))
+        entered.enter_context(
+            network.placement.active(
+                advice("Take a smaller {}; no step was left half done.", "batch_size")
+            )
+        )
+        begin_alike(network, ranks)
+        prepare = functools.partial(_prepare, network, x, y, kept=kept, saved=saved, ranks=ranks)
+        prepared = ranks.together(functools.partial(prepare, warm_start=warm_start, **given))
+        run = prepared.run
+        if ranks.are_several:
+            others = {"epochs": run.settings.epochs, "step": run.position.step}
+            looks = {"looks": [one.looks_at() for one in prepared.observers]}
+            alike = {**prepared.described, **others, **looks, **describe_process(network)}
+            ranks.check_alike(alike, when="at the start")
+        network._report = run.report
+        history = train(run, prepared.observers)
+        if warm_start:
+            # What was measured doesn't matter to what comes next.
+            network._warm = WarmStart(replace(run.settings, metrics=()), run.position)
+    return history
+
+
+class _Prepared(NamedTuple):
+    """A run before its first step.
+
+    Attributes:
+        run: the run.
+        observers: what reacts to it.
+        described: what must be the same for it to go on, or on every process; empty where nobody
+            asks for that.
+    """
+
+    run: Run
+    observers: Sequence[Observer]
+    described: Mapping[str, Any]
+
+
+def _open(argument: Any, entered: contextlib.ExitStack) -> tuple[Checkpoint | None, Any]:
+    """Return the checkpoint of a run, which no other run writes now, and the run to go on from."""
+    kept = checkpoint.as_checkpoint(argument)
+    entered.enter_context(checkpoint.owned(kept))
+    return kept, checkpoint.read_saved(kept)
+
+
+def _prepare(
+    network: Any,
+    x: Any,
+    y: Any,
+    *,
+    kept: Checkpoint | None,
+    saved: SavedRun | None,
+    ranks: Ranks,
     sample_weight: Any,
     class_weight: Any,
     epochs: Any,
@@ -91,12 +167,11 @@ def fit(
     metrics: Any,
     early_stopping: Any,
     callbacks: Any,
-    checkpoint_argument: Any,
     warm_start: Any,
     progress: Any,
     terms: dict[str, Any],
-) -> History:
-    """Train a network; the arguments are those of :meth:`bp_xp.Network.fit`."""
+) -> _Prepared:
+    """Return a run where it begins, or goes on."""
     hidden = len(network.sizes) - 2
     for name, switch in (("shuffle", shuffle), ("progress", progress), ("warm_start", warm_start)):
         arguments.check_switch(switch, name)
@@ -109,53 +184,42 @@ def fit(
         trainable=arguments.as_trainable(trainable, hidden + 1),
         metrics=arguments.as_metrics(metrics),
         shuffle=shuffle,
-        progress=progress,
+        progress=progress and ranks.rank == 0,
     )
-    kept = checkpoint.as_checkpoint(checkpoint_argument)
-    with (
-        checkpoint.owned(kept),
-        network.placement.active(
-            advice("Take a smaller {}; no step was left half done.", "batch_size")
-        ),
-    ):
-        saved = checkpoint.read_saved(kept)
-        if saved and warm_start:
-            raise ValueError("pass Checkpoint(resume=...) or warm_start, not both.")
-        begun = saved.run.begun if saved else network._generator.bit_generator.state
-        samples, validation = _samples(
-            network,
-            x,
-            y,
-            sample_weight=sample_weight,
-            class_weight=class_weight,
-            validation_data=validation_data,
-            # A run that is resumed holds out what it held out when it began.
-            generator=restore_generator(begun) if saved else network._generator,
-        )
-        settings = make_settings(batch_size=checks.check_batch_size(batch_size, samples.x.shape[0]))
-        check_measured(network, settings.metrics, samples, validation)
-        check_monitored(settings, stopping, samples, validation)
-        warm, network._warm = (network._warm if warm_start else None), None
-        if warm:
-            warm.check(settings)
-        run = _make_run(network, settings, samples, validation)
-        if warm:
-            run.position = go_on(run.position, warm.position)
-        observers = [Recorder(), *([EarlyStop(stopping)] if stopping else []), TellCallbacks(told)]
-        if kept:
-            judges = cast(Source | None, run.validation)
-            described = checkpoint.describe_settings(settings, stopping, run.source, judges)
-            if saved:
-                _resume(network, run, saved, described)
-            more = {"described": described, "begun": begun, "others": kept.sections}
-            write = functools.partial(_write, network, **more)
-            observers.append(KeepCheckpoint(Path(kept.path), kept.every, write))
-        network._report = run.report
-        history = train(run, observers)
-        if warm_start:
-            # What was measured doesn't matter to what comes next.
-            network._warm = WarmStart(replace(settings, metrics=()), run.position)
-    return history
+    if saved and warm_start:
+        raise ValueError("pass Checkpoint(resume=...) or warm_start, not both.")
+    begun = saved.run.begun if saved else network._generator.bit_generator.state
+    samples, validation = _samples(
+        network,
+        x,
+        y,
+        sample_weight=sample_weight,
+        class_weight=class_weight,
+        validation_data=validation_data,
+        # A run that is resumed holds out what it held out when it began.
+        generator=restore_generator(begun) if saved else network._generator,
+    )
+    settings = make_settings(batch_size=checks.check_batch_size(batch_size, samples.x.shape[0]))
+    check_measured(network, settings.metrics, samples, validation)
+    check_monitored(settings, stopping, samples, validation)
+    warm, network._warm = (network._warm if warm_start else None), None
+    if warm:
+        warm.check(settings)
+    run = _make_run(network, settings, samples, validation, ranks)
+    if warm:
+        run.position = go_on(run.position, warm.position)
+    observers = [Recorder(), *([EarlyStop(stopping)] if stopping else []), TellCallbacks(told)]
+    described = {}
+    if kept or ranks.are_several:
+        judges = cast(Source | None, run.validation)
+        described = checkpoint.describe_settings(settings, stopping, run.source, judges)
+    if saved:
+        _resume(network, run, saved, described)
+    if kept:
+        more = {"described": described, "begun": begun, "others": kept.sections}
+        write = functools.partial(_write, network, **more) if ranks.rank == 0 else _write_nothing
+        observers.append(KeepCheckpoint(Path(kept.path), kept.every, write))
+    return _Prepared(run, observers, described)
 
 
 def _samples(
@@ -268,7 +332,7 @@ def check_metrics(metrics: Sequence[Metric], samples: Samples) -> None:
 
 
 def _make_run(
-    network: Any, settings: Settings, samples: Samples, validation: Samples | None
+    network: Any, settings: Settings, samples: Samples, validation: Samples | None, ranks: Ranks
 ) -> Run:
     """Return a run before its first step."""
     placement = network.placement
@@ -283,13 +347,14 @@ def _make_run(
     return Run(
         network=network,
         model=network.model,
-        source=MemorySource(samples, placement, settings.shuffle),
+        source=MemorySource(samples, placement, settings.shuffle, ranks.rank, ranks.size),
         validation=None if validation is None else MemorySource(validation, placement),
         settings=settings,
         position=position,
         placement=placement,
         dtype=network.dtype,
         generator=network._generator,
+        ranks=ranks,
     )
 
 
@@ -305,6 +370,8 @@ def _resume(network: Any, run: Run, saved: SavedRun, described: Mapping[str, Any
     run.position, run.history, run.best = checkpoint.unpack(
         saved, described, run.position.state, run.position.state.layers, placement=run.placement
     )
+    if run.ranks.rank:  # what is added up so far counts once
+        run.position = run.position._replace(totals=[one * 0 for one in run.position.totals])
     run.show(copied(run.position.state.layers, network.xp))
     go_on_counting(run, saved)
     network.seed = saved.network.seed
@@ -335,6 +402,10 @@ def go_on_counting(run: Run, saved: SavedRun) -> None:
     if run.is_over:
         epochs = run.settings.epochs
         logger.info("%s: all %d epochs are run already.", saved.path, epochs)
+
+
+def _write_nothing(path: Path, run: Run) -> None:
+    """Leave the checkpoint to rank 0."""
 
 
 def _write(

@@ -8,6 +8,7 @@ Samples are on the device before a chunk begins, and cost and accuracy are added
 asks for them once an epoch.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -19,13 +20,14 @@ import numpy as np
 
 from bp_xp._trees import leaves_of, map_leaves
 from bp_xp._typing import Array, Layer, Namespace
-from bp_xp.backends import Placement, to_numpy
+from bp_xp.backends import Placement
 from bp_xp.engines import Engine, Loop, Report
 from bp_xp.errors import DivergenceError
 from bp_xp.math import dropout
 from bp_xp.math.model import Model
 from bp_xp.optim import Optimizer
 from bp_xp.optim.schedules import is_scheduled, rates
+from bp_xp.ranks import Ranks
 from bp_xp.sources import Source
 from bp_xp.training.arguments import Settings
 from bp_xp.training.divergence import check_finite, diverged_members, row_of
@@ -33,7 +35,7 @@ from bp_xp.training.evaluation import evaluate, means_of, measure, totals_of
 from bp_xp.training.groups import Chunk, groups_of, in_groups, networks_at_once, networks_of
 from bp_xp.training.history import EpochRecord, History
 from bp_xp.training.progress import Interruption, Progress
-from bp_xp.training.reduction import Total
+from bp_xp.training.reduction import rows_of_share, total_on_first, totals_of_all
 from bp_xp.training.step import Rule, State, make_step
 
 __all__ = ["Look", "Position", "copied", "start", "steps_at_once", "take_looks"]
@@ -139,7 +141,7 @@ def take_looks(
     report: Report,
     look_every: Sequence[int] = (),
     should_stop: Callable[[], bool] = lambda: False,
-    total: Total | None = None,
+    ranks: Ranks | None = None,
 ) -> Generator[Look, State | None, None]:
     """Take the steps of a run, showing it after each epoch and at the steps that are asked for.
 
@@ -157,7 +159,8 @@ def take_looks(
         report: what to keep accounts of the engine in.
         look_every: numbers of steps after which the caller wants to look.
         should_stop: asked between chunks whether the run shall end.
-        total: adds up over the processes that share the run; None on one.
+        ranks: the processes that share the run; None for one alone. All take the same looks, and
+            end at the same step.
 
     Yields:
         A look after each epoch and each ``look_every`` steps. After an interruption (Ctrl-C, or
@@ -176,13 +179,18 @@ def take_looks(
     scheduled = is_scheduled(rate)
     if scheduled:
         _check_can_be_scheduled(settings.optimizer, position.state.optimizer)
-    rule = _rule_of(_fused(model, engine), source, settings, scheduled=scheduled, total=total)
-    report.epoch = _mini_batches_of_an_epoch(source, settings.batch_size)
-    take = _chunk_taker(rule, source, report, placement)
-    at_once = steps_at_once(placement, settings.batch_size * source.row_entries)
+    ranks = ranks or Ranks()
+    rule = _rule_of(_fused(model, engine), source, settings, scheduled=scheduled, ranks=ranks)
+    report.epoch = _mini_batches_of_an_epoch(source, settings.batch_size, ranks)
+    judged = {"model": model, "source": source, "validation": validation, "settings": settings}
+    end_epoch = functools.partial(_end_epoch, **judged, ranks=ranks, placement=placement)
+    take = ranks.guarded(_chunk_taker(rule, source, report, placement))
+    most_rows = rows_of_share(settings.batch_size, 0, ranks.size)  # of any process
+    at_once = steps_at_once(placement, most_rows * source.row_entries)
     state, first, place, step, totals, order = position
     generator.bit_generator.state = order
     last_rates = np.zeros(1)
+
     with (
         Interruption() as interruption,
         Progress(settings.epochs, source.n_rows, show=settings.progress) as progress,
@@ -193,8 +201,9 @@ def take_looks(
             order = generator.bit_generator.state
             batches_of_epoch = source.start_epoch(settings.batch_size, generator)
             batches_of_epoch.seek(place)
+            next_batches = ranks.guarded(batches_of_epoch.take)
             n_samples = 0
-            while batches := batches_of_epoch.take(_until_look(step, at_once, look_every)):
+            while batches := next_batches(_until_look(step, at_once, look_every)):
                 taken, size = batches[0].shape[0], batches[0].shape[-2]
                 if scheduled:
                     last_rates = rates(rate, step, taken, history)
@@ -203,24 +212,21 @@ def take_looks(
                 with np.errstate(over="ignore", invalid="ignore"):
                     state, chunk_totals = take(state, batches)
                 step += taken
+                if ranks.are_several:
+                    size = _mean_rows(taken, n_samples, source, settings.batch_size)
                 n_samples += size * math.prod(chunk_totals.shape[:-1])
                 totals.append(chunk_totals)
                 progress.advance(taken * size, chunk_totals)
-                stop = interruption.asked or should_stop()
+                stop = any(ranks.each(lambda: interruption.asked or should_stop()))
                 if stop or any(step % every == 0 for every in look_every):
+                    totals = total_on_first(totals, ranks, placement=placement)
                     here = Position(state, epoch, batches_of_epoch.place, step, totals, order)
                     sent = yield Look(copied(state.layers, xp), here, interrupted=stop)
                     state = state if sent is None else sent
                     if stop:
                         return
-            sums = to_numpy(placement.library.join(totals))
-            found = {"totals": sums, "rates": last_rates, "placement": placement}
-            diverged = _diverged(state, epoch, settings, **found)
-            judged = _judged(model, state.layers, validation, settings, placement=placement)
-            seconds = time.perf_counter() - begun
-            record = _record(
-                epoch, sums, judged, seconds, n_samples=n_samples, has_classes=source.has_classes
-            )
+            told = {"epoch": epoch, "rates": last_rates, "begun": begun, "n_samples": n_samples}
+            record, diverged = end_epoch(state, totals, **told)
             progress.finish(record.mean())
             place, totals = 0, []
             here = Position(state, epoch + 1, 0, step, [], generator.bit_generator.state)
@@ -251,7 +257,7 @@ def _chunk_taker(rule: Rule, source: Source, report: Report, placement: Placemen
 
 
 def _rule_of(
-    model: Model, source: Source, settings: Settings, *, scheduled: bool, total: Total | None
+    model: Model, source: Source, settings: Settings, *, scheduled: bool, ranks: Ranks
 ) -> Rule:
     """Return what the steps of a run do."""
     return Rule(
@@ -261,7 +267,8 @@ def _rule_of(
         trainable=settings.trainable,
         weighted=source.weighted,
         given=(*source.given, "learning_rate") if scheduled else source.given,
-        total=total,
+        total=ranks.total,
+        share=(ranks.rank, ranks.size),
         own_terms=settings.own_terms,
     )
 
@@ -275,25 +282,41 @@ def _check_can_be_scheduled(optimizer: Optimizer, state: Any) -> None:
         )
 
 
-def _record(
-    epoch: int,
-    totals: np.ndarray,
-    judged: dict[str, Any],
-    seconds: float,
+def _end_epoch(
+    state: State,
+    totals: Sequence[Array],
     *,
+    epoch: int,
+    rates: np.ndarray,
+    begun: float,
     n_samples: int,
-    has_classes: bool,
-) -> EpochRecord:
-    """Return the record of an epoch."""
-    cost, accuracy = means_of(totals, has_classes)
-    return EpochRecord(
-        epoch=epoch,
-        cost=cost,
-        accuracy=accuracy,
-        seconds=seconds,
-        samples_per_second=n_samples / seconds,
-        **judged,
-    )
+    model: Model,
+    source: Source,
+    validation: Source | Sequence[Source] | None,
+    settings: Settings,
+    ranks: Ranks,
+    placement: Placement,
+) -> tuple[EpochRecord, Mapping[int, DivergenceError]]:
+    """Return the record of an epoch, and the networks of a stack that diverged in it."""
+    of_ranks = totals_of_all(totals, ranks, placement=placement)
+    found = {"totals": of_ranks, "rates": rates, "placement": placement}
+    diverged = ranks.together(lambda: _diverged(state, epoch, settings, **found))
+
+    def record() -> EpochRecord:
+        judged = _judged(model, state.layers, validation, settings, placement=placement)
+        seconds = time.perf_counter() - begun
+        cost, accuracy = means_of(of_ranks.sum(axis=0), source.has_classes)
+        return EpochRecord(
+            epoch=epoch,
+            cost=cost,
+            accuracy=accuracy,
+            seconds=seconds,
+            samples_per_second=n_samples / seconds,
+            **judged,
+        )
+
+    # What rank 0 finds counts: another machine may round otherwise.
+    return ranks.first(record), diverged
 
 
 def _diverged(
@@ -301,7 +324,8 @@ def _diverged(
 ) -> Mapping[int, DivergenceError]:
     """Return the networks of a stack that diverged; a single one raises its error."""
     if state.layers[0].b.ndim > 1:
-        return diverged_members(state, epoch, settings, **found)
+        totals = found.pop("totals")[0]  # no other process shares the run of a stack
+        return diverged_members(state, epoch, settings, totals=totals, **found)
     check_finite(state, epoch, settings, **found)
     return {}
 
@@ -357,12 +381,30 @@ def _until_look(step: int, at_once: int, look_every: Sequence[int]) -> int:
     return min([at_once, *(every - step % every for every in look_every)])
 
 
-def _mini_batches_of_an_epoch(source: Source, batch_size: int) -> dict[int, int]:
+def _mini_batches_of_an_epoch(source: Source, batch_size: int, ranks: Ranks) -> dict[int, int]:
     """Return how many mini-batches of so many rows an epoch has; empty where nobody knows."""
     if source.n_rows is None:
         return {}
     whole, rest = divmod(source.n_rows, batch_size)
-    return {batch_size: whole} | ({rest: 1} if rest else {})
+    numbers: dict[int, int] = {}
+    for rows, n in ((batch_size, whole), (rest, bool(rest))):
+        own = rows_of_share(rows, ranks.rank, ranks.size)
+        numbers[own] = numbers.get(own, 0) + n
+    return numbers
+
+
+def _mean_rows(taken: int, before: int, source: Source, batch_size: int) -> int:
+    """Return how many rows the next mini-batches have, of which this process takes its share.
+
+    Args:
+        taken: how many mini-batches they are.
+        before: rows of the epoch that were taken before.
+        source: where they come from.
+        batch_size: rows of a mini-batch; the last one of an epoch, which comes alone, has what is
+            left.
+    """
+    left = math.inf if source.n_rows is None else source.n_rows - before
+    return batch_size if taken > 1 else int(min(batch_size, left))
 
 
 def _keep_account(

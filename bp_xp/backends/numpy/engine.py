@@ -141,9 +141,12 @@ class _Tape(Lines):
         return largest
 
     def call(self, function: Callable[[Any], Any], array: Recorded) -> Recorded:
-        """Write the line of a function from outside of NumPy."""
+        """Write the line of a function from outside of NumPy.
+
+        It is not called now: other processes may have nothing to record at this step.
+        """
         copy, outside = self.function_name(np.copyto), self.name("f", function)
-        return self.result(function(array.value), lambda t: f"{copy}({t}, {outside}({array.name}))")
+        return self.result(array.value.copy(), lambda t: f"{copy}({t}, {outside}({array.name}))")
 
     def result(self, value: Any, call: Callable[[str], str]) -> Recorded:
         """Write the line that puts a fresh result where it is now."""
