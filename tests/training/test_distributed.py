@@ -141,11 +141,15 @@ def test_a_second_fit_goes_on_from_the_first():
 
 
 @pytest.mark.parametrize("backend", ["torch", "array_api_strict"])
-def test_libraries_without_a_way_to_talk_take_a_communicator(backend):
+def test_other_libraries_share_a_run_too(backend):
     pytest.importorskip(backend)
-    network = {"backend": backend, "engine": "plain"}
-    found = on_ranks(2, functools.partial(fitted, network=network, epochs=1, dropout=0.3))
-    assert_same_run(found, fitted(epochs=1, dropout=0.3))
+    options = {"epochs": 2, "dropout": 0.3, "clip_norm": 0.3, "optimizer": Adam(0.01)}
+    found = on_ranks(3, functools.partial(fitted, network={"backend": backend}, **options))
+    assert_same_run(found, fitted(**options))
+    for net, history in found:
+        assert history.engine == net.engine
+        if net.engine != "plain":
+            assert not any(account.plain for account in net.explain().accounts.values())
 
 
 # ---------------------------------------------------------------------------------------------
