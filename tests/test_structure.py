@@ -117,7 +117,8 @@ MAY_IMPORT = {
     },
     "cli": {
         *BASIS,
-        *("", "backends", "optim", "storage", "training", "datasets", "testing", "plotting"),
+        *("", "backends", "optim", "ranks", "storage", "training", "datasets", "testing"),
+        "plotting",
         *("tables", "export", "sweeps"),
     },
     "__main__": {"cli"},

@@ -66,9 +66,9 @@ def _check_talks(placement: Placement, word: str) -> None:
     """Refuse a way of talking that the network's library does not have."""
     if (own := placement.library.talks_by) == word:
         return
-    names = [repr(one.name) for one in LIBRARIES.values() if one.talks_by == word]
+    theirs = next(one.name for one in LIBRARIES.values() if one.talks_by == word)
     raise ValueError(
-        f"{named('distributed', word)} is for networks of backend {' or '.join(names)}, and this "
-        f"one's is {placement.backend!r}"
-        + (f", whose processes talk by {named('distributed', own)}." if own else ".")
+        f"{named('distributed', word)} is for networks of backend {theirs!r}, and this one's is "
+        f"{placement.backend!r}: take {named('backend', theirs)}"
+        + (f", or start processes for {named('distributed', own)}." if own else ".")
     )

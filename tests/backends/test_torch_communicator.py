@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from bp_xp import Adam, Network
 from bp_xp.backends import place
 from bp_xp.ranks import find_ranks, finding
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 # What torchrun does, with PyTorch imported once for all processes: that takes most of the time.
 PROGRAM = """
@@ -83,3 +84,11 @@ def test_auto_finds_torchrun_and_refuses_a_network_of_another_library(monkeypatc
     assert finding._launched() == "torch"
     with pytest.raises(ValueError, match=r"for networks of backend 'torch', and this one's is 'nu"):
         find_ranks("auto", place("cpu"))
+
+
+def test_each_process_of_torchrun_has_a_gpu_of_its_own(monkeypatch):
+    for name, value in {"WORLD_SIZE": "4", "MASTER_ADDR": "localhost", "LOCAL_RANK": "3"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch, "empty", lambda _, device: SimpleNamespace(device=device))
+    assert place("cuda", "torch").device_name == "cuda:3"
+    assert place("cuda:1", "torch").device_name == "cuda:1"

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from helpers import parameters
 
-from bp_xp import Adam, Network
+from bp_xp import SGD, Adam, Network
+from bp_xp.datasets import load_digits
 
 # Beside the interpreter, where the package mpich puts it, or where the system has it.
 PATHS = [str(Path(sys.executable).parent), os.environ["PATH"]]
@@ -38,10 +39,14 @@ def started(program, folder, ranks, *, by_mpi4py=True):
     """Return a finished job, and the seconds that it took."""
     script = folder / "script.py"
     script.write_text(START + textwrap.dedent(program), encoding="utf-8")
-    python = [sys.executable, *(["-m", "mpi4py"] if by_mpi4py else []), str(script)]
+    return finished([*(["-m", "mpi4py"] if by_mpi4py else []), str(script)], folder, ranks)
+
+
+def finished(arguments, folder, ranks):
+    """Return a finished job of Python with these arguments, and the seconds that it took."""
     begun = time.monotonic()
     done = subprocess.run(
-        [MPIEXEC, "-n", str(ranks), *python],
+        [MPIEXEC, "-n", str(ranks), sys.executable, *arguments],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -101,3 +106,30 @@ def test_a_rank_that_ends_alone_ends_the_job_and_the_checkpoint_loads(tmp_path, 
     assert seconds < 30
     assert end == "killed" or "OSError: a cut file" in done.stderr
     assert np.isfinite(parameters(Network.load(tmp_path / "run.safetensors"))).all()
+
+
+def test_the_command_trains_what_it_does_alone_and_rank_0_alone_speaks(tmp_path):
+    command = "-m mpi4py -m bp_xp train --distributed auto --epochs 3 --dtype float64"
+    files = {f"--{name}": tmp_path / f"{name}{end}" for name, end in ENDINGS.items()}
+    arguments = [*command.split(), *(str(one) for pair in files.items() for one in pair)]
+    done, _ = finished(arguments, tmp_path, 2)
+    assert done.returncode == 0, done.stderr
+    assert (done.stderr.count("epoch "), done.stdout.count("test part")) == (3, 1)
+    assert files["--log"].read_text(encoding="utf-8").count("\n") == 4
+    data = load_digits()
+    net = Network.load(files["--output"])
+    alone = Network([64, 64, 10], activation="relu", cost=net.model.cost, dtype="float64", seed=0)
+    alone.fit(
+        data.x_train,
+        data.y_train,
+        epochs=3,
+        batch_size=32,
+        optimizer=SGD(0.1, momentum=0.9),
+        progress=False,
+    )
+    assert np.allclose(parameters(net), parameters(alone), rtol=0, atol=1e-11)
+    saved = Network.load(files["--checkpoint"])
+    assert np.array_equal(parameters(net), parameters(saved))
+
+
+ENDINGS = {"output": ".safetensors", "checkpoint": ".safetensors", "log": ".csv"}

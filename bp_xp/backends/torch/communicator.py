@@ -7,13 +7,18 @@ from typing import Any
 
 from bp_xp._typing import Array
 
-__all__ = ["TorchCommunicator", "is_launched", "of_group"]
+__all__ = ["TorchCommunicator", "is_launched", "of_group", "own_gpu"]
 
 
 def is_launched() -> bool:
     """Whether this process is one of several that torchrun, or what does likewise, has started."""
     size = os.environ.get("WORLD_SIZE", "")
     return size.isdecimal() and int(size) > 1 and "MASTER_ADDR" in os.environ
+
+
+def own_gpu() -> str:
+    """Return the name of the GPU that belongs to this one of the processes of a machine."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 def of_group(group: Any) -> "TorchCommunicator | None":

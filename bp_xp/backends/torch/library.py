@@ -38,6 +38,9 @@ class Torch(Library):
         return require("torch", self.extra).device("cpu")
 
     def best_device(self) -> Any:
+        torch = require("torch", self.extra)
+        if communicator.is_launched() and torch.cuda.device_count():
+            return self.find("cuda")
         return [*self.devices()[1:], self.default_device()][0]
 
     def devices(self) -> list[Any]:
@@ -49,6 +52,8 @@ class Torch(Library):
 
     def find(self, word: str) -> Any:
         torch = require("torch", self.extra)
+        if word == "cuda" and communicator.is_launched():
+            word = communicator.own_gpu()
         try:
             device = torch.device(word)
         except RuntimeError as error:
