@@ -403,8 +403,8 @@ class Network(Parameters):
                 of its schedule included, if that had warm_start as well.
             progress: whether to show a bar on a terminal and in a notebook, and otherwise a line an
                 epoch: in the log, where logger ``"bp_xp"`` has level INFO, or on standard error.
-            distributed: how the processes talk that share the run: ``"mpi"``, ``"torch"``, a
-                communicator, or ``"auto"`` for what started them; see docs/distributed.md.
+            distributed: how those that share the run talk: ``"mpi"``, ``"torch"``, ``"jax"``, a
+                communicator, or ``"auto"`` for what there is; see docs/distributed.md.
             terms: fields of :class:`~bp_xp.Regularization` by name: ``l1``, ``l2``, ``dropout``,
                 ``clip_norm``, ``clip_value``, ``max_norm``.
 

@@ -210,6 +210,13 @@ class Library:
         """
         del group
 
+    def engine_over_devices(self, device: Any) -> Engine | None:
+        """The engine that shares mini-batches among the devices of this process, or None.
+
+        None where ``device`` is the only one of its kind, or the library can't do that.
+        """
+        del device
+
     def active(self, device: Any) -> contextlib.AbstractContextManager[Any]:
         """A context in which the library's kernels run on ``device``."""
         del device

@@ -1,5 +1,6 @@
 """From ``distributed=`` to the processes that share a run."""
 
+from dataclasses import replace
 from typing import Any
 
 from bp_xp import checks
@@ -10,7 +11,7 @@ from bp_xp.ranks import mpi
 from bp_xp.ranks.communicator import Communicator
 from bp_xp.ranks.ranks import Ranks
 
-__all__ = ["WORDS", "find_ranks"]
+__all__ = ["WORDS", "find_ranks", "over_devices"]
 
 WORDS = ("auto", *dict.fromkeys(one.talks_by for one in LIBRARIES.values() if one.talks_by))
 """What ``distributed=`` takes, besides a communicator: ``"auto"``, and how libraries talk."""
@@ -49,6 +50,30 @@ def find_ranks(distributed: Any, placement: Placement) -> Ranks:
     )
 
 
+def over_devices(distributed: Any, placement: Placement) -> Placement:
+    """Return where steps are taken: on all devices of this process, where the library shares so.
+
+    Args:
+        distributed: as for :func:`find_ranks`.
+        placement: where the network lives.
+
+    Raises:
+        ValueError: devices are to share the steps of the plain loop.
+    """
+    library = placement.library
+    if distributed not in ("auto", library.talks_by) or not library.talks_by:
+        return placement
+    engine = library.engine_over_devices(placement.device)
+    if engine is None:
+        return placement
+    if placement.engine is not library.engine:
+        raise ValueError(
+            f"{named('distributed', distributed)} is for the engine of {library.name}: the plain "
+            "loop takes its steps on one device."
+        )
+    return replace(placement, engine=engine)
+
+
 def _launched() -> str:
     """Return the word for what has started this process as one of several; empty for nothing."""
     found = [one.talks_by for one in LIBRARIES.values() if one.is_launched()]
@@ -70,5 +95,5 @@ def _check_talks(placement: Placement, word: str) -> None:
     raise ValueError(
         f"{named('distributed', word)} is for networks of backend {theirs!r}, and this one's is "
         f"{placement.backend!r}: take {named('backend', theirs)}"
-        + (f", or start processes for {named('distributed', own)}." if own else ".")
+        + (f", or {named('distributed', own)}." if own else ".")
     )

@@ -13,10 +13,11 @@ import numpy as np
 from bp_xp import checks
 from bp_xp._caller import advice
 from bp_xp.architecture import check_same_functions
+from bp_xp.backends import Placement
 from bp_xp.math.initializers import restore_generator
 from bp_xp.math.metrics import METRICS, Metric
 from bp_xp.optim.schedules import LinearWarmUp, ReduceOnPlateau
-from bp_xp.ranks import Ranks, find_ranks
+from bp_xp.ranks import Ranks, find_ranks, over_devices
 from bp_xp.sources import MemorySource, Samples, Source, intake
 from bp_xp.sources.samples import hold_out, make_samples, parts_of_validation, weigh_classes
 from bp_xp.storage import network_file
@@ -110,6 +111,7 @@ def fit(
         )
         begin_alike(network, ranks)
         prepare = functools.partial(_prepare, network, x, y, kept=kept, saved=saved, ranks=ranks)
+        given |= {"placement": over_devices(distributed, network.placement)}
         prepared = ranks.together(functools.partial(prepare, warm_start=warm_start, **given))
         run = prepared.run
         if ranks.are_several:
@@ -155,6 +157,7 @@ def _prepare(
     kept: Checkpoint | None,
     saved: SavedRun | None,
     ranks: Ranks,
+    placement: Placement,
     sample_weight: Any,
     class_weight: Any,
     epochs: Any,
@@ -205,7 +208,7 @@ def _prepare(
     warm, network._warm = (network._warm if warm_start else None), None
     if warm:
         warm.check(settings)
-    run = _make_run(network, settings, samples, validation, ranks)
+    run = _make_run(network, settings, samples, validation, ranks=ranks, placement=placement)
     if warm:
         run.position = go_on(run.position, warm.position)
     observers = [Recorder(), *([EarlyStop(stopping)] if stopping else []), TellCallbacks(told)]
@@ -332,10 +335,15 @@ def check_metrics(metrics: Sequence[Metric], samples: Samples) -> None:
 
 
 def _make_run(
-    network: Any, settings: Settings, samples: Samples, validation: Samples | None, ranks: Ranks
+    network: Any,
+    settings: Settings,
+    samples: Samples,
+    validation: Samples | None,
+    *,
+    ranks: Ranks,
+    placement: Placement,
 ) -> Run:
     """Return a run before its first step."""
-    placement = network.placement
     position = start(
         network.model,
         network._layers,

@@ -181,7 +181,7 @@ def take_looks(
         _check_can_be_scheduled(settings.optimizer, position.state.optimizer)
     ranks = ranks or Ranks()
     rule = _rule_of(_fused(model, engine), source, settings, scheduled=scheduled, ranks=ranks)
-    report.epoch = _mini_batches_of_an_epoch(source, settings.batch_size, ranks)
+    report.epoch = _mini_batches_of_an_epoch(source, settings.batch_size)
     judged = {"model": model, "source": source, "validation": validation, "settings": settings}
     end_epoch = functools.partial(_end_epoch, **judged, ranks=ranks, placement=placement)
     take = ranks.guarded(_chunk_taker(rule, source, report, placement))
@@ -204,7 +204,8 @@ def take_looks(
             next_batches = ranks.guarded(batches_of_epoch.take)
             n_samples = 0
             while batches := next_batches(_until_look(step, at_once, look_every)):
-                taken, size = batches[0].shape[0], batches[0].shape[-2]
+                taken = batches[0].shape[0]
+                size = report.rows = sum(ranks.gather(batches[0].shape[-2]))
                 if scheduled:
                     last_rates = rates(rate, step, taken, history)
                     batches.append(placement.asarray(last_rates, dtype))
@@ -212,8 +213,6 @@ def take_looks(
                 with np.errstate(over="ignore", invalid="ignore"):
                     state, chunk_totals = take(state, batches)
                 step += taken
-                if ranks.are_several:
-                    size = _mean_rows(taken, n_samples, source, settings.batch_size)
                 n_samples += size * math.prod(chunk_totals.shape[:-1])
                 totals.append(chunk_totals)
                 progress.advance(taken * size, chunk_totals)
@@ -381,30 +380,12 @@ def _until_look(step: int, at_once: int, look_every: Sequence[int]) -> int:
     return min([at_once, *(every - step % every for every in look_every)])
 
 
-def _mini_batches_of_an_epoch(source: Source, batch_size: int, ranks: Ranks) -> dict[int, int]:
+def _mini_batches_of_an_epoch(source: Source, batch_size: int) -> dict[int, int]:
     """Return how many mini-batches of so many rows an epoch has; empty where nobody knows."""
     if source.n_rows is None:
         return {}
     whole, rest = divmod(source.n_rows, batch_size)
-    numbers: dict[int, int] = {}
-    for rows, n in ((batch_size, whole), (rest, bool(rest))):
-        own = rows_of_share(rows, ranks.rank, ranks.size)
-        numbers[own] = numbers.get(own, 0) + n
-    return numbers
-
-
-def _mean_rows(taken: int, before: int, source: Source, batch_size: int) -> int:
-    """Return how many rows the next mini-batches have, of which this process takes its share.
-
-    Args:
-        taken: how many mini-batches they are.
-        before: rows of the epoch that were taken before.
-        source: where they come from.
-        batch_size: rows of a mini-batch; the last one of an epoch, which comes alone, has what is
-            left.
-    """
-    left = math.inf if source.n_rows is None else source.n_rows - before
-    return batch_size if taken > 1 else int(min(batch_size, left))
+    return {batch_size: whole} | ({rest: 1} if rest else {})
 
 
 def _keep_account(
