@@ -294,13 +294,14 @@ def train(ctx: click.Context, **options: Any) -> None:
     with Termination() as termination:
         network, dataset = given.ranks.together(lambda: _load(given, defaults))
         history = _fit(given, network, dataset, optimizer, termination)
+        number = max(given.ranks.gather(termination.number))  # SIGTERM, if one of them got it
     if given.ranks.rank:
         return
     if history.stopped == "interrupt" or termination.asked():
         epoch = history.best_epoch
         which = "the last complete step" if epoch is None else f"epoch {epoch}, the best,"
         go_on = "" if given.checkpoint is None else "; the same command with --resume goes on"
-        stop(f"interrupted: the network of {which} is in {given.path}{go_on}", termination.number)
+        stop(f"interrupted: the network of {which} is in {given.path}{go_on}", number)
     _tell_result(given, network, dataset, history)
 
 

@@ -42,7 +42,7 @@ def describe_process(network: Any) -> dict[str, Any]:
         "backend": placement.backend,
         "engine": placement.engine.name,
         "versions": {
-            "python": platform.python_version(),
+            "python": ".".join(platform.python_version_tuple()[:2]),
             "bp_xp": sys.modules["bp_xp"].__version__,
             "numpy": np.__version__,
             placement.backend: placement.library.version(),

@@ -22,6 +22,7 @@ from bp_xp import (
     StopWhen,
 )
 from bp_xp.backends.numpy.library import NumPy
+from bp_xp.engines import replay
 from bp_xp.optim.schedules import CosineDecay, ReduceOnPlateau
 
 SIZES = [6, 8, 3]
@@ -152,6 +153,24 @@ def test_other_libraries_share_a_run_too(backend):
         assert history.engine == net.engine
         if net.engine != "plain":
             assert not any(account.plain for account in net.explain().accounts.values())
+
+
+def test_ranks_with_shares_of_other_shapes_take_a_step_in_one_way(monkeypatch):
+    # PyTorch's recorded step rounds otherwise than the plain loop. Rank 1 has as many rows of the
+    # last mini-batch as of the others, and rank 0 has fewer.
+    pytest.importorskip("torch")
+    monkeypatch.setattr(replay, "_STEPS_BEFORE", 16)
+    options = {
+        "network": {"backend": "torch"},
+        "batch_size": 3,
+        "optimizer": SGD(0.1, momentum=0.9),
+    }
+    found = on_ranks(2, functools.partial(fitted, epochs=2, **options))
+    assert len({parameters(net).tobytes() for net, _ in found}) == 1
+    first, second = (net.explain().accounts for net, _ in found)
+    assert first.keys() == second.keys() == {(3, 6), (2, 6)}
+    assert [(one.steps, one.plain) for one in first.values()] == [(54, 0), (2, 2)]
+    assert [(one.steps, one.plain) for one in second.values()] == [(54, 0), (2, 2)]
 
 
 # ---------------------------------------------------------------------------------------------
