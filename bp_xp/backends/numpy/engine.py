@@ -122,6 +122,8 @@ class _Tape(Lines):
             *(f"{k}={self.write(v)}" for k, v in options.items()),
         ]
         call = f"{self.function_name(function)}({', '.join(arguments)})"
+        if function is np.concatenate and "out" not in options:
+            return self.result(result, lambda t: f"{call[:-1]}, out={t})")
         for one in all_recorded([*inputs, *options.values()]):
             if isinstance(result, np.ndarray) and np.shares_memory(result, one.value):
                 return self.view_by(one, result, call)
