@@ -422,6 +422,7 @@ class Network(Parameters):
             DivergenceError: the cost, a parameter or what early stopping monitors is no longer
                 finite. The network keeps the parameters of the last epoch before, or the best ones
                 with early stopping.
+            RuntimeError: those that share the run do not agree, or one of the others failed.
             OutOfMemoryError: a mini-batch needs more memory than the device has. The network keeps
                 the parameters of the last epoch before; a smaller ``batch_size`` can be tried.
 

@@ -190,7 +190,6 @@ def take_looks(
     state, first, place, step, totals, order = position
     generator.bit_generator.state = order
     last_rates = np.zeros(1)
-
     with (
         Interruption() as interruption,
         Progress(settings.epochs, source.n_rows, show=settings.progress) as progress,
