@@ -352,6 +352,7 @@ class Network(Parameters):
         checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
         warm_start: bool = False,
         progress: bool = True,
+        distributed: Any = None,
         **terms: Unpack[RegularizationTerms],
     ) -> History:
         """Train on mini-batches.
@@ -397,6 +398,8 @@ class Network(Parameters):
                 of its schedule included, if that had warm_start as well.
             progress: whether to show a bar on a terminal and in a notebook, and otherwise a line an
                 epoch: in the log, where logger ``"bp_xp"`` has level INFO, or on standard error.
+            distributed: how those that share the run talk: ``"mpi"``, ``"torch"``, ``"jax"``, a
+                communicator, or ``"auto"`` for what there is; see docs/distributed.md.
             terms: fields of :class:`~bp_xp.Regularization` by name: ``l1``, ``l2``, ``dropout``,
                 ``clip_norm``, ``clip_value``, ``max_norm``.
 
@@ -419,6 +422,7 @@ class Network(Parameters):
             DivergenceError: the cost, a parameter or what early stopping monitors is no longer
                 finite. The network keeps the parameters of the last epoch before, or the best ones
                 with early stopping.
+            RuntimeError: those that share the run do not agree, or one of the others failed.
             OutOfMemoryError: a mini-batch needs more memory than the device has. The network keeps
                 the parameters of the last epoch before; a smaller ``batch_size`` can be tried.
 
@@ -444,6 +448,7 @@ class Network(Parameters):
             checkpoint_argument=checkpoint,
             warm_start=warm_start,
             progress=progress,
+            distributed=distributed,
             terms=dict(terms),
         )
 

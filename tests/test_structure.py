@@ -61,11 +61,12 @@ MAY_IMPORT = {
         *LIBRARY_ROOMS,
     },
     "optim": {"_caller", "_typing", "_trees", "checks", "math", "backends"},
+    "ranks": {"_caller", "_typing", "_optional", "checks", "backends"},
     "sources": {"_caller", "_typing", "checks", "math", "backends"},
     "architecture": {"_caller", "_typing", "checks", "math", "backends"},
     "training": {
         *(BASIS - {"_optional"}),
-        *("math", "engines", "backends", "optim", "sources", "architecture", "storage"),
+        *("math", "engines", "backends", "optim", "ranks", "sources", "architecture", "storage"),
     },
     "parameters": {
         *("_typing", "_trees", "checks", "math", "engines", "backends"),
@@ -117,7 +118,8 @@ MAY_IMPORT = {
     },
     "cli": {
         *BASIS,
-        *("", "backends", "optim", "storage", "training", "datasets", "testing", "plotting"),
+        *("", "backends", "optim", "ranks", "storage", "training", "datasets", "testing"),
+        "plotting",
         *("tables", "export", "sweeps"),
     },
     "__main__": {"cli"},

@@ -50,6 +50,8 @@ class Library:
     """How it takes many training steps."""
     device_words: str = "one of its own devices"
     """The forms of ``device=`` that the library takes, for messages."""
+    talks_by: str = ""
+    """What ``distributed=`` calls the way in which its processes talk; empty without one."""
 
     def __init__(self, xp: Namespace | None = None) -> None:
         self._xp = xp
@@ -193,6 +195,28 @@ class Library:
         """A nesting of arrays, the same, in the order that products with inputs ``x`` read best."""
         del x
         return tree
+
+    def is_launched(self) -> bool:
+        """Whether this process is one of several that were started to talk in the library's way."""
+        return False
+
+    def communicator(self, group: Any = None) -> Any:
+        """What lets processes talk in the library's own way, a :class:`bp_xp.ranks.Communicator`.
+
+        Args:
+            group: the library's own object for some processes; None for all.
+
+        Returns:
+            The communicator; None where ``group`` is no such object.
+        """
+        del group
+
+    def engine_over_devices(self, device: Any) -> Engine | None:
+        """The engine that shares mini-batches among the devices of this process, or None.
+
+        None where ``device`` is the only one of its kind, or the library can't do that.
+        """
+        del device
 
     def active(self, device: Any) -> contextlib.AbstractContextManager[Any]:
         """A context in which the library's kernels run on ``device``."""

@@ -73,7 +73,7 @@ class Placement:
     def new_report(self) -> Report:
         """What the engine will say of a run."""
         why = ""
-        if self.engine is not self.library.engine:
+        if self.engine.name != self.library.engine.name:
             why = f"asked for by engine={self.engine.name!r}"
         elif self.engine is PLAIN:
             why = f"{self.backend} has no engine of its own"

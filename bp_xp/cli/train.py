@@ -59,6 +59,7 @@ from bp_xp.cli._options import (
 )
 from bp_xp.cli._pictures import drawing
 from bp_xp.cli._program import Termination, logger, main, stop
+from bp_xp.cli._ranks import distributed_option, ranks_of
 from bp_xp.datasets import Dataset
 from bp_xp.optim import Optimizer
 from bp_xp.plotting import training_curves
@@ -104,6 +105,7 @@ __all__ = ["train"]
 @of_run("--epochs", type=int, help="Passes over the data.")
 @of_run("--batch-size", type=int, help="Samples in a mini-batch.")
 @of_run("--shuffle/--no-shuffle", default=True, help="Whether each epoch has a new order.")
+@distributed_option
 @optimizer_option
 @of_optimizer(
     "--learning-rate",
@@ -288,34 +290,43 @@ def train(ctx: click.Context, **options: Any) -> None:
     optimizer = _optimizer(given, defaults)
     optimizer(1 + (given.warm_up or 0))
     allow_float64(given.dtype)
-    place(given.device, given.backend)
+    given.ranks = ranks_of(given, place(given.device, given.backend))
     with Termination() as termination:
-        given.prepared = None
-        if given.is_table:
-            given.prepared, dataset = tables.load(given)
-        else:
-            dataset = load_data(given.data, given.target)
-        network = make_network(
-            dataset,
-            given.sizes,
-            defaults.hidden,
-            given.cost,
-            activation=given.activation,
-            dtype=given.dtype,
-            seed=given.seed,
-            device=given.device,
-            backend=given.backend,
-        )
-        logger.info("%r\n%r", dataset, network)
-        tell_device(network)
-        given.model = tables.as_model(given.prepared, network)
+        network, dataset = given.ranks.together(lambda: _load(given, defaults))
         history = _fit(given, network, dataset, optimizer, termination)
+        number = max(given.ranks.gather(termination.number))  # SIGTERM, if one of them got it
+    if given.ranks.rank:
+        return
     if history.stopped == "interrupt" or termination.asked():
         epoch = history.best_epoch
         which = "the last complete step" if epoch is None else f"epoch {epoch}, the best,"
         go_on = "" if given.checkpoint is None else "; the same command with --resume goes on"
-        stop(f"interrupted: the network of {which} is in {given.path}{go_on}", termination.number)
+        stop(f"interrupted: the network of {which} is in {given.path}{go_on}", number)
     _tell_result(given, network, dataset, history)
+
+
+def _load(given: SimpleNamespace, defaults: Defaults) -> tuple[Network, Dataset]:
+    """Return the network, and the data that it learns from."""
+    given.prepared = None
+    if given.is_table:
+        given.prepared, dataset = tables.load(given)
+    else:
+        dataset = load_data(given.data, given.target)
+    network = make_network(
+        dataset,
+        given.sizes,
+        defaults.hidden,
+        given.cost,
+        activation=given.activation,
+        dtype=given.dtype,
+        seed=given.seed,
+        device=given.device,
+        backend=given.backend,
+    )
+    logger.info("%r\n%r", dataset, network)
+    tell_device(network)
+    given.model = tables.as_model(given.prepared, network)
+    return network, dataset
 
 
 def _check_numbers(given: SimpleNamespace, defaults: Defaults) -> None:
@@ -342,7 +353,7 @@ def _fit(
     optimizer: Callable[[int], Optimizer],
     termination: Termination,
 ) -> History:
-    """Train the network, and write it and its settings to files."""
+    """Train the network, and let rank 0 write it and its settings to files."""
     validated = _check_validation(given, dataset, network, given.metrics)
     fraction = given.validation_fraction if dataset.x_validation is None else 0.0
     n = len(dataset.x_train) - round(fraction * len(dataset.x_train))
@@ -352,7 +363,7 @@ def _fit(
     validation: Any = fraction or None
     if dataset.x_validation is not None:
         validation = (dataset.x_validation, dataset.y_validation)
-    termination.training = True
+    termination.training, log = True, given.log if given.ranks.rank == 0 else None
     history = network.fit(
         dataset.x_train,
         dataset.y_train,
@@ -372,10 +383,17 @@ def _fit(
         validation_data=validation,
         metrics=given.metrics if validated else (),
         early_stopping=given.stopping,
-        callbacks=[StopWhen(termination.asked), *([epoch_log(given.log)] if given.log else [])],
+        callbacks=[StopWhen(termination.asked), *([epoch_log(log)] if log else [])],
         checkpoint=checkpoint,
         progress=logger.isEnabledFor(logging.INFO),
+        distributed=given.distributed,
     )
+    given.ranks.first(lambda: _write(given, history, settings))
+    return history
+
+
+def _write(given: SimpleNamespace, history: History, settings: str) -> None:
+    """Write the network and its settings, and draw its curves."""
     # Whatever comes later can't lose it any more.
     if given.path.exists():
         logger.info("%s is replaced", given.path)
@@ -387,7 +405,6 @@ def _fit(
     if given.plot is not None and history:
         with drawing(given.plot):
             training_curves(history)
-    return history
 
 
 def _tell_result(

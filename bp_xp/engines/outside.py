@@ -1,19 +1,44 @@
 """Calls of what is no operation of the standard, such as a sum over processes."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import TypeAlias
 
 from bp_xp._typing import Array
 from bp_xp.engines.recorder import Recorded
 
-__all__ = ["call_outside"]
+__all__ = ["Outside", "call_outside", "heard_by"]
+
+Outside: TypeAlias = Callable[[Array], Array]
+"""A function of an array that returns an array anew of the same shape and dtype."""
+
+_hearer: ContextVar[Callable[[Outside, Array], Array] | None] = ContextVar(
+    "who hears of calls to the outside", default=None
+)
 
 
-def call_outside(function: Callable[[Array], Array], array: Array) -> Array:
-    """Return ``function(array)``, an array anew of the same shape and dtype.
+def call_outside(function: Outside, array: Array) -> Array:
+    """Return ``function(array)``.
 
-    A recorder that listens to arrays could not see into the function: so it is told of the call as
-    a whole, and writes it down as one line.
+    A recorder could not see into the function: so it is told of the call as a whole, and writes it
+    down as one line. It does not make the call, as other processes may record at another step.
     """
     if isinstance(array, Recorded):
         return array.tape.call(function, array)
-    return function(array)
+    hear = _hearer.get()
+    return function(array) if hear is None else hear(function, array)
+
+
+@contextlib.contextmanager
+def heard_by(hear: Callable[[Outside, Array], Array]) -> Iterator[None]:
+    """Hand calls to a recorder whose arrays can't be told from others, while this context lasts.
+
+    Args:
+        hear: writes a call down, and returns an array of the form of its result.
+    """
+    before = _hearer.set(hear)
+    try:
+        yield
+    finally:
+        _hearer.reset(before)

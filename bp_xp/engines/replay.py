@@ -172,7 +172,7 @@ def new_loop(
     def loop(
         step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace
     ) -> tuple[Any, Array]:
-        n, shape = batches[0].shape[0], tuple(batches[0].shape[1:])
+        n, shape = batches[0].shape[0], report.whole(batches[0].shape[1:])
         account = report.account(shape)
         number = account.before + taken.get(shape, 0)
         taken[shape] = taken.get(shape, 0) + n
@@ -197,7 +197,7 @@ def new_loop(
     def replayed(
         step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace
     ) -> tuple[Any, Array]:
-        n, shape = batches[0].shape[0], tuple(batches[0].shape[1:])
+        n, shape = batches[0].shape[0], report.whole(batches[0].shape[1:])
         account = report.account(shape)
         # Networks may leave a stack: the state then has another form, whatever the mini-batches.
         form = shape, tuple(getattr(next(leaves_of(state), None), "shape", ()))

@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,9 @@ class Report:
         why: why this engine, where the library has no faster one or another was asked for.
         accounts: what became of the mini-batches of each shape.
         epoch: how many mini-batches of so many rows an epoch has; None where nobody knows.
+        rows: how many rows the mini-batches at hand have, of which this process may take a share; 0
+            where nobody has said so. Accounts and programs are of whole mini-batches, so that all
+            processes that share a run take a step in one way.
         unfused: elementwise functions that could not be made one operation in the plain loop, by
             name, and why.
     """
@@ -59,11 +62,18 @@ class Report:
     why: str = ""
     accounts: dict[tuple[int, ...], Account] = field(default_factory=dict)
     epoch: dict[int, int] | None = field(default_factory=dict)
+    rows: int = 0
     unfused: dict[str, str] = field(default_factory=dict)
 
-    def account(self, shape: tuple[int, ...]) -> Account:
+    def whole(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of the whole mini-batch of which this process takes a share."""
+        if not self.rows or len(shape) < 2:
+            return tuple(shape)
+        return (*shape[:-2], self.rows, shape[-1])
+
+    def account(self, shape: Sequence[int]) -> Account:
         """Return the account of the mini-batches of a shape."""
-        return self.accounts.setdefault(tuple(shape), Account())
+        return self.accounts.setdefault(self.whole(shape), Account())
 
     def fall_back(self, shape: tuple[int, ...], reason: str, *, expected: bool = False) -> None:
         """Note why the plain loop takes the mini-batches of a shape, and log it once.
@@ -80,7 +90,7 @@ class Report:
             logger.log(
                 logging.INFO if expected else logging.WARNING,
                 "the plain loop takes mini-batches of shape %s in place of the %s engine: %s",
-                shape,
+                self.whole(shape),
                 self.engine,
                 reason,
             )

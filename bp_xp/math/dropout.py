@@ -204,7 +204,13 @@ def keep_scale(
 
 
 def draw_masks(
-    state: MaskState, rates: Sequence[float | Threshold], n: int, *, xp: Namespace, dtype: Any
+    state: MaskState,
+    rates: Sequence[float | Threshold],
+    n: int,
+    *,
+    share: tuple[int, int] = (0, 1),
+    xp: Namespace,
+    dtype: Any,
 ) -> tuple[list[Array | None], MaskState]:
     """Return the masks of a step, and the state of the next one.
 
@@ -212,6 +218,7 @@ def draw_masks(
         state: that of this step.
         rates: as in :func:`init_masks`; or for a layer what :func:`keep_scale` takes.
         n: N, samples in the mini-batch, at most as many as were said at the start.
+        share: (r, R): the samples are the rows r, r + R, r + 2R ... of the mini-batch.
         xp: the namespace of the state.
         dtype: the dtype of the masks.
 
@@ -222,7 +229,17 @@ def draw_masks(
     key = step_key(state.seed, state.step)
     places = iter(state.counters)
     masks = [
-        keep_scale(next(places)[:n, :], key, rate, xp=xp, dtype=dtype) if rate else None
+        keep_scale(_of_share(next(places), n, share), key, rate, xp=xp, dtype=dtype)
+        if rate
+        else None
         for rate in rates
     ]
     return masks, state._replace(step=state.step + 1)
+
+
+def _of_share(counters: Array, n: int, share: tuple[int, int]) -> Array:
+    """Return the counters of the first n rows of a share."""
+    (rank, ranks), most = share, counters.shape[0]
+    if ranks == 1:
+        return counters[:n, :]
+    return counters[min(rank, most) : min(rank + n * ranks, most) : ranks, :]

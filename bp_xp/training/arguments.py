@@ -233,7 +233,7 @@ def as_regularization(regularization: Any, terms: dict[str, Any], hidden: int) -
 _FIT_WORDS = (
     *("sample_weight", "class_weight", "epochs", "batch_size", "shuffle", "optimizer"),
     *("regularization", "trainable", "validation_data", "metrics", "early_stopping", "callbacks"),
-    *("checkpoint", "warm_start", "progress"),
+    *("checkpoint", "warm_start", "progress", "distributed"),
 )
 
 

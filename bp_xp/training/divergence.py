@@ -56,7 +56,8 @@ def check_finite(
         state: what the steps carry on.
         epoch: the number of the epoch.
         settings: those of the run, for the advice.
-        totals: the sums of each step of the epoch, shape (steps, 3), where they are known.
+        totals: the sums of each step of the epoch, shape (steps, 3), where they are known; of
+            several processes those of each, shape (ranks, steps, 3).
         rates: the learning rates of its last steps, where they follow a schedule and are known.
         placement: library and device.
 
@@ -79,13 +80,16 @@ def not_finite(state: State, totals: np.ndarray | None, *, placement: Placement)
     dtype = parts[0].dtype
     held = [leaf for leaf in leaves_of(state.optimizer) if getattr(leaf, "dtype", None) == dtype]
     finite = are_finite([*parts, *held], placement=placement)
-    costs = np.zeros(0) if totals is None else totals[:, 0]
-    if finite.all() and np.isfinite(costs).all():
+    costs = np.zeros((1, 0)) if totals is None else totals.reshape(-1, *totals.shape[-2:])[..., 0]
+    good = np.isfinite(costs)
+    if finite.all() and good.all():
         return []
     layers = finite[: len(parts)].reshape(-1, 2).all(axis=1)
     found = []
-    if not np.isfinite(costs).all():
-        found.append(f"the cost is first not finite at its step {np.isfinite(costs).argmin() + 1}")
+    if not good.all():
+        step = good.all(axis=0).argmin()
+        rank = f" on rank {good[:, step].argmin()}" if len(costs) > 1 else ""
+        found.append(f"the cost is first not finite at its step {step + 1}{rank}")
     if not layers.all():
         found.append(f"the first layer that is not finite is layer {layers.argmin()}")
     elif not finite.all():

@@ -13,9 +13,11 @@ import numpy as np
 from bp_xp import checks
 from bp_xp._caller import advice, named
 from bp_xp.architecture import check_same_functions
+from bp_xp.backends import Placement
 from bp_xp.math.initializers import restore_generator
 from bp_xp.math.metrics import METRICS, Metric
 from bp_xp.optim.schedules import LinearWarmUp, ReduceOnPlateau
+from bp_xp.ranks import Ranks, find_ranks, over_devices
 from bp_xp.sources import MemorySource, Samples, Source, intake, make_source, validation_source
 from bp_xp.sources.batches import BatchesSource
 from bp_xp.sources.making import AnySource
@@ -24,12 +26,21 @@ from bp_xp.storage import network_file
 from bp_xp.storage.files import keep_previous
 from bp_xp.storage.network_file import NetworkFile, Section
 from bp_xp.training import arguments, checkpoint, evaluation
+from bp_xp.training.agreement import begin_alike, describe_process
 from bp_xp.training.arguments import Settings
 from bp_xp.training.callbacks import EarlyStopping
-from bp_xp.training.checkpoint import SavedRun
+from bp_xp.training.checkpoint import Checkpoint, SavedRun
 from bp_xp.training.history import EpochRecord, History
 from bp_xp.training.looks import Position, copied, start
-from bp_xp.training.trainer import EarlyStop, KeepCheckpoint, Recorder, Run, TellCallbacks, train
+from bp_xp.training.trainer import (
+    EarlyStop,
+    KeepCheckpoint,
+    Observer,
+    Recorder,
+    Run,
+    TellCallbacks,
+    train,
+)
 
 __all__ = [
     "WarmStart",
@@ -82,6 +93,73 @@ def fit(
     x: Any,
     y: Any,
     *,
+    checkpoint_argument: Any,
+    distributed: Any,
+    warm_start: Any,
+    **given: Any,
+) -> History:
+    """Train a network; the arguments are those of :meth:`bp_xp.Network.fit`.
+
+    Where several processes share the run, each prepares it, and what goes wrong on one of them ends
+    it on all.
+    """
+    ranks = find_ranks(distributed, network.placement)
+    with contextlib.ExitStack() as entered:
+        kept, saved = ranks.first(functools.partial(_open, checkpoint_argument, entered))
+        entered.enter_context(
+            network.placement.active(
+                advice("Take a smaller {}; no step was left half done.", "batch_size")
+            )
+        )
+        begin_alike(network, ranks)
+        prepare = functools.partial(_prepare, network, x, y, kept=kept, saved=saved, ranks=ranks)
+        given |= {"placement": over_devices(distributed, network.placement)}
+        prepared = ranks.together(functools.partial(prepare, warm_start=warm_start, **given))
+        run = prepared.run
+        if ranks.are_several:
+            others = {"epochs": run.settings.epochs, "step": run.position.step}
+            looks = {"looks": [one.looks_at() for one in prepared.observers]}
+            alike = {**prepared.described, **others, **looks, **describe_process(network)}
+            ranks.check_alike(alike, when="at the start")
+        network._report = run.report
+        history = train(run, prepared.observers)
+        if warm_start:
+            # What was measured doesn't matter to what comes next.
+            network._warm = WarmStart(replace(run.settings, metrics=()), run.position)
+    return history
+
+
+class _Prepared(NamedTuple):
+    """A run before its first step.
+
+    Attributes:
+        run: the run.
+        observers: what reacts to it.
+        described: what must be the same for it to go on, or on every process; empty where nobody
+            asks for that.
+    """
+
+    run: Run
+    observers: Sequence[Observer]
+    described: Mapping[str, Any]
+
+
+def _open(argument: Any, entered: contextlib.ExitStack) -> tuple[Checkpoint | None, Any]:
+    """Return the checkpoint of a run, which no other run writes now, and the run to go on from."""
+    kept = checkpoint.as_checkpoint(argument)
+    entered.enter_context(checkpoint.owned(kept))
+    return kept, checkpoint.read_saved(kept)
+
+
+def _prepare(
+    network: Any,
+    x: Any,
+    y: Any,
+    *,
+    kept: Checkpoint | None,
+    saved: SavedRun | None,
+    ranks: Ranks,
+    placement: Placement,
     sample_weight: Any,
     class_weight: Any,
     epochs: Any,
@@ -94,12 +172,11 @@ def fit(
     metrics: Any,
     early_stopping: Any,
     callbacks: Any,
-    checkpoint_argument: Any,
     warm_start: Any,
     progress: Any,
     terms: dict[str, Any],
-) -> History:
-    """Train a network; the arguments are those of :meth:`bp_xp.Network.fit`."""
+) -> _Prepared:
+    """Return a run where it begins, or goes on."""
     hidden = len(network.sizes) - 2
     for name, switch in (("shuffle", shuffle), ("progress", progress), ("warm_start", warm_start)):
         arguments.check_switch(switch, name)
@@ -112,54 +189,43 @@ def fit(
         trainable=arguments.as_trainable(trainable, hidden + 1),
         metrics=arguments.as_metrics(metrics),
         shuffle=shuffle,
-        progress=progress,
+        progress=progress and ranks.rank == 0,
     )
-    kept = checkpoint.as_checkpoint(checkpoint_argument)
-    with (
-        checkpoint.owned(kept),
-        network.placement.active(
-            advice("Take a smaller {}; no step was left half done.", "batch_size")
-        ),
-    ):
-        saved = checkpoint.read_saved(kept)
-        if saved and warm_start:
-            raise ValueError("pass Checkpoint(resume=...) or warm_start, not both.")
-        begun = saved.run.begun if saved else network._generator.bit_generator.state
-        source, validation = _sources(
-            network,
-            (x, y, sample_weight),
-            validation_data,
-            # A run that is resumed holds out what it held out when it began.
-            generator=restore_generator(begun) if saved else network._generator,
-            class_weight=class_weight,
-            shuffle=shuffle,
-        )
-        settings = make_settings(
-            batch_size=_batch_size(batch_size, source),
-            buffer_size=getattr(source, "buffer_rows", None),
-        )
-        check_measured(network, settings.metrics, source, validation)
-        check_monitored(settings, stopping, source, validation)
-        warm, network._warm = (network._warm if warm_start else None), None
-        if warm:
-            warm.check(settings)
-        run = _make_run(network, settings, source, validation)
-        if warm:
-            run.position = go_on(run.position, warm.position)
-        observers = [Recorder(), *([EarlyStop(stopping)] if stopping else []), TellCallbacks(told)]
-        if kept:
-            described = checkpoint.describe_settings(settings, stopping, source, validation)
-            if saved:
-                _resume(network, run, saved, described)
-            more = {"described": described, "begun": begun, "others": kept.sections}
-            write = functools.partial(_write, network, **more)
-            observers.append(KeepCheckpoint(Path(kept.path), kept.every, write))
-        network._report = run.report
-        history = train(run, observers)
-        if warm_start:
-            # What was measured doesn't matter to what comes next.
-            network._warm = WarmStart(replace(settings, metrics=()), run.position)
-    return history
+    if saved and warm_start:
+        raise ValueError("pass Checkpoint(resume=...) or warm_start, not both.")
+    begun = saved.run.begun if saved else network._generator.bit_generator.state
+    source, validation = _sources(
+        network,
+        (x, y, sample_weight),
+        validation_data,
+        # A run that is resumed holds out what it held out when it began.
+        generator=restore_generator(begun) if saved else network._generator,
+        class_weight=class_weight,
+        shuffle=shuffle,
+    )
+    settings = make_settings(
+        batch_size=_batch_size(batch_size, source),
+        buffer_size=getattr(source, "buffer_rows", None),
+    )
+    check_measured(network, settings.metrics, source, validation)
+    check_monitored(settings, stopping, source, validation)
+    warm, network._warm = (network._warm if warm_start else None), None
+    if warm:
+        warm.check(settings)
+    run = _make_run(network, settings, source, validation, ranks=ranks, placement=placement)
+    if warm:
+        run.position = go_on(run.position, warm.position)
+    observers = [Recorder(), *([EarlyStop(stopping)] if stopping else []), TellCallbacks(told)]
+    described = {}
+    if kept or ranks.are_several:
+        described = checkpoint.describe_settings(settings, stopping, source, validation)
+    if saved:
+        _resume(network, run, saved, described)
+    if kept:
+        more = {"described": described, "begun": begun, "others": kept.sections}
+        write = functools.partial(_write, network, **more) if ranks.rank == 0 else _write_nothing
+        observers.append(KeepCheckpoint(Path(kept.path), kept.every, write))
+    return _Prepared(run, observers, described)
 
 
 def _sources(
@@ -287,9 +353,28 @@ def check_metrics(metrics: Sequence[Metric], samples: Samples | Source) -> None:
             )
 
 
-def _make_run(network: Any, settings: Settings, source: Source, validation: Source | None) -> Run:
+def _shared(network: Any, source: Source, ranks: Ranks, placement: Placement) -> Source:
+    """Return the share that a process, and each device of it, takes of a source."""
+    if isinstance(source, MemorySource):
+        return replace(source, placement=placement, rank=ranks.rank, ranks=ranks.size)
+    if ranks.are_several or placement is not network.placement:
+        raise ValueError(
+            f"{named('distributed')} shares samples that are in memory, and these are read as they "
+            "are needed: pass arrays."
+        )
+    return source
+
+
+def _make_run(
+    network: Any,
+    settings: Settings,
+    source: Source,
+    validation: Source | None,
+    *,
+    ranks: Ranks,
+    placement: Placement,
+) -> Run:
     """Return a run before its first step."""
-    placement = network.placement
     position = start(
         network.model,
         network._layers,
@@ -301,13 +386,14 @@ def _make_run(network: Any, settings: Settings, source: Source, validation: Sour
     return Run(
         network=network,
         model=network.model,
-        source=source,
+        source=_shared(network, source, ranks, placement),
         validation=validation,
         settings=settings,
         position=position,
         placement=placement,
         dtype=network.dtype,
         generator=network._generator,
+        ranks=ranks,
     )
 
 
@@ -323,6 +409,8 @@ def _resume(network: Any, run: Run, saved: SavedRun, described: Mapping[str, Any
     run.position, run.history, run.best = checkpoint.unpack(
         saved, described, run.position.state, run.position.state.layers, placement=run.placement
     )
+    if run.ranks.rank:  # what is added up so far counts once
+        run.position = run.position._replace(totals=[one * 0 for one in run.position.totals])
     run.show(copied(run.position.state.layers, network.xp))
     go_on_counting(run, saved)
     network.seed = saved.network.seed
@@ -353,6 +441,10 @@ def go_on_counting(run: Run, saved: SavedRun) -> None:
     if run.is_over:
         epochs = run.settings.epochs
         logger.info("%s: all %d epochs are run already.", saved.path, epochs)
+
+
+def _write_nothing(path: Path, run: Run) -> None:
+    """Leave the checkpoint to rank 0."""
 
 
 def _write(

@@ -21,13 +21,14 @@ import numpy as np
 
 from bp_xp._trees import leaves_of, map_leaves
 from bp_xp._typing import Array, Layer, Namespace
-from bp_xp.backends import Placement, to_numpy
+from bp_xp.backends import Placement
 from bp_xp.engines import Engine, Loop, OneByOne, Report
 from bp_xp.errors import DivergenceError
 from bp_xp.math import dropout
 from bp_xp.math.model import Model
 from bp_xp.optim import Optimizer
 from bp_xp.optim.schedules import is_scheduled, rates
+from bp_xp.ranks import Ranks
 from bp_xp.sources import Epoch, Source
 from bp_xp.sources.ahead import StoppedError, stopping
 from bp_xp.training.arguments import Settings
@@ -48,7 +49,7 @@ from bp_xp.training.groups import (
 )
 from bp_xp.training.history import EpochRecord, History
 from bp_xp.training.progress import Interruption, Progress
-from bp_xp.training.reduction import Total
+from bp_xp.training.reduction import rows_of_share, total_on_first, totals_of_all
 from bp_xp.training.step import Rule, State, make_step
 
 __all__ = ["Look", "Position", "copied", "start", "steps_at_once", "take_looks"]
@@ -154,7 +155,7 @@ def take_looks(
     report: Report,
     look_every: Sequence[int] = (),
     should_stop: Callable[[], bool] = lambda: False,
-    total: Total | None = None,
+    ranks: Ranks | None = None,
 ) -> Generator[Look, State | None, None]:
     """Take the steps of a run, showing it after each epoch and at the steps that are asked for.
 
@@ -172,7 +173,8 @@ def take_looks(
         report: what to keep accounts of the engine in.
         look_every: numbers of steps after which the caller wants to look.
         should_stop: asked between chunks whether the run shall end.
-        total: adds up over the processes that share the run; None on one.
+        ranks: the processes that share the run; None for one alone. All take the same looks, and
+            end at the same step.
 
     Yields:
         A look after each epoch and each ``look_every`` steps. After an interruption (Ctrl-C, or
@@ -190,11 +192,14 @@ def take_looks(
     rate: Any = getattr(settings.optimizer, "learning_rate", None)
     if scheduled := is_scheduled(rate):
         _check_can_be_scheduled(settings.optimizer, position.state.optimizer)
-    rule = _rule_of(_fused(model, engine), source, settings, scheduled=scheduled, total=total)
+    ranks = ranks or Ranks()
+    rule = _rule_of(_fused(model, engine), source, settings, scheduled=scheduled, ranks=ranks)
     report.epoch = _mini_batches_of_an_epoch(source, settings.batch_size)
-    take = _chunk_taker(rule, source, report, placement)
-    at_once = steps_at_once(placement, settings.batch_size * source.row_entries)
-    until_look = functools.partial(_until_look, at_once, look_every)
+    judged = {"model": model, "source": source, "validation": validation, "settings": settings}
+    take = ranks.guarded(_chunk_taker(rule, source, report, placement))
+    where: dict[str, Any] = {"ranks": ranks, "placement": placement}
+    end_epoch = functools.partial(_end_epoch, **judged, **where)
+    until_look = _until_look(source, settings, look_every, **where)
     state, first, place, step, totals, order = position
     generator.bit_generator.state = order
     last_rates = np.zeros(1)
@@ -209,7 +214,8 @@ def take_looks(
             order = generator.bit_generator.state
             with contextlib.closing(source.start_epoch(settings.batch_size, generator)) as reading:
                 reading.seek(place)
-                while batches := _next_batches(reading, until_look(step), asked, placement):
+                read = functools.partial(_next_batches, reading, ranks, asked, placement)
+                while batches := read(until_look(step)):
                     if isinstance(batches, Exception):
                         stopped = isinstance(batches, StoppedError)
                         if step or stopped:  # what was learned is shown, and kept
@@ -218,35 +224,31 @@ def take_looks(
                         if stopped:
                             return
                         raise batches
-                    taken, size = batches[0].shape[0], batches[0].shape[-2]
+                    taken = batches[0].shape[0]
+                    size = report.rows = sum(ranks.gather(batches[0].shape[-2]))
                     if scheduled:
                         last_rates = rates(rate, step, taken, history)
                         batches.append(placement.asarray(last_rates, dtype))
-                    # What overflows ends in a DivergenceError, which says more than a warning.
-                    with np.errstate(over="ignore", invalid="ignore"):
-                        state, chunk_totals = take(state, batches)
+                    state, chunk_totals = take(state, batches)
                     step += taken
                     n_samples += size * math.prod(chunk_totals.shape[:-1])
                     totals.append(chunk_totals)
                     progress.advance(taken * size, chunk_totals)
-                    stop = asked()
+                    stop = any(ranks.each(asked))
                     if stop or any(step % every == 0 for every in look_every):
+                        totals = total_on_first(totals, ranks, placement=placement)
                         here = Position(state, epoch, reading.place, step, totals, order)
-                        sent = yield Look(copied(state.layers, xp), here, interrupted=stop)
-                        state = state if sent is None else sent
+                        state = (
+                            yield Look(copied(state.layers, xp), here, interrupted=stop)
+                        ) or state
                         if stop:
                             return
-            sums = to_numpy(placement.library.join(totals))
-            found = {"totals": sums, "rates": last_rates, "placement": placement}
-            diverged = _diverged(state, epoch, settings, **found)
-            judged = _judged(model, state.layers, validation, settings, placement=placement)
-            counted = {"n_samples": n_samples, "has_classes": source.has_classes}
-            record = _record(epoch, sums, judged, time.perf_counter() - begun, **counted)
+            told = {"epoch": epoch, "rates": last_rates, "begun": begun, "n_samples": n_samples}
+            record, diverged = end_epoch(state, totals, **told)
             progress.finish(record.mean())
             place, totals = 0, []
             here = Position(state, epoch + 1, 0, step, [], generator.bit_generator.state)
-            sent = yield Look(copied(state.layers, xp), here, record, diverged=diverged)
-            state = state if sent is None else sent
+            state = (yield Look(copied(state.layers, xp), here, record, diverged=diverged)) or state
 
 
 def _chunk_taker(rule: Rule, source: Source, report: Report, placement: Placement) -> Chunk:
@@ -265,6 +267,8 @@ def _chunk_taker(rule: Rule, source: Source, report: Report, placement: Placemen
         library.compute(leaves_of((state, totals)))
         return state, totals
 
+    # What overflows ends in a DivergenceError, which says more than a warning.
+    @np.errstate(over="ignore", invalid="ignore")
     def take_all(state: State, batches: Sequence[Array]) -> tuple[State, Array]:
         at_once = networks_at_once(state, batches[0].shape[-2], placement)
         in_one_program = engine.one_by_one is not None and not any(map(are_cut_on_host, batches))
@@ -280,7 +284,7 @@ def _chunk_taker(rule: Rule, source: Source, report: Report, placement: Placemen
 
 
 def _rule_of(
-    model: Model, source: Source, settings: Settings, *, scheduled: bool, total: Total | None
+    model: Model, source: Source, settings: Settings, *, scheduled: bool, ranks: Ranks
 ) -> Rule:
     """Return what the steps of a run do."""
     return Rule(
@@ -290,7 +294,8 @@ def _rule_of(
         trainable=settings.trainable,
         weighted=source.weighted,
         given=(*source.given, "learning_rate") if scheduled else source.given,
-        total=total,
+        total=ranks.total,
+        share=(ranks.rank, ranks.size),
         own_terms=settings.own_terms,
     )
 
@@ -304,25 +309,41 @@ def _check_can_be_scheduled(optimizer: Optimizer, state: Any) -> None:
         )
 
 
-def _record(
-    epoch: int,
-    totals: np.ndarray,
-    judged: dict[str, Any],
-    seconds: float,
+def _end_epoch(
+    state: State,
+    totals: Sequence[Array],
     *,
+    epoch: int,
+    rates: np.ndarray,
+    begun: float,
     n_samples: int,
-    has_classes: bool,
-) -> EpochRecord:
-    """Return the record of an epoch."""
-    cost, accuracy = means_of(totals, has_classes)
-    return EpochRecord(
-        epoch=epoch,
-        cost=cost,
-        accuracy=accuracy,
-        seconds=seconds,
-        samples_per_second=n_samples / seconds,
-        **judged,
-    )
+    model: Model,
+    source: Source,
+    validation: Source | Sequence[Source] | None,
+    settings: Settings,
+    ranks: Ranks,
+    placement: Placement,
+) -> tuple[EpochRecord, Mapping[int, DivergenceError]]:
+    """Return the record of an epoch, and the networks of a stack that diverged in it."""
+    of_ranks = totals_of_all(totals, ranks, placement=placement)
+    found = {"totals": of_ranks, "rates": rates, "placement": placement}
+    diverged = ranks.together(lambda: _diverged(state, epoch, settings, **found))
+
+    def record() -> EpochRecord:
+        judged = _judged(model, state.layers, validation, settings, placement=placement)
+        seconds = time.perf_counter() - begun
+        cost, accuracy = means_of(of_ranks.sum(axis=0), source.has_classes)
+        return EpochRecord(
+            epoch=epoch,
+            cost=cost,
+            accuracy=accuracy,
+            seconds=seconds,
+            samples_per_second=n_samples / seconds,
+            **judged,
+        )
+
+    # What rank 0 finds counts: another machine may round otherwise.
+    return ranks.first(record), diverged
 
 
 def _diverged(
@@ -330,7 +351,8 @@ def _diverged(
 ) -> Mapping[int, DivergenceError]:
     """Return the networks of a stack that diverged; a single one raises its error."""
     if is_stack(state):
-        return diverged_members(state, epoch, settings, **found)
+        totals = found.pop("totals")[0]  # no other process shares the run of a stack
+        return diverged_members(state, epoch, settings, totals=totals, **found)
     check_finite(state, epoch, settings, **found)
     return {}
 
@@ -387,13 +409,17 @@ def _is_asked(interruption: Interruption, should_stop: Callable[[], bool]) -> bo
 
 
 def _next_batches(
-    epoch: Epoch, at_most: int, shall_stop: Callable[[], bool], placement: Placement
+    epoch: Epoch,
+    ranks: Ranks,
+    shall_stop: Callable[[], bool],
+    placement: Placement,
+    at_most: int,
 ) -> list[Array] | Exception | None:
     """Return the next mini-batches, None after the last, or the error of who reads them."""
     place = epoch.place
     try:
         with stopping(shall_stop):
-            return epoch.take(at_most)
+            return ranks.guarded(epoch.take)(at_most)
     except Exception as error:
         if placement.library.ran_out_of_memory(error):  # there is none for a look either
             raise
@@ -401,9 +427,18 @@ def _next_batches(
         return error
 
 
-def _until_look(at_once: int, look_every: Sequence[int], step: int) -> int:
-    """Return how many steps may be taken at once, after so many of the run, until the next look."""
-    return min([at_once, *(every - step % every for every in look_every)])
+def _until_look(
+    source: Source,
+    settings: Settings,
+    look_every: Sequence[int],
+    *,
+    ranks: Ranks,
+    placement: Placement,
+) -> Callable[[int], int]:
+    """Return what tells how many steps may be taken at once, after so many, until the next look."""
+    most_rows = rows_of_share(settings.batch_size, 0, ranks.size)  # of any process
+    at_once = steps_at_once(placement, most_rows * source.row_entries)
+    return lambda step: min([at_once, *(every - step % every for every in look_every)])
 
 
 def _mini_batches_of_an_epoch(source: Source, batch_size: int) -> dict[int, int] | None:

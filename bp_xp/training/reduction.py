@@ -7,10 +7,14 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-from bp_xp._typing import Array, Layer, Namespace
-from bp_xp.engines.outside import call_outside
+import numpy as np
 
-__all__ = ["Total", "reduce_gradients"]
+from bp_xp._typing import Array, Layer, Namespace
+from bp_xp.backends import Placement, to_numpy
+from bp_xp.engines.outside import call_outside
+from bp_xp.ranks import Ranks
+
+__all__ = ["Total", "reduce_gradients", "rows_of_share", "total_on_first", "totals_of_all"]
 
 
 class Total(Protocol):
@@ -48,3 +52,36 @@ def reduce_gradients(
         reduced.append(xp.reshape(mean[start : start + size], part.shape))
         start += size
     return [Layer(W, b) for W, b in zip(reduced[::2], reduced[1::2], strict=True)]
+
+
+def rows_of_share(rows: int, rank: int, size: int) -> int:
+    """Return how many rows of a mini-batch one of several processes takes.
+
+    Examples:
+        >>> [rows_of_share(5, rank, 3) for rank in range(3)]
+        [2, 2, 1]
+    """
+    return len(range(rank, rows, size))
+
+
+def totals_of_all(totals: Sequence[Array], ranks: Ranks, *, placement: Placement) -> np.ndarray:
+    """Return what each process has added up in its steps, on the host, shape (ranks, steps, 3).
+
+    Args:
+        totals: this process's sums over its samples, of each chunk, shape (steps, 3).
+        ranks: the processes, which have taken the same steps.
+        placement: library and device.
+    """
+    return np.stack(ranks.gather(to_numpy(placement.library.join(totals))))
+
+
+def total_on_first(totals: Sequence[Array], ranks: Ranks, *, placement: Placement) -> list[Array]:
+    """Return the sums over all processes on rank 0, and zeros on the others.
+
+    So rank 0 has all that a checkpoint must hold, and nothing counts twice in what is added later.
+    Of a process alone, and where there is nothing yet, the totals as they are.
+    """
+    if not ranks.are_several or not totals:
+        return list(totals)
+    summed = totals_of_all(totals, ranks, placement=placement).sum(axis=0)
+    return [placement.asarray(summed if ranks.rank == 0 else np.zeros_like(summed))]

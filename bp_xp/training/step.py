@@ -59,6 +59,7 @@ class Rule:
         given: the fields of the optimizer's state that a mini-batch comes with; a schedule's
             learning rate last.
         total: adds up over processes what each finds for its share; None on one process.
+        share: (rank, ranks): the rows of each mini-batch that are this process's, for dropout.
         own_terms: the fields of the regularization that the state holds, since each network of a
             stack has its own.
     """
@@ -70,6 +71,7 @@ class Rule:
     weighted: bool = False
     given: tuple[str, ...] = ()
     total: Total | None = None
+    share: tuple[int, int] = (0, 1)
     own_terms: tuple[str, ...] = ()
 
 
@@ -107,13 +109,13 @@ def _step_of(rule: Rule) -> Step:
         masks = None
         if rates := terms.dropout_rates:
             masks, mask_state = dropout.draw_masks(
-                mask_state, rates, x.shape[-2], xp=xp, dtype=x.dtype
+                mask_state, rates, x.shape[-2], share=rule.share, xp=xp, dtype=x.dtype
             )
         gradients, z = backpropagate(
             rule.model, layers, x, y, weights=weights, masks=masks, trainable=trainable, xp=xp
         )
         if rule.total is not None:
-            ones = xp.ones_like(x[..., 0]) if weights is None else weights
+            ones = xp.ones_like(y[..., 0]) if weights is None else weights
             weight = xp.sum(ones, axis=-1, keepdims=True)
             gradients = reduce_gradients(gradients, weight, rule.total, xp=xp)
         learning = [layer for layer, learns in zip(layers, trainable, strict=True) if learns]

@@ -12,6 +12,7 @@ All are told before the run ends, whoever asks for it; the first who asks gives 
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,13 +25,14 @@ from bp_xp.backends import Placement
 from bp_xp.engines import Report
 from bp_xp.errors import DivergenceError
 from bp_xp.math.model import Model
+from bp_xp.ranks import Ranks
 from bp_xp.sources import Source
+from bp_xp.training.agreement import digest_of
 from bp_xp.training.arguments import Settings
 from bp_xp.training.callbacks import Callback, EarlyStopping
 from bp_xp.training.divergence import check_finite
 from bp_xp.training.history import EpochRecord, History
-from bp_xp.training.looks import Position, copied, take_looks
-from bp_xp.training.reduction import Total
+from bp_xp.training.looks import Look, Position, copied, take_looks
 
 __all__ = [
     "EarlyStop",
@@ -70,7 +72,7 @@ class Run:
         interrupted: whether Ctrl-C or a callback ends the run at this look.
         diverged: of a stack, the errors of the networks that diverged in the epoch, by their row.
         report: what the engine says of it.
-        total: adds up over the processes that share the run; None on one.
+        ranks: the processes that share the run.
     """
 
     network: Trainee
@@ -88,7 +90,7 @@ class Run:
     interrupted: bool = False
     diverged: Mapping[int, DivergenceError] = field(default_factory=dict)
     report: Report = field(init=False)
-    total: Total | None = None
+    ranks: Ranks = field(default_factory=Ranks)
     _assigned: bool = False
 
     def __post_init__(self) -> None:
@@ -175,12 +177,11 @@ def train(run: Run, observers: Sequence[Observer]) -> History:
         report=run.report,
         look_every=[every for one in observers for every in one.looks_at()],
         should_stop=lambda: any(one.should_stop() for one in observers),
-        total=run.total,
+        ranks=run.ranks,
     )
-    for one in observers:
-        one.on_train_start(run)
+    run.ranks.together(lambda: [one.on_train_start(run) for one in observers])
     try:
-        if reason := _first([one.before_first(run) for one in observers]):
+        if reason := _ask(run, lambda one: one.before_first(run), observers):
             history.stopped = reason
             return history
         if not run.is_over:
@@ -191,10 +192,7 @@ def train(run: Run, observers: Sequence[Observer]) -> History:
                 run.position, history.steps = look.position, look.position.step
                 run.interrupted, run.diverged = look.interrupted, look.diverged
                 run.show(look.layers)
-                if look.record is None:
-                    reason = _first([one.on_steps(run) for one in observers])
-                else:
-                    reason = _first([one.on_epoch_end(run, look.record) for one in observers])
+                reason = _ask(run, functools.partial(_tell_look, run, look), observers)
                 sent = run.take_assigned()
                 if reason:
                     history.stopped = reason
@@ -215,13 +213,26 @@ def train(run: Run, observers: Sequence[Observer]) -> History:
 
 
 def _tell_epoch_start(run: Run, observers: Sequence[Observer]) -> None:
-    for one in observers:
-        one.on_epoch_start(run)
+    run.ranks.together(lambda: [one.on_epoch_start(run) for one in observers])
 
 
-def _first(reasons: Sequence[str | None]) -> str | None:
-    """Return the first reason there is."""
-    return next((reason for reason in reasons if reason), None)
+def _tell_look(run: Run, look: Look, one: Observer) -> str | None:
+    return one.on_steps(run) if look.record is None else one.on_epoch_end(run, look.record)
+
+
+def _ask(
+    run: Run, tell: Callable[[Observer], str | None], observers: Sequence[Observer]
+) -> str | None:
+    """Tell all observers; return the first reason there is to end the run, on any process.
+
+    Raises:
+        RuntimeError: other processes have other parameters now.
+    """
+    found = run.ranks.each(lambda: [tell(one) for one in observers])
+    if run.ranks.are_several:
+        when = f"after step {run.position.step}"
+        run.ranks.check_alike({"digest of the parameters": digest_of(run.layers)}, when=when)
+    return next((reason for reasons in found for reason in reasons if reason), None)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -608,6 +608,7 @@ def test_settings_are_written_as_they_were_used():
         "quiet",
         "resume",
         "overwrite",
+        "distributed",  # the run is the same
         *("target", "task", "numeric", "categorical", "drop", "test-fraction"),  # of tables only
         *("split-by", "split-last", "importance"),
     }

@@ -34,7 +34,7 @@ def assert_same_runs(data, options, others):
 
 
 def test_fit_has_few_parameters():
-    assert len(inspect.signature(Network.fit).parameters.keys() - {"self"}) <= 18
+    assert len(inspect.signature(Network.fit).parameters.keys() - {"self"}) <= 19
 
 
 # ---------------------------------------------------------------------------------------------

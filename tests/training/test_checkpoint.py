@@ -391,6 +391,7 @@ def test_every_setting_of_fit_is_compared_or_changes_no_step():
     of_data = {"x", "y"}  # see below
     none = {"self", "epochs", "callbacks", "checkpoint", "progress", "terms"}
     none |= {"warm_start"}  # refused beside a run that is resumed
+    none |= {"distributed"}  # the run is the same, to rounding: tests/training/test_distributed.py
     tried = {name for options, _ in compared for name in options}
     assert set(inspect.signature(Network.fit).parameters) - of_data - none <= tried
     # What each network of a stack has of its own, and what comes with stored samples.

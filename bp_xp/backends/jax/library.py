@@ -13,7 +13,9 @@ from bp_xp._optional import require
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends.jax import rows as jax_rows
 from bp_xp.backends.jax.engine import ENGINE
+from bp_xp.backends.jax.sharding import engine_over
 from bp_xp.backends.library import Form, Library, is_foreign_number
+from bp_xp.engines import Engine
 from bp_xp.errors import DeviceError
 
 __all__ = ["JAX"]
@@ -25,6 +27,7 @@ class JAX(Library):
     name = "jax"
     engine = ENGINE
     extra: str | None = "jax"
+    talks_by = "jax"
     device_words = "'cpu', 'cuda', 'gpu', 'tpu', each also as 'cuda:N'"
     _platforms = ("cpu", "gpu", "cuda", "rocm", "tpu", "METAL")
 
@@ -113,6 +116,11 @@ class JAX(Library):
         if device.platform == "cpu" or jax.config.jax_default_matmul_precision is not None:
             return contextlib.nullcontext()
         return jax.default_matmul_precision("highest")
+
+    def engine_over_devices(self, device: Any) -> Engine | None:
+        jax = require("jax", self.extra)
+        others = [one for one in jax.local_devices(backend=device.platform) if one != device]
+        return engine_over((device, *others)) if others else None
 
     def ran_out_of_memory(self, error: Exception) -> bool:
         jax = require("jax", self.extra)

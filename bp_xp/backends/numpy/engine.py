@@ -122,6 +122,8 @@ class _Tape(Lines):
             *(f"{k}={self.write(v)}" for k, v in options.items()),
         ]
         call = f"{self.function_name(function)}({', '.join(arguments)})"
+        if function is np.concatenate and "out" not in options:
+            return self.result(result, lambda t: f"{call[:-1]}, out={t})")
         for one in all_recorded([*inputs, *options.values()]):
             if isinstance(result, np.ndarray) and np.shares_memory(result, one.value):
                 return self.view_by(one, result, call)
@@ -141,9 +143,12 @@ class _Tape(Lines):
         return largest
 
     def call(self, function: Callable[[Any], Any], array: Recorded) -> Recorded:
-        """Write the line of a function from outside of NumPy."""
+        """Write the line of a function from outside of NumPy.
+
+        It is not called now: other processes may have nothing to record at this step.
+        """
         copy, outside = self.function_name(np.copyto), self.name("f", function)
-        return self.result(function(array.value), lambda t: f"{copy}({t}, {outside}({array.name}))")
+        return self.result(array.value.copy(), lambda t: f"{copy}({t}, {outside}({array.name}))")
 
     def result(self, value: Any, call: Callable[[str], str]) -> Recorded:
         """Write the line that puts a fresh result where it is now."""

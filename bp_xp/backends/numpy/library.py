@@ -18,6 +18,7 @@ class NumPy(Library):
     name = "numpy"
     engine = ENGINE
     device_words = "'cpu'"
+    talks_by = "mpi"
 
     def namespace(self) -> Namespace:
         return np

@@ -43,6 +43,8 @@ class _Writer:
                 raise CannotRecordError("a constant changes")
             method = getattr(type(call.result), call.name)
             self.lines.each.append(self.expression(method, call))
+        elif call.outside is not None:
+            self.write_outside(call)
         elif (base := self.base_of(call)) is not None:
             self.write_view(call, base)
         else:
@@ -74,6 +76,13 @@ class _Writer:
         else:
             self.names[id(call.result)] = name = self.lines.name("t", call.result)
             self.lines.each.append(self.expression(function, call, out=name))
+
+    def write_outside(self, call: Call) -> None:
+        """Write a call of what is no operator."""
+        self.names[id(call.result)] = name = self.lines.name("t", call.result)
+        copy = self.lines.function_name(type(call.result).copy_)
+        outside, source = self.lines.name("f", call.outside), self.names[id(call.inputs[0])]
+        self.lines.each.append(f"{copy}({name}, {outside}({source}))")
 
     def expression(self, function: Any, call: Call, out: str = "") -> str:
         """Return the text of a call."""
@@ -130,14 +139,18 @@ def _record(step: Step, state: Any, batch: Sequence[Array], *, xp: Namespace) ->
 
     lines = Lines()
     writer = _Writer(lines, leaves, batch)
-    for call in joined(calls, [*new, z]):
+    calls = joined(calls, [*new, z])
+    for call in calls:
         writer.write(call)
     copy = lines.function_name(torch.Tensor.copy_)
     names = [writer.names.get(id(leaf), "") for leaf in new]
     lines.each.append(f"{copy}(z, {writer.names[id(z)]})")  # first: it may be of the old state
     lines.write_back(names, lambda to, from_: f"{copy}({to}, {from_})")
     run, text = lines.compile(len(leaves), len(batch))
-    return Program(_in_graphs(run, _capture) if z.device.type == "cuda" else run, z, text)
+    # Other processes may capture other chunks, and would wait for the sums of these.
+    alone = all(call.outside is None for call in calls)
+    in_graphs = alone and z.device.type == "cuda"
+    return Program(_in_graphs(run, _capture) if in_graphs else run, z, text)
 
 
 # ---------------------------------------------------------------------------------------------

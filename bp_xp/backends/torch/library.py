@@ -9,6 +9,7 @@ import numpy as np
 from bp_xp._optional import require
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends.library import Form, Library
+from bp_xp.backends.torch import communicator
 from bp_xp.backends.torch.engine import ENGINE
 from bp_xp.errors import DeviceError
 
@@ -24,6 +25,7 @@ class Torch(Library):
     engine = ENGINE
     extra: str | None = "torch"
     device_words = "'cpu', 'cuda', 'cuda:N', 'xpu', 'mps', ..."
+    talks_by = "torch"
 
     def namespace(self) -> Namespace:
         require("torch", self.extra)
@@ -36,6 +38,9 @@ class Torch(Library):
         return require("torch", self.extra).device("cpu")
 
     def best_device(self) -> Any:
+        torch = require("torch", self.extra)
+        if communicator.is_launched() and torch.cuda.device_count():
+            return self.find("cuda")
         return [*self.devices()[1:], self.default_device()][0]
 
     def devices(self) -> list[Any]:
@@ -47,6 +52,8 @@ class Torch(Library):
 
     def find(self, word: str) -> Any:
         torch = require("torch", self.extra)
+        if word == "cuda" and communicator.is_launched():
+            word = communicator.own_gpu()
         try:
             device = torch.device(word)
         except RuntimeError as error:
@@ -99,6 +106,12 @@ class Torch(Library):
             return batches
         spread = batches.new_empty((batches.shape[0], room))[:, :size]
         return spread.unflatten(1, batches.shape[1:]).copy_(batches)
+
+    def is_launched(self) -> bool:
+        return communicator.is_launched()
+
+    def communicator(self, group: Any = None) -> Any:
+        return communicator.of_group(group)
 
     def ran_out_of_memory(self, error: Exception) -> bool:
         torch = require("torch", self.extra)

@@ -20,6 +20,7 @@ from typing import Any
 from bp_xp._trees import leaves_of
 from bp_xp._typing import Array, Namespace
 from bp_xp.engines.engine import Step
+from bp_xp.engines.outside import Outside, heard_by
 from bp_xp.engines.replay import CannotRecordError
 
 __all__ = ["Call", "joined", "listen", "memory_of"]
@@ -39,6 +40,7 @@ class Call:
         options: its arguments by name.
         result: the tensor that it returned; of an operator in place, its first argument.
         number: the number that it makes a tensor of, as Python has it; None where it makes none.
+        outside: the function from outside of PyTorch that the copy of a tensor stands for, or None.
     """
 
     operator: Any
@@ -46,6 +48,7 @@ class Call:
     options: dict[str, Any]
     result: Array
     number: float | None = None
+    outside: Outside | None = None
 
     @property
     def in_place(self) -> bool:
@@ -123,7 +126,12 @@ def listen(
                 last.number = inputs[0] if inputs and isinstance(inputs[0], float) else None
             return result
 
-    with Guard(), Listener():
+    def hear(function: Outside, array: Array) -> Array:
+        result = array.clone()
+        calls[-1].outside = function
+        return result
+
+    with Guard(), Listener(), heard_by(hear):
         return calls, *step(state, *batch, xp=xp)
 
 

@@ -1,0 +1,27 @@
+"""A command that several processes run together: rank 0 alone speaks and writes."""
+
+import logging
+from types import SimpleNamespace
+
+import click
+
+from bp_xp.backends import Placement
+from bp_xp.cli._options import of_run
+from bp_xp.cli._program import logger
+from bp_xp.ranks import WORDS, Ranks, find_ranks
+
+__all__ = ["distributed_option", "ranks_of"]
+
+distributed_option = of_run(
+    "--distributed",
+    type=click.Choice(WORDS),
+    help="How the processes talk that share the run; auto takes what has started them.",
+)
+
+
+def ranks_of(given: SimpleNamespace, placement: Placement) -> Ranks:
+    """Return the processes that share the run; all but rank 0 are quiet from now on."""
+    ranks = find_ranks(given.distributed, placement)
+    if ranks.rank:
+        logger.setLevel(logging.WARNING)
+    return ranks

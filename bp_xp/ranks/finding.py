@@ -1,0 +1,99 @@
+"""From ``distributed=`` to the processes that share a run."""
+
+from dataclasses import replace
+from typing import Any
+
+from bp_xp import checks
+from bp_xp._caller import named
+from bp_xp.backends import Placement
+from bp_xp.backends.registry import LIBRARIES
+from bp_xp.ranks import mpi
+from bp_xp.ranks.communicator import Communicator
+from bp_xp.ranks.ranks import Ranks
+
+__all__ = ["WORDS", "find_ranks", "over_devices"]
+
+WORDS = ("auto", *dict.fromkeys(one.talks_by for one in LIBRARIES.values() if one.talks_by))
+"""What ``distributed=`` takes, besides a communicator: ``"auto"``, and how libraries talk."""
+
+
+def find_ranks(distributed: Any, placement: Placement) -> Ranks:
+    """Return the processes that share a run.
+
+    Args:
+        distributed: None for a process alone; ``"mpi"``, ``"torch"``; ``"auto"`` for whatever has
+            started this process; a communicator of mpi4py's, a process group of the library, or a
+            :class:`Communicator`.
+        placement: where the network lives.
+
+    Raises:
+        ValueError: there is no such word, or the network's library does not talk that way.
+        TypeError: it is neither a word nor a communicator.
+        ImportError: mpi4py is not installed.
+        RuntimeError: the library's processes were not started in its way.
+    """
+    if distributed is None:
+        return Ranks()
+    if isinstance(distributed, str):
+        word = checks.check_choice(distributed, {word: word for word in WORDS}, "distributed")
+        return Ranks(_communicator(_launched() if word == "auto" else word, placement))
+    if hasattr(distributed, "Allreduce") and hasattr(distributed, "Get_rank"):
+        _check_talks(placement, mpi.WORD)
+        return Ranks(mpi.MPICommunicator(distributed))
+    if (group := placement.library.communicator(distributed)) is not None:
+        return Ranks(group)
+    if isinstance(distributed, Communicator):
+        return Ranks(distributed)
+    raise TypeError(
+        f"{named('distributed')} must be one of {', '.join(map(repr, WORDS))}, or a communicator, "
+        f"not {distributed!r}."
+    )
+
+
+def over_devices(distributed: Any, placement: Placement) -> Placement:
+    """Return where steps are taken: on all devices of this process, where the library shares so.
+
+    Args:
+        distributed: as for :func:`find_ranks`.
+        placement: where the network lives.
+
+    Raises:
+        ValueError: devices are to share the steps of the plain loop.
+    """
+    library = placement.library
+    if distributed not in ("auto", library.talks_by) or not library.talks_by:
+        return placement
+    engine = library.engine_over_devices(placement.device)
+    if engine is None:
+        return placement
+    if placement.engine is not library.engine:
+        raise ValueError(
+            f"{named('distributed', distributed)} is for the engine of {library.name}: the plain "
+            "loop takes its steps on one device."
+        )
+    return replace(placement, engine=engine)
+
+
+def _launched() -> str:
+    """Return the word for what has started this process as one of several; empty for nothing."""
+    found = [one.talks_by for one in LIBRARIES.values() if one.is_launched()]
+    return mpi.WORD if mpi.is_launched() else next(iter(found), "")
+
+
+def _communicator(word: str, placement: Placement) -> Communicator | None:
+    if not word:
+        return None
+    _check_talks(placement, word)
+    return mpi.world() if word == mpi.WORD else placement.library.communicator()
+
+
+def _check_talks(placement: Placement, word: str) -> None:
+    """Refuse a way of talking that the network's library does not have."""
+    if (own := placement.library.talks_by) == word:
+        return
+    theirs = next(one.name for one in LIBRARIES.values() if one.talks_by == word)
+    raise ValueError(
+        f"{named('distributed', word)} is for networks of backend {theirs!r}, and this one's is "
+        f"{placement.backend!r}: take {named('backend', theirs)}"
+        + (f", or {named('distributed', own)}." if own else ".")
+    )

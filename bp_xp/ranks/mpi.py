@@ -1,0 +1,96 @@
+"""MPI: processes that ``mpiexec``, ``srun`` or a queue has started, for arrays of the host.
+
+``mpiexec -n 4 python -m mpi4py script.py``: with ``-m mpi4py``, an error that one process does not
+catch ends all of them.
+"""
+
+import functools
+import os
+import time
+import traceback
+from typing import Any
+
+import numpy as np
+
+from bp_xp._optional import require
+
+__all__ = ["WORD", "MPICommunicator", "is_launched", "world"]
+
+WORD = "mpi"
+"""What ``distributed=`` calls it."""
+
+# How the ways of starting MPI's processes tell each how many there are.
+_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
+_SECONDS_FOR_OTHERS, _SECONDS_TO_BE_READ = 5.0, 1.0
+
+
+def is_launched() -> bool:
+    """Whether this process is one of several that MPI has started."""
+    sizes = [os.environ.get(name, "") for name in _SIZES]
+    return any(size.isdecimal() and int(size) > 1 for size in sizes)
+
+
+@functools.cache
+def world() -> "MPICommunicator":
+    """Return all processes of the job.
+
+    Raises:
+        ImportError: mpi4py is not installed; the message names the extra that installs it.
+    """
+    require("mpi4py", "mpi")
+    from mpi4py import MPI
+
+    return MPICommunicator(MPI.COMM_WORLD)
+
+
+class MPICommunicator:
+    """Processes that talk through MPI; see :class:`bp_xp.ranks.Communicator`.
+
+    Args:
+        comm: a communicator of mpi4py's: ``MPI.COMM_WORLD``, or what its ``Split`` gives.
+    """
+
+    def __init__(self, comm: Any) -> None:
+        self._comm = comm
+        self.rank, self.size = int(comm.Get_rank()), int(comm.Get_size())
+        self._for_failures = _twin(comm)
+
+    def total(self, array: np.ndarray) -> np.ndarray:
+        """Return the sum over all processes."""
+        summed = np.empty_like(array)
+        self._comm.Allreduce(array, summed)
+        return summed
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return what each process gives."""
+        return self._comm.allgather(value)
+
+    def fail(self, error: BaseException) -> None:
+        """End the job, unless all processes have failed in the same place."""
+        request, waited = self._for_failures.Ibarrier(), time.monotonic()
+        while not request.Test():
+            if time.monotonic() - waited > _SECONDS_FOR_OTHERS:
+                traceback.print_exception(error)
+                time.sleep(_SECONDS_TO_BE_READ)  # what mpiexec has not read by then is lost
+                self._comm.Abort(1)
+            time.sleep(0.01)
+
+
+def _twin(comm: Any) -> Any:
+    """Return a communicator of the same processes, the same one at each call.
+
+    Who has failed must not take what others send for an answer.
+    """
+    twin = comm.Get_attr(_twin_key())
+    if twin is None:
+        twin = comm.Dup()
+        comm.Set_attr(_twin_key(), twin)
+    return twin
+
+
+@functools.cache
+def _twin_key() -> int:
+    """Return the key under which MPI keeps it."""
+    from mpi4py import MPI
+
+    return MPI.Comm.Create_keyval()

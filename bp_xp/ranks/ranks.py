@@ -1,0 +1,147 @@
+"""What the processes that share a run do together, so that none waits for another in vain."""
+
+import functools
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+from bp_xp.ranks.communicator import Communicator
+
+__all__ = ["Ranks"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Ranks:
+    """The processes that share a run, as one of them sees them.
+
+    Of a process that is alone, no method does anything but what it is given.
+
+    Args:
+        communicator: how they talk; None for a process alone.
+
+    Attributes:
+        rank: the number of this process, from 0; 0 shows progress and writes files.
+        size: how many there are.
+        total: the sum of an array over all; None for a process alone.
+
+    Examples:
+        >>> Ranks().gather("alone")
+        ['alone']
+    """
+
+    def __init__(self, communicator: Communicator | None = None) -> None:
+        if communicator is not None and communicator.size == 1:
+            communicator = None
+        self._communicator = communicator
+        self.rank = 0 if communicator is None else communicator.rank
+        self.size = 1 if communicator is None else communicator.size
+        self.total = None if communicator is None else communicator.total
+
+    @property
+    def are_several(self) -> bool:
+        """Whether there is another process."""
+        return self._communicator is not None
+
+    def gather(self, value: T) -> list[T]:
+        """Return what each process gives, in their order."""
+        return [value] if self._communicator is None else self._communicator.gather(value)
+
+    def each(self, function: Callable[[], T]) -> list[T]:
+        """Call a function on every process; return what each finds.
+
+        The function does not talk to other processes itself.
+
+        Raises:
+            RuntimeError: the function failed on another process; the message says on which, and
+                how. Where it failed here, that is what is raised.
+        """
+        if self._communicator is None:
+            return [function()]
+        found: Any = None
+        failure, own = "", None
+        try:
+            found = function()
+        except BaseException as error:  # whatever it is, the others wait for an answer
+            failure, own = f"{type(error).__name__}: {error}", error
+        answers = self.gather((found, failure, _host()))
+        if own is not None:
+            raise own
+        if failures := [
+            f"rank {rank} on {host} failed, and all end with it: {failure}"
+            for rank, (_, failure, host) in enumerate(answers)
+            if failure
+        ]:
+            raise RuntimeError("; ".join(failures))
+        return [found for found, *_ in answers]
+
+    def together(self, function: Callable[[], T]) -> T:
+        """Return what a function finds here; an error on one process is one on all of them."""
+        found = []
+        self.each(lambda: found.append(function()))
+        return found[0]
+
+    def first(self, function: Callable[[], T]) -> T:
+        """Return on every process what a function finds on rank 0, where alone it is called."""
+        return self.each(function if self.rank == 0 else _nothing)[0]
+
+    def guarded(self, function: Callable[P, T]) -> Callable[P, T]:
+        """Return a function whose error ends all processes, as others wait for this one in it."""
+        communicator = self._communicator
+        if communicator is None:
+            return function
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                return function(*args, **kwargs)
+            except BaseException as error:
+                communicator.fail(error)
+                raise
+
+        return call
+
+    def check_alike(self, described: Mapping[str, Any], *, when: str) -> None:
+        """Refuse to go on, on all processes, where one has another value of something.
+
+        Args:
+            described: the values by name, which must be the same everywhere.
+            when: what was looked at, for the message: ``"at the start"``.
+
+        Raises:
+            RuntimeError: they are not; the message names the ranks, what differs and both values.
+        """
+        each = self.gather((_flat(described), _host()))
+        theirs, first_host = each[0]
+        differences: dict[str, str] = {}  # of each name the first rank that has another value
+        for rank, (ours, host) in enumerate(each):
+            for name in dict.fromkeys([*theirs, *ours]):
+                if (first := theirs.get(name)) != (own := ours.get(name)):
+                    text = f"{name} is {first!r} on rank 0 ({first_host}) and {own!r} on rank"
+                    differences.setdefault(name, f"{text} {rank} ({host})")
+        if differences:
+            raise RuntimeError(
+                f"the ranks of a run must agree, and {when} they do not: "
+                f"{'; '.join(differences.values())}."
+                " Each is given the same arguments and all samples, and takes its share by itself."
+            )
+
+
+def _flat(described: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nesting of dictionaries as one, with dots in its names."""
+    flat: dict[str, Any] = {}
+    for key, value in described.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _host() -> str:
+    return socket.gethostname()
+
+
+def _nothing() -> Any:
+    return None

@@ -1,0 +1,58 @@
+"""What the processes that share a run must have in common, before its first step and later."""
+
+import hashlib
+import platform
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from bp_xp._typing import Layer
+from bp_xp.backends import to_numpy
+from bp_xp.math.initializers import restore_generator
+from bp_xp.ranks import Ranks
+
+__all__ = ["begin_alike", "describe_process", "digest_of"]
+
+
+def begin_alike(network: Any, ranks: Ranks) -> None:
+    """Give a network on each process the parameters, generator and seed of that on rank 0.
+
+    A network without a seed draws another one on each process.
+
+    Raises:
+        RuntimeError: the networks differ in more than numbers.
+    """
+    if not ranks.are_several:
+        return
+    described = network.describe()
+    same = {name: getattr(described, name) for name in ("sizes", "activations", "cost", "dtype")}
+    ranks.check_alike({"network": same | {"own": described.own}}, when="at the start")
+    first = ranks.first(lambda: described)
+    if ranks.rank:
+        network.layers, network.seed = first.layers, first.seed
+        network._generator = restore_generator(first.generator)
+
+
+def describe_process(network: Any) -> dict[str, Any]:
+    """Return what makes steps what they are, besides settings and samples: versions and engine."""
+    placement = network.placement
+    return {
+        "backend": placement.backend,
+        "engine": placement.engine.name,
+        "versions": {
+            "python": ".".join(platform.python_version_tuple()[:2]),
+            "bp_xp": sys.modules["bp_xp"].__version__,
+            "numpy": np.__version__,
+            placement.backend: placement.library.version(),
+        },
+    }
+
+
+def digest_of(layers: Iterable[Layer]) -> str:
+    """Return a text that is equal for equal parameters, bit for bit."""
+    digest = hashlib.sha256()
+    for part in (part for layer in layers for part in layer):
+        digest.update(np.ascontiguousarray(to_numpy(part)).data)
+    return digest.hexdigest()[:16]

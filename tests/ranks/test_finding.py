@@ -1,0 +1,65 @@
+"""What ``distributed=`` takes, and what it refuses."""
+
+import sys
+
+import pytest
+from threads import on_ranks
+
+from bp_xp.backends import place
+from bp_xp.ranks import Communicator, find_ranks, finding, mpi
+
+NUMPY = place("cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    for name in (*mpi._SIZES, "TORCHELASTIC_RUN_ID", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("distributed", [None, "auto"])
+def test_a_process_that_nobody_has_started_as_one_of_several_is_alone(distributed):
+    ranks = find_ranks(distributed, NUMPY)
+    assert (ranks.rank, ranks.size, ranks.total) == (0, 1, None)
+    assert ranks.each(lambda: 3) == [3]
+    assert ranks.first(lambda: 4) == ranks.together(lambda: 4) == 4
+
+
+def test_a_communicator_passes():
+    def find(one):
+        ranks = find_ranks(one, NUMPY)
+        return ranks.rank, ranks.size, isinstance(one, Communicator)
+
+    assert on_ranks(2, find) == [(0, 2, True), (1, 2, True)]
+
+
+def test_mpi_is_named_with_its_extra_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    mpi.world.cache_clear()
+    with pytest.raises(ImportError, match=r"mpi4py is not installed.*bp_xp\[mpi\]"):
+        find_ranks("mpi", NUMPY)
+
+
+@pytest.mark.parametrize(
+    ("variable", "size"), [("PMI_SIZE", "2"), ("OMPI_COMM_WORLD_SIZE", "16")], ids=["mpich", "open"]
+)
+def test_auto_takes_what_has_started_the_process(monkeypatch, variable, size):
+    monkeypatch.setenv(variable, size)
+    monkeypatch.setattr(mpi, "world", lambda: None)
+    asked = []
+    monkeypatch.setattr(finding, "_communicator", lambda word, placement: asked.append(word))
+    find_ranks("auto", NUMPY)
+    assert asked == ["mpi"]
+
+
+def test_what_can_not_be_is_refused():
+    with pytest.raises(ValueError, match=r"unknown distributed 'mpy'.*Did you mean 'mpi'"):
+        find_ranks("mpy", NUMPY)
+    with pytest.raises(TypeError, match=r"must be one of 'auto', 'mpi'.* not 4"):
+        find_ranks(4, NUMPY)
+
+
+def test_a_library_that_does_not_talk_by_mpi_says_so():
+    strict = place(backend=pytest.importorskip("array_api_strict"))
+    with pytest.raises(ValueError, match=r"for networks of backend 'numpy', .* 'array_api_strict'"):
+        find_ranks("mpi", strict)
