@@ -188,12 +188,13 @@ def take_looks(
         DivergenceError: the cost, a parameter or the optimizer's state is no longer finite at the
             end of an epoch.
     """
-    xp, engine = placement.xp, placement.engine
+    look = functools.partial(_look, placement.xp)
     rate: Any = getattr(settings.optimizer, "learning_rate", None)
     if scheduled := is_scheduled(rate):
         _check_can_be_scheduled(settings.optimizer, position.state.optimizer)
     ranks = ranks or Ranks()
-    rule = _rule_of(_fused(model, engine), source, settings, scheduled=scheduled, ranks=ranks)
+    fused = _fused(model, placement.engine)
+    rule = _rule_of(fused, source, settings, scheduled=scheduled, ranks=ranks)
     report.epoch = _mini_batches_of_an_epoch(source, settings.batch_size)
     judged = {"model": model, "source": source, "validation": validation, "settings": settings}
     take = ranks.guarded(_chunk_taker(rule, source, report, placement))
@@ -220,7 +221,7 @@ def take_looks(
                         stopped = isinstance(batches, StoppedError)
                         if step or stopped:  # what was learned is shown, and kept
                             here = Position(state, epoch, reading.place, step, totals, order)
-                            yield Look(copied(state.layers, xp), here, interrupted=True)
+                            yield look(here, interrupted=True)
                         if stopped:
                             return
                         raise batches
@@ -238,9 +239,7 @@ def take_looks(
                     if stop or any(step % every == 0 for every in look_every):
                         totals = total_on_first(totals, ranks, placement=placement)
                         here = Position(state, epoch, reading.place, step, totals, order)
-                        state = (
-                            yield Look(copied(state.layers, xp), here, interrupted=stop)
-                        ) or state
+                        state = (yield look(here, interrupted=stop)) or state
                         if stop:
                             return
             told = {"epoch": epoch, "rates": last_rates, "begun": begun, "n_samples": n_samples}
@@ -248,7 +247,14 @@ def take_looks(
             progress.finish(record.mean())
             place, totals = 0, []
             here = Position(state, epoch + 1, 0, step, [], generator.bit_generator.state)
-            state = (yield Look(copied(state.layers, xp), here, record, diverged=diverged)) or state
+            state = (yield look(here, record, diverged=diverged)) or state
+
+
+def _look(
+    xp: Namespace, position: Position, record: EpochRecord | None = None, **more: Any
+) -> Look:
+    """Return what a run shows at a position: copies of its parameters, for the run goes on."""
+    return Look(copied(position.state.layers, xp), position, record, **more)
 
 
 def _chunk_taker(rule: Rule, source: Source, report: Report, placement: Placement) -> Chunk:
