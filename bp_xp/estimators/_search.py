@@ -232,11 +232,11 @@ def _parts(fits: Fits, jobs: int) -> list[list[int]]:
                 break
         else:
             groups.append((form, [i]))
-    total = sum(len(group) for _, group in groups)
     parts = []
     for form, group in groups:
-        most = min(_most(form), math.ceil(total / jobs))
-        n = math.ceil(len(group) / most)
+        # As many for each process, so that none waits for another at the end.
+        at_once = min(jobs, len(group))
+        n = at_once * math.ceil(len(group) / (at_once * _most(form)))
         parts += [[group[i] for i in part] for part in np.array_split(range(len(group)), n)]
     return parts
 
