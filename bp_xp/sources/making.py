@@ -75,6 +75,13 @@ class Stream:
         if self.timeout is not None:
             checks.check_number(self.timeout, "timeout", above=0.0)
 
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        """Refuse to be read whole, by whoever takes arrays alone."""
+        raise TypeError(
+            "a Stream is read as it is needed, by fit, partial_fit, evaluate and predict of "
+            "Network: elsewhere pass the samples themselves, as an array."
+        )
+
 
 def _as_stream(x: Any) -> Stream:
     """Return samples, wherever they lie, with how they are read."""

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from helpers import InFile, parameters, tolerance
 
-from bp_xp import SGD, Adam, Callback, Checkpoint, CheckpointError, Network, Stream, to_numpy
+from bp_xp import (
+    SGD,
+    Adam,
+    Callback,
+    Checkpoint,
+    CheckpointError,
+    Ensemble,
+    Network,
+    Stream,
+    to_numpy,
+)
 from bp_xp.sources import stored
 from bp_xp.sources.making import make_source
 from bp_xp.sources.stored import is_stored
@@ -339,3 +349,11 @@ def test_a_file_that_changes_while_it_is_read_ends_the_run(samples, mapped, chan
     )
     with pytest.raises(OSError, match=wanted):
         fitted(mapped, samples[1], buffer_size=20, callbacks=alter)
+
+
+def test_who_takes_arrays_alone_says_who_takes_a_stream(samples):
+    x, y = samples
+    net = Network([x.shape[1], 3, 3])
+    for use in (net.trace, Ensemble.from_networks([net, net]).fit):
+        with pytest.raises(TypeError, match="fit, partial_fit, evaluate and predict of Network"):
+            use(Stream(x), y)
