@@ -515,3 +515,25 @@ def test_networks_become_an_ensemble_that_goes_on_with_their_orders(samples):
 def test_what_does_not_fit_an_ensemble_is_refused(samples, options, error, message):
     with pytest.raises(error, match=message):
         Ensemble(SIZES, members=2, seed=0).fit(*samples, progress=False, **options)
+
+
+def test_what_a_partial_fit_refuses_changes_nothing(samples):
+    ensembles = [Ensemble(SIZES, members=2, seed=2) for _ in range(2)]
+    for ensemble in ensembles:
+        ensemble.partial_fit(*samples, optimizer=Adam(0.1))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="goes on with the optimizer"):
+            ensembles[0].partial_fit(*samples)
+    for ensemble in ensembles:
+        ensemble.partial_fit(*samples, optimizer=Adam(0.1))
+    for part, other in zip(*map(parameters, ensembles), strict=True):
+        np.testing.assert_array_equal(part, other)
+
+
+def test_what_an_ensemble_does_not_take_is_told(samples):
+    ensemble = Ensemble(SIZES, members=2, seed=2)
+    with pytest.raises(TypeError, match=r"takes no distributed: that of bp_xp\.Network"):
+        ensemble.fit(*samples, distributed="auto")
+    for values in (3, "ab"):
+        with pytest.raises(TypeError, match="list with the value of each member"):
+            PerMember(values)

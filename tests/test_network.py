@@ -620,9 +620,15 @@ def test_a_warm_start_with_other_settings_is_refused(rng, changes, message):
     x, y = rng.normal(size=(12, 3)), rng.integers(0, 2, 12)
     net = Network([3, 4, 2], seed=1)
     settings = {"optimizer": SGD(0.1), "dropout": 0.5}
-    net.partial_fit(x, y, **settings)
-    with pytest.raises(ValueError, match=message):
-        net.partial_fit(x, y, **settings | changes)
+    twin = Network([3, 4, 2], seed=1)
+    for one in (net, twin):
+        one.partial_fit(x, y, **settings)
+    for _ in range(2):  # what is refused changes nothing
+        with pytest.raises(ValueError, match=message):
+            net.partial_fit(x, y, **settings | changes)
+    for one in (net, twin):
+        one.partial_fit(x, y, **settings)
+    assert np.array_equal(weights_of(net), weights_of(twin))
 
 
 def test_a_partial_fit_with_an_unknown_label_changes_nothing(rng):

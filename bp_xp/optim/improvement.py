@@ -4,10 +4,13 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 
+from bp_xp.checks import did_you_mean
+
 __all__ = ["improvements", "improves_upwards"]
 
 _UPWARDS = {"accuracy", "auc", "f1", "precision", "r2", "recall", "score", "top"}
 _DOWNWARDS = {"cost", "error", "loss", "mae", "mse", "rmse"}
+_ALWAYS = ("cost", "accuracy", "validation_cost", "validation_accuracy")
 
 
 def improves_upwards(name: str) -> bool:
@@ -32,7 +35,7 @@ def improves_upwards(name: str) -> bool:
         raise ValueError(
             f"the name {name!r} does not tell whether more is better: it should have one of the "
             f"words {', '.join(sorted(_UPWARDS))} (more is better) or "
-            f"{', '.join(sorted(_DOWNWARDS))} (less is)."
+            f"{', '.join(sorted(_DOWNWARDS))} (less is).{did_you_mean(name, _ALWAYS)}"
         )
     return up
 

@@ -36,6 +36,8 @@ class KeptRuns:
     def __init__(self, folder: Path, problem: Problem) -> None:
         self._folder, self._problem = folder, problem
         self._digests: dict[int, str] = {}  # of the problem's arrays, of which each is read once
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"{folder} is a file: give a folder for the runs.")
         folder.mkdir(parents=True, exist_ok=True)
         self._known: dict[str, dict[str, Any]] = {}
         for path in sorted(folder.glob("runs-*.json")):

@@ -26,20 +26,36 @@ def make_folds(y: Any, folds: Any, generator: np.random.Generator) -> tuple[Fold
     """
     if folds is None:
         return ()
+    if isinstance(folds, str) or hasattr(folds, "split"):
+        raise TypeError(
+            f"folds must be a number, or pairs of rows such as KFold(3).split(x), not {folds!r}."
+        )
     if not isinstance(folds, Iterable):
         return tuple(_divided(y, checks.check_integer(folds, "folds", least=2), generator))
-    pairs = tuple(Fold(*(_numbers(rows, len(y)) for rows in pair)) for pair in folds)
+    pairs = tuple(_pair(fold, pair, len(y)) for fold, pair in enumerate(folds))
     if not pairs:
         raise ValueError("folds has no pair of rows.")
     return pairs
 
 
-def _numbers(rows: Any, n: int) -> np.ndarray:
+def _pair(fold: int, pair: Any, n: int) -> Fold:
+    """Return a fold that is given, of n rows."""
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        raise TypeError(f"fold {fold} must be a pair (rows to learn, rows to judge by).")
+    return Fold(*(_numbers(rows, fold, n) for rows in pair))
+
+
+def _numbers(rows: Any, fold: int, n: int) -> np.ndarray:
     """Return the numbers of some of n rows, which may be a mask."""
     numbers = np.asarray(rows)
     numbers = np.flatnonzero(numbers) if numbers.dtype == bool else numbers
-    if not numbers.size or not np.isin(numbers, np.arange(n)).all():
-        raise ValueError(f"folds must be pairs of some of the {n} rows, from 0, not {rows!r}.")
+    if not numbers.size:
+        raise ValueError(f"fold {fold} has no rows to learn, or none to judge by.")
+    outside = ~np.isin(numbers, np.arange(n))
+    if outside.any():
+        raise ValueError(
+            f"fold {fold} has the row {numbers[outside].flat[0]}, and there are {n} rows, from 0."
+        )
     return numbers.astype(np.int64)
 
 

@@ -19,7 +19,14 @@ from bp_xp.sweeps.halving import Halving
 from bp_xp.sweeps.making import Judge, halve_runs, make_runs
 from bp_xp.sweeps.results import SweepResult
 from bp_xp.sweeps.runs import Problem, Run, Samples
-from bp_xp.sweeps.settings import check_names, check_not_validated, names_of_network, sort_settings
+from bp_xp.sweeps.settings import (
+    check_inputs,
+    check_names,
+    check_networks,
+    check_not_validated,
+    names_of_network,
+    sort_settings,
+)
 from bp_xp.sweeps.space import expand
 
 __all__ = ["check_seeds", "make_table", "sweep"]
@@ -64,7 +71,8 @@ def sweep(
             learning rate and the number of steps of the run, such as ``CosineDecay``, that returns
             what stands in the place of the rate; and ``warm_up``, over how many steps the rate
             rises before.
-        draws: how many settings to draw from the space; None tries the whole grid.
+        draws: how many settings to draw from the space, of lists alone none of them twice; None
+            tries the whole grid.
         seeds: how many seeds to make each run with, 0, 1, ...; or the seeds.
         folds: into how many parts to divide the samples, of which each is left out and judged by
             once; or pairs (rows to learn, rows to judge by).
@@ -135,6 +143,7 @@ def sweep(
         [sort_settings(settings | one, _n_learned(problem, fold)) for fold in fold_numbers]
         for one in tried
     ]
+    check_inputs((one[0] for one in sorted_settings), x)
     if refit and problem.folds:
         for of_folds in sorted_settings:
             check_not_validated(of_folds[0].optimizer)
@@ -187,6 +196,7 @@ def make_table(
     Raises:
         KeyboardInterrupt: Ctrl-C came before a run was finished.
     """
+    check_networks(run.settings for run in runs)
     kept = None if folder is None else KeptRuns(Path(folder), problem)
     if halving is not None and not isinstance(halving, Halving):
         halving = Halving(checks.check_integer(halving, "halving", least=2))
@@ -199,6 +209,8 @@ def make_table(
             )
     order = {(run.number, run.seed, run.fold): i for i, run in enumerate(runs)}
     results = sorted(results, key=lambda run: order[run.number, run.seed, run.fold])
+    if results and all(run.diverged for run in results):
+        logger.warning("all runs diverged, so that none is the best: try smaller learning rates.")
     return SweepResult(judge.metric, judge.higher_is_better, tried, results, complete=complete)
 
 

@@ -18,7 +18,9 @@ __all__ = [
     "FIT_NAMES",
     "Settings",
     "change_optimizer",
+    "check_inputs",
     "check_names",
+    "check_networks",
     "check_not_validated",
     "names_of_network",
     "names_of_optimizer",
@@ -71,6 +73,36 @@ class Settings(NamedTuple):
             and mine.update == theirs.update
             and _has_rates_by_layer(mine) == _has_rates_by_layer(theirs)
         )
+
+
+def check_networks(several: Iterable[Settings]) -> None:
+    """Refuse networks that can't be made, and epochs that can't be taken, before the first run.
+
+    Raises:
+        ValueError, TypeError: there are such.
+    """
+    checked: list[dict[str, Any]] = []
+    for one in several:
+        checks.check_integer(one.common.get("epochs", 10), "epochs")
+        if one.network not in checked:
+            Network(**one.network, seed=0)
+            checked.append(one.network)
+
+
+def check_inputs(several: Iterable[Settings], x: Any) -> None:
+    """Refuse networks that take another number of inputs than there are columns.
+
+    Raises:
+        ValueError: there are such.
+    """
+    shape = getattr(x, "shape", ())
+    for one in several:
+        sizes = one.network["sizes"]
+        if len(shape) == 2 and sizes[0] != shape[1]:
+            raise ValueError(
+                f"{named('sizes', list(sizes))} is of a network with {sizes[0]} inputs, and x has "
+                f"{shape[1]} columns."
+            )
 
 
 def _has_rates_by_layer(optimizer: Optimizer) -> bool:

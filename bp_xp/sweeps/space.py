@@ -1,6 +1,7 @@
 """Spaces of settings: what a sweep tries, as lists of values or as distributions to draw from."""
 
 import itertools
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ __all__ = [
     "log_uniform",
     "uniform",
 ]
+
+logger = logging.getLogger("bp_xp")
 
 
 @dataclass(frozen=True)
@@ -108,8 +111,8 @@ def expand(
 
     Args:
         space: a list of values or a distribution for each setting; or several such spaces.
-        draws: how many settings to draw of each space; a list is then one of the things drawn
-            from. None takes the grid: each value beside each value of the others.
+        draws: how many settings to draw of each space; of one of lists alone none twice. None
+            takes the grid: each value beside each value of the others.
         generator: draws them.
 
     Raises:
@@ -147,11 +150,30 @@ def _expand(
                 )
         columns = [_values_of(values, name) for name, values in space.items()]
         return [dict(zip(space, row, strict=True)) for row in itertools.product(*columns)]
+    if not any(isinstance(values, Distribution) for values in space.values()):
+        return _drawn_from_grid(
+            {name: _values_of(values, name) for name, values in space.items()}, draws, generator
+        )
     each = {
         name: values if isinstance(values, Distribution) else choice(_values_of(values, name))
         for name, values in space.items()
     }
     return [{name: one.draw(generator) for name, one in each.items()} for _ in range(draws)]
+
+
+def _drawn_from_grid(
+    space: Mapping[str, list[Any]], draws: int, generator: np.random.Generator
+) -> list[dict[str, Any]]:
+    """Return settings of a grid, none of them twice."""
+    shape = [len(values) for values in space.values()]
+    if draws > (most := math.prod(shape)):
+        logger.warning("%s: there are %d settings, and each is tried.", named("draws", draws), most)
+    drawn = generator.choice(most, min(draws, most), replace=False)
+    places = zip(*(column.tolist() for column in np.unravel_index(drawn, shape)), strict=True)
+    return [
+        {name: values[k] for (name, values), k in zip(space.items(), place, strict=True)}
+        for place in places
+    ]
 
 
 def _values_of(values: Any, name: str) -> list[Any]:

@@ -83,6 +83,9 @@ class PerMember:
     Args:
         values: the values, one for each member.
 
+    Raises:
+        TypeError: they are no list.
+
     Examples:
         >>> from bp_xp import SGD
         >>> PerMember(SGD(rate) for rate in (0.5, 0.1)).values[1].learning_rate
@@ -92,6 +95,10 @@ class PerMember:
     values: tuple[Any, ...]
 
     def __init__(self, values: Iterable[Any]) -> None:
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise TypeError(
+                f"PerMember takes a list with the value of each member, not {values!r}."
+            )
         object.__setattr__(self, "values", tuple(values))
 
 
@@ -204,6 +211,8 @@ def as_regularization(regularization: Any, terms: dict[str, Any], hidden: int) -
                 "fit takes no learning_rate: it is the optimizer's, as in optimizer=SGD(0.1)."
             )
         if name not in names:
+            if name in _FIT_WORDS:
+                raise TypeError(f"this fit takes no {name}: that of bp_xp.Network does.")
             hint = checks.did_you_mean(name, [*names, *_FIT_WORDS])
             raise TypeError(f"fit got an unexpected keyword argument {name!r}.{hint}")
     if regularization is None:

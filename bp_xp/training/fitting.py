@@ -73,7 +73,8 @@ class WarmStart(NamedTuple):
         if settings.optimizer != ours.optimizer:
             raise ValueError(
                 f"warm_start goes on with the optimizer of the last call, {ours.optimizer!r}, "
-                f"not {settings.optimizer!r}."
+                f"not {settings.optimizer!r}: pass the same at each call (partial_fit is such a "
+                "call), or begin anew with a fit without warm_start."
             )
         if settings.trainable != ours.trainable:
             raise ValueError(
@@ -83,8 +84,9 @@ class WarmStart(NamedTuple):
         dropout, before = settings.regularization.dropout, ours.regularization.dropout
         if dropout != before or (dropout and settings.batch_size != ours.batch_size):
             raise ValueError(
-                f"warm_start goes on with the dropout {before} and batch_size {ours.batch_size} of "
-                f"the last call, not {dropout} and {settings.batch_size}."
+                f"warm_start goes on with the dropout {before or 0.0} and batch_size "
+                f"{ours.batch_size} of the last call (partial_fit is such a call), not "
+                f"{dropout or 0.0} and {settings.batch_size}."
             )
 
 
@@ -209,9 +211,10 @@ def _prepare(
     )
     check_measured(network, settings.metrics, source, validation)
     check_monitored(settings, stopping, source, validation)
-    warm, network._warm = (network._warm if warm_start else None), None
+    warm = network._warm if warm_start else None
     if warm:
         warm.check(settings)
+    network._warm = None  # a run that fails leaves nothing to go on from
     run = _make_run(network, settings, source, validation, ranks=ranks, placement=placement)
     if warm:
         run.position = go_on(run.position, warm.position)

@@ -91,9 +91,10 @@ def fit(
         size = checks.check_batch_size(batch_size, data.n_rows)
         settings = [make_settings(batch_size=size, **own) for own in own_settings]
         _check(ensemble, settings[0], stopping, data)
-        warm, ensemble._warm = (ensemble._warm if warm_start else None), None
+        warm = ensemble._warm if warm_start else None
         if warm:
             warm.check(settings)
+        ensemble._warm = None  # a run that fails leaves nothing to go on from
         run = _make_run(ensemble, settings, data, shared_order)
         if warm:  # a run that is resumed goes on from its file, but its state has this form
             run.position = go_on(run.position, warm.position)

@@ -267,10 +267,11 @@ def test_a_run_that_diverges_has_its_place_in_the_table(samples, judged, caplog)
     assert "member" not in caplog.text
 
 
-def test_where_all_diverge_there_is_no_network(samples):
+def test_where_all_diverge_there_is_no_network(samples, caplog):
     table = made(samples, {"learning_rate": [1e200]}, activation="relu", validation_data=0.2)
     assert table.best_network is None
     assert math.isnan(table.best_value)
+    assert "all runs diverged" in caplog.text
 
 
 def test_early_stopping_counts_the_network_that_it_goes_back_to(samples, judged):
@@ -497,7 +498,11 @@ def test_settings_that_were_dropped_come_after_those_that_went_on():
         ({"l2": [0.1]}, {"folds": 2, "validation_data": 0.2}, ValueError, "not both"),
         ({"schedule": [on_plateau], "warm_up": [2]}, {"folds": 2}, ValueError, "refit=False"),
         ({"l2": [0.1]}, {"folds": 50}, ValueError, "23 samples"),
-        ({"l2": [0.1]}, {"folds": [([0], [23])]}, ValueError, "of the 23 rows"),
+        ({"l2": [0.1]}, {"folds": [([0], [1]), ([0], [1, 23])]}, ValueError, "1 has the row 23"),
+        ({"l2": [0.1]}, {"folds": [([0], [])]}, ValueError, "fold 0 has no rows"),
+        ({"l2": [0.1]}, {"folds": [3]}, TypeError, "fold 0 must be a pair"),
+        ({"l2": [0.1]}, {"folds": "5"}, TypeError, r"KFold\(3\).split"),
+        ({"l2": [0.1]}, {"metric": "validation_acuracy"}, ValueError, "mean 'validation_accuracy'"),
         ({"epochs": [1, 2]}, {"halving": 2}, ValueError, "equal length"),
         ({"l2": [0.1]}, {"halving": 2, "early_stopping": 1}, ValueError, "early_stopping"),
     ],
@@ -505,6 +510,26 @@ def test_settings_that_were_dropped_come_after_those_that_went_on():
 def test_what_can_not_be_meant_is_refused(samples, space, settings, error, words):
     with pytest.raises(error, match=words):
         made(samples, space, **settings)
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ({"activation": ["relu", "rellu"]}, "'rellu'"),
+        ({"sizes": [SIZES, [7, 3]]}, "7 inputs, and x has 5 columns"),
+        ({"epochs": [1, 0]}, "epochs"),
+    ],
+)
+def test_the_last_value_is_refused_before_the_first_run(samples, monkeypatch, space, words):
+    monkeypatch.delattr(Ensemble, "fit")
+    with pytest.raises(ValueError, match=words):
+        made(samples, space)
+
+
+def test_a_file_is_no_folder(samples, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="give a folder"):
+        made(samples, {"l2": [0.1]}, folder=tmp_path / "file")
 
 
 def test_a_table_has_a_sweep_of_its_own():

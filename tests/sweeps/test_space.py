@@ -22,7 +22,7 @@ def test_a_grid_has_each_value_beside_each_of_the_others():
 def test_several_spaces_are_one_after_the_other():
     spaces = [{"a": [1, 2]}, {"b": [3]}]
     assert settings_of(spaces) == [{"a": 1}, {"a": 2}, {"b": 3}]
-    assert [set(one) for one in settings_of(spaces, 2)] == [{"a"}, {"a"}, {"b"}, {"b"}]
+    assert [set(one) for one in settings_of(spaces, 2)] == [{"a"}, {"a"}, {"b"}]
 
 
 def test_draws_are_of_their_distribution_and_repeat_with_their_seed():
@@ -43,6 +43,16 @@ def test_draws_are_of_their_distribution_and_repeat_with_their_seed():
     assert {one["n"] for one in found} == {2, 3, 4}
     assert {len(one["sizes"]) for one in found} == {2, 3}
     assert {one["name"] for one in found} == {"x", "y", "z"}
+
+
+def test_of_lists_alone_no_settings_are_drawn_twice(caplog):
+    space = {"a": [1, 2, 3], "b": [[1], [2]]}
+    drawn = settings_of(space, 6)
+    assert sorted(map(str, drawn)) == sorted(map(str, settings_of(space)))
+    assert drawn == settings_of(space, 6) != settings_of(space, 6, seed=1)
+    assert not caplog.messages
+    assert sorted(map(str, settings_of(space, 7))) == sorted(map(str, drawn))
+    assert "there are 6 settings" in caplog.text
 
 
 @pytest.mark.parametrize(
