@@ -8,7 +8,7 @@ import click
 from bp_xp.backends import Placement
 from bp_xp.cli._options import of_run
 from bp_xp.cli._program import logger
-from bp_xp.ranks import WORDS, Ranks, find_ranks
+from bp_xp.ranks import WORDS, Ranks, find_ranks, launched
 
 __all__ = ["distributed_option", "ranks_of"]
 
@@ -21,6 +21,12 @@ distributed_option = of_run(
 
 def ranks_of(given: SimpleNamespace, placement: Placement) -> Ranks:
     """Return the processes that share the run; all but rank 0 are quiet from now on."""
+    if given.distributed is None and (word := launched()):
+        logger.warning(
+            "this is one of several processes that were started together (%s), and each trains for "
+            "itself: --distributed auto lets them share the run.",
+            word,
+        )
     ranks = find_ranks(given.distributed, placement)
     if ranks.rank:
         logger.setLevel(logging.WARNING)

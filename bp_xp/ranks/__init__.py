@@ -6,7 +6,7 @@ knows them as :class:`Ranks`, and what talks as a :class:`Communicator`.
 """
 
 from bp_xp.ranks.communicator import Communicator
-from bp_xp.ranks.finding import WORDS, find_ranks, over_devices
+from bp_xp.ranks.finding import WORDS, find_ranks, launched, over_devices
 from bp_xp.ranks.ranks import Ranks
 
-__all__ = ["WORDS", "Communicator", "Ranks", "find_ranks", "over_devices"]
+__all__ = ["WORDS", "Communicator", "Ranks", "find_ranks", "launched", "over_devices"]

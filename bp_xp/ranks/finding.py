@@ -11,7 +11,7 @@ from bp_xp.ranks import mpi
 from bp_xp.ranks.communicator import Communicator
 from bp_xp.ranks.ranks import Ranks
 
-__all__ = ["WORDS", "find_ranks", "over_devices"]
+__all__ = ["WORDS", "find_ranks", "launched", "over_devices"]
 
 WORDS = ("auto", *dict.fromkeys(one.talks_by for one in LIBRARIES.values() if one.talks_by))
 """What ``distributed=`` takes, besides a communicator: ``"auto"``, and how libraries talk."""
@@ -36,7 +36,7 @@ def find_ranks(distributed: Any, placement: Placement) -> Ranks:
         return Ranks()
     if isinstance(distributed, str):
         word = checks.check_choice(distributed, {word: word for word in WORDS}, "distributed")
-        return Ranks(_communicator(_launched() if word == "auto" else word, placement))
+        return Ranks(_communicator(launched() if word == "auto" else word, placement))
     if hasattr(distributed, "Allreduce") and hasattr(distributed, "Get_rank"):
         _check_talks(placement, mpi.WORD)
         return Ranks(mpi.MPICommunicator(distributed))
@@ -74,7 +74,7 @@ def over_devices(distributed: Any, placement: Placement) -> Placement:
     return replace(placement, engine=engine)
 
 
-def _launched() -> str:
+def launched() -> str:
     """Return the word for what has started this process as one of several; empty for nothing."""
     found = [one.talks_by for one in LIBRARIES.values() if one.is_launched()]
     return mpi.WORD if mpi.is_launched() else next(iter(found), "")

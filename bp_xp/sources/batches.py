@@ -17,7 +17,7 @@ from bp_xp.sources.parts import PartMaker, told_of
 from bp_xp.sources.samples import Samples
 from bp_xp.sources.stream import StreamEpoch, on_device
 
-__all__ = ["BatchesSource", "is_batches", "open_batches"]
+__all__ = ["BatchesSource", "is_batches", "is_list_of_batches", "open_batches"]
 
 _BYTES_AHEAD = 1 << 24
 
@@ -33,6 +33,12 @@ def is_batches(x: Any) -> bool:
         and (hasattr(x, "__iter__") or hasattr(x, "__getitem__"))
         and not any(hasattr(x, name) for name in others)
     )
+
+
+def is_list_of_batches(x: Any) -> bool:
+    """Return whether x is a list of batches (x, y) or (x, y, weights), and not of samples."""
+    first = x[0] if isinstance(x, list) and x else None
+    return isinstance(first, tuple) and len(first) in (2, 3) and np.ndim(first[0]) == 2
 
 
 def open_batches(batches: Any, name: str) -> Iterator[Any]:

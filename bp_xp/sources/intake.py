@@ -234,6 +234,8 @@ def check_kind(values: Any, name: str, placement: Placement) -> Any:
             ) from error
     if host.dtype.kind not in "fiub":
         text = in_python(" bp_xp.tables.TableModel takes text.") if host.dtype.kind in "US" else ""
+        if text and not host.ndim:
+            text = in_python(f" Is it a path? Pass np.load({values!r}, mmap_mode='r') then.")
         raise TypeError(f"{name} must be an array of numbers, not of dtype {host.dtype}.{text}")
     return host
 

@@ -1,5 +1,6 @@
 """From what people pass as samples to a source, wherever they lie."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,10 @@ from bp_xp.backends.registry import library_of
 from bp_xp.math.model import Model
 from bp_xp.math.rows import row_blocks
 from bp_xp.sources import intake
-from bp_xp.sources.batches import BatchesSource, is_batches, open_batches
+from bp_xp.sources.ahead import Ahead
+from bp_xp.sources.batches import BatchesSource, is_batches, is_list_of_batches, open_batches
 from bp_xp.sources.memory import MemorySource
-from bp_xp.sources.parts import PartMaker, told_of
+from bp_xp.sources.parts import PartMaker, at_home, told_of
 from bp_xp.sources.samples import make_samples, parts_of_validation, weigh_classes
 from bp_xp.sources.sparse import blocks_of, cut_rows
 from bp_xp.sources.stored import (
@@ -181,7 +183,8 @@ def validation_source(model: Model, validation_data: Any, **options: Any) -> Any
     Raises:
         TypeError: it is something else; or as for :func:`make_source`.
     """
-    if isinstance(validation_data, Stream) or is_batches(validation_data):
+    streams = isinstance(validation_data, Stream) or is_batches(validation_data)
+    if streams or is_list_of_batches(validation_data):
         parts: Sequence[Any] = (validation_data, None)
     else:
         parts = parts_of_validation(validation_data)
@@ -209,12 +212,13 @@ def input_blocks(
             lie in memory, when the block is taken.
     """
     where: dict[str, Any] = {"placement": placement, "dtype": dtype, "columns": columns}
-    x = _as_stream(x).samples
+    stream = _as_stream(x)
+    x = stream.samples
     if is_stored(x):
         intake.check_matrix(x, named("x"), columns)
         return None, _stored_blocks(x, size, **where)
-    if is_batches(x):
-        return None, _batch_blocks(open_batches(x, "x"), **where)
+    if is_batches(x) or is_list_of_batches(x):
+        return None, _batch_blocks(open_batches(x, "x"), stream.timeout, **where)
     x = intake.check_inputs(x, "x", **where)
     return x, (cut_rows(x, rows, placement) for rows in blocks_of(x, size))
 
@@ -226,11 +230,24 @@ def _stored_blocks(x: Any, size: int, **where: Any) -> Iterator[Array]:
         yield block
 
 
-def _batch_blocks(batches: Iterator[Any], **where: Any) -> Iterator[Array]:
-    for k, batch in enumerate(batches):
-        with told_of(f"x, batch {k}"):
-            block = _placed(batch[0] if isinstance(batch, tuple | list) else batch, **where)
-        yield block
+def _batch_blocks(
+    batches: Iterator[Any], timeout: float | None, *, placement: Placement, **where: Any
+) -> Iterator[Array]:
+    ahead = Ahead(
+        lambda: ([_inputs_of(batch)] for batch in batches), placement, name="x", timeout=timeout
+    )
+    k = -1
+    with contextlib.closing(ahead):
+        for k, (x,) in enumerate(ahead):
+            with told_of(f"x, batch {k}"):
+                block = _placed(at_home(x, placement), placement=placement, **where)
+            yield block
+    if k < 0:
+        raise ValueError("x gave no batch.")
+
+
+def _inputs_of(batch: Any) -> Any:
+    return batch[0] if isinstance(batch, tuple | list) else batch
 
 
 def _placed(x: Any, *, placement: Placement, dtype: str, columns: int) -> Array:

@@ -16,7 +16,7 @@ from bp_xp.math.model import Model
 from bp_xp.sources.intake import rows_from
 from bp_xp.sources.samples import Samples, make_samples, weigh
 
-__all__ = ["PartMaker", "host", "told_of"]
+__all__ = ["PartMaker", "at_home", "host", "told_of"]
 
 
 @dataclass(frozen=True)
@@ -52,33 +52,18 @@ class PartMaker:
             ValueError, TypeError: as for :func:`bp_xp.sources.samples.make_samples`.
         """
         placement = self.placement
-        x, y, weights = (self._at_home(part) for part in (x, y, weights))
-        if not self._is_own(x):
+        x, y, weights = (at_home(part, placement) for part in (x, y, weights))
+        if not _is_own(x, placement):
             placement = host()
-            y, weights = (to_numpy(part) if self._is_own(part) else part for part in (y, weights))
+            y, weights = (
+                to_numpy(part) if _is_own(part, self.placement) else part for part in (y, weights)
+            )
         where: dict[str, Any] = {"placement": placement, "dtype": self.dtype}
         with rows_from(first_row):
             samples = make_samples(
                 self.model, x, y, weights, prefix=self.prefix, partial=True, **where
             )
         return samples if self.per_class is None else weigh(samples, self.per_class, **where)
-
-    def _at_home(self, values: Any) -> Any:
-        """Return an array of a library that lies on a CPU, and not on our device, as NumPy's."""
-        library = library_of(values)
-        if library is None or library.name == "numpy" or self._is_own(values):
-            return values
-        on_cpu = library.is_cpu(library.device_of(values))
-        return to_numpy(values) if on_cpu else values
-
-    def _is_own(self, values: Any) -> bool:
-        """Return whether values lie on the network's device as arrays of its library."""
-        library, ours = library_of(values), self.placement.library
-        return (
-            library is not None
-            and library.name == ours.name != "numpy"
-            and library.lies_on(values, self.placement.device)
-        )
 
     @property
     def outputs(self) -> int:
@@ -89,6 +74,25 @@ class PartMaker:
     def row_entries(self) -> int:
         """I + O."""
         return self.model.sizes[0] + self.outputs
+
+
+def at_home(values: Any, placement: Placement) -> Any:
+    """Return an array of a library that lies on a CPU, and not on our device, as NumPy's."""
+    library = library_of(values)
+    if library is None or library.name == "numpy" or _is_own(values, placement):
+        return values
+    on_cpu = library.is_cpu(library.device_of(values))
+    return to_numpy(values) if on_cpu else values
+
+
+def _is_own(values: Any, placement: Placement) -> bool:
+    """Return whether values lie on a device as arrays of its library, which is not NumPy."""
+    library, ours = library_of(values), placement.library
+    return (
+        library is not None
+        and library.name == ours.name != "numpy"
+        and library.lies_on(values, placement.device)
+    )
 
 
 def host() -> Placement:
@@ -103,4 +107,4 @@ def told_of(where: str) -> Iterator[None]:
         yield
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{where}: {error}") from error
+        raise kind(f"{where}: {error}") from None

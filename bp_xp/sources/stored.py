@@ -295,11 +295,14 @@ class StoredSource:
         return replace(self, ranks=(rank, ranks))
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of shapes, and of some rows from the first to the last."""
+        """Return the SHA-256 of shapes, of what lies in memory, and of some rows of the rest."""
         digest = hashlib.sha256()
         firsts = np.linspace(0, self.n_rows - 1, _BLOCKS_IN_A_FINGERPRINT, dtype=int)
         for values in self.arrays:
             digest.update(f"{tuple(values.shape)} {values.dtype}".encode())
+            if not is_stored(values):
+                digest.update(np.ascontiguousarray(values).tobytes())
+                continue
             for first in map(int, firsts):
                 rows = np.asarray(values[first : first + _ROWS_IN_A_FINGERPRINT])
                 digest.update(np.ascontiguousarray(rows).tobytes())

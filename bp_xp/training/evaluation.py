@@ -145,8 +145,13 @@ def means_of(totals: np.ndarray, has_classes: bool) -> tuple[Any, Any]:
     """Return mean cost and accuracy from sums on the host, shape (n, 3), added up in float64.
 
     The accuracy is None where there are no classes. Of a stack, shape (n, M, 3), these are arrays.
+
+    Raises:
+        ValueError: no sample counts; of batches that is known only once they are gone through.
     """
     cost, correct, weight = np.moveaxis(totals.sum(axis=0, dtype=np.float64), -1, 0)
+    if not weight.any():
+        raise ValueError("the weight is zero for every sample: no mean can be taken.")
     share = correct / weight if has_classes else None
     if cost.ndim:
         return cost / weight, share

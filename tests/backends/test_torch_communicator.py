@@ -81,7 +81,7 @@ def test_a_process_that_torchrun_has_not_started_is_told_how(monkeypatch):
 def test_auto_finds_torchrun_and_refuses_a_network_of_another_library(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "localhost")
-    assert finding._launched() == "torch"
+    assert finding.launched() == "torch"
     with pytest.raises(ValueError, match=r"for networks of backend 'torch', and this one's is 'nu"):
         find_ranks("auto", place("cpu"))
 

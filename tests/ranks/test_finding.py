@@ -1,11 +1,14 @@
 """What ``distributed=`` takes, and what it refuses."""
 
+import logging
 import sys
+from types import SimpleNamespace
 
 import pytest
 from threads import on_ranks
 
 from bp_xp.backends import place
+from bp_xp.cli._ranks import ranks_of
 from bp_xp.ranks import Communicator, find_ranks, finding, mpi
 
 NUMPY = place("cpu")
@@ -63,3 +66,13 @@ def test_a_library_that_does_not_talk_by_mpi_says_so():
     strict = place(backend=pytest.importorskip("array_api_strict"))
     with pytest.raises(ValueError, match=r"for networks of backend 'numpy', .* 'array_api_strict'"):
         find_ranks("mpi", strict)
+
+
+def test_a_command_that_each_process_runs_for_itself_says_so(monkeypatch, caplog):
+    alone = SimpleNamespace(distributed=None)
+    with caplog.at_level(logging.WARNING, "bp_xp"):
+        assert not ranks_of(alone, NUMPY).are_several
+        assert not caplog.messages
+        monkeypatch.setenv("PMI_SIZE", "2")
+        assert not ranks_of(alone, NUMPY).are_several
+    assert "--distributed auto lets them share the run" in caplog.text

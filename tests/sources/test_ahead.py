@@ -101,6 +101,8 @@ def test_a_reader_that_takes_too_long_is_named(stuck):
     never = Stream(lambda: (stuck.wait() for _ in range(2)), timeout=0.05)
     with pytest.raises(TimeoutError, match="nothing came from validation_data"):
         network().fit(batches, validation_data=never, **OPTIONS)
+    with pytest.raises(TimeoutError, match="nothing came from x"):
+        network().predict(Stream(read, timeout=0.05))
     with pytest.raises(ValueError, match="timeout must be finite and above 0"):
         Stream(read, timeout=0)
 

@@ -266,3 +266,46 @@ def test_two_shares_begin_each_by_itself(samples):
 def test_options_that_need_all_samples_are_refused(samples, options, error, message):
     with pytest.raises(error, match=message):
         fitted(Batches(*samples), **options)
+
+
+# ---------------------------------------------------------------------------------------------
+# Lists, loaders of others, and what is wrong with them
+
+
+def test_a_list_of_batches_is_taken_wherever_batches_are(samples):
+    x, y = samples
+    batches = [(x[k : k + 8], y[k : k + 8]) for k in range(0, N, 8)]
+    net, history = fitted(x, y, validation_data=batches)
+    assert_same_run((net, history), fitted(x, y, validation_data=lambda: iter(batches)))
+    assert history["validation_cost"] == pytest.approx(
+        fitted(x, y, validation_data=(x, y))[1]["validation_cost"]
+    )
+    np.testing.assert_array_equal(net.predict(batches), net.predict(x))
+    # Two parts that are no tuples are inputs and targets.
+    assert fitted(x, y, validation_data=[x, y])[1]["validation_cost"] == pytest.approx(
+        history["validation_cost"]
+    )
+
+
+def test_tensors_on_a_cpu_are_predicted_from(samples):
+    torch = pytest.importorskip("torch")
+    x, _ = samples
+    net = network()
+    batches = [(torch.from_numpy(x[:8]),), torch.from_numpy(x[8:])]
+    np.testing.assert_array_equal(net.predict(lambda: iter(batches)), net.predict(x))
+
+
+def test_batches_of_no_weight_have_no_mean(samples):
+    weightless = Batches(*samples, np.zeros(N))
+    for use in (
+        lambda: fitted(weightless),
+        lambda: network().evaluate(weightless),
+        lambda: fitted(*samples, validation_data=weightless),
+    ):
+        with pytest.raises(ValueError, match="weight is zero for every sample"):
+            use()
+
+
+def test_nothing_to_predict_from_is_told():
+    with pytest.raises(ValueError, match="x gave no batch"):
+        network().predict(lambda: iter([]))

@@ -256,6 +256,11 @@ def test_labels_of_words_are_refused():
         network().fit(X, ["a", "b", "b", "a"])
 
 
+def test_a_path_is_told_from_text():
+    with pytest.raises(TypeError, match=r"np.load\('x.npy', mmap_mode='r'\)"):
+        network().predict("x.npy")
+
+
 def test_labels_on_the_device_are_checked_on_the_host(where, target):
     net = network(backend=target.backend, device=target.device)
 

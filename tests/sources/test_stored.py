@@ -143,6 +143,18 @@ def test_a_run_goes_on_at_any_step_with_equal_bits(samples, tmp_path, step):
     assert_same_run(again, whole)
 
 
+def test_targets_in_memory_are_compared_one_by_one(samples, tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "_ROWS_IN_A_FINGERPRINT", 1)
+    monkeypatch.setattr(stored, "_BLOCKS_IN_A_FINGERPRINT", 2)
+    x, y = InFile(samples[0]), samples[1]
+    path = tmp_path / "run.safetensors"
+    fitted(x, y, buffer_size=20, checkpoint=path)
+    y = y.copy()
+    y[45] = (y[45] + 1) % 3
+    with pytest.raises(CheckpointError, match="data is not the same"):
+        fitted(x, y, buffer_size=20, checkpoint=Checkpoint(path, resume=True))
+
+
 def test_another_buffer_or_other_data_is_another_run(samples, tmp_path):
     x, y = samples
     path = tmp_path / "run.safetensors"
