@@ -92,9 +92,12 @@ class _File(NamedTuple):
         """
         now = os.stat(self.path)
         if (now.st_size, now.st_mtime_ns) != (self.size, self.changed):
+            how = f"it had {self.size:,} bytes when the run began, and has {now.st_size:,} now"
+            if now.st_size == self.size:
+                how = "it was written to after the run began"
             raise OSError(
-                f"{self.path} changed while it was read: it had {self.size:,} bytes when the run "
-                f"began, and has {now.st_size:,} now. Train on a file that nobody writes to."
+                f"{self.path} changed while it was read: {how}. Train on a file that nobody "
+                "writes to."
             )
 
 

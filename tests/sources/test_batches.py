@@ -28,18 +28,22 @@ class Batches:
         return iter(self.batches)
 
 
-def network(make=Network, **options):
-    settings = {"cost": "categorical_cross_entropy", "dtype": "float64", "seed": 3} | options
+def in_float64(sizes, **options):
+    return Network(sizes, dtype="float64", **options)
+
+
+def network(make=in_float64, **options):
+    settings = {"cost": "categorical_cross_entropy", "seed": 3} | options
     return make([COLUMNS, 4, 3], **settings)
 
 
-def fitted(x, y=None, make=Network, **options):
+def fitted(x, y=None, make=in_float64, **options):
     net = network(make)
     options = {"epochs": 3, "optimizer": SGD(0.5), "progress": False} | options
     return net, net.fit(x, y, **options)
 
 
-def in_memory(samples, make=Network, **options):
+def in_memory(samples, make=in_float64, **options):
     """The run on the same rows in the same order."""
     return fitted(*samples, make, **({"shuffle": False, "batch_size": 8} | options))
 
@@ -91,7 +95,7 @@ def test_a_loader_of_pytorch_is_read_and_its_tensors_stay_tensors(samples, monke
     assert_same_run(fitted(loader), in_memory(samples))  # a network of NumPy has what it needs
 
     def on_torch(*arguments, **options):
-        return Network(*arguments, backend="torch", **options)
+        return Network(*arguments, backend="torch", dtype="float64", **options)
 
     wanted = in_memory(samples, on_torch)
     moved = []

@@ -39,12 +39,16 @@ def mapped(samples, tmp_path):
     return np.load(tmp_path / "x.npy", mmap_mode="r")
 
 
-def network(make=Network, **options):
-    settings = {"cost": "categorical_cross_entropy", "dtype": "float64", "seed": 3} | options
+def in_float64(sizes, **options):
+    return Network(sizes, dtype="float64", **options)
+
+
+def network(make=in_float64, **options):
+    settings = {"cost": "categorical_cross_entropy", "seed": 3} | options
     return make([COLUMNS, 4, 3], **settings)
 
 
-def fitted(x, y, make=Network, buffer_size=None, **options):
+def fitted(x, y, make=in_float64, buffer_size=None, **options):
     net = network(make)
     x = x if buffer_size is None else Stream(x, buffer_size)
     options = {"epochs": 3, "batch_size": 8, "optimizer": SGD(0.5), "progress": False} | options
@@ -355,10 +359,10 @@ def test_a_file_that_changes_while_it_is_read_ends_the_run(samples, mapped, chan
             os.truncate(path, now)
         os.utime(path, ns=(1, 1))
 
-    wanted = re.escape(
-        f"{path} changed while it was read: it had {size:,} bytes when the run began, and has "
-        f"{now:,} now"
-    )
+    how = f"it had {size:,} bytes when the run began, and has {now:,} now"
+    if change == "written":
+        how = "it was written to after the run began"
+    wanted = re.escape(f"{path} changed while it was read: {how}.")
     with pytest.raises(OSError, match=wanted):
         fitted(mapped, samples[1], buffer_size=20, callbacks=alter)
 
