@@ -3,13 +3,11 @@
 import contextlib
 import itertools
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import joblib
-import numpy as np
 from sklearn import model_selection
 from sklearn.base import clone
 from sklearn.utils import indexable
@@ -19,6 +17,7 @@ from sklearn.utils.validation import _check_method_params
 from bp_xp.estimators._base import MLP
 from bp_xp.estimators._prepared import Fit, Fits, Fitted, is_prepared, record_fits, using
 from bp_xp.estimators._stack import fit_stack, form_of
+from bp_xp.training.groups import shares_of
 
 __all__ = ["GridSearchCV", "RandomizedSearchCV", "holds_networks", "make_fits"]
 
@@ -232,13 +231,12 @@ def _parts(fits: Fits, jobs: int) -> list[list[int]]:
                 break
         else:
             groups.append((form, [i]))
-    parts = []
-    for form, group in groups:
-        # As many for each process, so that none waits for another at the end.
-        at_once = min(jobs, len(group))
-        n = at_once * math.ceil(len(group) / (at_once * _most(form)))
-        parts += [[group[i] for i in part] for part in np.array_split(range(len(group)), n)]
-    return parts
+    total = sum(len(group) for _, group in groups)
+    return [
+        group[part]
+        for form, group in groups
+        for part in shares_of(len(group), total, _most(form), jobs)
+    ]
 
 
 def _form(fit: Fit, fits: Fits) -> Mapping[str, Any] | None:

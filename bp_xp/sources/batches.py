@@ -17,14 +17,14 @@ from bp_xp.sources.parts import PartMaker, told_of
 from bp_xp.sources.samples import Samples
 from bp_xp.sources.stream import StreamEpoch, on_device
 
-__all__ = ["BatchesSource", "is_batches", "is_list_of_batches", "open_batches"]
+__all__ = ["BatchesSource", "is_batches", "open_batches"]
 
 _BYTES_AHEAD = 1 << 24
 
 
 def is_batches(x: Any) -> bool:
     """Return whether x is no array of any kind, but can be iterated over or called for batches."""
-    if callable(x) and not hasattr(x, "shape"):
+    if (callable(x) and not hasattr(x, "shape")) or _is_list_of_batches(x):
         return True
     array_like = isinstance(x, Sequence) or library_of(x) is not None
     others = ("shape", "__array__", "__array_interface__", "__dlpack__", "__dataframe__")
@@ -35,7 +35,7 @@ def is_batches(x: Any) -> bool:
     )
 
 
-def is_list_of_batches(x: Any) -> bool:
+def _is_list_of_batches(x: Any) -> bool:
     """Return whether x is a list of batches (x, y) or (x, y, weights), and not of samples."""
     first = x[0] if isinstance(x, list) and x else None
     return isinstance(first, tuple) and len(first) in (2, 3) and np.ndim(first[0]) == 2

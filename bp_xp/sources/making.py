@@ -16,7 +16,7 @@ from bp_xp.math.model import Model
 from bp_xp.math.rows import row_blocks
 from bp_xp.sources import intake
 from bp_xp.sources.ahead import Ahead
-from bp_xp.sources.batches import BatchesSource, is_batches, is_list_of_batches, open_batches
+from bp_xp.sources.batches import BatchesSource, is_batches, open_batches
 from bp_xp.sources.memory import MemorySource
 from bp_xp.sources.parts import PartMaker, at_home, told_of
 from bp_xp.sources.samples import make_samples, parts_of_validation, weigh_classes
@@ -183,8 +183,7 @@ def validation_source(model: Model, validation_data: Any, **options: Any) -> Any
     Raises:
         TypeError: it is something else; or as for :func:`make_source`.
     """
-    streams = isinstance(validation_data, Stream) or is_batches(validation_data)
-    if streams or is_list_of_batches(validation_data):
+    if isinstance(validation_data, Stream) or is_batches(validation_data):
         parts: Sequence[Any] = (validation_data, None)
     else:
         parts = parts_of_validation(validation_data)
@@ -217,7 +216,7 @@ def input_blocks(
     if is_stored(x):
         intake.check_matrix(x, named("x"), columns)
         return None, _stored_blocks(x, size, **where)
-    if is_batches(x) or is_list_of_batches(x):
+    if is_batches(x):
         return None, _batch_blocks(open_batches(x, "x"), stream.timeout, **where)
     x = intake.check_inputs(x, "x", **where)
     return x, (cut_rows(x, rows, placement) for rows in blocks_of(x, size))

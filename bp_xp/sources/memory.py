@@ -3,20 +3,19 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from bp_xp._typing import Array, Namespace
 from bp_xp.backends import Placement, dtype_name, to_numpy
 from bp_xp.sources.samples import Samples
-from bp_xp.sources.source import Epoch, Source
+from bp_xp.sources.source import CountedEpoch, Source
 from bp_xp.sources.sparse import SparseInputs, blocks_of, cut_rows, entries_of_row
 
 __all__ = ["MemoryEpoch", "MemorySource", "OfSamples", "gather_rows", "next_mini_batches"]
 
 
-class MemoryEpoch(Epoch):
+class MemoryEpoch(CountedEpoch):
     """Mini-batches cut from arrays on the device, in a given order; see :class:`Epoch`.
 
     Args:
@@ -48,16 +47,6 @@ class MemoryEpoch(Epoch):
         if order is None and ranks > 1:
             order = np.arange(n)
         self._on_host, self._order = order, None if order is None else placement.asarray(order)
-        self._taken = 0
-
-    @property
-    def place(self) -> int:
-        """How many mini-batches are taken."""
-        return self._taken
-
-    def seek(self, place: Any) -> None:
-        """Go on after so many mini-batches."""
-        self._taken = int(place)
 
     def take(self, at_most: int) -> list[Array] | None:
         """Return the next mini-batches, or None; see :meth:`Epoch.take`."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from bp_xp._typing import Array
 
-__all__ = ["Epoch", "Source"]
+__all__ = ["CountedEpoch", "Epoch", "Source"]
 
 
 class Epoch(Protocol):
@@ -41,6 +41,21 @@ class Epoch(Protocol):
 
     def close(self) -> None:
         """Let go of what is read ahead, if anything is; called once, whatever ended the epoch."""
+
+
+class CountedEpoch(Epoch):
+    """An epoch whose place is how many mini-batches are taken."""
+
+    _taken: int = 0
+
+    @property
+    def place(self) -> int:
+        """How many mini-batches are taken."""
+        return self._taken
+
+    def seek(self, place: Any) -> None:
+        """Go on after so many mini-batches."""
+        self._taken = int(place)
 
 
 class Source(Protocol):

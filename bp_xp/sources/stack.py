@@ -22,7 +22,7 @@ from bp_xp.sources.memory import (
     next_mini_batches,
 )
 from bp_xp.sources.samples import Samples
-from bp_xp.sources.source import Epoch, Source
+from bp_xp.sources.source import CountedEpoch, Epoch, Source
 from bp_xp.sources.sparse import SparseInputs, entries_of_row, take_rows
 
 __all__ = ["Generators", "OwnEpoch", "OwnRows", "RowsSource", "StackSource", "digest_of_rows"]
@@ -130,7 +130,7 @@ class OwnRows:
         return self._placement.engine.compile(gather_rows, xp, axes)(numbers, self.values)[0]
 
 
-class OwnEpoch(Epoch):
+class OwnEpoch(CountedEpoch):
     """Mini-batches of each network's own; see :class:`Epoch`.
 
     Args:
@@ -153,7 +153,7 @@ class OwnEpoch(Epoch):
         placement: Placement,
     ) -> None:
         self._n_members, self._n_rows = orders.shape
-        self._batch_size, self._placement, self._taken = batch_size, placement, 0
+        self._batch_size, self._placement = batch_size, placement
         numbers = _by_step(orders, batch_size)
         there = placement.asarray(numbers)
         self._gathered: list[tuple[Array, Array | SparseInputs]] = [
@@ -162,15 +162,6 @@ class OwnEpoch(Epoch):
         if own:
             there = placement.asarray(_by_step(orders + first_own[:, None], batch_size))
             self._gathered += [(there, values) for values in own]
-
-    @property
-    def place(self) -> int:
-        """How many mini-batches are taken."""
-        return self._taken
-
-    def seek(self, place: Any) -> None:
-        """Go on after so many mini-batches."""
-        self._taken = int(place)
 
     def take(self, at_most: int) -> list["OwnRows"] | None:
         """Return the next mini-batches, shapes (steps, M, batch, ...), or None."""

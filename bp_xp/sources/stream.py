@@ -9,12 +9,12 @@ import numpy as np
 from bp_xp._typing import Array
 from bp_xp.backends import Placement
 from bp_xp.sources.ahead import Ahead, Piece
-from bp_xp.sources.source import Epoch
+from bp_xp.sources.source import CountedEpoch
 
 __all__ = ["StreamEpoch", "on_device"]
 
 
-class StreamEpoch(Epoch):
+class StreamEpoch(CountedEpoch):
     """Mini-batches of one size, cut from pieces of rows wherever these end.
 
     Args:
@@ -35,21 +35,11 @@ class StreamEpoch(Epoch):
     ) -> None:
         self._read, self._batch_size, self._share = read, batch_size, share
         self._placement, self._dtype = placement, dtype
-        self._taken = 0
         self._pieces: Ahead | None = None
         self._held: deque[Piece] = deque()
         self._n_held = 0
         self._error: Exception | None = None
         self._at = 0  # how many rows of the first piece are used up
-
-    @property
-    def place(self) -> int:
-        """How many mini-batches are taken."""
-        return self._taken
-
-    def seek(self, place: Any) -> None:
-        """Go on after so many mini-batches."""
-        self._taken = int(place)
 
     def take(self, at_most: int) -> list[Array] | None:
         """Return the next mini-batches, or None; see :meth:`Epoch.take`."""

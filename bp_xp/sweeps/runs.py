@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
 from bp_xp.ensemble import Ensemble
 from bp_xp.errors import DivergenceError
 from bp_xp.network import Network
@@ -17,6 +15,7 @@ from bp_xp.sweeps.folds import Fold
 from bp_xp.sweeps.settings import Settings
 from bp_xp.training.arguments import PerMember
 from bp_xp.training.checkpoint import Checkpoint
+from bp_xp.training.groups import shares_of
 from bp_xp.training.history import History
 
 __all__ = ["Problem", "Run", "Samples", "Stack", "SweepRun", "stacks_of", "train_stack"]
@@ -199,18 +198,15 @@ def stacks_of(runs: Iterable[Run], problem: Problem, jobs: int) -> list[Stack]:
         else:
             group.append(run)
     total = sum(map(len, groups))
-    most = min(_MOST_RUNS, math.ceil(total / jobs)) if total else 1
-    return [Stack(part) for group in groups for part in _parts(group, most)]
+    return [
+        Stack(group[part])
+        for group in groups
+        for part in shares_of(len(group), total, _MOST_RUNS, jobs)
+    ]
 
 
 def _go_together(one: Run, other: Run, problem: Problem) -> bool:
     return one.settings.go_with(other.settings) and problem.n_rows(one) == problem.n_rows(other)
-
-
-def _parts(group: list[Run], most: int) -> list[list[Run]]:
-    """Return a group in parts of about equal size, none with more than so many runs."""
-    n = math.ceil(len(group) / most)
-    return [[group[i] for i in part] for part in np.array_split(np.arange(len(group)), n)]
 
 
 def train_stack(

@@ -35,6 +35,7 @@ __all__ = [
     "networks_of",
     "one_by_one",
     "parts_of",
+    "shares_of",
 ]
 
 Chunk: TypeAlias = Callable[[State, Sequence[Array]], tuple[State, Array]]
@@ -47,6 +48,9 @@ rows, shape (steps, M, batch), and what they are rows of; or what a schedule giv
 
 _CACHE = 2 << 20
 """Bytes that are taken to stay in a core's second cache."""
+
+_WORTH_A_STACK = 8
+"""Networks of which a stack saves most of what it can; more of them save little more."""
 
 _FIRST_CACHE = 48 << 10
 """Bytes that are taken to stay in its first cache."""
@@ -98,9 +102,34 @@ def groups_of(n: int, at_once: int) -> list[slice]:
         >>> groups_of(7, 3)
         [slice(0, 3, None), slice(3, 5, None), slice(5, 7, None)]
     """
-    parts = np.array_split(np.arange(n), math.ceil(n / at_once))
-    ends = itertools.accumulate((len(part) for part in parts), initial=0)
-    return [slice(*pair) for pair in itertools.pairwise(ends)]
+    return _slices(n, math.ceil(n / at_once))
+
+
+def shares_of(n: int, of_all: int, at_once: int, jobs: int) -> list[slice]:
+    """Return the parts of n networks that processes are to train, each as a stack.
+
+    Args:
+        n: how many networks can be in one stack.
+        of_all: how many there are in all, others too.
+        at_once: how many are a stack at most.
+        jobs: how many processes there are.
+
+    Examples:
+        >>> shares_of(48, 120, 64, 2)
+        [slice(0, 24, None), slice(24, 48, None)]
+        >>> shares_of(3, 120, 64, 2)
+        [slice(0, 3, None)]
+    """
+    parts = math.ceil(n / min(at_once, math.ceil(of_all / jobs)))
+    if n >= _WORTH_A_STACK * jobs:  # as many for each, so that none waits for another at the end
+        parts = math.ceil(parts / jobs) * jobs
+    return _slices(n, parts)
+
+
+def _slices(n: int, parts: int) -> list[slice]:
+    """Return the slices that cut n items into so many parts of about alike."""
+    sizes = map(len, np.array_split(np.arange(n), parts))
+    return [slice(*pair) for pair in itertools.pairwise(itertools.accumulate(sizes, initial=0))]
 
 
 def in_groups(

@@ -20,39 +20,17 @@ from bp_xp.estimators import (
     GridSearchCV,
     MLPClassifier,
     MLPRegressor,
-    _search,
 )
 
 # Short runs need not converge.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
-N, FEATURES = 48, 5
 SHORT = {"hidden_layer_sizes": (4,), "max_iter": 6, "batch_size": 8, "alpha": 0.1}
 MLP = MLPClassifier(**SHORT)
 THEIRS = {
     BaggingClassifier: ensemble.BaggingClassifier,
     BaggingRegressor: ensemble.BaggingRegressor,
 }
-
-
-@pytest.fixture
-def samples(rng):
-    """Inputs of shape (48, 5), and words as labels."""
-    x = rng.normal(size=(N, FEATURES)) + 1.0
-    return x, np.array(["no", "yes", "maybe"])[(x[:, 0] > 1) + (x[:, 1] > 1).astype(int)]
-
-
-@pytest.fixture
-def stacks(monkeypatch):
-    """The sizes of the stacks that are fitted."""
-    sizes, fit = [], _search.fit_stack
-
-    def kept(estimators, *more):
-        sizes.append(len(estimators))
-        return fit(estimators, *more)
-
-    monkeypatch.setattr(_search, "fit_stack", kept)
-    return sizes
 
 
 def both(kind, x, y, estimator, **settings):
@@ -107,7 +85,7 @@ def test_each_estimator_is_what_it_is_alone(case, samples, stacks):
 def test_values_are_the_mean_of_the_estimators(samples, stacks):
     x, _ = samples
     mlp = MLPRegressor(**SHORT)
-    assert_same(*both(BaggingRegressor, x, x @ np.ones((FEATURES, 2)), mlp), x)
+    assert_same(*both(BaggingRegressor, x, x @ np.ones((5, 2)), mlp), x)
     ours, theirs = both(BaggingRegressor, x, x[:, 0], mlp, max_features=3)
     assert len(stacks) == 2
     assert_same(ours, theirs, x)

@@ -79,26 +79,6 @@ CASES = {
 }
 
 
-@pytest.fixture
-def samples(rng):
-    """Inputs of shape (48, 5), and words as labels."""
-    x = rng.normal(size=(N, FEATURES)) + 1.0
-    return x, np.array(["no", "yes", "maybe"])[(x[:, 0] > 1) + (x[:, 1] > 1).astype(int)]
-
-
-@pytest.fixture
-def stacks(monkeypatch):
-    """The sizes of the stacks that are fitted."""
-    sizes, fit = [], _search.fit_stack
-
-    def kept(estimators, *more):
-        sizes.append(len(estimators))
-        return fit(estimators, *more)
-
-    monkeypatch.setattr(_search, "fit_stack", kept)
-    return sizes
-
-
 def assert_same(ours, theirs):
     names = [name for name in theirs.cv_results_ if "time" not in name]
     assert [name for name in ours.cv_results_ if "time" not in name] == names
