@@ -11,7 +11,7 @@ from bp_xp.engines.recorder import Recorded
 __all__ = ["Outside", "call_outside", "heard_by"]
 
 Outside: TypeAlias = Callable[[Array], Array]
-"""A function of an array that returns an array anew of the same shape and dtype."""
+"""A function of an array that returns one of the same shape and dtype, in its memory or another."""
 
 _hearer: ContextVar[Callable[[Outside, Array], Array] | None] = ContextVar(
     "who hears of calls to the outside", default=None

@@ -37,7 +37,7 @@ class Tape(Protocol):
         ...
 
     def call(self, function: Callable[[Any], Any], array: "Recorded") -> "Recorded":
-        """Call a function from outside of NumPy, which gives an array anew of the same form."""
+        """Call a function from outside of NumPy, which may overwrite its array."""
         ...
 
     def view(self, of: "Recorded", part: np.ndarray, key: Any) -> "Recorded":

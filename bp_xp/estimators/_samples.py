@@ -275,3 +275,7 @@ class ScikitEpoch(Epoch):
         if self._weights is not None:
             batches.append(xp.reshape(self._weights[rows], (steps, size)))
         return [*batches, *(values[k : k + steps, ...] for values in self._numbers)]
+
+    def close(self) -> None:
+        """Let go of what is cut ahead."""
+        self._cut.close()

@@ -90,6 +90,7 @@ def errors(
     *,
     weights: Array | None = None,
     masks: Masks | None = None,
+    of_sum: bool = False,
     xp: Namespace,
 ) -> Iterator[tuple[Array, Array | None]]:
     """Carry the error back, from the output layer down (BP1, then BP2).
@@ -103,6 +104,7 @@ def errors(
         y: targets, shape (N, O).
         weights: how much each sample counts, as for :func:`backpropagate`.
         masks: those of the pass forward.
+        of_sum: as for :func:`backpropagate`.
         xp: their namespace.
 
     Yields:
@@ -113,8 +115,7 @@ def errors(
     zs, activations, _ = run
     delta, sigma_prime_z = _output_error(model, zs[-1], activations[-1], y, xp=xp)
     # δ is small and the gradients are large: the mean's 1/N is taken here, once.
-    # A share of a mini-batch may be empty.
-    share = 1.0 / max(delta.shape[-2], 1) if weights is None else _shares(weights, xp=xp)
+    share = _counts(weights) if of_sum else _shares(weights, delta.shape[-2], xp=xp)
     if isinstance(model.cost, MatchedCost) and not returns_fresh(model.cost.error):
         delta = delta * share  # it may be y itself
     else:
@@ -142,6 +143,7 @@ def backpropagate(
     weights: Array | None = None,
     masks: Masks | None = None,
     trainable: Sequence[bool] | None = None,
+    of_sum: bool = False,
     xp: Namespace,
 ) -> tuple[list[Layer], Array]:
     """Find the derivatives of the mean cost by every weight and bias.
@@ -156,6 +158,8 @@ def backpropagate(
         masks: those of dropout, or None.
         trainable: whether each layer's derivatives are wanted, at least one; None wants all. The
             error is carried back no further than they need.
+        of_sum: whether the cost is Σ wₙ Cₙ instead, of a share of a mini-batch, whose mean has to
+            wait for the other shares; N may be 0.
         xp: their namespace.
 
     Returns:
@@ -166,7 +170,7 @@ def backpropagate(
         Nielsen, ch. 2, 'The backpropagation algorithm', for a whole mini-batch at once.
     """
     run = forward(model, layers, x, masks=masks, xp=xp)
-    walk = errors(model, layers, run, y, weights=weights, masks=masks, xp=xp)
+    walk = errors(model, layers, run, y, weights=weights, masks=masks, of_sum=of_sum, xp=xp)
     wanted = [True] * len(layers) if trainable is None else list(trainable)
     down_to_lowest = range(len(layers) - 1, wanted.index(True) - 1, -1)
     gradients = [
@@ -190,7 +194,14 @@ def _output_error(
     return output_error(nabla_a, sigma_prime_z), sigma_prime_z
 
 
-def _shares(weights: Array, *, xp: Namespace) -> Array:
-    """Return wₙ / Σ wₙ, shape (..., N, 1); all 0 where no sample counts."""
+def _shares(weights: Array | None, n: int, *, xp: Namespace) -> float | Array:
+    """Return wₙ / Σ wₙ, shape (..., N, 1), or 1/N; all 0 where no sample counts."""
+    if weights is None:
+        return 1.0 / n
     total = xp.sum(weights, axis=-1, keepdims=True)
     return (weights / xp.maximum(total, 1e-30))[..., None]
+
+
+def _counts(weights: Array | None) -> float | Array:
+    """Return wₙ, shape (..., N, 1), or 1."""
+    return 1.0 if weights is None else weights[..., None]

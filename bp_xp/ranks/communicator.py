@@ -22,9 +22,9 @@ class Communicator(Protocol):
         ...
 
     def total(self, array: Array) -> Array:
-        """Return the sum of an array over all processes, in an array anew.
+        """Return the sum of an array over all processes; each gets the same bits.
 
-        Each process gets the same bits. The array is flat, on the device of the steps.
+        The array is flat, on the device of the steps, and may be overwritten.
         """
         ...
 

@@ -56,10 +56,11 @@ class MPICommunicator:
         self._for_failures = _twin(comm)
 
     def total(self, array: np.ndarray) -> np.ndarray:
-        """Return the sum over all processes."""
-        summed = np.empty_like(array)
-        self._comm.Allreduce(array, summed)
-        return summed
+        """Return the sum over all processes, in the same memory."""
+        from mpi4py import MPI
+
+        self._comm.Allreduce(MPI.IN_PLACE, array)
+        return array
 
     def gather(self, value: Any) -> list[Any]:
         """Return what each process gives."""

@@ -21,10 +21,10 @@ class Total(Protocol):
     """Adds up an array over all processes."""
 
     def __call__(self, array: Array) -> Array:
-        """Return the sum over all processes, in an array anew; each process gets the same bits.
+        """Return the sum over all processes; each gets the same bits.
 
-        The array is flat, on the device of the step. Equal totals must compare equal, as the rule
-        of a step that holds one is compiled once.
+        The array is flat, on the device of the step, and may be overwritten. Equal totals must
+        compare equal, as the rule of a step that holds one is compiled once.
         """
         ...
 
@@ -34,18 +34,20 @@ def reduce_gradients(
 ) -> list[Layer]:
     """Return the gradients of the mean cost over the samples of all processes.
 
-    g = Σᵣ wᵣ gᵣ / Σᵣ wᵣ, with one sum of one flat array
+    g = Σᵣ gᵣ / Σᵣ wᵣ, with one sum of one flat array
 
     Args:
-        gradients: gᵣ, of the mean cost over this process's samples, one Layer for each layer.
+        gradients: gᵣ, of the sum of the costs of this process's samples, each times its weight;
+            one Layer for each layer.
         weight: wᵣ, how much these samples count together, shape (1,).
         total: adds up over processes.
         xp: their namespace.
     """
     parts = [part for layer in gradients for part in layer]
-    flat = xp.concat([*(xp.reshape(part, (-1,)) * weight for part in parts), weight])
+    flat = xp.concat([*(xp.reshape(part, (-1,)) for part in parts), weight])
     flat = call_outside(total, flat)
-    mean = flat[:-1] / xp.maximum(flat[-1:], 1e-30)
+    mean = flat[:-1]
+    mean /= xp.maximum(flat[-1:], 1e-30)
     reduced, start = [], 0
     for part in parts:
         size = math.prod(part.shape)

@@ -112,7 +112,15 @@ def _step_of(rule: Rule) -> Step:
                 mask_state, rates, x.shape[-2], share=rule.share, xp=xp, dtype=x.dtype
             )
         gradients, z = backpropagate(
-            rule.model, layers, x, y, weights=weights, masks=masks, trainable=trainable, xp=xp
+            rule.model,
+            layers,
+            x,
+            y,
+            weights=weights,
+            masks=masks,
+            trainable=trainable,
+            of_sum=rule.total is not None,
+            xp=xp,
         )
         if rule.total is not None:
             ones = xp.ones_like(y[..., 0]) if weights is None else weights

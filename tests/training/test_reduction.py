@@ -106,15 +106,15 @@ def test_the_shares_of_a_mini_batch_give_its_gradient(where, rng, shares, weight
     layers = to_device(random_layers(SIZES, rng), where)
     x, y = rng.standard_normal((12, 4)), random_targets("quadratic", 12, 3, rng)
 
-    def gradients_of(rows):
+    def gradients_of(rows, *, of_sum=True):
         rows = list(rows)
         given = [where.asarray(part[rows]) for part in (x, y)]
         counts = None if weights is None else where.asarray(weights[rows])
-        found, _ = backpropagate(MODEL, layers, *given, weights=counts, xp=xp)
+        found, _ = backpropagate(MODEL, layers, *given, weights=counts, of_sum=of_sum, xp=xp)
         total = float(len(rows)) if weights is None else weights[rows].sum()
         return found, where.asarray(np.array([total]))
 
-    wanted, _ = gradients_of(range(12))
+    wanted, _ = gradients_of(range(12), of_sum=False)
     each = [gradients_of(rows) for rows in shares]
     handed = [sent(*one, xp) for one in each]
     assert all(array.shape == (4 * 5 + 5 + 5 * 3 + 3 + 1,) for array in handed)
@@ -126,8 +126,10 @@ def test_the_shares_of_a_mini_batch_give_its_gradient(where, rng, shares, weight
 
 def test_processes_without_any_weight_find_no_gradient(where, rng):
     layers = to_device(random_layers(SIZES, rng), where)
-    nothing = where.asarray(np.zeros(1))
-    for part in parts_of(reduce_gradients(layers, nothing, Twice(), xp=where.xp)):
+    x, y = (where.asarray(rng.random((4, n))) for n in (4, 3))
+    nothing = where.asarray(np.zeros(4))
+    gradients, _ = backpropagate(MODEL, layers, x, y, weights=nothing, of_sum=True, xp=where.xp)
+    for part in parts_of(reduce_gradients(gradients, nothing[:1], Twice(), xp=where.xp)):
         assert not to_numpy(part).any()
 
 

@@ -147,8 +147,10 @@ class _Tape(Lines):
 
         It is not called now: other processes may have nothing to record at this step.
         """
-        copy, outside = self.function_name(np.copyto), self.name("f", function)
-        return self.result(array.value.copy(), lambda t: f"{copy}({t}, {outside}({array.name}))")
+        name = self.write_view(f"{self.name('f', function)}({array.name})", of_batch=True)
+        self.of_batch.add(name)
+        self.fresh.add(name)
+        return Recorded(array.value.copy(), name, self)
 
     def result(self, value: Any, call: Callable[[str], str]) -> Recorded:
         """Write the line that puts a fresh result where it is now."""

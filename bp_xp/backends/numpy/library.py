@@ -18,6 +18,7 @@ class NumPy(Library):
     name = "numpy"
     engine = ENGINE
     device_words = "'cpu'"
+    threads_run_beside = True
     talks_by = "mpi"
 
     def namespace(self) -> Namespace:

@@ -80,10 +80,9 @@ class TorchCommunicator:
         self.size = int(distributed.get_world_size(group))
 
     def total(self, array: Array) -> Array:
-        """Return the sum over all processes."""
-        summed = array.clone()
-        self._distributed.all_reduce(summed, group=self._group)
-        return summed
+        """Return the sum over all processes, in the same memory."""
+        self._distributed.all_reduce(array, group=self._group)
+        return array
 
     def gather(self, value: Any) -> list[Any]:
         """Return what each process gives."""

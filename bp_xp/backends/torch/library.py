@@ -25,6 +25,7 @@ class Torch(Library):
     engine = ENGINE
     extra: str | None = "torch"
     device_words = "'cpu', 'cuda', 'cuda:N', 'xpu', 'mps', ..."
+    threads_run_beside = True
     talks_by = "torch"
 
     def namespace(self) -> Namespace:
