@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from matplotlib import pyplot
 from sphinx.application import Sphinx
 from sphinx_gallery.scrapers import figure_rst
 
@@ -40,6 +41,7 @@ def drawn_files(
     block: tuple, block_vars: dict[str, Any], gallery_conf: dict[str, Any], **options: object
 ) -> str:
     """Take the picture that an example has drawn, and return the markup that shows it."""
+    pyplot.close("all")  # a script leaves its figures to its end, and the next one has the process
     drawn = Path(block_vars["src_file"]).with_name(PICTURE)
     if not drawn.exists():
         return ""

@@ -61,7 +61,6 @@ sphinx_gallery_conf = {
     "filename_pattern": _examples.RUN,
     "reset_argv": "_examples.arguments",
     "image_scrapers": ("_examples.drawn_files",),
-    "reset_modules": ("matplotlib",),  # an example leaves no figure to the next one
     "capture_repr": (),
     "show_memory": False,
     "write_computation_times": False,
