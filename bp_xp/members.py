@@ -85,7 +85,7 @@ class Members(Parameters):
         return ensemble
 
     def describe(self, layers: Iterable[Layer] | None = None) -> Any:
-        """Return the ensemble as a file holds it, an :class:`EnsembleSection` on the host."""
+        """Return the ensemble as a file holds it, an ``EnsembleSection`` on the host."""
         return EnsembleSection(
             **vars(super().describe(layers)),
             seeds=list(self.seeds),

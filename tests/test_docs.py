@@ -1,5 +1,9 @@
 """What the pages of docs/ show is what is so."""
 
+import ast
+import importlib
+import inspect
+import itertools
 import re
 from pathlib import Path
 
@@ -49,3 +53,56 @@ def test_files_and_folders_that_a_page_names_exist(page):
         and not list((ROOT / "bp_xp").rglob(name))
     ]
     assert missing == []
+
+
+# ---------------------------------------------------------------------------------------------
+# The reference
+
+NAMES = (ROOT / "tests" / "public_names.txt").read_text(encoding="utf-8").splitlines()
+PUBLIC = [name for name in NAMES if name and not name.startswith("#")]
+
+
+def value_of(name):
+    module, _, last = name.rpartition(".")
+    if module == "bp_xp.estimators":
+        pytest.importorskip("sklearn")
+    if module == "bp_xp.plotting":
+        pytest.importorskip("matplotlib")
+    return getattr(importlib.import_module(module), last)
+
+
+def test_every_public_name_has_its_place_in_the_reference():
+    """Under one of its names: ``bp_xp.SGD`` is ``bp_xp.optim.SGD`` too. A module shows its own."""
+    page = (ROOT / "docs" / "api" / "index.rst").read_text(encoding="utf-8")
+    listed = re.findall(r"^   (bp_xp\.[\w.]+)$", page, re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    there = list(map(value_of, listed))
+    for module in filter(inspect.ismodule, list(there)):
+        there += [getattr(module, name) for name in module.__all__]
+    missing = [name for name in PUBLIC if not any(value_of(name) is value for value in there)]
+    assert missing == [], "enter them in docs/api/index.rst"
+
+
+def documented(names):
+    """Return which of the names are given, in some module, to a value with a docstring below it."""
+    found = set()
+    for path in (ROOT / "bp_xp").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if not any(f"\n{name}" in text for name in names):
+            continue
+        for value, below in itertools.pairwise(ast.parse(text).body):
+            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                targets = getattr(value, "targets", [getattr(value, "target", value)])
+                found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found & names
+
+
+def test_every_public_name_has_a_docstring():
+    data = set()
+    for name in PUBLIC:
+        value = value_of(name)
+        if inspect.ismodule(value) or callable(value):
+            assert value.__doc__, name
+        else:
+            data.add(name.rpartition(".")[2])
+    assert documented(data) == data

@@ -21,6 +21,7 @@ from bp_xp.engines import PLAIN, Engine
 __all__ = ["SUPPORTED_DTYPES", "Form", "Library", "adapted", "dtype_name", "is_foreign_number"]
 
 SUPPORTED_DTYPES = ("float32", "float64")
+"""The dtypes that a network can have."""
 
 
 class Form(NamedTuple):
@@ -181,7 +182,7 @@ class Library:
         del arrays
 
     def sparse_batches(self, matrix: Any, axes: tuple[int, ...], device: Any) -> Array:
-        """Mini-batches, shape (*axes, batch, I), of the rows of a matrix of SciPy's in CSR.
+        """Mini-batches, shape ``(*axes, batch, I)``, of the rows of a matrix of SciPy's in CSR.
 
         Dense ones on ``device``, where the library has nothing better. The axes are (steps,), and
         of a stack (steps, M).

@@ -53,7 +53,7 @@ def load_csv(
             field, nan or NA as nan and leave inf as it is.
 
     Returns:
-        The :class:`Table`, with a row for each line that is not blank.
+        The ``Table``, with a row for each line that is not blank.
 
     Raises:
         DataFormatError: where a field is not a number, a line has more or fewer fields than the

@@ -235,7 +235,7 @@ COSTS: dict[str, Cost | MatchedCost] = {
         _CATEGORICAL,
     )
 }
-"""The cost functions that a name stands for, beside those with settings (:func:`cost_named`).
+"""The cost functions that a name stands for, beside those with settings (``cost_named``).
 
 The cost of a sample is a sum over outputs, and that of a run a mean over samples. PyTorch's
 ``reduction="mean"`` divides by the number of outputs too, but in ``CrossEntropyLoss``: for N

@@ -19,7 +19,7 @@ __all__ = ["sweep_curves", "sweep_heat_map"]
 def sweep_curves(table: SweepResult, *, most: int = 5, ax: "Axes | None" = None) -> "Axes":
     """Draw how the best settings of a sweep learn: their metric over the epochs.
 
-    Of a table, whose metric may be in units that no epoch has, it is :attr:`SweepResult.curve`.
+    Of a table, whose metric may be in units that no epoch has, it is ``SweepResult.curve``.
 
     A line is the mean over the runs of a setting, its band their standard deviation to both sides.
     Runs that ended earlier count as long as they lasted.

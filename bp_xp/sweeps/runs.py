@@ -120,10 +120,10 @@ class SweepRun:
     """What came of a run.
 
     Attributes:
-        number: that of its settings in :attr:`SweepResult.settings`.
+        number: that of its settings in ``SweepResult.settings``.
         seed: the seed of the network.
         fold: the number of the fold, or None.
-        stopped: why it ended, as in :attr:`bp_xp.History.stopped`; ``"dropped"`` by halving.
+        stopped: why it ended, as in ``History.stopped``; ``"dropped"`` by halving.
         epoch: the epoch whose parameters the network has; 0 if it completed none.
         curves: what was measured in each epoch, by name: ``"cost"``, ``"validation_accuracy"``.
         scores: of a table, what its model was judged by at the end, as ``evaluate`` tells it.

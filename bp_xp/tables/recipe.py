@@ -39,7 +39,7 @@ class Recipe:
         epochs: passes over the training rows, at most.
         batch_size: the most rows in a mini-batch.
         l2: the strength of the penalty on weights, or a list of strengths; None goes by the number
-            of rows: :func:`suited_l2`.
+            of rows: ``suited_l2``.
         dropout: the share of hidden neurons that are left out of a step.
         validation_fraction: the share of the rows that are held out, to bring back the epoch that
             was best there; 0 keeps the last epoch.

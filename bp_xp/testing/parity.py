@@ -64,7 +64,7 @@ class ParityRow(NamedTuple):
         steps: the steps compared; those taken, for the reference.
         epochs: the complete epochs among them, whose costs are compared as well.
         differences: the largest difference from the reference before the first step, and after
-            each that was looked at; relative, as :data:`RTOL` is. Empty for the reference.
+            each that was looked at; relative, as ``RTOL`` is. Empty for the reference.
         where: the step and the tensor of the largest of them.
         agrees: whether none of them is too large.
     """
@@ -167,7 +167,7 @@ def assert_parity(
         every: compare after each so many steps; ``steps`` is a multiple of it.
         rtol: the largest difference that passes, relative to the largest value that the tensor has
             had so far, or to a thousandth of that of its layer if that is more. None is
-            :data:`RTOL` for the network's dtype.
+            ``RTOL`` for the network's dtype.
         fit_options: those of ``fit``, such as batch_size, optimizer, dropout, sample_weight; all
             but epochs, callbacks, checkpoint and warm_start. The runs share
             the objects: an optimizer keeps its state in what ``init`` and ``update`` return.
