@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -142,6 +142,7 @@ class MemorySource(OfSamples):
         shuffle: whether each epoch has an order of its own.
         rank: which share of each mini-batch is taken.
         ranks: how many shares there are.
+        sharded: whether the samples are those of one process alone, and have no shares.
     """
 
     samples: Samples
@@ -149,6 +150,7 @@ class MemorySource(OfSamples):
     shuffle: bool = True
     rank: int = 0
     ranks: int = 1
+    sharded: bool = False
 
     given: tuple[str, ...] = ()
 
@@ -186,12 +188,12 @@ class MemorySource(OfSamples):
 
     def blocks(self, rows: int) -> Iterator[list[Array]]:
         """Yield all samples in the order in which they lie."""
-        for block in blocks_of(self.samples.x, rows):
+        for block in blocks_of(self.samples.x, rows, (self.rank, self.ranks)):
             yield [cut_rows(values, block, self.placement) for values in self.samples.arrays]
 
     def share(self, rank: int, ranks: int) -> Source:
         """Return the share of one of several processes."""
-        return MemorySource(self.samples, self.placement, self.shuffle, rank, ranks)
+        return self if self.sharded else replace(self, rank=rank, ranks=ranks)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the samples."""
