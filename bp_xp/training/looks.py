@@ -485,6 +485,7 @@ def _keep_account(
     account = report.account(tuple(shape))
     if not account.steps and engine.describe is not None:
         account.program = engine.describe(make_step(rule), state, batches, xp)
+    account.remark = engine.remark(shape)
     account.steps += taken
 
 

@@ -20,7 +20,7 @@ from bp_xp import Adam, Network
 
 jax.config.update("jax_enable_x64", True)
 rng = np.random.default_rng(0)
-x, y, weights = rng.standard_normal((54, 6)), rng.integers(0, 3, 54), rng.random(54)
+x, y, weights = rng.standard_normal((55, 6)), rng.integers(0, 3, 55), rng.random(55)
 
 def run(distributed=None, **backend):
     net = Network([6, 8, 3], dtype="float64", seed=3, cost="categorical_cross_entropy", **backend)
@@ -36,7 +36,10 @@ for ours, theirs in zip(net.layers, alone.layers):
         assert np.allclose(a, b, rtol=0, atol=1e-11)
 for name in ("cost", "accuracy"):
     assert np.allclose(history[name], wanted[name], rtol=1e-11, atol=0), name
-assert "among 3 devices" in str(net.explain()), net.explain()
+report = str(net.explain())
+assert "3 devices share the rows" in report, report
+assert "9 × 6: 12 steps this way\\n" in report, report
+assert "1 × 6: 2 steps this way (each device takes all 1 rows" in report, report
 """
 
 

@@ -65,8 +65,14 @@ def engine_over(devices: tuple[Any, ...]) -> Engine:
 
         return run
 
-    way = f"{ENGINE.way}; the rows of a mini-batch are shared among {len(devices)} devices"
-    return replace(ENGINE, way=way, compile=compiled)
+    def remark(shape: Sequence[int]) -> str:
+        rows = shape[-2:][0]
+        uneven = rows % len(devices)
+        return f"each device takes all {rows} rows, which can't be dealt out evenly" * bool(uneven)
+
+    way = f"{ENGINE.way}; {len(devices)} devices share the rows of a mini-batch that they can"
+    way += " divide evenly"
+    return replace(ENGINE, way=way, compile=compiled, remark=remark)
 
 
 def _on_first(array: Array) -> Array:

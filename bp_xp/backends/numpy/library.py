@@ -19,6 +19,7 @@ class NumPy(Library):
     engine = ENGINE
     device_words = "'cpu'"
     talks_by = "mpi"
+    started_by = "mpiexec -n 2 python -m mpi4py script.py"
 
     def namespace(self) -> Namespace:
         return np

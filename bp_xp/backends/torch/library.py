@@ -26,6 +26,7 @@ class Torch(Library):
     extra: str | None = "torch"
     device_words = "'cpu', 'cuda', 'cuda:N', 'xpu', 'mps', ..."
     talks_by = "torch"
+    started_by = "torchrun --nproc-per-node 2 script.py"
 
     def namespace(self) -> Namespace:
         require("torch", self.extra)
