@@ -240,7 +240,9 @@ def _describe(parts: _Parts, ranks: Ranks) -> dict[str, Any]:
             parts.settings, parts.stopping, parts.source, parts.validation
         )
     )
-    for name, source in zip(checkpoint.DATA, sources.values(), strict=True):
+    # One shard may fit in its buffer, and another not.
+    own = dict(zip(checkpoint.DATA, sources.values(), strict=True)) | {"buffer_size": parts.source}
+    for name, source in own.items():
         if source is not None and source.sharded and ranks.are_several:
             described[name] = ranks.gather(described[name])
     return described

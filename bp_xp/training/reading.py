@@ -152,7 +152,7 @@ class Reading:
             return None
         if any(ended) or [one.rows for one in told] != shares:
             rows = (
-                f"rank {rank} {'is at its end' if over else f'has {one.rows} rows'}"
+                f"rank {rank} {'is at its end' if over else f'has {one.rows} row(s)'}"
                 for rank, (one, over) in enumerate(zip(told, ended, strict=True))
             )
             return RuntimeError(
