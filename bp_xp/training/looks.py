@@ -196,7 +196,8 @@ def take_looks(
     ranks = ranks or Ranks()
     where: dict[str, Any] = {"ranks": ranks, "placement": placement}
     rule = _rule_of(model, source, settings, scheduled=scheduled, **where)
-    report.epoch = _mini_batches_of_an_epoch(source, settings.batch_size, ranks)
+    rows = _rows_of_an_epoch(source, ranks)
+    report.epoch = _mini_batches_of_an_epoch(rows, settings.batch_size)
     judged = {"model": model, "source": source, "validation": validation, "settings": settings}
     take = ranks.guarded(_chunk_taker(rule, source, report, placement))
     look = functools.partial(_look, ranks, placement)
@@ -207,9 +208,7 @@ def take_looks(
     last_rates = np.zeros(1)
     with (
         Interruption() as interruption,
-        Progress(
-            settings.epochs, _rows_of_an_epoch(source, ranks), show=settings.progress
-        ) as progress,
+        Progress(settings.epochs, rows, show=settings.progress) as progress,
     ):
         asked = functools.partial(_is_asked, interruption, should_stop)
         begin = _reader(model, source, settings, generator, asked, dtype=dtype, **where)
@@ -470,11 +469,9 @@ def _rows_of_an_epoch(source: Source, ranks: Ranks) -> int | None:
     return None if source.sharded and ranks.are_several else source.n_rows
 
 
-def _mini_batches_of_an_epoch(
-    source: Source, batch_size: int, ranks: Ranks
-) -> dict[int, int] | None:
+def _mini_batches_of_an_epoch(rows: int | None, batch_size: int) -> dict[int, int] | None:
     """Return how many mini-batches of so many rows an epoch has; None where nobody knows."""
-    if (rows := _rows_of_an_epoch(source, ranks)) is None:
+    if rows is None:
         return None
     whole, rest = divmod(rows, batch_size)
     return {batch_size: whole} | ({rest: 1} if rest else {})
