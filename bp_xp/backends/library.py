@@ -55,6 +55,8 @@ class Library:
     """Whether a long function on a CPU lets other threads of Python run meanwhile."""
     talks_by: str = ""
     """What ``distributed=`` calls the way in which its processes talk; empty without one."""
+    started_by: str = ""
+    """The command that starts what shares a run so; empty where nothing does."""
 
     def __init__(self, xp: Namespace | None = None) -> None:
         self._xp = xp

@@ -127,6 +127,7 @@ class Engine:
             stack at a time, which stay in its cache, are faster than all at once.
         one_by_one: takes networks of a stack one after the other in a compiled program; None where
             there is none.
+        remark: what is to be said of how mini-batches of a shape are taken, if anything.
         describe: returns what writes the program of a step as text, (step, state, batches, xp), of
             mini-batches as a loop takes them; None where the loop itself tells the report.
     """
@@ -141,4 +142,5 @@ class Engine:
     over_rows: Callable[[Namespace], Namespace] = _as_it_is
     in_place: bool = False
     one_by_one: OneByOne | None = None
+    remark: Callable[[Sequence[int]], str] = lambda _: ""
     describe: Callable[[Step, Any, Sequence[Array], Namespace], Callable[[], str]] | None = None

@@ -200,7 +200,9 @@ def new_loop(
         n, shape = batches[0].shape[0], report.whole(batches[0].shape[1:])
         account = report.account(shape)
         # Networks may leave a stack: the state then has another form, whatever the mini-batches.
-        form = shape, tuple(getattr(next(leaves_of(state), None), "shape", ()))
+        # And of a mini-batch of shards, a process may bring any part.
+        part = tuple(batches[0].shape[1:])
+        form = shape, part, tuple(getattr(next(leaves_of(state), None), "shape", ()))
         if form not in programs:
             programs[form] = _recorded(record, step, state, batches, report, xp=xp)
         if (program := programs[form]) is not None:

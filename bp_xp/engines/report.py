@@ -21,6 +21,7 @@ class Account:
         before: steps that the run took before it was resumed.
         reason: why the plain loop took steps; empty where it took none.
         program: returns the text of the program that took the others; None without one.
+        remark: what else there is to say of these steps, or nothing.
     """
 
     steps: int = 0
@@ -28,6 +29,7 @@ class Account:
     before: int = 0
     reason: str = ""
     program: Callable[[], str] | None = None
+    remark: str = ""
 
     @property
     def fast(self) -> int:
@@ -112,7 +114,8 @@ class Report:
         why = f" ({self.why})" if self.why else ""
         lines = [f"engine {self.engine}: {self.way}{why}"]
         for shape, one in self.accounts.items():
-            parts = [f"{one.fast} steps this way"] if one.fast > 0 else []
+            remark = f" ({one.remark})" if one.remark else ""
+            parts = [f"{one.fast} steps this way{remark}"] if one.fast > 0 else []
             if one.plain:
                 why = f" ({one.reason})" if one.reason else ""
                 parts.append(f"{one.plain} steps in the plain loop{why}")

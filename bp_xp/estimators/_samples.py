@@ -172,7 +172,7 @@ class ScikitSource:
         dtype: the network's dtype.
     """
 
-    has_classes = False
+    has_classes = sharded = False
 
     def __init__(
         self,

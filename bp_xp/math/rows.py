@@ -48,12 +48,21 @@ def _rows_of_a_block(n: int, most: int) -> int:
     return next(divisors, most)
 
 
-def row_blocks(n: int, size: int) -> Iterator[slice]:
+def row_blocks(n: int, size: int, share: tuple[int, int] = (0, 1)) -> Iterator[slice]:
     """Cut n rows into blocks of ``size``, the last one shorter.
+
+    Args:
+        n: number of rows.
+        size: rows of a block.
+        share: (r, R): of R parts of the rows, as equal as can be, the blocks of part r alone.
 
     Examples:
         >>> list(row_blocks(5, 3))
         [slice(0, 3, None), slice(3, 5, None)]
+        >>> list(row_blocks(5, 3, (1, 2)))
+        [slice(2, 5, None)]
     """
-    for first in range(0, n, size):
-        yield slice(first, min(first + size, n))
+    rank, ranks = share
+    end = (rank + 1) * n // ranks
+    for first in range(rank * n // ranks, end, size):
+        yield slice(first, min(first + size, end))

@@ -36,7 +36,10 @@ def find_ranks(distributed: Any, placement: Placement) -> Ranks:
         return Ranks()
     if isinstance(distributed, str):
         word = checks.check_choice(distributed, {word: word for word in WORDS}, "distributed")
-        return Ranks(_communicator(launched() if word == "auto" else word, placement))
+        if word == "auto":
+            word = launched()
+            _check_starter(placement, word)
+        return Ranks(_communicator(word, placement))
     if hasattr(distributed, "Allreduce") and hasattr(distributed, "Get_rank"):
         _check_talks(placement, mpi.WORD)
         return Ranks(mpi.MPICommunicator(distributed))
@@ -85,6 +88,21 @@ def _communicator(word: str, placement: Placement) -> Communicator | None:
         return None
     _check_talks(placement, word)
     return mpi.world() if word == mpi.WORD else placement.library.communicator()
+
+
+def _check_starter(placement: Placement, word: str) -> None:
+    """Refuse processes that were started in a way in which the network's library does not talk."""
+    ours = placement.library
+    if not word or ours.talks_by == word:
+        return
+    theirs = next(one for one in LIBRARIES.values() if one.talks_by == word)
+    start = f"Start it with {ours.started_by}, " if ours.started_by else ""
+    raise ValueError(
+        f"{named('distributed', 'auto')} finds one of several processes, started as by "
+        f"{theirs.started_by}: in such, networks of backend {theirs.name!r} share a run, and this "
+        f"one's is {placement.backend!r}. {start or 'Either '}take {named('backend', theirs.name)},"
+        f" or leave {named('distributed')} out, so that each process trains for itself."
+    )
 
 
 def _check_talks(placement: Placement, word: str) -> None:

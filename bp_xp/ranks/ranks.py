@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
+from bp_xp._caller import in_python
 from bp_xp.ranks.communicator import Communicator
 
 __all__ = ["Ranks"]
@@ -48,10 +49,17 @@ class Ranks:
         """Return what each process gives, in their order."""
         return [value] if self._communicator is None else self._communicator.gather(value)
 
-    def each(self, function: Callable[[], T]) -> list[T]:
+    def each(
+        self, function: Callable[[], T], *, alike: type[Exception] | tuple[()] = ()
+    ) -> list[T]:
         """Call a function on every process; return what each finds.
 
         The function does not talk to other processes itself.
+
+        Args:
+            function: the function.
+            alike: a kind of exceptions that are raised on all processes where one raises them and
+                none fails.
 
         Raises:
             RuntimeError: the function failed on another process; the message says on which, and
@@ -60,21 +68,28 @@ class Ranks:
         if self._communicator is None:
             return [function()]
         found: Any = None
-        failure, own = "", None
+        failure, own, common = "", None, None
         try:
             found = function()
+        except alike as error:
+            common = error
         except BaseException as error:  # whatever it is, the others wait for an answer
-            failure, own = f"{type(error).__name__}: {error}", error
-        answers = self.gather((found, failure, _host()))
+            failure, own = self.told_of(error), error
+        answers = self.gather((found, failure, common))
         if own is not None:
             raise own
-        if failures := [
-            f"rank {rank} on {host} failed, and all end with it: {failure}"
-            for rank, (_, failure, host) in enumerate(answers)
-            if failure
-        ]:
+        if failures := [failure for _, failure, _ in answers if failure]:
             raise RuntimeError("; ".join(failures))
+        if raised := next((error for *_, error in answers if error is not None), None):
+            raise raised
         return [found for found, *_ in answers]
+
+    def told_of(self, error: BaseException) -> str:
+        """Return what the other processes say of an error on this one."""
+        return (
+            f"rank {self.rank} on {_host()} failed, and all end with it: "
+            f"{type(error).__name__}: {error}"
+        )
 
     def together(self, function: Callable[[], T]) -> T:
         """Return what a function finds here; an error on one process is one on all of them."""
@@ -125,6 +140,7 @@ class Ranks:
                 f"the ranks of a run must agree, and {when} they do not: "
                 f"{'; '.join(differences.values())}."
                 " Each is given the same arguments and all samples, and takes its share by itself."
+                + in_python(" Where each has its own, pass Stream(samples, sharded=True) on all.")
             )
 
 

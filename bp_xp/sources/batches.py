@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import hashlib
 import itertools
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bp_xp._typing import Array
-from bp_xp.backends import Placement
+from bp_xp.backends import Placement, to_numpy
 from bp_xp.backends.registry import library_of
 from bp_xp.sources.ahead import Ahead, Piece
 from bp_xp.sources.parts import PartMaker, told_of
@@ -76,6 +77,7 @@ class BatchesSource:
         maker: what is asked of samples.
         name: what the caller calls the batches.
         timeout: seconds to wait for a batch; None is as long as it takes.
+        sharded: whether the batches are those of one of several processes alone.
 
     Attributes:
         first: the first batch, which tells what is not known otherwise.
@@ -88,10 +90,16 @@ class BatchesSource:
     given: tuple[str, ...] = ()
 
     def __init__(
-        self, batches: Any, maker: PartMaker, *, name: str, timeout: float | None = None
+        self,
+        batches: Any,
+        maker: PartMaker,
+        *,
+        name: str,
+        timeout: float | None = None,
+        sharded: bool = False,
     ) -> None:
         self._batches, self._maker, self._name = batches, maker, name
-        self._timeout, self._ranks = timeout, (0, 1)
+        self._timeout, self._ranks, self.sharded = timeout, (0, 1), sharded
         self._forms: tuple[Any, ...] | None = None
         opened = open_batches(batches, name)
         peek = Ahead(
@@ -151,10 +159,13 @@ class BatchesSource:
         """Yield all samples in the order in which they come."""
         with contextlib.closing(self.start_epoch(rows, None)) as epoch:
             while batches := epoch.take(1):
-                yield [part[0, ...] for part in batches]
+                if batches[0].shape[1]:  # the last one may have no row for a share
+                    yield [part[0, ...] for part in batches]
 
     def share(self, rank: int, ranks: int) -> "BatchesSource":
         """Return the share of one of several processes, each of which reads all."""
+        if self.sharded:
+            return self
         share = self._copy()
         share._ranks = (rank, ranks)
         return share
@@ -173,6 +184,14 @@ class BatchesSource:
 
     def fingerprint(self) -> None:
         """Return None: nobody knows the samples before they come."""
+
+    def fingerprint_of_first(self) -> str:
+        """Return the SHA-256 of the first batch."""
+        digest = hashlib.sha256()
+        for part in self.first.arrays:
+            values = np.ascontiguousarray(to_numpy(part))
+            digest.update(f"{values.shape} {values.dtype}".encode() + values.tobytes())
+        return digest.hexdigest()
 
     def _ahead(self, first_row: int, batch_size: int) -> Ahead:
         # Begun here, and not in the thread: a loader may start processes, by copying this one.
@@ -226,7 +245,8 @@ class BatchesSource:
             raise ValueError(
                 f"{self._name} ended after {taken} batches, and len() says that it has {said}."
             )
-        if n <= before:
+        # The shard of one process may be at its end long before those of others.
+        if n <= before and not self.sharded:
             raise ValueError(
                 f"{self._name} ended after {n} rows, and the run that is resumed had taken more "
                 f"than {before} in this epoch."

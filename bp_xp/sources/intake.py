@@ -36,17 +36,32 @@ __all__ = [
     "warn_of_unreachable",
 ]
 
-_first_row: ContextVar[int] = ContextVar("the number of the first row", default=0)
+_first_row: ContextVar[int | None] = ContextVar(
+    "the number of the first row of a part of the samples; None where all are checked", default=None
+)
 
 
 @contextlib.contextmanager
 def rows_from(first: int) -> Iterator[None]:
-    """Let messages count rows from another number than 0: where a block of many is checked."""
+    """Let messages count rows from a number on, where a part of the samples is checked.
+
+    How many rows are wrong, and which is the first of them, nobody knows then.
+    """
     before = _first_row.set(first)
     try:
         yield
     finally:
         _first_row.reset(before)
+
+
+def _row_of_all(row: int) -> int:
+    """Return the number of a row among all samples."""
+    return row + (_first_row.get() or 0)
+
+
+def _counted(text: str) -> str:
+    """Return what is said of all samples; nothing where a part of them is checked."""
+    return text if _first_row.get() is None else ""
 
 
 def check_samples(
@@ -137,8 +152,13 @@ def check_sample_weight(
     values = _place_finite(host, name, placement, dtype)
     least, most = _extremes(values, placement)
     if least < 0.0:
-        count = int((to_numpy(values) < 0.0).sum())
-        raise ValueError(f"{name} has {count} negative number(s), the least {least:g}.")
+        negative = np.flatnonzero(to_numpy(values) < 0.0)
+        raise ValueError(
+            f"{name} is negative at row {_row_of_all(int(negative[0]))}: "
+            f"{to_numpy(values)[negative[0]]:g}"
+            + _counted(f" ({negative.size} negative number(s), the least {least:g})")
+            + "."
+        )
     if most == 0.0 and not partial:
         raise ValueError(f"{name} is zero for every sample: there is nothing to learn from.")
     return values
@@ -319,14 +339,12 @@ def _not_finite(values: np.ndarray, name: str, dtype: str, of: Any = None) -> Va
     first = tuple(int(i) for i in np.argwhere(bad)[0])
     if of is not None:
         first = int(of.row[first[0]]), int(of.col[first[0]])
-    first = (first[0] + _first_row.get(), *first[1:])
+    first = (_row_of_all(first[0]), *first[1:])
     where = ", ".join(
         f"{axis} {index}" for axis, index in zip(("row", "column"), first, strict=False)
     )
-    return ValueError(
-        f"{name} contains {what}: {int(bad.sum())} value(s), the first at {where}. Remove or "
-        "replace them."
-    )
+    count = _counted(f": {int(bad.sum())} value(s), the first")
+    return ValueError(f"{name} contains {what}{count} at {where}. Remove or replace such values.")
 
 
 def one_hot(labels: Any, name: str, *, classes: int, placement: Placement, dtype: str) -> Array:
@@ -352,7 +370,7 @@ def one_hot(labels: Any, name: str, *, classes: int, placement: Placement, dtype
     if host.dtype.kind == "f" and not np.all(host == np.floor(host)):
         row = int(np.flatnonzero(~(host == np.floor(host)))[0])
         raise ValueError(
-            f"Unknown label type: {name}[{row + _first_row.get()}] is {host[row]!s}, and labels "
+            f"Unknown label type: {name}[{_row_of_all(row)}] is {host[row]!s}, and labels "
             f"are whole numbers from 0 to {classes - 1}."
             + in_python(" Numbers to be fitted need a network with output_activation='identity'.")
         )
@@ -360,8 +378,10 @@ def one_hot(labels: Any, name: str, *, classes: int, placement: Placement, dtype
     if wrong.size:
         row = int(wrong[0])
         raise ValueError(
-            f"label {host[row]!s} at row {row + _first_row.get()} of {name} is not one of the "
-            f"{classes} classes, 0 to {classes - 1} ({wrong.size} such label(s))."
+            f"label {host[row]!s} at row {_row_of_all(row)} of {name} is not one of the "
+            f"{classes} classes, 0 to {classes - 1}"
+            + _counted(f" ({wrong.size} such label(s))")
+            + "."
         )
     if outputs == 1:
         return placement.asarray(host[:, None], dtype)

@@ -50,6 +50,10 @@ class Stream:
             that are drawn at random; None is what takes 256 MiB as the network's floats. Twice as
             many are in memory. As many as there are give the run of samples in memory.
         timeout: seconds to wait for samples before the run ends in a TimeoutError; None waits.
+        sharded: where several processes share a run, whether each passes samples of its own, its
+            *shard*. A mini-batch is then what all bring together: each takes as many rows of its
+            shard as its share of the mini-batch has, until all shards are at their end. Without it
+            all pass the same samples. See docs/distributed.md.
 
     Raises:
         ValueError: a number is out of its range.
@@ -70,8 +74,11 @@ class Stream:
     samples: Any
     buffer_size: int | None = None
     timeout: float | None = None
+    sharded: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.sharded, bool):
+            raise TypeError(f"{named('sharded')} must be True or False, not {self.sharded!r}.")
         if self.buffer_size is not None:
             checks.check_integer(self.buffer_size, "buffer_size")
         if self.timeout is not None:
@@ -121,11 +128,16 @@ def make_source(
         TypeError: an array of another library, no numbers, an iterator that can't begin again.
     """
     stream = _as_stream(x)
-    x, timeout = stream.samples, stream.timeout
+    x, timeout, sharded = stream.samples, stream.timeout, stream.sharded
+    if sharded and isinstance(class_weight, str):
+        raise ValueError(
+            f"{named('class_weight', class_weight)} counts all samples, and a process that has a "
+            "shard knows no others: pass a dictionary {label: weight}."
+        )
     where: dict[str, Any] = {"placement": placement, "dtype": dtype}
     maker = PartMaker(model, **where, prefix=prefix)
     if y is None:
-        return _of_batches(x, weights, maker, class_weight, timeout)
+        return _of_batches(x, weights, maker, class_weight, timeout=timeout, sharded=sharded)
     if is_batches(x):
         raise TypeError(
             f"{prefix}x yields batches (x, y), which bring their targets: leave {prefix}y out."
@@ -142,16 +154,17 @@ def make_source(
                 shuffle=shuffle,
                 buffer_rows=buffer_rows,
                 timeout=timeout,
+                sharded=sharded,
             )
     x, y, weights = map(read_whole, (x, y, weights))
     samples = make_samples(model, x, y, weights, **where, prefix=prefix, sparse=True)
     if class_weight is not None:
         samples = weigh_classes(samples, class_weight, **where)
-    return MemorySource(samples, placement, shuffle)
+    return MemorySource(samples, placement, shuffle, sharded=sharded)
 
 
 def _of_batches(
-    x: Any, weights: Any, maker: PartMaker, class_weight: Any, timeout: float | None
+    x: Any, weights: Any, maker: PartMaker, class_weight: Any, **options: Any
 ) -> BatchesSource:
     """Return a source of batches."""
     if hasattr(x, "shape") or library_of(x) is not None or isinstance(x, str | bytes):
@@ -163,7 +176,7 @@ def _of_batches(
             f"{named('sample_weight')} is for arrays: batches bring weights as (x, y, weights)."
         )
     name = "validation_data" if maker.prefix else "x"
-    source = BatchesSource(x, maker, name=name, timeout=timeout)
+    source = BatchesSource(x, maker, name=name, **options)
     if class_weight is None:
         return source
     if not source.has_classes:

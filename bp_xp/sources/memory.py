@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -198,6 +198,7 @@ class MemorySource(OfSamples):
         shuffle: whether each epoch has an order of its own.
         rank: which share of each mini-batch is taken.
         ranks: how many shares there are.
+        sharded: whether the samples are those of one process alone, and have no shares.
     """
 
     samples: Samples
@@ -205,6 +206,7 @@ class MemorySource(OfSamples):
     shuffle: bool = True
     rank: int = 0
     ranks: int = 1
+    sharded: bool = False
 
     given: tuple[str, ...] = ()
 
@@ -242,12 +244,12 @@ class MemorySource(OfSamples):
 
     def blocks(self, rows: int) -> Iterator[list[Array]]:
         """Yield all samples in the order in which they lie."""
-        for block in blocks_of(self.samples.x, rows):
+        for block in blocks_of(self.samples.x, rows, (self.rank, self.ranks)):
             yield [cut_rows(values, block, self.placement) for values in self.samples.arrays]
 
     def share(self, rank: int, ranks: int) -> Source:
         """Return the share of one of several processes."""
-        return MemorySource(self.samples, self.placement, self.shuffle, rank, ranks)
+        return self if self.sharded else replace(self, rank=rank, ranks=ranks)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the samples."""

@@ -68,6 +68,8 @@ class Source(Protocol):
         has_classes: whether each target is one class, so that an accuracy can be told.
         weighted: whether a mini-batch comes with weights of its samples.
         given: the fields of the optimizer's state whose values come with each mini-batch.
+        sharded: whether each of several processes has samples of its own, which are not shared out
+            among them.
     """
 
     @property
@@ -82,6 +84,8 @@ class Source(Protocol):
     def weighted(self) -> bool: ...
     @property
     def given(self) -> tuple[str, ...]: ...
+    @property
+    def sharded(self) -> bool: ...
 
     def start_epoch(self, batch_size: int, generator: np.random.Generator) -> Epoch:
         """Return the next epoch, whose order the generator draws.
@@ -94,11 +98,15 @@ class Source(Protocol):
         """Yield all samples in the order in which they lie, at most so many at once.
 
         Each block is inputs (n, I), targets (n, O) and, where the source is weighted, weights (n,).
+        The shares of several processes yield each sample once; a share may have no block.
         """
         ...
 
     def share(self, rank: int, ranks: int) -> "Source":
-        """Return the share of one of several processes: rows ``rank::ranks`` of each mini-batch."""
+        """Return the share of one of several processes: rows ``rank::ranks`` of each mini-batch.
+
+        Of a source that is sharded, the source itself.
+        """
         ...
 
     def fingerprint(self) -> str | None:

@@ -101,8 +101,11 @@ def cut_rows(values: Any, rows: slice, placement: Placement) -> Array:
     return placement.library.cut(values, rows)
 
 
-def blocks_of(x: Any, most: int) -> Sequence[slice]:
-    """Return the blocks of at most so many rows that inputs are cut into where no step follows."""
+def blocks_of(x: Any, most: int, share: tuple[int, int] = (0, 1)) -> Sequence[slice]:
+    """Return the blocks of at most so many rows that inputs are cut into where no step follows.
+
+    With a share (r, R), those of one of R parts of the rows.
+    """
     if isinstance(x, SparseInputs):
         most = min(most, x.rows_at_once)
-    return list(row_blocks(x.shape[0], most))
+    return list(row_blocks(x.shape[0], most, share))

@@ -224,6 +224,7 @@ class StackSource(OfSamples):
     at_once: int | None = None
 
     given: tuple[str, ...] = ()
+    sharded = False
 
     @property
     def n_rows(self) -> int:

@@ -132,6 +132,7 @@ def make_stored(
     shuffle: bool = True,
     buffer_rows: int,
     timeout: float | None = None,
+    sharded: bool = False,
 ) -> "StoredSource":
     """Return a source of stored samples. All targets are checked now, inputs when they are read.
 
@@ -144,6 +145,7 @@ def make_stored(
         shuffle: whether each epoch has an order of its own.
         buffer_rows: how many rows are shuffled among each other.
         timeout: seconds to wait for what is read.
+        sharded: whether the samples are those of one of several processes alone.
 
     Raises:
         ValueError, TypeError: shapes do not fit, a label is not a class; or of the first rows,
@@ -171,6 +173,7 @@ def make_stored(
         buffer_rows=buffer_rows,
         timeout=timeout,
         files=files_of(x, y, weights),
+        sharded=sharded,
     )
     source.read(source.first_rows)
     return source
@@ -214,6 +217,7 @@ class StoredSource:
         timeout: seconds to wait for what is read; None is as long as it takes.
         files: the files that they lie in, as far as they are known.
         ranks: (rank, ranks), which share of each mini-batch is taken.
+        sharded: whether the samples are those of one process alone, and have no shares.
     """
 
     maker: PartMaker
@@ -224,6 +228,7 @@ class StoredSource:
     timeout: float | None = None
     files: tuple[_File, ...] = ()
     ranks: tuple[int, int] = (0, 1)
+    sharded: bool = False
 
     given: tuple[str, ...] = ()
 
@@ -286,7 +291,8 @@ class StoredSource:
 
     def blocks(self, rows: int) -> Iterator[list[Array]]:
         """Yield all samples in the order in which they lie."""
-        pieces = self._ahead(lambda: (self.read(one) for one in row_blocks(self.n_rows, rows)))
+        spans = row_blocks(self.n_rows, rows, self.ranks)
+        pieces = self._ahead(lambda: (self.read(span) for span in spans))
         try:
             for piece in pieces:
                 yield [on_device(part, self.placement, self.maker.dtype) for part in piece]
@@ -295,7 +301,7 @@ class StoredSource:
 
     def share(self, rank: int, ranks: int) -> Source:
         """Return the share of one of several processes, each of which reads all."""
-        return replace(self, ranks=(rank, ranks))
+        return self if self.sharded else replace(self, ranks=(rank, ranks))
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of shapes, of what lies in memory, and of some rows of the rest."""

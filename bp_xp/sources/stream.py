@@ -114,6 +114,8 @@ class StreamEpoch(CountedEpoch):
         rank, ranks = self._share
         if ranks > 1:
             batches = batches[:, min(rank, batches.shape[1]) :: ranks, ...]
+            if xp is np:
+                batches = np.ascontiguousarray(batches)
         return on_device(batches, self._placement, self._dtype)
 
 

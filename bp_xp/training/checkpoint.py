@@ -39,6 +39,7 @@ from bp_xp.training.looks import Position, copied
 from bp_xp.training.step import State
 
 __all__ = [
+    "DATA",
     "Checkpoint",
     "SavedRun",
     "as_checkpoint",
@@ -55,6 +56,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger("bp_xp")
+
+DATA = ("data", "validation data")
+"""What :func:`describe_settings` calls the digests of samples and validation data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,10 +167,8 @@ def describe_settings(
 
     Left out is what changes no step: callbacks, whether there is a bar, and the number of epochs.
     """
-    return describe_training(settings, stopping) | {
-        "data": source.fingerprint(),
-        "validation data": None if validation is None else validation.fingerprint(),
-    }
+    of_samples = (one and one.fingerprint() for one in (source, validation))
+    return describe_training(settings, stopping) | dict(zip(DATA, of_samples, strict=True))
 
 
 def describe_training(settings: Settings, stopping: EarlyStopping | None) -> dict[str, Any]:
@@ -257,7 +259,10 @@ def _differences(saved: Any, now: Any, name: str = "") -> list[str]:
         ]
     if saved == now:
         return []
-    if name.endswith("data"):
+    if name in DATA:
+        before, ranks = (len(one) if isinstance(one, list) else 1 for one in (saved, now))
+        if before != ranks:
+            return [f"the {name} was shards of {before} ranks and is now those of {ranks}"]
         return [f"the {name} is not the same"]
     return [f"{named(name)} was {saved!r} and is now {now!r}"]
 

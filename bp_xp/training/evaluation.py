@@ -4,6 +4,7 @@ Samples go through the network a block at a time, and none depends on another. W
 is fetched once for many blocks. Metrics see all outputs and targets at once, (N, O) each.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +18,9 @@ from bp_xp.math.metrics import METRICS, Metric
 from bp_xp.math.model import Model
 from bp_xp.math.rows import sum_rows
 from bp_xp.math.uncertainty import cost_of_outputs
+from bp_xp.ranks import Ranks
 from bp_xp.sources import Samples, Source
+from bp_xp.sources.ahead import StoppedError
 
 __all__ = [
     "ROWS_AT_ONCE",
@@ -175,9 +178,30 @@ def _evaluation(
 
 
 def evaluate(
-    model: Model, layers: Sequence[Layer], source: Source, *, placement: Placement
+    model: Model,
+    layers: Sequence[Layer],
+    source: Source,
+    *,
+    placement: Placement,
+    ranks: Ranks | None = None,
 ) -> tuple[float, float | None]:
-    """Return mean cost and accuracy over samples; without classes, None for the accuracy."""
+    """Return mean cost and accuracy over samples; without classes, None for the accuracy.
+
+    Of several processes each adds up over what its source has, and all return the same.
+
+    Raises:
+        StoppedError: the run shall end, and samples have not come.
+    """
+    sums = (ranks or Ranks()).each(
+        lambda: _sums_over(model, layers, source, placement), alike=StoppedError
+    )
+    return means_of(np.concatenate(sums), source.has_classes)
+
+
+def _sums_over(
+    model: Model, layers: Sequence[Layer], source: Source, placement: Placement
+) -> np.ndarray:
+    """Return the sums of some blocks of samples each, in float64, shape (n, 3)."""
     engine, xp = placement.engine, placement.xp
     judge = engine.map_rows(
         _evaluation, model, source.has_classes, engine.argmax, xp, at_most=ROWS_AT_ONCE
@@ -191,7 +215,7 @@ def evaluate(
             judged = []
     if judged:
         sums.append(_summed(judged, placement))
-    return means_of(np.stack(sums), source.has_classes)
+    return np.reshape(sums, (-1, 3))
 
 
 def _summed(judged: Sequence[Array], placement: Placement) -> np.ndarray:
@@ -206,16 +230,43 @@ def measure(
     metrics: Sequence[Metric],
     *,
     placement: Placement,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Return the value of each metric over samples: a number, or a NumPy array.
 
     Of the accuracy there is one value, that of :func:`evaluate`: it is left out here. A metric that
-    takes no weights counts all samples alike.
+    takes no weights counts all samples alike. Of several processes each computes the outputs for
+    what its source has; rank 0 measures those of all, and tells the others.
+
+    Raises:
+        StoppedError: the run shall end, and samples have not come.
     """
     metrics = [metric for metric in metrics if metric is not METRICS["accuracy"]]
     if not metrics:
         return {}
-    join = placement.library.join
+    ranks = ranks or Ranks()
+
+    def judged() -> list[Array]:
+        """Return outputs, targets and perhaps weights; of several processes, on the host."""
+        parts = _outputs_over(model, layers, source, placement)
+        return [to_numpy(part) for part in parts] if ranks.are_several else parts
+
+    each = [parts for parts in ranks.each(judged, alike=StoppedError) if parts]
+
+    def values() -> dict[str, Any]:
+        parts = each[0]
+        if ranks.are_several:
+            parts = [placement.asarray(np.concatenate(part)) for part in zip(*each, strict=True)]
+        a, y, *weights = parts
+        return _values_of(metrics, a, y, weights, placement=placement)
+
+    return ranks.first(values)
+
+
+def _outputs_over(
+    model: Model, layers: Sequence[Layer], source: Source, placement: Placement
+) -> list[Array]:
+    """Return outputs, targets and perhaps weights of samples; nothing where there are none."""
     given: list[list[Array]] = []
 
     def inputs() -> Iterator[Array]:
@@ -223,9 +274,11 @@ def measure(
             given.append(rest)
             yield x
 
-    a = feed(model, layers, inputs(), placement=placement)
-    y, *weights = (join(parts) for parts in zip(*given, strict=True))
-    return _values_of(metrics, a, y, weights, placement=placement)
+    blocks = inputs()
+    if (first := next(blocks, None)) is None:
+        return []
+    a = feed(model, layers, itertools.chain([first], blocks), placement=placement)
+    return [a, *(placement.library.join(parts) for parts in zip(*given, strict=True))]
 
 
 def _values_of(

@@ -28,7 +28,7 @@ from bp_xp.storage.network_file import NetworkFile, Section
 from bp_xp.training import arguments, checkpoint, evaluation
 from bp_xp.training.agreement import begin_alike, describe_process
 from bp_xp.training.arguments import Settings
-from bp_xp.training.callbacks import EarlyStopping
+from bp_xp.training.callbacks import Callback, EarlyStopping
 from bp_xp.training.checkpoint import Checkpoint, SavedRun
 from bp_xp.training.history import EpochRecord, History
 from bp_xp.training.looks import Position, copied, start
@@ -114,36 +114,46 @@ def fit(
             )
         )
         begin_alike(network, ranks)
-        prepare = functools.partial(_prepare, network, x, y, kept=kept, saved=saved, ranks=ranks)
-        given |= {"placement": over_devices(distributed, network.placement)}
-        prepared = ranks.together(functools.partial(prepare, warm_start=warm_start, **given))
-        run = prepared.run
+        given |= {"saved": saved, "ranks": ranks, "warm_start": warm_start}
+        parts = ranks.together(functools.partial(_look_through, network, (x, y), **given))
+        described = _describe(parts, ranks) if kept or ranks.are_several else {}
+        placement = over_devices(distributed, network.placement)
+        where: dict[str, Any] = {"ranks": ranks, "placement": placement}
+        prepare = functools.partial(_prepare, network, parts, described, kept, saved, **where)
+        run, observers = ranks.together(prepare)
         if ranks.are_several:
             others = {"epochs": run.settings.epochs, "step": run.position.step}
-            looks = {"looks": [one.looks_at() for one in prepared.observers]}
-            alike = {**prepared.described, **others, **looks, **describe_process(network)}
+            looks = {"looks": [one.looks_at() for one in observers]}
+            alike = {**described, **others, **looks, **describe_process(network)}
             ranks.check_alike(alike, when="at the start")
         network._report = run.report
-        history = train(run, prepared.observers)
+        history = train(run, observers)
         if warm_start:
             # What was measured doesn't matter to what comes next.
             network._warm = WarmStart(replace(run.settings, metrics=()), run.position)
     return history
 
 
-class _Prepared(NamedTuple):
-    """A run before its first step.
+class _Parts(NamedTuple):
+    """What a run is made of, looked through.
 
     Attributes:
-        run: the run.
-        observers: what reacts to it.
-        described: what must be the same for it to go on, or on every process; empty where nobody
-            asks for that.
+        settings: its settings.
+        told: its callbacks.
+        stopping: what ends it early, if anything.
+        source: where samples come from.
+        validation: where validation data come from, if there are any.
+        warm: where the run before ended, if this one goes on from there.
+        begun: the state of the network's generator at the beginning of the run.
     """
 
-    run: Run
-    observers: Sequence[Observer]
-    described: Mapping[str, Any]
+    settings: Settings
+    told: Sequence[Callback]
+    stopping: EarlyStopping | None
+    source: AnySource
+    validation: AnySource | None
+    warm: WarmStart | None
+    begun: Any
 
 
 def _open(argument: Any, entered: contextlib.ExitStack) -> tuple[Checkpoint | None, Any]:
@@ -153,15 +163,12 @@ def _open(argument: Any, entered: contextlib.ExitStack) -> tuple[Checkpoint | No
     return kept, checkpoint.read_saved(kept)
 
 
-def _prepare(
+def _look_through(
     network: Any,
-    x: Any,
-    y: Any,
+    data: tuple[Any, Any],
     *,
-    kept: Checkpoint | None,
     saved: SavedRun | None,
     ranks: Ranks,
-    placement: Placement,
     sample_weight: Any,
     class_weight: Any,
     epochs: Any,
@@ -177,8 +184,8 @@ def _prepare(
     warm_start: Any,
     progress: Any,
     terms: dict[str, Any],
-) -> _Prepared:
-    """Return a run where it begins, or goes on."""
+) -> _Parts:
+    """Return the parts of a run, each looked through."""
     hidden = len(network.sizes) - 2
     for name, switch in (("shuffle", shuffle), ("progress", progress), ("warm_start", warm_start)):
         arguments.check_switch(switch, name)
@@ -198,7 +205,7 @@ def _prepare(
     begun = saved.run.begun if saved else network._generator.bit_generator.state
     source, validation = _sources(
         network,
-        (x, y, sample_weight),
+        (*data, sample_weight),
         validation_data,
         # A run that is resumed holds out what it held out when it began.
         generator=restore_generator(begun) if saved else network._generator,
@@ -206,7 +213,7 @@ def _prepare(
         shuffle=shuffle,
     )
     settings = make_settings(
-        batch_size=_batch_size(batch_size, source),
+        batch_size=_batch_size(batch_size, source, ranks),
         buffer_size=getattr(source, "buffer_rows", None),
     )
     check_measured(network, settings.metrics, source, validation)
@@ -214,21 +221,74 @@ def _prepare(
     warm = network._warm if warm_start else None
     if warm:
         warm.check(settings)
+    return _Parts(settings, told, stopping, source, validation, warm, begun)
+
+
+def _describe(parts: _Parts, ranks: Ranks) -> dict[str, Any]:
+    """Return what must be the same for a run to go on, and on every process.
+
+    Of samples each process has all, and of shards its own: all of these are in it.
+
+    Raises:
+        RuntimeError: the processes have other numbers of samples, or samples of other kinds.
+    """
+    sources = {"samples": parts.source, "validation samples": parts.validation}
+    forms = {name: _form_of(source) for name, source in sources.items() if source is not None}
+    ranks.check_alike(forms, when="at the start")
+    described = ranks.together(
+        lambda: checkpoint.describe_settings(
+            parts.settings, parts.stopping, parts.source, parts.validation
+        )
+    )
+    # One shard may fit in its buffer, and another not.
+    own = dict(zip(checkpoint.DATA, sources.values(), strict=True)) | {"buffer_size": parts.source}
+    for name, source in own.items():
+        if source is not None and source.sharded and ranks.are_several:
+            described[name] = ranks.gather(described[name])
+    return described
+
+
+def _form_of(source: AnySource) -> dict[str, Any]:
+    """Return what the processes of a run must see alike of their samples, in words.
+
+    It is told before digests are: a number of rows says more.
+    """
+    form: dict[str, Any] = {
+        "sharded": source.sharded,
+        "one class each": source.has_classes,
+        "weighted": source.weighted,
+    }
+    if not source.sharded:
+        form["rows"] = source.n_rows
+        if isinstance(source, BatchesSource):
+            form["rows of the first batch"] = source.first.x.shape[0]
+            form["digest of the first batch"] = source.fingerprint_of_first()
+    return form
+
+
+def _prepare(
+    network: Any,
+    parts: _Parts,
+    described: Mapping[str, Any],
+    kept: Checkpoint | None,
+    saved: SavedRun | None,
+    **where: Any,
+) -> tuple[Run, list[Observer]]:
+    """Return a run where it begins, or goes on, and what reacts to it."""
+    settings, told, stopping, source, validation, warm, begun = parts
     network._warm = None  # a run that fails leaves nothing to go on from
-    run = _make_run(network, settings, source, validation, ranks=ranks, placement=placement)
+    run = _make_run(network, settings, source, validation, **where)
     if warm:
         run.position = go_on(run.position, warm.position)
     observers = [Recorder(), *([EarlyStop(stopping)] if stopping else []), TellCallbacks(told)]
-    described = {}
-    if kept or ranks.are_several:
-        described = checkpoint.describe_settings(settings, stopping, source, validation)
     if saved:
         _resume(network, run, saved, described)
     if kept:
         more = {"described": described, "begun": begun, "others": kept.sections}
-        write = functools.partial(_write, network, **more) if ranks.rank == 0 else _write_nothing
+        own = run.ranks.rank == 0
+        write = functools.partial(_write, network, **more) if own else _write_nothing
         observers.append(KeepCheckpoint(Path(kept.path), kept.every, write))
-    return _Prepared(run, observers, described)
+    return run, observers
 
 
 def _sources(
@@ -246,11 +306,11 @@ def _sources(
         return source, None
     if not isinstance(validation_data, int | float):
         return source, validation_source(network.model, validation_data, **where)
-    if not isinstance(source, MemorySource):
+    if not isinstance(source, MemorySource) or source.sharded:
+        how = "each process has a shard" if source.sharded else "these are read as they are needed"
         raise ValueError(
             f"{named('validation_data', validation_data)} holds out samples that are in memory, "
-            "and these are read as they are needed: pass validation data of their own, as (x, y) "
-            "or in batches."
+            f"and {how}: pass validation data of their own, as (x, y) or in batches."
         )
     first, second = hold_out(
         source.samples, validation_data, generator, placement=network.placement
@@ -258,12 +318,16 @@ def _sources(
     return replace(source, samples=first), MemorySource(second, network.placement)
 
 
-def _batch_size(batch_size: Any, source: AnySource) -> int:
-    """Return the batch size; of samples that come in batches, that of the first if none is said."""
+def _batch_size(batch_size: Any, source: AnySource, ranks: Ranks) -> int:
+    """Return the batch size; of samples that come in batches, that of the first if none is said.
+
+    Of shards a mini-batch is what all processes bring, and nobody knows how much there is in all.
+    """
+    n = ranks.size if source.sharded else 1
     if not isinstance(source, BatchesSource):
-        return checks.check_batch_size(batch_size, source.n_rows)
+        return checks.check_batch_size(batch_size, source.n_rows * n)
     if batch_size is None:
-        return source.first.x.shape[0]
+        return source.first.x.shape[0] * n
     return checks.check_integer(batch_size, "batch_size")
 
 
@@ -356,16 +420,9 @@ def check_metrics(metrics: Sequence[Metric], samples: Samples | Source) -> None:
             )
 
 
-def _shared(network: Any, source: Source, ranks: Ranks, placement: Placement) -> Source:
-    """Return the share that a process, and each device of it, takes of a source."""
-    if isinstance(source, MemorySource):
-        return replace(source, placement=placement, rank=ranks.rank, ranks=ranks.size)
-    if ranks.are_several or placement is not network.placement:
-        raise ValueError(
-            f"{named('distributed')} shares samples that are in memory, and these are read as they "
-            "are needed: pass arrays."
-        )
-    return source
+def _shared(source: Any, ranks: Ranks) -> Any:
+    """Return the share that a process takes of a source, if there is one."""
+    return source.share(ranks.rank, ranks.size) if source and ranks.are_several else source
 
 
 def _make_run(
@@ -378,6 +435,8 @@ def _make_run(
     placement: Placement,
 ) -> Run:
     """Return a run before its first step."""
+    if isinstance(source, MemorySource):  # it is gathered where steps are taken
+        source = replace(source, placement=placement)
     position = start(
         network.model,
         network._layers,
@@ -389,8 +448,8 @@ def _make_run(
     return Run(
         network=network,
         model=network.model,
-        source=_shared(network, source, ranks, placement),
-        validation=validation,
+        source=_shared(source, ranks),
+        validation=_shared(validation, ranks),
         settings=settings,
         position=position,
         placement=placement,

@@ -25,11 +25,12 @@ from bp_xp.backends import Placement
 from bp_xp.engines import Engine, Loop, OneByOne, Report
 from bp_xp.errors import DivergenceError
 from bp_xp.math import dropout
+from bp_xp.math.metrics import Metric
 from bp_xp.math.model import Model
 from bp_xp.optim import Optimizer
 from bp_xp.optim.schedules import is_scheduled, rates
 from bp_xp.ranks import Ranks
-from bp_xp.sources import Epoch, Source
+from bp_xp.sources import Source
 from bp_xp.sources.ahead import StoppedError, stopping
 from bp_xp.training.arguments import Settings
 from bp_xp.training.divergence import check_finite, diverged_members, row_of
@@ -49,6 +50,7 @@ from bp_xp.training.groups import (
 )
 from bp_xp.training.history import EpochRecord, History
 from bp_xp.training.progress import Interruption, Progress
+from bp_xp.training.reading import Reading
 from bp_xp.training.reduction import rows_of_share, total_on_first, totals_of_all
 from bp_xp.training.step import Rule, State, make_step
 
@@ -188,17 +190,17 @@ def take_looks(
         DivergenceError: the cost, a parameter or the optimizer's state is no longer finite at the
             end of an epoch.
     """
-    look = functools.partial(_look, placement.xp)
     rate: Any = getattr(settings.optimizer, "learning_rate", None)
     if scheduled := is_scheduled(rate):
         _check_can_be_scheduled(settings.optimizer, position.state.optimizer)
     ranks = ranks or Ranks()
-    fused = _fused(model, placement.engine)
-    rule = _rule_of(fused, source, settings, scheduled=scheduled, ranks=ranks)
-    report.epoch = _mini_batches_of_an_epoch(source, settings.batch_size)
+    where: dict[str, Any] = {"ranks": ranks, "placement": placement}
+    rule = _rule_of(model, source, settings, scheduled=scheduled, **where)
+    rows = _rows_of_an_epoch(source, ranks)
+    report.epoch = _mini_batches_of_an_epoch(rows, settings.batch_size)
     judged = {"model": model, "source": source, "validation": validation, "settings": settings}
     take = ranks.guarded(_chunk_taker(rule, source, report, placement))
-    where: dict[str, Any] = {"ranks": ranks, "placement": placement}
+    look = functools.partial(_look, ranks, placement)
     end_epoch = functools.partial(_end_epoch, **judged, **where)
     until_look = _until_look(source, settings, look_every, **where)
     state, first, place, step, totals, order = position
@@ -206,27 +208,18 @@ def take_looks(
     last_rates = np.zeros(1)
     with (
         Interruption() as interruption,
-        Progress(settings.epochs, source.n_rows, show=settings.progress) as progress,
+        Progress(settings.epochs, rows, show=settings.progress) as progress,
     ):
         asked = functools.partial(_is_asked, interruption, should_stop)
+        begin = _reader(model, source, settings, generator, asked, dtype=dtype, **where)
         for epoch in range(first, settings.epochs + 1):
             begun, n_samples = time.perf_counter(), 0
             progress.start(epoch)
             order = generator.bit_generator.state
-            with contextlib.closing(source.start_epoch(settings.batch_size, generator)) as reading:
-                reading.seek(place)
-                read = functools.partial(_next_batches, reading, ranks, asked, placement)
-                while batches := read(until_look(step)):
-                    if isinstance(batches, Exception):
-                        stopped = isinstance(batches, StoppedError)
-                        if step or stopped:  # what was learned is shown, and kept
-                            here = Position(state, epoch, reading.place, step, totals, order)
-                            yield look(here, interrupted=True)
-                        if stopped:
-                            return
-                        raise batches
+            with contextlib.closing(begin(place)) as reading:
+                while isinstance(batches := reading.take(until_look(step)), list):
                     taken = batches[0].shape[0]
-                    size = report.rows = sum(ranks.gather(batches[0].shape[-2]))
+                    size = report.rows = reading.rows
                     if scheduled:
                         last_rates = rates(rate, step, taken, history)
                         batches.append(placement.asarray(last_rates, dtype))
@@ -237,13 +230,22 @@ def take_looks(
                     progress.advance(taken * size, chunk_totals)
                     stop = any(ranks.each(asked))
                     if stop or any(step % every == 0 for every in look_every):
-                        totals = total_on_first(totals, ranks, placement=placement)
                         here = Position(state, epoch, reading.place, step, totals, order)
-                        state = (yield look(here, interrupted=stop)) or state
+                        shown = look(here, interrupted=stop)
+                        totals, state = shown.position.totals, (yield shown) or state
                         if stop:
                             return
             told = {"epoch": epoch, "rates": last_rates, "begun": begun, "n_samples": n_samples}
-            record, diverged = end_epoch(state, totals, **told)
+            ended = end_epoch(state, totals, asked, **told) if batches is None else batches
+            if isinstance(ended, Exception):
+                stopped = isinstance(ended, StoppedError)
+                if step or stopped:  # what was learned is shown, and kept
+                    here = Position(state, epoch, reading.place, step, totals, order)
+                    yield look(here, interrupted=True)
+                if stopped:
+                    return
+                raise ended
+            record, diverged = ended
             progress.finish(record.mean())
             place, totals = 0, []
             here = Position(state, epoch + 1, 0, step, [], generator.bit_generator.state)
@@ -251,10 +253,16 @@ def take_looks(
 
 
 def _look(
-    xp: Namespace, position: Position, record: EpochRecord | None = None, **more: Any
+    ranks: Ranks,
+    placement: Placement,
+    position: Position,
+    record: EpochRecord | None = None,
+    **more: Any,
 ) -> Look:
     """Return what a run shows at a position: copies of its parameters, for the run goes on."""
-    return Look(copied(position.state.layers, xp), position, record, **more)
+    totals = total_on_first(position.totals, ranks, placement=placement)
+    layers = copied(position.state.layers, placement.xp)
+    return Look(layers, position._replace(totals=totals), record, **more)
 
 
 def _chunk_taker(rule: Rule, source: Source, report: Report, placement: Placement) -> Chunk:
@@ -290,11 +298,17 @@ def _chunk_taker(rule: Rule, source: Source, report: Report, placement: Placemen
 
 
 def _rule_of(
-    model: Model, source: Source, settings: Settings, *, scheduled: bool, ranks: Ranks
+    model: Model,
+    source: Source,
+    settings: Settings,
+    *,
+    scheduled: bool,
+    ranks: Ranks,
+    placement: Placement,
 ) -> Rule:
     """Return what the steps of a run do."""
     return Rule(
-        model=model,
+        model=_fused(model, placement.engine),
         update=settings.optimizer.update,
         regularization=settings.regularization,
         trainable=settings.trainable,
@@ -318,6 +332,7 @@ def _check_can_be_scheduled(optimizer: Optimizer, state: Any) -> None:
 def _end_epoch(
     state: State,
     totals: Sequence[Array],
+    shall_stop: Callable[[], bool],
     *,
     epoch: int,
     rates: np.ndarray,
@@ -329,14 +344,23 @@ def _end_epoch(
     settings: Settings,
     ranks: Ranks,
     placement: Placement,
-) -> tuple[EpochRecord, Mapping[int, DivergenceError]]:
-    """Return the record of an epoch, and the networks of a stack that diverged in it."""
+) -> tuple[EpochRecord, Mapping[int, DivergenceError]] | StoppedError:
+    """Return the record of an epoch, and the networks of a stack that diverged in it.
+
+    Where the run shall end, and waits for validation data, the error that says so.
+    """
     of_ranks = totals_of_all(totals, ranks, placement=placement)
     found = {"totals": of_ranks, "rates": rates, "placement": placement}
     diverged = ranks.together(lambda: _diverged(state, epoch, settings, **found))
 
+    try:
+        with stopping(shall_stop):
+            where: dict[str, Any] = {"ranks": ranks, "placement": placement}
+            judged = _judged(model, state.layers, validation, settings.metrics, **where)
+    except StoppedError as error:
+        return error
+
     def record() -> EpochRecord:
-        judged = _judged(model, state.layers, validation, settings, placement=placement)
         seconds = time.perf_counter() - begun
         cost, accuracy = means_of(of_ranks.sum(axis=0), source.has_classes)
         return EpochRecord(
@@ -367,21 +391,20 @@ def _judged(
     model: Model,
     layers: Sequence[Layer],
     validation: Source | Sequence[Source] | None,
-    settings: Settings,
-    *,
-    placement: Placement,
+    metrics: Sequence[Metric],
+    **where: Any,
 ) -> dict[str, Any]:
     """Return what the record of an epoch says of the validation data, by name."""
     if validation is None:
         return {"validation_cost": None, "validation_accuracy": None}
     if isinstance(validation, Sequence):
-        return _judged_members(model, layers, validation, settings, placement=placement)
-    cost, accuracy = evaluate(model, layers, validation, placement=placement)
-    metrics = measure(model, layers, validation, settings.metrics, placement=placement)
+        return _judged_members(model, layers, validation, metrics, **where)
+    cost, accuracy = evaluate(model, layers, validation, **where)
+    measured = measure(model, layers, validation, metrics, **where)
     return {
         "validation_cost": cost,
         "validation_accuracy": accuracy,
-        "metrics": {f"validation_{name}": value for name, value in metrics.items()},
+        "metrics": {f"validation_{name}": value for name, value in measured.items()},
     }
 
 
@@ -389,14 +412,13 @@ def _judged_members(
     model: Model,
     layers: Sequence[Layer],
     validation: Sequence[Source],
-    settings: Settings,
-    *,
-    placement: Placement,
+    metrics: Sequence[Metric],
+    **where: Any,
 ) -> dict[str, Any]:
     """Return the same for a stack of networks, as arrays of (M,): each is judged as if alone."""
     with np.errstate(over="ignore", invalid="ignore"):  # one of them may have diverged
         each = [
-            _judged(model, row_of(layers, row), validation[row], settings, placement=placement)
+            _judged(model, row_of(layers, row), validation[row], metrics, **where)
             for row in range(layers[0].b.shape[0])
         ]
     accuracies = [one["validation_accuracy"] for one in each]
@@ -414,23 +436,18 @@ def _is_asked(interruption: Interruption, should_stop: Callable[[], bool]) -> bo
     return interruption.asked or should_stop()
 
 
-def _next_batches(
-    epoch: Epoch,
-    ranks: Ranks,
+def _reader(
+    model: Model,
+    source: Source,
+    settings: Settings,
+    generator: np.random.Generator,
     shall_stop: Callable[[], bool],
-    placement: Placement,
-    at_most: int,
-) -> list[Array] | Exception | None:
-    """Return the next mini-batches, None after the last, or the error of who reads them."""
-    place = epoch.place
-    try:
-        with stopping(shall_stop):
-            return ranks.guarded(epoch.take)(at_most)
-    except Exception as error:
-        if placement.library.ran_out_of_memory(error):  # there is none for a look either
-            raise
-        epoch.seek(place)
-        return error
+    **options: Any,
+) -> Callable[[Any], Reading]:
+    """Return what begins to read an epoch, at a place in it."""
+    forms = [(model.sizes[0],), (model.sizes[-1],), *([()] if source.weighted else [])]
+    options |= {"shall_stop": shall_stop, "forms": forms}
+    return lambda place: Reading(source, settings.batch_size, generator, place, **options)
 
 
 def _until_look(
@@ -447,11 +464,16 @@ def _until_look(
     return lambda step: min([at_once, *(every - step % every for every in look_every)])
 
 
-def _mini_batches_of_an_epoch(source: Source, batch_size: int) -> dict[int, int] | None:
+def _rows_of_an_epoch(source: Source, ranks: Ranks) -> int | None:
+    """Return how many samples an epoch has; None where nobody knows, as nobody does of shards."""
+    return None if source.sharded and ranks.are_several else source.n_rows
+
+
+def _mini_batches_of_an_epoch(rows: int | None, batch_size: int) -> dict[int, int] | None:
     """Return how many mini-batches of so many rows an epoch has; None where nobody knows."""
-    if source.n_rows is None:
+    if rows is None:
         return None
-    whole, rest = divmod(source.n_rows, batch_size)
+    whole, rest = divmod(rows, batch_size)
     return {batch_size: whole} | ({rest: 1} if rest else {})
 
 
@@ -469,6 +491,7 @@ def _keep_account(
     account = report.account(tuple(shape))
     if not account.steps and engine.describe is not None:
         account.program = engine.describe(make_step(rule), state, batches, xp)
+    account.remark = engine.remark(shape)
     account.steps += taken
 
 

@@ -68,6 +68,22 @@ def test_a_library_that_does_not_talk_by_mpi_says_so():
         find_ranks("mpi", strict)
 
 
+def test_auto_tells_what_has_started_the_process_where_the_network_can_not_talk_so(monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", "2")
+    strict = place(backend=pytest.importorskip("array_api_strict"))
+    words = (
+        r"started as by mpiexec .* networks of backend 'numpy' .* is 'array_api_strict'\. Either"
+    )
+    with pytest.raises(ValueError, match=words):
+        find_ranks("auto", strict)
+    pytest.importorskip("torch")
+    words = (
+        r"is 'torch'\. Start it with torchrun .*, take backend='numpy', or leave distributed out"
+    )
+    with pytest.raises(ValueError, match=words):
+        find_ranks("auto", place("cpu", "torch"))
+
+
 def test_a_command_that_each_process_runs_for_itself_says_so(monkeypatch, caplog):
     alone = SimpleNamespace(distributed=None)
     with caplog.at_level(logging.WARNING, "bp_xp"):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from helpers import parameters
 
-from bp_xp import SGD, Adam, Network
+from bp_xp import SGD, Adam, Network, Stream
 from bp_xp.datasets import load_digits
 
 # Beside the interpreter, where the package mpich puts it, or where the system has it.
@@ -77,6 +77,51 @@ def test_a_job_of_mpi_trains_what_one_process_does(tmp_path):
     for rank in range(3):
         net = Network.load(tmp_path / f"{rank}.safetensors")
         assert np.allclose(parameters(net), parameters(alone), rtol=0, atol=1e-11)
+
+
+def test_a_job_of_mpi_reads_streams_and_ends_where_one_reader_fails(tmp_path):
+    program = """
+    from bp_xp import Stream
+    from mpi4py import MPI
+    rank = MPI.COMM_WORLD.Get_rank()
+    if rank == 0:
+        np.save("x.npy", x)
+    MPI.COMM_WORLD.Barrier()
+    stored = Stream(np.load("x.npy", mmap_mode="r"), buffer_size=50)
+    options |= {"validation_data": (x[:99], y[:99]), "metrics": ["f1"], "progress": False}
+    net.fit(stored, y, distributed="mpi", epochs=2, **options)
+    shard = Stream([(x[rank::2], y[rank::2])], sharded=True)
+    net.fit(shard, distributed="mpi", epochs=2, **options)
+    net.save(f"{rank}.safetensors")
+
+    def breaks():
+        yield from [(x, y)] * 3
+        if rank == 1:
+            raise OSError("a cut file")
+        yield x, y
+
+    try:
+        net.fit(breaks, distributed="mpi", checkpoint="run.safetensors", **options)
+    except (OSError, RuntimeError) as error:
+        print(f"<{rank}: {error}>", file=sys.stderr)
+    """
+    done, seconds = started(program, tmp_path, 2, by_mpi4py=False)
+    assert done.returncode == 0, done.stderr
+    assert seconds < 30
+    assert "<1: a cut file>" in done.stderr
+    assert "and all end with it: OSError: a cut file>" in done.stderr
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((203, 6)), rng.integers(0, 3, 203)
+    np.save(tmp_path / "x.npy", x)
+    alone = Network([6, 8, 3], cost="categorical_cross_entropy", dtype="float64", seed=1)
+    options = {"batch_size": 16, "optimizer": Adam(0.01), "dropout": 0.2, "progress": False}
+    stored = Stream(np.load(tmp_path / "x.npy", mmap_mode="r"), buffer_size=50)
+    alone.fit(stored, y, epochs=2, **options)
+    alone.fit(x, y, epochs=2, shuffle=False, **options)
+    for rank in range(2):
+        net = Network.load(tmp_path / f"{rank}.safetensors")
+        assert np.allclose(parameters(net), parameters(alone), rtol=0, atol=1e-11)
+    assert np.isfinite(parameters(Network.load(tmp_path / "run.safetensors"))).all()
 
 
 ENDS = {

@@ -140,6 +140,30 @@ def test_an_interruption_ends_a_run_that_waits(stuck, batches_before):
     assert_taken(net, history.steps)
 
 
+def test_an_interruption_ends_a_run_that_waits_for_validation_data(stuck, tmp_path):
+    main = threading.main_thread().ident
+    kept = Checkpoint(tmp_path / "run.safetensors", resume=True)
+
+    def read():
+        yield X[:4], Y[:4]
+        if not stuck.is_set():
+            signal.pthread_kill(main, signal.SIGINT)
+            stuck.wait()
+        yield X[4:8], Y[4:8]
+
+    net = network()
+    history = net.fit(batches, validation_data=read, checkpoint=kept, **OPTIONS)
+    assert (history.stopped, history.steps, len(history)) == ("interrupt", 10, 0)
+    assert_taken(net, 10)
+    stuck.set()
+    again, whole = network(), network()
+    history = again.fit(batches, validation_data=read, checkpoint=kept, **OPTIONS)
+    wanted = whole.fit(batches, validation_data=read, **OPTIONS)
+    assert all(map(np.array_equal, parameters(again), parameters(whole)))
+    for name in ("cost", "accuracy", "validation_cost"):
+        assert history[name] == wanted[name]
+
+
 def test_who_gives_up_waiting_does_not_wait_for_a_reader_that_is_stuck(stuck):
     main, made = threading.main_thread().ident, []
 

@@ -33,6 +33,7 @@ class Stream:
     has_classes = True
     weighted = False
     given = ()
+    sharded = False
 
     def __init__(self, open_stream, placement):
         self.open_stream, self.placement = open_stream, placement

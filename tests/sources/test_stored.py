@@ -302,7 +302,7 @@ def test_a_number_that_is_not_finite_is_named_by_row_and_file(samples, tmp_path)
     x[61, 2] = np.nan
     np.save(tmp_path / "x.npy", x)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    wanted = re.escape(f"{mapped.filename}: x contains NaN") + ".*the first at row 61, column 2"
+    wanted = re.escape(f"{mapped.filename}: x contains NaN at row 61, column 2.")
     with pytest.raises(ValueError, match=wanted):
         fitted(mapped, y, buffer_size=20)
     with pytest.raises(ValueError, match=wanted):
@@ -329,7 +329,7 @@ def test_all_targets_are_checked_before_the_first_step(samples, monkeypatch):
         ({"x": InFile(np.zeros((N, 3)))}, "x has 3 features"),
         ({"x": InFile(np.zeros((N, 3, 2)))}, "flatten images"),
         ({"sample_weight": np.ones(3)}, "sample_weight must have shape"),
-        ({"sample_weight": -np.ones(N)}, "sample_weight has 5 negative"),
+        ({"sample_weight": -np.ones(N)}, "sample_weight is negative at row 0: -1."),
         ({"validation_data": 0.2}, "read as they are needed"),
         ({"buffer_size": 0}, "buffer_size must be at least 1"),
     ],

@@ -189,7 +189,10 @@ OTHERS = {
     "batch size": ({"batch_size": 9}, ("batch_size is 8 on rank 0", "and 9 on rank 1")),
     "optimizer": ({"optimizer": SGD(0.2)}, ("optimizer.learning_rate is 0.1", "and 0.2 on rank 1")),
     "data": ({"x": X[:, ::-1]}, ("data is '", "on rank 0 (", "' on rank 1 (")),
-    "number of rows": ({"x": X[:40], "y": Y[:40]}, ("data is '", "its share by itself")),
+    "number of rows": (
+        {"x": X[:40], "y": Y[:40]},
+        ("samples.rows is 83 on rank 0", "and 40 on rank 1"),
+    ),
     "sizes": ({"network": {"activation": "relu"}}, ("network.activations is ['tanh'",)),
     "engine": ({"network": {"engine": "plain"}}, ("engine is 'numpy' on rank 0", "'plain' on")),
     "looks": ({"callbacks": []}, ("looks is [",)),

@@ -28,6 +28,7 @@ class JAX(Library):
     engine = ENGINE
     extra: str | None = "jax"
     talks_by = "jax"
+    started_by = "python script.py"
     device_words = "'cpu', 'cuda', 'gpu', 'tpu', each also as 'cuda:N'"
     _platforms = ("cpu", "gpu", "cuda", "rocm", "tpu", "METAL")
 

@@ -14,7 +14,7 @@ from bp_xp._typing import Array
 from bp_xp.backends.jax.engine import ENGINE
 from bp_xp.engines.engine import Engine
 
-__all__ = ["engine_over"]
+__all__ = ["engine_over", "remark"]
 
 
 @functools.cache
@@ -65,8 +65,19 @@ def engine_over(devices: tuple[Any, ...]) -> Engine:
 
         return run
 
-    way = f"{ENGINE.way}; the rows of a mini-batch are shared among {len(devices)} devices"
-    return replace(ENGINE, way=way, compile=compiled)
+    way = f"{ENGINE.way}; {len(devices)} devices share the rows of a mini-batch that they can"
+    way += " divide evenly"
+    return replace(
+        ENGINE, way=way, compile=compiled, remark=functools.partial(remark, len(devices))
+    )
+
+
+def remark(devices: int, shape: Sequence[int]) -> str:
+    """Return what is to be said of mini-batches of a shape, (N, I): where they are not shared."""
+    rows = shape[0]
+    if rows % devices == 0:
+        return ""
+    return f"each device takes all {rows} rows, which can't be dealt out evenly"
 
 
 def _on_first(array: Array) -> Array:

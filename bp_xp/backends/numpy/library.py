@@ -20,6 +20,7 @@ class NumPy(Library):
     device_words = "'cpu'"
     threads_run_beside = True
     talks_by = "mpi"
+    started_by = "mpiexec -n 2 python -m mpi4py script.py"
 
     def namespace(self) -> Namespace:
         return np

@@ -27,6 +27,7 @@ class Torch(Library):
     device_words = "'cpu', 'cuda', 'cuda:N', 'xpu', 'mps', ..."
     threads_run_beside = True
     talks_by = "torch"
+    started_by = "torchrun --nproc-per-node 2 script.py"
 
     def namespace(self) -> Namespace:
         require("torch", self.extra)
