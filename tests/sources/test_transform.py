@@ -1,6 +1,7 @@
 """Inputs that a function makes of rows as they are read: ``Stream(x, transform=)``."""
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,8 +162,9 @@ def test_its_own_error_comes_with_its_own_traceback(images):
 
 
 def test_what_is_no_function_is_refused():
+    number: Any = 255
     with pytest.raises(TypeError, match="transform must be a function"):
-        Stream([[1.0]], transform=255)
+        Stream([[1.0]], transform=number)
 
 
 class StopAfterAnEpoch(Callback):
