@@ -11,6 +11,7 @@ from bp_xp import Metric, Network
 from bp_xp._caller import named
 from bp_xp.cli._program import logger
 from bp_xp.datasets import Dataset
+from bp_xp.math.rows import row_blocks
 from bp_xp.tables import TableModel
 from bp_xp.tables.files import holds_table
 
@@ -24,6 +25,9 @@ __all__ = [
     "scored",
     "tell_device",
 ]
+
+
+_ROWS_AT_ONCE = 1 << 16
 
 
 def load_network(path: str, device: str, backend: str | None) -> Network:
@@ -83,7 +87,8 @@ def make_network(
             f"{dataset.n_features} features and needs {n_outputs} outputs: write "
             f"{named('sizes', fitting)}"
         )
-    classes = labels or bool(np.isin(y, (0, 1)).all() and np.all(y.sum(axis=-1) == 1))
+    # Block by block: they may lie in a file.
+    classes = labels or all(_are_classes(y[rows]) for rows in row_blocks(len(y), _ROWS_AT_ONCE))
     cost = cost or ("categorical_cross_entropy" if classes else "quadratic")
     return Network(
         (dataset.n_features, *hidden, n_outputs) if sizes is None else sizes,
@@ -91,6 +96,11 @@ def make_network(
         cost=cost,
         **settings,
     )
+
+
+def _are_classes(y: np.ndarray) -> bool:
+    """Return whether each row of targets is one 1 among 0s."""
+    return bool(np.isin(y, (0, 1)).all() and np.all(y.sum(axis=-1) == 1))
 
 
 def allow_float64(dtype: str) -> None:

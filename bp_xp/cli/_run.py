@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from bp_xp import History, Network, Regularization, StopWhen
+from bp_xp import History, Network, Regularization, StopWhen, Stream
 from bp_xp.cli import _tables as tables
 from bp_xp.cli import config
 from bp_xp.cli._data import load_data
@@ -18,6 +18,7 @@ from bp_xp.cli._networks import make_network, score, tell_device
 from bp_xp.cli._pictures import drawing
 from bp_xp.cli._program import Termination, logger
 from bp_xp.cli._settings import check_validation, used_settings
+from bp_xp.cli._stream import open_data
 from bp_xp.datasets import Dataset
 from bp_xp.optim import Optimizer
 from bp_xp.plotting import training_curves
@@ -30,8 +31,17 @@ def load(given: SimpleNamespace, defaults: Defaults) -> tuple[Network, Dataset]:
     given.prepared = None
     if given.is_table:
         given.prepared, dataset = tables.load(given)
+    elif given.stream:
+        dataset = open_data(
+            given.data,
+            target=given.target,
+            targets=given.targets,
+            test_fraction=given.test_fraction,
+            validation_fraction=given.validation_fraction,
+            split_last=given.split_last,
+        )
     else:
-        dataset = load_data(given.data, given.target)
+        dataset = load_data(given.data, given.target, given.targets)
     network = make_network(
         dataset,
         given.sizes,
@@ -65,10 +75,10 @@ def fit(
     checkpoint = as_checkpoint(given, tables.sections_of(given.model))
     validation: Any = fraction or None
     if dataset.x_validation is not None:
-        validation = (dataset.x_validation, dataset.y_validation)
+        validation = (_samples(given, dataset.x_validation), dataset.y_validation)
     termination.training, log = True, given.log if given.ranks.rank == 0 else None
     history = network.fit(
-        dataset.x_train,
+        _samples(given, dataset.x_train),
         dataset.y_train,
         class_weight=tables.class_weights(given.class_weight, given.prepared),
         epochs=given.epochs,
@@ -95,6 +105,11 @@ def fit(
     return history
 
 
+def _samples(given: SimpleNamespace, x: Any) -> Any:
+    """Return inputs as a network learns from them."""
+    return Stream(x, buffer_size=given.buffer_size) if given.stream else x
+
+
 def _write(given: SimpleNamespace, history: History, settings: str) -> None:
     """Write the network and its settings, and draw its curves."""
     # Whatever comes later can't lose it any more.
@@ -118,22 +133,36 @@ def tell_result(
     if given.is_table:
         tables.tell_scores(given.model, dataset.name)
     else:
-        for part, x, y in (
-            ("train", dataset.x_train, dataset.y_train),
-            ("test", dataset.x_test, dataset.y_test),
-        ):
+        parts = [("test", dataset.x_test, dataset.y_test)] if len(dataset.x_test) else []
+        if not given.stream:  # what is streamed is not read once more
+            parts = [("train", dataset.x_train, dataset.y_train), *parts]
+        for part, x, y in parts:
             print(score(network, dataset.name, part, x, y, metrics=given.metrics))
     if given.importance:
         tables.tell_importance(given.model, given.prepared, given.chart)
     print(f"network written to {given.path}, its settings to {given.settings_path}", flush=True)
     if given.plot is not None:
         print(f"curves drawn to {given.plot}", flush=True)
+    _tell_next(given, is_tested=len(dataset.x_test) > 0)
+
+
+def _tell_next(given: SimpleNamespace, *, is_tested: bool) -> None:
+    """Say what can be typed next."""
     arguments = [str(given.path)]
     arguments += [] if given.data == "digits" else ["--data", given.data]
     if given.target != -1 and not given.is_table:
         arguments += ["--target", str(given.target)]
-    logger.info("next: bp-xp evaluate %s", shlex.join(arguments))
-    logger.info("      bp-xp predict %s", shlex.join(arguments))
+    to_evaluate, to_predict = [*arguments], [*arguments]
+    if given.targets is not None:
+        to_evaluate += ["--targets", str(given.targets)]
+    if given.stream:
+        to_evaluate += ["--stream", *(["--split-last"] if given.split_last else [])]
+        if given.test_fraction is not None:
+            to_evaluate += ["--test-fraction", str(given.test_fraction)]
+        to_predict += ["--stream", "--output", "predictions.npy"]
+    if is_tested or given.is_table:
+        logger.info("next: bp-xp evaluate %s", shlex.join(to_evaluate))
+    logger.info("      bp-xp predict %s", shlex.join(to_predict))
 
 
 def _tell_best(history: History) -> None:

@@ -69,6 +69,10 @@ def check_numbers(given: SimpleNamespace, defaults: Defaults) -> None:
     if given.early_stopping is not None:
         patience = checks.check_integer(given.early_stopping, "early_stopping")
         given.stopping = EarlyStopping(given.monitor, patience)
+    if given.buffer_size is not None:
+        checks.check_integer(given.buffer_size, "buffer_size")
+    if given.stream and given.test_fraction is not None:
+        checks.check_number(given.test_fraction, "test_fraction", least=0.0, below=1.0)
     given.validation_fraction = checks.check_number(
         given.validation_fraction, "validation_fraction", least=0.0, below=1.0
     )
@@ -118,7 +122,8 @@ def check_validation(
     given: SimpleNamespace, dataset: Dataset, network: Network, metrics: Sequence[Metric]
 ) -> bool:
     """Return whether there is anything to judge epochs by; check what is asked to be measured."""
-    if given.validation_fraction and dataset.x_validation is not None and not given.is_table:
+    held_out = given.is_table or given.stream  # by who has loaded it
+    if given.validation_fraction and dataset.x_validation is not None and not held_out:
         raise ValueError(
             f"{dataset.name} has a validation part of {len(dataset.x_validation):,} samples: leave "
             "out --validation-fraction."
@@ -151,6 +156,8 @@ def used_settings(
     return {
         "data": _relative(Path(given.data), path.parent) if is_file else given.data,
         "target": given.target if is_file else None,
+        "targets": given.targets and _relative(given.targets, path.parent),
+        "stream": given.stream or None,
         **{name: getattr(given, name) or None for name in ("numeric", "categorical", "drop")},
         **{name: getattr(given, name) for name in ("task", "test_fraction", "split_by")},
         **{name: getattr(given, name) or None for name in ("split_last", "importance")},
@@ -161,6 +168,7 @@ def used_settings(
         "seed": network.seed,
         "epochs": given.epochs,
         "batch_size": given.batch_size,
+        "buffer_size": given.buffer_size,
         "shuffle": given.shuffle,
         **config.optimizer_settings(optimizer),
         "learning_rate": given.learning_rate,

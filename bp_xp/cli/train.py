@@ -36,13 +36,17 @@ from bp_xp.cli._options import (
     of_validation,
     optimizer_option,
     quiet_option,
+    split_options,
+    stream_option,
     target_option,
+    targets_option,
     use_config,
 )
 from bp_xp.cli._program import Termination, main, stop
 from bp_xp.cli._ranks import distributed_option, ranks_of
 from bp_xp.cli._run import fit, load, tell_result
 from bp_xp.cli._settings import check_numbers, check_together, make_optimizer
+from bp_xp.cli._stream import check_stream
 from bp_xp.tables.targets import TASKS
 
 __all__ = ["train"]
@@ -51,6 +55,8 @@ __all__ = ["train"]
 @main.command(cls=Sections)
 @data_option
 @target_option
+@targets_option
+@stream_option
 @of_network(
     "--sizes",
     type=SIZES,
@@ -69,13 +75,12 @@ __all__ = ["train"]
 @of_table("--numeric", type=COLUMNS, metavar="A,B...", help="Columns to take for numbers.")
 @of_table("--categorical", type=COLUMNS, metavar="A,B...", help="Columns to take for categories.")
 @of_table("--drop", type=COLUMNS, metavar="A,B...", help="Columns to leave out.")
-@of_table("--test-fraction", type=float, help="Share of the rows to test on.  [default: 0.2]")
 @of_table(
     "--split-by",
     metavar="COLUMN",
     help="Hold rows out by groups: equal values of this column stay together.",
 )
-@of_table("--split-last", is_flag=True, help="Hold the last rows out, as in a series in time.")
+@split_options
 @of_table(
     "--importance",
     is_flag=True,
@@ -83,6 +88,13 @@ __all__ = ["train"]
 )
 @of_run("--epochs", type=int, help="Passes over the data.")
 @of_run("--batch-size", type=int, help="Samples in a mini-batch.")
+@of_run(
+    "--buffer-size",
+    type=int,
+    metavar="ROWS",
+    help="With --stream: rows that are shuffled among each other; twice as many are in memory. "
+    "Without it: what takes 256 MiB.",
+)
 @of_run("--shuffle/--no-shuffle", default=True, help="Whether each epoch has a new order.")
 @distributed_option
 @optimizer_option
@@ -220,10 +232,18 @@ def train(ctx: click.Context, **options: Any) -> None:
 
     A .npz file holds x and y, of which a fifth is set apart for testing, always the same; or
     x_train, y_train, x_test and y_test. A .npy file has a row for each sample and the labels in a
-    column. Whole numbers from 0 up are classes: one output each, and the cost is
+    column, or in a file of their own (--targets). Bytes are taken for images: 0 to 255 become
+    inputs from 0 to 1. Whole numbers from 0 up are classes: one output each, and the cost is
     categorical_cross_entropy. Other numbers are fitted as they are: the cost is quadratic and the
     outputs have no activation; --cost huber minds outliers less, and fits whole numbers too. Large
     inputs are best scaled to about 1 beforehand.
+
+    With --stream the samples stay in their file, and need not fit in memory. Blocks of rows are
+    read in a new order each epoch, and shuffled in a buffer. To test on, and for
+    --validation-fraction, blocks of rows are drawn from all over the file, always the same (of
+    1,000 blocks, so that some rows in a row stay together); --split-last takes the last rows. A
+    .npz or .h5 file, or a folder of .npy files, may have parts of its own: x_train, y_train, x_test
+    and so on.
 
     The learning rate stays as it is unless --schedule changes it: step multiplies it by FACTOR
     after every STEPS steps, exponential does so little by little, cosine lets it fall to FINAL (0)
@@ -252,6 +272,7 @@ def train(ctx: click.Context, **options: Any) -> None:
       bp-xp train --data visits.csv --target ill --drop name --split-by patient --importance
       bp-xp train --optimizer adam --schedule cosine --warm-up 100 --dropout 0.2
       bp-xp train --validation-fraction 0.1 --early-stopping 5 --metric f1 --plot curves.png
+      bp-xp train --data x.npy --targets y.npy --stream --epochs 3
       bp-xp train --epochs 500 --checkpoint run.safetensors --resume
       bp-xp train --config digits.toml --seed 2 --output second.safetensors
     """  # noqa: D301
@@ -259,7 +280,10 @@ def train(ctx: click.Context, **options: Any) -> None:
     if given.is_table:
         tables.use_defaults(ctx, given)
     else:
-        tables.check_options(ctx, given.data)
+        held_out = ("test_fraction", "split_last") if given.stream else ()
+        tables.check_options(ctx, given.data, allowed=held_out)
+    files: dict[str, Any] = {"data": given.data, "targets": given.targets}
+    check_stream(ctx, stream=given.stream, **files, buffer_size=given.buffer_size)
     check_together(ctx, given)
     given.path = given.output or Path(f"{tables.stem(given.data)}.safetensors")
     given.settings_path = check_files(given, given.path)

@@ -50,6 +50,7 @@ class Rows:
         dtype: their dtype.
         filename: the file.
         chunks: how it is parted, where it says so.
+        raw_dtype: the dtype in the file.
     """
 
     def __init__(self, stored: Any, form: _Form, path: Path, spans: np.ndarray) -> None:
@@ -60,6 +61,7 @@ class Rows:
         n = int(self._ends[-1]) if len(spans) else 0
         self.shape, self.dtype = (n, *self._none.shape[1:]), self._none.dtype
         self.chunks = getattr(stored, "chunks", None)
+        self.raw_dtype = getattr(stored, "raw_dtype", stored.dtype)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -167,6 +169,11 @@ def _split(
         files.check_share(int((tested[:, 1] - tested[:, 0]).sum()), len(x), test, path)
     if not validation:
         del held["validation"]
+    elif not all(map(len, (held["train"], held["validation"]))):
+        raise ValueError(
+            f"{named('validation_fraction', validation)} of {path} leaves no rows to train on, or "
+            "none to validate on."
+        )
     # What the file has comes last: nothing is held out to test on there.
     return {name: (x.part(own), y.part(own)) for name, own in held.items()} | whole
 
