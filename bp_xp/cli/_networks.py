@@ -11,7 +11,6 @@ from bp_xp import Metric, Network
 from bp_xp._caller import named
 from bp_xp.cli._program import logger
 from bp_xp.datasets import Dataset
-from bp_xp.math.rows import row_blocks
 from bp_xp.tables import TableModel
 from bp_xp.tables.files import holds_table
 
@@ -88,7 +87,8 @@ def make_network(
             f"{named('sizes', fitting)}"
         )
     # Block by block: they may lie in a file.
-    classes = labels or all(_are_classes(y[rows]) for rows in row_blocks(len(y), _ROWS_AT_ONCE))
+    blocks = range(0, len(y), _ROWS_AT_ONCE)
+    classes = labels or all(_are_classes(y[first : first + _ROWS_AT_ONCE]) for first in blocks)
     cost = cost or ("categorical_cross_entropy" if classes else "quadratic")
     return Network(
         (dataset.n_features, *hidden, n_outputs) if sizes is None else sizes,
