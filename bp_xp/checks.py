@@ -81,7 +81,7 @@ def check_number(
 ) -> float:
     """Return a finite real number within a range; TypeError and ValueError say what it must be."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{named(name)} must be a number, not {value!r}.")
+        raise TypeError(f"{named(name)} must be a number, not {value!r}.{_advice_of(value)}")
     number = float(value)
     if not (math.isfinite(number) and number > above and number >= least and number < below):
         bounds = [
@@ -94,6 +94,12 @@ def check_number(
     return number
 
 
+def _advice_of(value: Any) -> str:
+    """Return what a value says of itself where it stands for a number, as PerMember does."""
+    misplaced = getattr(value, "misplaced", None)
+    return f" {misplaced}" if isinstance(misplaced, str) else ""
+
+
 def check_integer(value: Any, name: str, *, least: int = 1) -> int:
     """Return an integer of at least ``least``; TypeError and ValueError say what it must be."""
     try:
@@ -103,6 +109,7 @@ def check_integer(value: Any, name: str, *, least: int = 1) -> int:
     except TypeError:
         raise TypeError(
             f"{named(name)} must be an integer of at least {least}, not {value!r}."
+            f"{_advice_of(value)}"
         ) from None
     if integer < least:
         raise ValueError(f"{named(name)} must be at least {least}, not {value!r}.")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from bp_xp import checks, inspection
-from bp_xp._caller import advice, own_arguments
+from bp_xp._caller import own_arguments
 from bp_xp._trees import map_leaves
 from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.architecture import (
@@ -29,16 +29,17 @@ from bp_xp.math.regularization import Regularization
 from bp_xp.optim import Optimizer
 from bp_xp.parameters import Parameters
 from bp_xp.sources import MemorySource, Samples, make_source
-from bp_xp.sources.making import input_blocks
 from bp_xp.sources.samples import make_samples
 from bp_xp.storage import network_file
-from bp_xp.training import evaluation, fitting
+from bp_xp.training import evaluation, fitting, prediction
 from bp_xp.training.arguments import MetricLike, RegularizationTerms, as_metrics
 from bp_xp.training.callbacks import CallbackLike, EarlyStopping
 from bp_xp.training.checkpoint import Checkpoint
 from bp_xp.training.history import EpochRecord, History
 
 __all__ = ["Network", "RegularizationTerms"]
+
+OutFile = str | os.PathLike[str] | None
 
 
 class Network(Parameters):
@@ -189,23 +190,15 @@ class Network(Parameters):
             TypeError: x is an array of another library.
             OutOfMemoryError: the device has too little memory for so many samples at once.
         """
-        return self._feed(x, batch_size)
+        return prediction.predict(self, x, batch_size)
 
-    def _feed(self, x: Any, batch_size: int, read: Any = None) -> Array:
-        """Return the outputs, or what is read off them: :func:`bp_xp.training.evaluation.feed`."""
-        size = checks.check_integer(batch_size, "batch_size")
-        with self._placement.active(advice("Take a smaller {}.", "batch_size")):
-            where: dict[str, Any] = {"placement": self._placement, "dtype": self._dtype}
-            x, blocks = input_blocks(x, size, columns=self.sizes[0], **where)
-            how: dict[str, Any] = {"read": read, "at_once": size, "placement": self._placement}
-            return evaluation.feed(self.model, self._layers_for(x), blocks, **how)
-
-    def predict_proba(self, x: Any, *, batch_size: int = 4096) -> Array:
+    def predict_proba(self, x: Any, *, batch_size: int = 4096, out: OutFile = None) -> Array:
         """Return the probability of each class.
 
         Args:
             x: inputs, shape (N, I).
             batch_size: samples taken through the network at once.
+            out: as for :meth:`predict`.
 
         Returns:
             Shape (N, O): the outputs. One output is the probability of class 1, and becomes two
@@ -219,14 +212,16 @@ class Network(Parameters):
                 f"the outputs of this network ({self.model.activations[-1].name}) are no "
                 "probabilities: use feedforward, or make it with output_activation='softmax'."
             )
-        return self._feed(x, batch_size, classes.probabilities)
+        return prediction.predict(self, x, batch_size, classes.probabilities, out)
 
-    def predict(self, x: Any, *, batch_size: int = 4096) -> Array:
+    def predict(self, x: Any, *, batch_size: int = 4096, out: OutFile = None) -> Array:
         """Return the class of each sample; without classes, the outputs.
 
         Args:
-            x: inputs, shape (N, I).
+            x: inputs, shape (N, I); stored or in batches, as for :meth:`fit`.
             batch_size: samples taken through the network at once.
+            out: a .npy file to write to, block by block, which is there once it is whole; what
+                comes back is its array, mapped. None returns an array on the device.
 
         Returns:
             Labels, shape (N,): the largest output, or for one output whether it is above ½. Where
@@ -234,9 +229,11 @@ class Network(Parameters):
             classes that do not exclude each other, use ``predict_proba(x) > 0.5``.
 
         Raises:
-            ValueError: as for :meth:`feedforward`.
+            ValueError: as for :meth:`feedforward`; or ``out`` is what x is read from.
+            OSError: ``out`` could not be written; an older file is left as it was.
         """
-        return self._feed(x, batch_size, classes.labels if self.classifies else None)
+        read = classes.labels if self.classifies else None
+        return prediction.predict(self, x, batch_size, read, out)
 
     def evaluate(
         self,

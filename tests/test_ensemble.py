@@ -537,3 +537,13 @@ def test_what_an_ensemble_does_not_take_is_told(samples):
     for values in (3, "ab"):
         with pytest.raises(TypeError, match="list with the value of each member"):
             PerMember(values)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [SGD, Adam, lambda values: SGD(0.1, momentum=values)],
+    ids=["SGD", "Adam", "momentum"],
+)
+def test_per_member_within_an_optimizer_is_told_to_go_around_it(make):
+    with pytest.raises(TypeError, match=r"as in PerMember\(\[SGD\(0\.5\), SGD\(0\.1\)\]\)"):
+        make(PerMember([0.1, 0.2]))

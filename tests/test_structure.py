@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "errors": set(),
     "checks": {"_caller", "errors"},
     "_optional": {"errors"},
-    "datasets": {"_caller", "_typing", "_files", "errors"},
+    "datasets": {"_caller", "_typing", "_files", "_optional", "errors"},
     "storage": {"_caller", "_typing", "_files", "errors"},
     "math": {"_typing", "_trees", "checks"},
     "engines": {"_typing", "_trees"},

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bp_xp import Network
+from bp_xp._caller import advice
 from bp_xp.datasets import (
     Dataset,
     load_csv,
@@ -17,11 +18,13 @@ from bp_xp.datasets import (
     load_npy,
     load_npz,
 )
+from bp_xp.datasets.stored import H5_ENDS
 
 __all__ = [
     "LOADERS",
     "check_inputs",
     "check_output",
+    "is_streamed",
     "load_data",
     "load_inputs",
 ]
@@ -29,9 +32,25 @@ __all__ = [
 LOADERS: dict[str, Callable[[], Dataset]] = {"digits": load_digits, "mnist": load_mnist}
 
 
-def load_data(data: str, target: int | str) -> Dataset:
+def load_data(data: str, target: int | str, targets: Path | None = None) -> Dataset:
     """Return a data set by its name, or that of a file."""
-    return LOADERS[data]() if data in LOADERS else load_file(data, target=target)
+    if data in LOADERS:
+        return LOADERS[data]()
+    check_in_memory(data)
+    return load_file(data, target=target, targets=targets)
+
+
+def is_streamed(data: str) -> bool:
+    """Return whether a name is that of a folder, or of a file that is only read row by row."""
+    return data.lower().endswith(H5_ENDS) or Path(data).is_dir()
+
+
+def check_in_memory(data: str) -> None:
+    """Refuse what is only read row by row."""
+    if is_streamed(data):
+        raise ValueError(
+            f"{data} is not read whole{advice(': add {}, which reads it row by row', 'stream')}."
+        )
 
 
 def load_inputs(data: str, target: int | str, n_inputs: int) -> np.ndarray:
@@ -44,6 +63,7 @@ def load_inputs(data: str, target: int | str, n_inputs: int) -> np.ndarray:
     """
     if data in LOADERS:
         return LOADERS[data]().x_test
+    check_in_memory(data)
     suffix, columns = Path(data).suffix.lower(), None
     if suffix == ".npz":
         arrays = load_npz(data)

@@ -22,7 +22,7 @@ __all__ = ["as_checkpoint", "check_files"]
 
 def check_files(given: SimpleNamespace, path: Path) -> Path:
     """Refuse files that could not be written, or would be lost; return where the settings go."""
-    inputs = [given.data, *([] if given.config is None else [given.config])]
+    inputs = [given.data, *(one for one in (given.targets, given.config) if one is not None)]
     check_output(path, *inputs)
     check_replaceable(path)
     if path.exists() and not given.overwrite:

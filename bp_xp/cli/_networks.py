@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 
+_ROWS_AT_ONCE = 1 << 16
+
+
 def load_network(path: str, device: str, backend: str | None) -> Network:
     """Load a network onto a device, and say onto which."""
     network = Network.load(path)
@@ -83,7 +86,9 @@ def make_network(
             f"{dataset.n_features} features and needs {n_outputs} outputs: write "
             f"{named('sizes', fitting)}"
         )
-    classes = labels or bool(np.isin(y, (0, 1)).all() and np.all(y.sum(axis=-1) == 1))
+    # Block by block: they may lie in a file.
+    blocks = range(0, len(y), _ROWS_AT_ONCE)
+    classes = labels or all(_are_classes(y[first : first + _ROWS_AT_ONCE]) for first in blocks)
     cost = cost or ("categorical_cross_entropy" if classes else "quadratic")
     return Network(
         (dataset.n_features, *hidden, n_outputs) if sizes is None else sizes,
@@ -91,6 +96,11 @@ def make_network(
         cost=cost,
         **settings,
     )
+
+
+def _are_classes(y: np.ndarray) -> bool:
+    """Return whether each row of targets is one 1 among 0s."""
+    return bool(np.isin(y, (0, 1)).all() and np.all(y.sum(axis=-1) == 1))
 
 
 def allow_float64(dtype: str) -> None:

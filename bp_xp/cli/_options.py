@@ -14,7 +14,7 @@ from bp_xp import ACTIVATIONS, COSTS, METRICS
 from bp_xp.backends import LIBRARIES
 from bp_xp.cli import config
 from bp_xp.cli._completion import complete
-from bp_xp.cli._data import LOADERS
+from bp_xp.cli._data import LOADERS, is_streamed
 from bp_xp.cli._program import Command, logger
 from bp_xp.cli._tables import TABLE_ENDS, is_table, split_names
 
@@ -42,7 +42,10 @@ __all__ = [
     "optimizer_option",
     "quiet_option",
     "shared_options",
+    "split_options",
+    "stream_option",
     "target_option",
+    "targets_option",
     "use_config",
 ]
 
@@ -114,7 +117,8 @@ def _joined(values: Iterable[Any]) -> str:
 
 
 def _parse_data(text: str) -> str:
-    if text not in LOADERS and not is_table(text) and not text.lower().endswith((".npz", ".npy")):
+    is_array = text.lower().endswith((".npz", ".npy")) or is_streamed(text)
+    if text not in LOADERS and not is_table(text) and not is_array:
         raise ValueError(
             f"{text!r} is neither {' nor '.join(LOADERS)} nor a .npz or .npy file, nor a table "
             f"({', '.join(TABLE_ENDS[:3])})."
@@ -198,7 +202,7 @@ def use_config(ctx: click.Context, _: Any, path: Path | None) -> Path | None:
 
 
 # The settings that are files. In a file of settings their paths start from its folder.
-_FILES = ("data", "output", "checkpoint", "plot", "log")
+_FILES = ("data", "targets", "output", "checkpoint", "plot", "log")
 
 _flag = functools.partial(click.option, is_flag=True, expose_value=False)
 
@@ -234,6 +238,35 @@ target_option = of_network(
     help="Column to predict in a table, by name or number; -1 is the last. Several names, as in "
     "a,b, are several answers.",
 )
+
+
+targets_option = of_network(
+    "--targets",
+    type=FILE,
+    metavar="FILE",
+    help="Labels or targets of the inputs in a .npy file, in a .npy file of their own.",
+)
+stream_option = of_network(
+    "--stream",
+    is_flag=True,
+    help="Read rows as they are needed: of a .npy file, a .npz file that is not compressed, a .h5 "
+    "file, or a folder with x.npy and y.npy.",
+)
+
+
+def split_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say which rows are for testing."""
+    fraction = of_table(
+        "--test-fraction",
+        type=float,
+        help="Share of the rows to test on, with --stream too.  [default: 0.2]",
+    )
+    last = of_table(
+        "--split-last",
+        is_flag=True,
+        help="Hold the last rows out, as in a series in time; with --stream too.",
+    )
+    return fraction(last(command))
 
 
 def activation_option(default: str) -> Callable[..., Any]:

@@ -40,6 +40,7 @@ _FLAGS = {
     "patience": "early_stopping",
     "every": "checkpoint_every",
     "metrics": "metric",
+    "out": "output",
     "text": "categorical",  # what is read as text is taken for categories
 }
 
@@ -57,7 +58,8 @@ def _words(ctx: click.Context) -> Words:
     """Return what arguments are called in a command."""
     options = {one.name: one for one in ctx.command.params if isinstance(one, click.Option)}
     data = ctx.params.get("data")
-    samples = {"x": f"{data}", "y": f"the target of {data}"}
+    targets = ctx.params.get("targets")
+    samples = {"x": f"{data}", "y": f"the target of {data}" if targets is None else f"{targets}"}
 
     def words(argument: str, value: Any) -> str | None:
         part, _, letter = argument.rpartition(" ")  # "x", or "validation x"

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import numpy as np
@@ -40,6 +40,7 @@ __all__ = [
     "is_table",
     "load",
     "predictions",
+    "refuse_stream",
     "samples_for",
     "sections_of",
     "split_names",
@@ -71,15 +72,25 @@ def is_table(data: str) -> bool:
 
 def stem(data: str) -> str:
     """Return what files of a data set are named for."""
-    return Path(data.removesuffix(".gz")).stem
+    return Path(data.removesuffix(".gz")).stem or "data"
 
 
-def check_options(ctx: click.Context, data: str) -> None:
-    """Refuse options of tables where the data is none."""
+def check_options(ctx: click.Context, data: str, *, allowed: Sequence[str] = ()) -> None:
+    """Refuse options of tables where the data is none, but for some."""
+    of_tables = {*OF_TABLES, "importance"} - set(allowed)
     for option in ctx.command.params:
-        if option.name in (*OF_TABLES, "importance") and not _is_default(ctx, option.name):
+        if option.name in of_tables and not _is_default(ctx, option.name):
             ends = ", ".join(TABLE_ENDS[:3])
             raise click.UsageError(f"{option.opts[0]} is for tables ({ends}), not {data}.", ctx)
+
+
+def refuse_stream(ctx: click.Context, data: str) -> NoReturn:
+    """Refuse to read a table row by row."""
+    raise click.UsageError(
+        f"--stream reads .npy, .npz and .h5 files row by row, and a table such as {data} is read "
+        "whole: leave --stream out.",
+        ctx,
+    )
 
 
 def use_defaults(ctx: click.Context, given: SimpleNamespace) -> None:

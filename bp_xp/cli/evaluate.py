@@ -1,15 +1,25 @@
 """``bp-xp evaluate``: cost and accuracy of a network on test data."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import click
 
+from bp_xp import checks
 from bp_xp.cli import _tables as tables
 from bp_xp.cli._completion import complete
 from bp_xp.cli._data import check_inputs, load_data
 from bp_xp.cli._networks import load_model, scored
-from bp_xp.cli._options import metric_option, shared_options
+from bp_xp.cli._options import (
+    metric_option,
+    shared_options,
+    split_options,
+    stream_option,
+    targets_option,
+)
 from bp_xp.cli._program import main
+from bp_xp.cli._stream import check_stream, open_data
 from bp_xp.tables import TableModel
 from bp_xp.training.arguments import metric_named
 
@@ -19,13 +29,22 @@ __all__ = ["evaluate"]
 @main.command()
 @click.argument("network", metavar="FILE", shell_complete=complete(files=True))
 @shared_options
+@targets_option
+@stream_option
+@split_options
 @metric_option
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.pass_context
 def evaluate(
+    ctx: click.Context,
     *,
     network: str,
     data: str,
     target: int | str,
+    targets: Path | None,
+    stream: bool,
+    test_fraction: float | None,
+    split_last: bool,
     device: str,
     backend: str | None,
     metric: tuple[str, ...],
@@ -34,7 +53,8 @@ def evaluate(
     """Tell the cost and the accuracy of a network on test data.
 
     FILE is what train wrote, a network or a checkpoint. The part of the data that train set apart
-    for testing is used.
+    for testing is used. With --stream, rows are read as they are needed; --test-fraction and
+    --split-last are those of train, and --test-fraction 1 takes all rows.
 
     A network that was trained on a table takes tables, and is judged by all of their rows, in the
     words and units of the target: R² and the mean absolute error of numbers; accuracy, balanced
@@ -44,8 +64,13 @@ def evaluate(
     Examples:
       bp-xp evaluate digits.safetensors
       bp-xp evaluate digits.safetensors --metric f1 --metric recall
+      bp-xp evaluate large.safetensors --data x.npy --targets y.npy --stream
       bp-xp evaluate houses.safetensors --data new.csv --json
     """  # noqa: D301
+    held_out: dict[str, Any] = {"test_fraction": test_fraction, "split_last": split_last}
+    check_stream(ctx, stream=stream, data=data, targets=targets, **held_out)
+    if test_fraction not in (None, 1.0):
+        checks.check_number(test_fraction, "test_fraction", above=0.0, below=1.0)
     metrics = [metric_named(name) for name in metric]
     model = load_model(network, device, backend)
     if isinstance(model, TableModel):
@@ -55,7 +80,8 @@ def evaluate(
         tables.warn_of_ranges(model, columns, data)
         text = tables.told(tables.stem(data), "all", n, values)
     else:
-        dataset = load_data(data, target)
+        files: dict[str, Any] = {"target": target, "targets": targets}
+        dataset = open_data(data, **files, **held_out) if stream else load_data(data, **files)
         x, y = dataset.x_test, dataset.y_test
         check_inputs(model, network, x, data)
         n, values = len(x), model.evaluate(x, y, metrics=metrics)

@@ -11,8 +11,9 @@ from bp_xp.cli import _tables as tables
 from bp_xp.cli._completion import complete
 from bp_xp.cli._data import check_inputs, check_output, load_inputs
 from bp_xp.cli._networks import load_model
-from bp_xp.cli._options import shared_options
-from bp_xp.cli._program import main
+from bp_xp.cli._options import shared_options, stream_option
+from bp_xp.cli._program import Termination, main
+from bp_xp.cli._stream import check_stream, open_rows
 from bp_xp.storage.files import check_replaceable, replace_file
 from bp_xp.tables import TableModel
 
@@ -22,17 +23,28 @@ __all__ = ["predict"]
 @main.command()
 @click.argument("network", metavar="FILE", shell_complete=complete(files=True))
 @shared_options
+@stream_option
 @click.option(
     "--proba",
     is_flag=True,
     help="Give the probability of each class, separated by commas; of a table, after the class.",
 )
-@click.option("--output", "-o", default="-", show_default=True, metavar="FILE", help="- is stdout.")
+@click.option(
+    "--output",
+    "-o",
+    default="-",
+    show_default=True,
+    metavar="FILE",
+    help="- is stdout. A .npy file has the labels, outputs or probabilities as an array.",
+)
+@click.pass_context
 def predict(
+    ctx: click.Context,
     *,
     network: str,
     data: str,
     target: int | str,
+    stream: bool,
     device: str,
     backend: str | None,
     proba: bool,
@@ -45,6 +57,9 @@ def predict(
     column of labels. A network of numbers instead of classes gives its outputs, separated by
     commas.
 
+    With --stream, rows are read as they are needed, and what is predicted goes to the .npy file of
+    --output, block by block; the file is there once it is whole.
+
     A network that was trained on a table takes tables, and finds their columns by name: their order
     does not matter, and others are left alone. What is written is a table in CSV: a header, and a
     line for each row, in order, whose first column is the target; --proba adds a column for each
@@ -54,8 +69,13 @@ def predict(
     Examples:
       bp-xp predict digits.safetensors | head
       bp-xp predict houses.safetensors --data new.csv --output prices.csv
+      bp-xp predict large.safetensors --data x.npy --stream --output labels.npy
       bp-xp predict flowers.safetensors --data new.csv --proba --output flowers.csv
     """  # noqa: D301
+    check_stream(ctx, stream=stream, data=data)
+    to_array = output.lower().endswith(".npy")
+    if stream and not to_array:
+        raise click.UsageError("--stream writes a .npy file: name one with --output.", ctx)
     if output != "-":
         check_output(Path(output), network, data)
         check_replaceable(Path(output))
@@ -63,14 +83,23 @@ def predict(
     net = model if isinstance(model, Network) else model.network
     if proba and not net.classifies:
         raise ValueError(f"--proba is for classes, and the outputs of {network} are numbers.")
+    if to_array and not isinstance(model, Network):
+        raise ValueError(
+            f"--output {output}: what {network} predicts is a table, in CSV: name a .csv file."
+        )
     if isinstance(model, TableModel):
         columns = tables.columns_for(model, network, data, allow_empty=True)
         rows = tables.predictions(model, columns, proba=proba)
         tables.warn_of_ranges(model, columns, data)
     else:
-        x = load_inputs(data, target, net.sizes[0])
+        x = (open_rows if stream else load_inputs)(data, target, net.sizes[0])
         check_inputs(net, network, x, data)
-        values = to_numpy(net.predict_proba(x) if proba else net.predict(x))
+        predict_from = net.predict_proba if proba else net.predict
+        if to_array:
+            with Termination():
+                predict_from(x, out=output)
+            return
+        values = to_numpy(predict_from(x))
         rows = values.reshape(len(values), -1)
     lines = io.StringIO()
     # str of a NumPy number is the shortest text that reads back as the same number.

@@ -1,7 +1,6 @@
 """``bp-xp sweep``: train networks with many settings, and tell which are the best."""
 
 import functools
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -142,7 +141,9 @@ def sweep(file: Path, jobs: int, **files: Path | None) -> None:
 
     The table is printed, the best settings first, with the mean over seeds and folds and the
     standard deviation. Runs that differ in numbers alone are trained as one stack. A run that
-    diverges is told in the table. Ctrl-C ends the sweep with what is finished (exit status 130).
+    diverges is told in the table. Ctrl-C or SIGTERM ends the sweep with what is finished (exit
+    status 130, 143); settings with fewer runs come after those with all, and there is no best
+    network then.
 
     \b
     A file, digits.toml:
@@ -171,7 +172,7 @@ def sweep(file: Path, jobs: int, **files: Path | None) -> None:
     _check_files(given, settings["data"])
     allow_float64(settings.get("dtype", "float32"))
     words = functools.partial(_words, data=settings["data"])
-    with speaking(words, to_program=False), Termination():
+    with speaking(words, to_program=False), Termination() as termination:
         make = sweep_rows if is_table(settings["data"]) else _sweep
         table, tell = make(settings, _common(given, settings))
     for one in table.settings:
@@ -179,7 +180,10 @@ def sweep(file: Path, jobs: int, **files: Path | None) -> None:
     print(table)
     _write(given, table, tell)
     if not table.complete:
-        stop("interrupted: the table is of the runs that were finished", signal.SIGINT)
+        missing = "" if given.best is None else f", and {given.best} is not written"
+        stop(
+            f"interrupted: the table is of the runs that were finished{missing}", termination.number
+        )
 
 
 def _words(argument: str, value: Any, *, data: str) -> str | None:
@@ -457,6 +461,8 @@ def _write(given: SimpleNamespace, table: SweepResult, tell: Callable[[], str]) 
     best, kind = table.best_model, "model"
     if best is None:
         best, kind = table.best_network, "network"
+    if best is None and table.complete and given.best is not None:
+        logger.warning("%s is not written: all runs diverged", given.best)
     if best is not None:
         print(tell())
         if given.best is not None:

@@ -1,36 +1,18 @@
 """``bp-xp train``: train a network and write it to a file."""
 
-import logging
-import math
-import os
-import shlex
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
-from bp_xp import (
-    METRICS,
-    EarlyStopping,
-    History,
-    Metric,
-    Network,
-    Regularization,
-    StopWhen,
-    checks,
-)
 from bp_xp.backends import SUPPORTED_DTYPES, place
 from bp_xp.cli import _tables as tables
 from bp_xp.cli import config
 from bp_xp.cli._completion import complete
-from bp_xp.cli._data import LOADERS, load_data
-from bp_xp.cli._defaults import Defaults, defaults_of
-from bp_xp.cli._files import as_checkpoint, check_files
-from bp_xp.cli._logs import epoch_log
-from bp_xp.cli._networks import allow_float64, make_network, score, tell_device
+from bp_xp.cli._defaults import defaults_of
+from bp_xp.cli._files import check_files
+from bp_xp.cli._networks import allow_float64
 from bp_xp.cli._options import (
     CLASS_WEIGHT,
     COLUMNS,
@@ -54,17 +36,18 @@ from bp_xp.cli._options import (
     of_validation,
     optimizer_option,
     quiet_option,
+    split_options,
+    stream_option,
     target_option,
+    targets_option,
     use_config,
 )
-from bp_xp.cli._pictures import drawing
-from bp_xp.cli._program import Termination, logger, main, stop
+from bp_xp.cli._program import Termination, main, stop
 from bp_xp.cli._ranks import distributed_option, ranks_of
-from bp_xp.datasets import Dataset
-from bp_xp.optim import Optimizer
-from bp_xp.plotting import training_curves
+from bp_xp.cli._run import fit, load, tell_result
+from bp_xp.cli._settings import check_numbers, check_together, make_optimizer
+from bp_xp.cli._stream import check_stream
 from bp_xp.tables.targets import TASKS
-from bp_xp.training.arguments import as_metrics
 
 __all__ = ["train"]
 
@@ -72,6 +55,8 @@ __all__ = ["train"]
 @main.command(cls=Sections)
 @data_option
 @target_option
+@targets_option
+@stream_option
 @of_network(
     "--sizes",
     type=SIZES,
@@ -90,13 +75,12 @@ __all__ = ["train"]
 @of_table("--numeric", type=COLUMNS, metavar="A,B...", help="Columns to take for numbers.")
 @of_table("--categorical", type=COLUMNS, metavar="A,B...", help="Columns to take for categories.")
 @of_table("--drop", type=COLUMNS, metavar="A,B...", help="Columns to leave out.")
-@of_table("--test-fraction", type=float, help="Share of the rows to test on.  [default: 0.2]")
 @of_table(
     "--split-by",
     metavar="COLUMN",
     help="Hold rows out by groups: equal values of this column stay together.",
 )
-@of_table("--split-last", is_flag=True, help="Hold the last rows out, as in a series in time.")
+@split_options
 @of_table(
     "--importance",
     is_flag=True,
@@ -104,6 +88,13 @@ __all__ = ["train"]
 )
 @of_run("--epochs", type=int, help="Passes over the data.")
 @of_run("--batch-size", type=int, help="Samples in a mini-batch.")
+@of_run(
+    "--buffer-size",
+    type=int,
+    metavar="ROWS",
+    help="With --stream: rows that are shuffled among each other; twice as many are in memory. "
+    "Without it: what takes 256 MiB.",
+)
 @of_run("--shuffle/--no-shuffle", default=True, help="Whether each epoch has a new order.")
 @distributed_option
 @optimizer_option
@@ -241,10 +232,18 @@ def train(ctx: click.Context, **options: Any) -> None:
 
     A .npz file holds x and y, of which a fifth is set apart for testing, always the same; or
     x_train, y_train, x_test and y_test. A .npy file has a row for each sample and the labels in a
-    column. Whole numbers from 0 up are classes: one output each, and the cost is
+    column, or in a file of their own (--targets). Bytes are taken for images: 0 to 255 become
+    inputs from 0 to 1. Whole numbers from 0 up are classes: one output each, and the cost is
     categorical_cross_entropy. Other numbers are fitted as they are: the cost is quadratic and the
     outputs have no activation; --cost huber minds outliers less, and fits whole numbers too. Large
     inputs are best scaled to about 1 beforehand.
+
+    With --stream the samples stay in their file, and need not fit in memory. Blocks of rows are
+    read in a new order each epoch, and shuffled in a buffer. To test on, and for
+    --validation-fraction, blocks of rows are drawn from all over the file, always the same (of
+    1,000 blocks, so that some rows in a row stay together); --split-last takes the last rows. A
+    .npz or .h5 file, or a folder of .npy files, may have parts of its own: x_train, y_train, x_test
+    and so on.
 
     The learning rate stays as it is unless --schedule changes it: step multiplies it by FACTOR
     after every STEPS steps, exponential does so little by little, cosine lets it fall to FINAL (0)
@@ -273,6 +272,7 @@ def train(ctx: click.Context, **options: Any) -> None:
       bp-xp train --data visits.csv --target ill --drop name --split-by patient --importance
       bp-xp train --optimizer adam --schedule cosine --warm-up 100 --dropout 0.2
       bp-xp train --validation-fraction 0.1 --early-stopping 5 --metric f1 --plot curves.png
+      bp-xp train --data x.npy --targets y.npy --stream --epochs 3
       bp-xp train --epochs 500 --checkpoint run.safetensors --resume
       bp-xp train --config digits.toml --seed 2 --output second.safetensors
     """  # noqa: D301
@@ -280,20 +280,23 @@ def train(ctx: click.Context, **options: Any) -> None:
     if given.is_table:
         tables.use_defaults(ctx, given)
     else:
-        tables.check_options(ctx, given.data)
-    _check_together(ctx, given)
+        held_out = ("test_fraction", "split_last") if given.stream else ()
+        tables.check_options(ctx, given.data, allowed=held_out)
+    files: dict[str, Any] = {"data": given.data, "targets": given.targets}
+    check_stream(ctx, stream=given.stream, **files, buffer_size=given.buffer_size)
+    check_together(ctx, given)
     given.path = given.output or Path(f"{tables.stem(given.data)}.safetensors")
     given.settings_path = check_files(given, given.path)
     defaults = defaults_of(given.data, is_table=given.is_table)
     # What can be said without the data is said before it is loaded.
-    _check_numbers(given, defaults)
-    optimizer = _optimizer(given, defaults)
+    check_numbers(given, defaults)
+    optimizer = make_optimizer(given, defaults)
     optimizer(1 + (given.warm_up or 0))
     allow_float64(given.dtype)
     given.ranks = ranks_of(given, place(given.device, given.backend))
     with Termination() as termination:
-        network, dataset = given.ranks.together(lambda: _load(given, defaults))
-        history = _fit(given, network, dataset, optimizer, termination)
+        network, dataset = given.ranks.together(lambda: load(given, defaults))
+        history = fit(given, network, dataset, optimizer, termination)
         number = max(given.ranks.gather(termination.number))  # SIGTERM, if one of them got it
     if given.ranks.rank:
         return
@@ -302,296 +305,4 @@ def train(ctx: click.Context, **options: Any) -> None:
         which = "the last complete step" if epoch is None else f"epoch {epoch}, the best,"
         go_on = "" if given.checkpoint is None else "; the same command with --resume goes on"
         stop(f"interrupted: the network of {which} is in {given.path}{go_on}", number)
-    _tell_result(given, network, dataset, history)
-
-
-def _load(given: SimpleNamespace, defaults: Defaults) -> tuple[Network, Dataset]:
-    """Return the network, and the data that it learns from."""
-    given.prepared = None
-    if given.is_table:
-        given.prepared, dataset = tables.load(given)
-    else:
-        dataset = load_data(given.data, given.target)
-    network = make_network(
-        dataset,
-        given.sizes,
-        defaults.hidden,
-        given.cost,
-        activation=given.activation,
-        dtype=given.dtype,
-        seed=given.seed,
-        device=given.device,
-        backend=given.backend,
-    )
-    logger.info("%r\n%r", dataset, network)
-    tell_device(network)
-    given.model = tables.as_model(given.prepared, network)
-    return network, dataset
-
-
-def _check_numbers(given: SimpleNamespace, defaults: Defaults) -> None:
-    """Check what needs no data, and put defaults where nothing was given."""
-    for name in ("epochs", "batch_size"):
-        value = getattr(given, name)
-        value = getattr(defaults, name) if value is None else value
-        setattr(given, name, checks.check_integer(value, name))
-    given.metrics = as_metrics(given.metric)
-    _check_monitor(given, given.metrics)
-    given.stopping = None
-    if given.early_stopping is not None:
-        patience = checks.check_integer(given.early_stopping, "early_stopping")
-        given.stopping = EarlyStopping(given.monitor, patience)
-    given.validation_fraction = checks.check_number(
-        given.validation_fraction, "validation_fraction", least=0.0, below=1.0
-    )
-
-
-def _fit(
-    given: SimpleNamespace,
-    network: Network,
-    dataset: Dataset,
-    optimizer: Callable[[int], Optimizer],
-    termination: Termination,
-) -> History:
-    """Train the network, and let rank 0 write it and its settings to files."""
-    validated = _check_validation(given, dataset, network, given.metrics)
-    fraction = given.validation_fraction if dataset.x_validation is None else 0.0
-    n = len(dataset.x_train) - round(fraction * len(dataset.x_train))
-    run_optimizer = optimizer(given.epochs * math.ceil(n / given.batch_size))
-    settings = config.settings_text(_used(given, network, run_optimizer, given.path))
-    checkpoint = as_checkpoint(given, tables.sections_of(given.model))
-    validation: Any = fraction or None
-    if dataset.x_validation is not None:
-        validation = (dataset.x_validation, dataset.y_validation)
-    termination.training, log = True, given.log if given.ranks.rank == 0 else None
-    history = network.fit(
-        dataset.x_train,
-        dataset.y_train,
-        class_weight=tables.class_weights(given.class_weight, given.prepared),
-        epochs=given.epochs,
-        batch_size=given.batch_size,
-        shuffle=given.shuffle,
-        optimizer=run_optimizer,
-        regularization=Regularization(
-            l1=given.l1,
-            l2=given.l2,
-            dropout=given.dropout,
-            clip_norm=given.clip_norm,
-            clip_value=given.clip_value,
-            max_norm=given.max_norm,
-        ),
-        validation_data=validation,
-        metrics=given.metrics if validated else (),
-        early_stopping=given.stopping,
-        callbacks=[StopWhen(termination.asked), *([epoch_log(log)] if log else [])],
-        checkpoint=checkpoint,
-        progress=logger.isEnabledFor(logging.INFO),
-        distributed=given.distributed,
-    )
-    given.ranks.first(lambda: _write(given, history, settings))
-    return history
-
-
-def _write(given: SimpleNamespace, history: History, settings: str) -> None:
-    """Write the network and its settings, and draw its curves."""
-    # Whatever comes later can't lose it any more.
-    if given.path.exists():
-        logger.info("%s is replaced", given.path)
-    given.model.save(given.path)
-    if given.is_table:
-        tables.add_card(given, history)
-        given.model.save(given.path)
-    config.write_settings(given.settings_path, settings)
-    if given.plot is not None and history:
-        with drawing(given.plot):
-            training_curves(history)
-
-
-def _tell_result(
-    given: SimpleNamespace, network: Network, dataset: Dataset, history: History
-) -> None:
-    """Say how good the network is, where it is, and what can be done with it next."""
-    _tell_best(history)
-    if given.is_table:
-        tables.tell_scores(given.model, dataset.name)
-    else:
-        for part, x, y in (
-            ("train", dataset.x_train, dataset.y_train),
-            ("test", dataset.x_test, dataset.y_test),
-        ):
-            print(score(network, dataset.name, part, x, y, metrics=given.metrics))
-    if given.importance:
-        tables.tell_importance(given.model, given.prepared, given.chart)
-    print(f"network written to {given.path}, its settings to {given.settings_path}", flush=True)
-    if given.plot is not None:
-        print(f"curves drawn to {given.plot}", flush=True)
-    arguments = [str(given.path)]
-    arguments += [] if given.data == "digits" else ["--data", given.data]
-    if given.target != -1 and not given.is_table:
-        arguments += ["--target", str(given.target)]
-    logger.info("next: bp-xp evaluate %s", shlex.join(arguments))
-    logger.info("      bp-xp predict %s", shlex.join(arguments))
-
-
-def _check_together(ctx: click.Context, given: SimpleNamespace) -> None:
-    """Check options that others belong to; one that the command line overrules takes its own along.
-
-    A file's momentum, for one, is not that of an optimizer from the command line.
-    """
-
-    def came_from(name: str) -> ParameterSource | None:
-        return ctx.get_parameter_source(name)
-
-    if came_from("optimizer") is ParameterSource.COMMANDLINE:
-        for name in ("momentum", "nesterov", "weight_decay"):
-            if came_from(name) is ParameterSource.DEFAULT_MAP:
-                setattr(given, name, None)
-                key = name.replace("_", "-")
-                logger.info("%s of %s is left out: --optimizer is given", key, given.config)
-    given.watches = given.early_stopping is not None or given.schedule.startswith("plateau")
-    if came_from("monitor") is ParameterSource.COMMANDLINE and not given.watches:
-        raise click.UsageError(
-            "--monitor says what --early-stopping or --schedule plateau watches: give one of them.",
-            ctx,
-        )
-    given.monitor = given.monitor or "validation_cost"
-    if given.checkpoint is None:
-        for name, flag in (("resume", "--resume"), ("checkpoint_every", "--checkpoint-every")):
-            if getattr(given, name):
-                raise click.UsageError(
-                    f"{flag} needs --checkpoint FILE, where the run is kept.", ctx
-                )
-
-
-def _optimizer(given: SimpleNamespace, defaults: Defaults) -> Callable[[int], Optimizer]:
-    """Return what makes the optimizer of a run of so many steps."""
-    make = config.parse_optimizer(
-        given.optimizer,
-        momentum=given.momentum,
-        nesterov=given.nesterov,
-        weight_decay=given.weight_decay,
-    )
-    if given.learning_rate is None:
-        given.learning_rate = config.default_rate(given.optimizer) or defaults.learning_rate
-
-    def optimizer(steps: int) -> Optimizer:
-        return make(
-            config.make_schedule(
-                given.schedule,
-                given.learning_rate,
-                warm_up=given.warm_up,
-                monitor=given.monitor,
-                steps=steps,
-            )
-        )
-
-    return optimizer
-
-
-def _check_monitor(given: SimpleNamespace, metrics: Sequence[Metric]) -> None:
-    """Refuse to watch what no run with these metrics records."""
-    if not given.watches:
-        return
-    names = ["cost", "accuracy", *(metric.name for metric in metrics)]
-    known = dict.fromkeys([*names[:2], *(f"validation_{name}" for name in names)])
-    metric = given.monitor.removeprefix("validation_")
-    if given.monitor not in known and metric in METRICS:
-        raise ValueError(
-            f"{given.monitor} is to be watched, but is not measured: add --metric {metric}, and "
-            f"watch validation_{metric}."
-        )
-    checks.check_choice(given.monitor, known, "value to monitor")
-
-
-def _check_validation(
-    given: SimpleNamespace, dataset: Dataset, network: Network, metrics: Sequence[Metric]
-) -> bool:
-    """Return whether there is anything to judge epochs by; check what is asked to be measured."""
-    if given.validation_fraction and dataset.x_validation is not None and not given.is_table:
-        raise ValueError(
-            f"{dataset.name} has a validation part of {len(dataset.x_validation):,} samples: leave "
-            "out --validation-fraction."
-        )
-    validated = bool(given.validation_fraction) or dataset.x_validation is not None
-    if metrics:  # what can't be measured is an error now, and not after the run
-        network.evaluate(dataset.x_train[:1], dataset.y_train[:1], metrics=metrics)
-    if given.watches and given.monitor.startswith("validation_") and not validated:
-        raise ValueError(
-            f"{given.monitor} is to be watched, but {dataset.name} has no validation part: hold "
-            "samples out with --validation-fraction 0.1, or watch the training cost with "
-            "--monitor cost."
-        )
-    if given.watches and given.monitor.endswith("accuracy") and not network.classifies:
-        raise ValueError(
-            f"{given.monitor} is to be watched, but the outputs are numbers and no classes: watch "
-            "a cost."
-        )
-    return validated
-
-
-def _used(
-    given: SimpleNamespace, network: Network, optimizer: Optimizer, path: Path
-) -> dict[str, Any]:
-    """Return the settings as they are used, in the order of the help."""
-    is_file = given.data not in LOADERS
-    classes = given.class_weight
-    if isinstance(classes, Mapping):
-        classes = ",".join(f"{label}:{weight}" for label, weight in classes.items())
-    return {
-        "data": _relative(Path(given.data), path.parent) if is_file else given.data,
-        "target": given.target if is_file else None,
-        **{name: getattr(given, name) or None for name in ("numeric", "categorical", "drop")},
-        **{name: getattr(given, name) for name in ("task", "test_fraction", "split_by")},
-        **{name: getattr(given, name) or None for name in ("split_last", "importance")},
-        "sizes": network.sizes,
-        "activation": given.activation,
-        "cost": network.model.cost.name,
-        "dtype": network.dtype,
-        "seed": network.seed,
-        "epochs": given.epochs,
-        "batch_size": given.batch_size,
-        "shuffle": given.shuffle,
-        **config.optimizer_settings(optimizer),
-        "learning_rate": given.learning_rate,
-        "schedule": given.schedule,
-        "warm_up": given.warm_up,
-        "l1": given.l1,
-        "l2": given.l2,
-        "dropout": given.dropout,
-        "clip_norm": given.clip_norm,
-        "clip_value": given.clip_value,
-        "max_norm": given.max_norm,
-        "class_weight": classes,
-        "validation_fraction": given.validation_fraction,
-        "metric": given.metric or None,
-        "early_stopping": given.early_stopping,
-        "monitor": given.monitor if given.watches else None,
-        "backend": network.backend,
-        "device": network.device,
-        "output": path.name,
-        "checkpoint": given.checkpoint and _relative(given.checkpoint, path.parent),
-        "checkpoint_every": given.checkpoint_every,
-        "plot": given.plot and _relative(given.plot, path.parent),
-        "log": given.log and _relative(given.log, path.parent),
-    }
-
-
-def _relative(path: Path, folder: Path) -> str:
-    """Return a path as seen from a folder, with slashes, which every system reads."""
-    # A link keeps its own name, but ".." leads out of where the folders really are.
-    place = os.path.join(os.path.realpath(path.parent), path.name)
-    try:
-        return Path(os.path.relpath(place, os.path.realpath(folder))).as_posix()
-    except ValueError:  # another drive
-        return Path(place).as_posix()
-
-
-def _tell_best(history: History) -> None:
-    if history.best_epoch is not None:
-        early = "no improvement: stopped" if history.stopped == "early" else "ended"
-        logger.info(
-            "%s after epoch %d; the network is that of epoch %d, the best",
-            early,
-            history[-1].epoch,
-            history.best_epoch,
-        )
+    tell_result(given, network, dataset, history)

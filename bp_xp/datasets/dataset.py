@@ -9,7 +9,7 @@ __all__ = ["Dataset", "scaled_rows"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """A data set in its parts, as NumPy arrays on the host.
+    """A data set in its parts, as NumPy arrays on the host, or what is sliced by rows as they are.
 
     Samples are rows. The parts are ``train`` (N rows), ``validation`` (to choose between settings;
     None where the set has no such part) and ``test`` (to be looked at last).

@@ -1,7 +1,9 @@
 """A data set out of a file of one's own."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +13,23 @@ from bp_xp.datasets.npy import load_npy, load_npz
 from bp_xp.datasets.table import CSV_ENDS, Missing, check_missing, load_csv
 from bp_xp.errors import DataFormatError
 
-__all__ = ["load_file"]
+__all__ = [
+    "SPLIT_SEED",
+    "are_whole",
+    "as_inputs",
+    "as_labels",
+    "as_targets",
+    "check_lengths",
+    "check_share",
+    "check_targets_file",
+    "check_widths",
+    "is_list",
+    "load_file",
+    "member_name",
+    "place_of_target",
+    "require_numbers",
+    "sorted_parts",
+]
 
 _Pair = tuple[np.ndarray, np.ndarray]
 """The x and y of one part."""
@@ -22,14 +40,18 @@ _Parts = dict[str, _Pair]
 # Whole numbers up to here are exact in float64, so that a label read from a table is the label.
 _LABELS_BELOW = 2**53
 
+SPLIT_SEED = 0
+"""What draws the rows to test on, unless another seed is asked for."""
+
 
 @own_arguments
 def load_file(
     path: str | os.PathLike[str],
     *,
     target: int | str = -1,
+    targets: str | os.PathLike[str] | None = None,
     test_fraction: float = 0.2,
-    seed: int = 0,
+    seed: int = SPLIT_SEED,
     missing: Missing = "refuse",
     max_bytes: int | None = None,
 ) -> Dataset:
@@ -47,6 +69,7 @@ def load_file(
     Args:
         path: the file; the end of its name says what it is.
         target: for a table, the column of the labels, by name or by number (-1 is the last).
+        targets: for a .npy file of inputs alone, the .npy file of their labels or targets.
         test_fraction: for a file in one part, the fraction of its rows to test on, drawn at random.
         seed: what draws them; the same seed always draws the same rows.
         missing: "refuse" to raise where an input is empty, nan or inf; "allow" to read it all the
@@ -65,8 +88,10 @@ def load_file(
     path = Path(path)
     check_missing(missing)
     suffix = path.suffix.lower()
-    if suffix == ".npz":
-        raw = _npz_parts(load_npz(path, max_bytes=max_bytes), path)
+    if targets is not None:
+        raw = {"": (load_npy(check_targets_file(path, targets)), load_npy(targets))}
+    elif suffix == ".npz":
+        raw = sorted_parts(load_npz(path, max_bytes=max_bytes), path)
     elif suffix == ".npy":
         raw = {"": _split_columns(load_npy(path), None, target, path)}
     elif path.name.lower().endswith(CSV_ENDS):
@@ -86,11 +111,22 @@ def load_file(
     )
 
 
-def _npz_parts(arrays: dict[str, np.ndarray], path: Path) -> _Parts:
+def check_targets_file(path: Path, targets: str | os.PathLike[str]) -> Path:
+    """Return the file of inputs; refuse files of another kind, where the targets have their own."""
+    for one in (path, Path(targets)):
+        if one.suffix.lower() != ".npy":
+            raise ValueError(
+                f"{one} is no .npy file: targets in a file of their own are for inputs in a .npy "
+                "file, and are in one themselves."
+            )
+    return path
+
+
+def sorted_parts(arrays: Mapping[str, Any], path: Path) -> dict[str, tuple[Any, Any]]:
     """Sort the members of an archive into the x and y of each part."""
-    found: _Parts = {}
+    found: dict[str, tuple[Any, Any]] = {}
     for part in ("", "train", "test", "validation"):
-        x, y = _member("x", part), _member("y", part)
+        x, y = member_name("x", part), member_name("y", part)
         if (x in arrays) != (y in arrays):
             present, absent = (x, y) if x in arrays else (y, x)
             raise DataFormatError(f"{path} has a member {present}, but none named {absent}.")
@@ -105,7 +141,7 @@ def _npz_parts(arrays: dict[str, np.ndarray], path: Path) -> _Parts:
     return found
 
 
-def _member(letter: str, part: str) -> str:
+def member_name(letter: str, part: str) -> str:
     """The name of an array: x and y in a file of one part, otherwise x_train and so on."""
     return f"{letter}_{part}" if part else letter
 
@@ -114,12 +150,20 @@ def _split_columns(
     table: np.ndarray, columns: tuple[str, ...] | None, target: int | str, path: Path
 ) -> _Pair:
     """Take the column of the labels out of a table; return x (N, columns - 1) and y (N,)."""
-    if table.ndim != 2 or table.shape[1] < 2:
+    place = place_of_target(table.shape, columns, target, path)
+    return np.delete(table, place, axis=1), table[:, place]
+
+
+def place_of_target(
+    shape: tuple[int, ...], columns: tuple[str, ...] | None, target: int | str, path: Path
+) -> int:
+    """Return the number of the column of the labels in a table of this shape."""
+    if len(shape) != 2 or shape[1] < 2:
         raise DataFormatError(
-            f"{path} has shape {table.shape}: expected is a table of two dimensions, with the "
+            f"{path} has shape {shape}: expected is a table of two dimensions, with the "
             "labels in one column and the inputs in the others."
         )
-    n_columns = table.shape[1]
+    n_columns = shape[1]
     if isinstance(target, str):
         if columns is None or columns.count(target) != 1:
             names = "no names" if columns is None else f"the names {', '.join(columns)}"
@@ -133,48 +177,59 @@ def _split_columns(
             f"{named('target')} is {target}, but {path} has {n_columns} columns: choose a number "
             f"from {-n_columns} to {n_columns - 1}."
         )
-    return np.delete(table, target, axis=1), table[:, target]
+    return target
 
 
 def _checked(raw: _Parts, missing: Missing, path: Path) -> _Parts:
     """The parts as a data set has them, each sound in itself and fitting the others."""
     for part, (x, y) in raw.items():
-        x_name, y_name = _member("x", part), _member("y", part)
-        _require_numbers(x, f"{path}, {x_name}")
-        _require_numbers(y, f"{path}, {y_name}")
-        if len(x) != len(y):
-            raise DataFormatError(
-                f"{path}: {x_name} has {len(x)} rows, but {y_name} has {len(y)}; both need one row "
-                "per sample."
-            )
+        x_name, y_name = member_name("x", part), member_name("y", part)
+        require_numbers(x, f"{path}, {x_name}")
+        require_numbers(y, f"{path}, {y_name}")
+        check_lengths(len(x), len(y), part, path)
     # Decided once: the labels of one part may not be the targets of another.
     are_labels = all(_are_labels(y) for _, y in raw.values())
     parts = {
         part: (
-            _inputs(x, missing, f"{path}, {_member('x', part)}"),
-            _labels(y) if are_labels else _targets(y, f"{path}, {_member('y', part)}"),
+            as_inputs(x, missing, f"{path}, {member_name('x', part)}"),
+            as_labels(y) if are_labels else as_targets(y, f"{path}, {member_name('y', part)}"),
         )
         for part, (x, y) in raw.items()
     }
+    check_widths(parts, path)
+    return parts
+
+
+def check_lengths(n_inputs: int, n_targets: int, part: str, path: Path) -> None:
+    """Refuse inputs and targets of different lengths."""
+    if n_inputs != n_targets:
+        raise DataFormatError(
+            f"{path}: {member_name('x', part)} has {n_inputs} rows, but {member_name('y', part)} "
+            f"has {n_targets}; both need one row per sample."
+        )
+
+
+def check_widths(parts: Mapping[str, tuple[Any, Any]], path: Path) -> None:
+    """Refuse parts of different widths."""
     if len({(x.shape[1:], y.shape[1:]) for x, y in parts.values()}) > 1:
         shapes = ", ".join(f"{part} {x.shape} and {y.shape}" for part, (x, y) in parts.items())
         raise DataFormatError(
             f"{path} has parts of different widths, x and y being {shapes}: every part needs the "
             "same columns."
         )
-    return parts
 
 
-def _require_numbers(values: np.ndarray, where: str) -> None:
-    if values.dtype.kind not in "biuf" or values.size == 0 or values.ndim == 0:
+def require_numbers(values: Any, where: str) -> None:
+    """Refuse an array, in memory or stored, that does not hold a real number for each sample."""
+    if values.dtype.kind not in "biuf" or not values.shape or 0 in values.shape:
         raise DataFormatError(
             f"{where} holds {values.dtype} of shape {values.shape}: expected are real numbers, one "
             "row per sample."
         )
 
 
-def _inputs(x: np.ndarray, missing: Missing, where: str) -> np.ndarray:
-    """Inputs as rows of float32, shape (N, features)."""
+def as_inputs(x: np.ndarray, missing: Missing, where: str, *, first_row: int = 0) -> np.ndarray:
+    """Inputs as rows of float32, shape (N, features); bytes become numbers from 0 to 1."""
     if x.ndim == 1:
         raise DataFormatError(
             f"{where} has shape {x.shape}. Reshape your data: to (N, 1) for one feature, to (1, "
@@ -182,29 +237,41 @@ def _inputs(x: np.ndarray, missing: Missing, where: str) -> np.ndarray:
         )
     if x.dtype == np.uint8:
         return scaled_rows(x, white=255)
-    return _as_float32(x.reshape(len(x), -1), missing, where)
+    return _as_float32(x.reshape(len(x), -1), missing, where, first_row=first_row)
 
 
 def _are_labels(y: np.ndarray) -> bool:
     """Whether an array of outputs is a list of class labels: whole numbers from 0 up."""
-    is_list = y.ndim == 1 or (y.shape[1:] == (1,) and y.dtype.kind in "biu")
-    return is_list and bool(np.all((y >= 0) & (y < _LABELS_BELOW) & (y == np.floor(y))))
+    return is_list(y) and are_whole(y)
 
 
-def _labels(y: np.ndarray) -> np.ndarray:
+def is_list(y: Any) -> bool:
+    """Whether outputs, in memory or stored, have a number for each sample that may be a label."""
+    return len(y.shape) == 1 or (y.shape[1:] == (1,) and y.dtype.kind in "biu")
+
+
+def are_whole(y: np.ndarray) -> bool:
+    """Whether numbers are whole, and from 0 up, so that they may be labels."""
+    return bool(np.all((y >= 0) & (y < _LABELS_BELOW) & (y == np.floor(y))))
+
+
+def as_labels(y: np.ndarray) -> np.ndarray:
     """Class labels, shape (N,), int64; that they can be is known."""
     return y.reshape(len(y)).astype(np.int64)
 
 
-def _targets(y: np.ndarray, where: str) -> np.ndarray:
+def as_targets(y: np.ndarray, where: str, *, first_row: int = 0) -> np.ndarray:
     """Targets as rows of float32, shape (N, K)."""
-    return _as_float32(y.reshape(len(y), -1), None, where)
+    return _as_float32(y.reshape(len(y), -1), None, where, first_row=first_row)
 
 
-def _as_float32(rows: np.ndarray, missing: Missing | None, where: str) -> np.ndarray:
+def _as_float32(
+    rows: np.ndarray, missing: Missing | None, where: str, *, first_row: int = 0
+) -> np.ndarray:
     """A copy in float32, of numbers that are finite there unless missing ones are allowed.
 
-    In targets, for which ``missing`` is None, none can be missing.
+    In targets, for which ``missing`` is None, none can be missing. Messages count rows from
+    ``first_row`` on.
     """
     # What overflows is refused below; "invalid" is what a signalling NaN sets off.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -217,8 +284,8 @@ def _as_float32(rows: np.ndarray, missing: Missing | None, where: str) -> np.nda
         row, column = np.argwhere(bad)[0]
         more = advice("; {} lets NaN and infinity be", "missing", "allow") if missing else ""
         raise DataFormatError(
-            f"{where}, row {row + 1}, column {column + 1}: {rows[row, column]} is not a finite "
-            f"number in float32. Replace or rescale it{more}."
+            f"{where}, row {first_row + row + 1}, column {column + 1}: {rows[row, column]} is not "
+            f"a finite number in float32. Replace or rescale it{more}."
         )
     return narrow
 
@@ -226,12 +293,17 @@ def _as_float32(rows: np.ndarray, missing: Missing | None, where: str) -> np.nda
 def _split(x: np.ndarray, y: np.ndarray, test_fraction: float, seed: int, path: Path) -> _Parts:
     """Draw the rows to test on."""
     n_test = round(len(x) * test_fraction)
-    if not 0 < n_test < len(x):
-        another = advice(", so pass another {}", "test_fraction")
-        raise ValueError(
-            f"of the {len(x)} rows of {path}, a share of {test_fraction} to test on is {n_test}: "
-            f"there must be rows to train and to test on{another}."
-        )
+    check_share(n_test, len(x), test_fraction, path)
     order = np.random.default_rng(seed).permutation(len(x))
     test, train = order[:n_test], order[n_test:]
     return {"train": (x[train], y[train]), "test": (x[test], y[test])}
+
+
+def check_share(n_test: int, n: int, test_fraction: float, path: Path) -> None:
+    """Refuse a share of n rows to test on that leaves none of either kind."""
+    if not 0 < n_test < n:
+        another = advice(", so pass another {}", "test_fraction")
+        raise ValueError(
+            f"of the {n} rows of {path}, a share of {test_fraction} to test on is {n_test}: "
+            f"there must be rows to train and to test on{another}."
+        )

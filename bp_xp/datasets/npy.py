@@ -14,6 +14,7 @@ import struct
 import sys
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import IO, Literal, NamedTuple
 
@@ -24,9 +25,10 @@ from bp_xp._files import open_regular
 from bp_xp.datasets.bounded import expansion_limit, read_array
 from bp_xp.errors import DataFormatError
 
-__all__ = ["load_npy", "load_npz"]
+__all__ = ["load_npy", "load_npz", "map_npy", "map_npz"]
 
 _HEADER_LIMIT = 10_000
+_LOCAL_HEADER_BYTES = 30  # of a member of an archive; its name and more follow
 # How the length of the header is stored, by version of the format.
 _LENGTH_FORMATS = {1: "<H", 2: "<I", 3: "<I"}
 # Numbers and fixed-width text: b1 is bool, U12 is text of 12 characters.
@@ -51,6 +53,57 @@ def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
         return _read_npy(file, os.fstat(file.fileno()).st_size, str(path))
 
 
+def map_npy(path: str | os.PathLike[str]) -> np.ndarray:
+    """Return the array of a .npy file without reading it: a memory map of its numbers.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DataFormatError, FileNotFoundError: as for :func:`load_npy`.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        header, start, _ = _checked_header(file, size, str(path))
+        return _mapped(path, header, start)
+
+
+def map_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Return the arrays of a .npz file without reading them, by name.
+
+    Args:
+        path: the file, whose members are not compressed, as ``numpy.savez`` writes them.
+
+    Raises:
+        DataFormatError: the archive is damaged, a member is compressed, or is no array of numbers.
+        FileNotFoundError: there is no such file.
+    """
+
+    def read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file: IO[bytes]) -> np.ndarray:
+        where = f"{path}, member {info.filename!r}"
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise DataFormatError(
+                f"{where}: it is compressed, and can't be read row by row. Write the file with "
+                "numpy.savez, or the arrays with numpy.save, one to a file."
+            )
+        with archive.open(info) as stream:
+            header, start, _ = _checked_header(stream, info.file_size, where)
+        # The header of the member itself says where its bytes begin.
+        file.seek(info.header_offset)
+        local = file.read(_LOCAL_HEADER_BYTES)
+        begin = info.header_offset + len(local) + sum(struct.unpack("<HH", local[26:]))
+        return _mapped(path, header, begin + start)
+
+    return _members(path, None, read)
+
+
+def _mapped(path: str | os.PathLike[str], header: "_Header", start: int) -> np.ndarray:
+    """Return the numbers of a file, from a byte on, as a memory map."""
+    if not all(header.shape):  # which can't be mapped
+        return np.empty(header.shape, header.dtype)
+    return np.memmap(path, header.dtype, "r", start, header.shape, header.order)
+
+
 @own_arguments
 def load_npz(
     path: str | os.PathLike[str], *, max_bytes: int | None = None
@@ -70,6 +123,24 @@ def load_npz(
             member that is not an array or does not belong in such a file.
         FileNotFoundError: where there is no such file.
     """
+
+    def read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, _: IO[bytes]) -> np.ndarray:
+        with archive.open(info) as stream:
+            return _read_npy(stream, info.file_size, f"{path}, member {info.filename!r}")
+
+    return _members(path, max_bytes, read)
+
+
+def _members(
+    path: str | os.PathLike[str],
+    max_bytes: int | None,
+    read: Callable[[zipfile.ZipFile, zipfile.ZipInfo, IO[bytes]], np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Return what a function makes of each member of an archive, by name.
+
+    Raises:
+        DataFormatError: the archive is damaged, or has a member that does not belong there.
+    """
     member = "the table of contents"
     with open_regular(path) as file:
         try:
@@ -80,9 +151,7 @@ def load_npz(
                 arrays = {}
                 for info in members:
                     member = f"member {info.filename!r}"
-                    with archive.open(info) as stream:
-                        array = _read_npy(stream, info.file_size, f"{path}, {member}")
-                    arrays[info.filename.removesuffix(".npy")] = array
+                    arrays[info.filename.removesuffix(".npy")] = read(archive, info, file)
                 return arrays
         except DataFormatError:
             raise
@@ -157,6 +226,22 @@ def _read_npy(stream: IO[bytes], size: int, where: str) -> np.ndarray:
         size: how many bytes there are.
         where: what to call it in a message.
     """
+    header, _, n_claimed = _checked_header(stream, size, where)
+    array, n_read = read_array(stream, header.shape, header.dtype, header.order)
+    # An archive checks its sum when it is asked for more than there is.
+    if n_read < n_claimed or stream.read(1):
+        raise DataFormatError(
+            f"{where} is damaged: {n_claimed:,} bytes expected, {n_read:,} came before its end. "
+            "Save or fetch the file again."
+        )
+    return array
+
+
+def _checked_header(stream: IO[bytes], size: int, where: str) -> tuple[_Header, int, int]:
+    """Read a header; return it, where the numbers start, and how many bytes they are.
+
+    The arguments are those of :func:`_read_npy`.
+    """
     text, n_start = _read_header(stream, where)
     header = _parse_header(text, where)
     n_claimed = math.prod(header.shape) * header.dtype.itemsize
@@ -171,14 +256,7 @@ def _read_npy(stream: IO[bytes], size: int, where: str) -> np.ndarray:
             f"{where} has {n_actual - n_claimed:,} extra bytes after the {n_claimed:,} of its "
             "array. Save the array again, one to a file."
         )
-    array, n_read = read_array(stream, header.shape, header.dtype, header.order)
-    # An archive checks its sum when it is asked for more than there is.
-    if n_read < n_claimed or stream.read(1):
-        raise DataFormatError(
-            f"{where} is damaged: {n_claimed:,} bytes expected, {n_read:,} came before its end. "
-            "Save or fetch the file again."
-        )
-    return array
+    return header, n_start, n_claimed
 
 
 def _read_header(stream: IO[bytes], where: str) -> tuple[str, int]:

@@ -260,9 +260,12 @@ class BatchesSource:
                 f"{self._name}, batch {number}: it must be (x, y) or (x, y, weights), not a "
                 f"{type(batch).__name__}{size}."
             )
-        with told_of(f"{self._name}, batch {number}"):
+        where = f"{self._name}, batch {number}"
+        with told_of(where):
             self._check_form(batch)
-            samples = self._maker.make(*batch)
+        x = self._maker.inputs(batch[0])
+        with told_of(where):
+            samples = self._maker.make(x, *batch[1:])
             if number and self.has_classes and not samples.has_classes:
                 raise ValueError(
                     "y has targets that are not one class each, as all of batch 0 are. If they "

@@ -11,19 +11,20 @@ from bp_xp import checks
 from bp_xp._caller import named
 from bp_xp._typing import Array
 from bp_xp.backends import Placement
-from bp_xp.backends.registry import library_of
+from bp_xp.backends.registry import as_array, library_of
 from bp_xp.math.model import Model
 from bp_xp.math.rows import row_blocks
 from bp_xp.sources import intake
-from bp_xp.sources.ahead import Ahead
+from bp_xp.sources.ahead import Ahead, Piece
 from bp_xp.sources.batches import BatchesSource, is_batches, open_batches
 from bp_xp.sources.memory import MemorySource
-from bp_xp.sources.parts import PartMaker, at_home, told_of
+from bp_xp.sources.parts import TRANSFORMED, PartMaker, Transform, at_home, told_of, transformed
 from bp_xp.sources.samples import make_samples, parts_of_validation, weigh_classes
 from bp_xp.sources.sparse import blocks_of, cut_rows
 from bp_xp.sources.stored import (
     StoredSource,
     buffer_rows_of,
+    check_stored,
     files_of,
     is_stored,
     make_stored,
@@ -33,6 +34,8 @@ from bp_xp.sources.stored import (
 from bp_xp.sources.stream import on_device
 
 __all__ = ["AnySource", "Stream", "input_blocks", "make_source", "validation_source"]
+
+_ROWS_TRANSFORMED_AT_ONCE = 4096
 
 AnySource = MemorySource | StoredSource | BatchesSource
 
@@ -54,10 +57,14 @@ class Stream:
             *shard*. A mini-batch is then what all bring together: each takes as many rows of its
             shard as its share of the mini-batch has, until all shards are at their end. Without it
             all pass the same samples. See docs/distributed.md.
+        transform: what makes inputs of rows as they are read, such as ``lambda x: x / 255``: a
+            function of a NumPy array of some rows, (n, ...), that returns a new one of shape (n,
+            I), and treats each row by itself. It is called in the thread that reads. Of batches it
+            is given the inputs. None takes the rows as they are.
 
     Raises:
         ValueError: a number is out of its range.
-        TypeError: it is no number.
+        TypeError: it is no number, or ``transform`` is no function.
 
     Examples:
         >>> import tempfile, numpy as np
@@ -65,7 +72,7 @@ class Stream:
         >>> with tempfile.TemporaryFile() as file:
         ...     x = np.memmap(file, np.uint8, "w+", shape=(100, 3))
         ...     history = Network([3, 2]).fit(
-        ...         Stream(x, buffer_size=40), np.arange(100) % 2, progress=False
+        ...         Stream(x, 40, transform=lambda x: x / 255), np.arange(100) % 2, progress=False
         ...     )
         >>> len(history)
         10
@@ -75,6 +82,7 @@ class Stream:
     buffer_size: int | None = None
     timeout: float | None = None
     sharded: bool = False
+    transform: Transform | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.sharded, bool):
@@ -83,6 +91,10 @@ class Stream:
             checks.check_integer(self.buffer_size, "buffer_size")
         if self.timeout is not None:
             checks.check_number(self.timeout, "timeout", above=0.0)
+        if self.transform is not None and not callable(self.transform):
+            raise TypeError(
+                f"transform must be a function of an array of rows, not {self.transform!r}."
+            )
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         """Refuse to be read whole, by whoever takes arrays alone."""
@@ -135,7 +147,7 @@ def make_source(
             "shard knows no others: pass a dictionary {label: weight}."
         )
     where: dict[str, Any] = {"placement": placement, "dtype": dtype}
-    maker = PartMaker(model, **where, prefix=prefix)
+    maker = PartMaker(model, **where, prefix=prefix, transform=stream.transform)
     if y is None:
         return _of_batches(x, weights, maker, class_weight, timeout=timeout, sharded=sharded)
     if is_batches(x):
@@ -156,11 +168,29 @@ def make_source(
                 timeout=timeout,
                 sharded=sharded,
             )
-    x, y, weights = map(read_whole, (x, y, weights))
-    samples = make_samples(model, x, y, weights, **where, prefix=prefix, sparse=True)
+    y, weights = map(read_whole, (y, weights))
+    x = _whole(x, stream.transform, f"{prefix}x", model.sizes[0])
+    named_so: dict[str, Any] = {"prefix": prefix, "x_name": maker.x_name}
+    samples = make_samples(model, x, y, weights, **named_so, **where, sparse=True)
     if class_weight is not None:
         samples = weigh_classes(samples, class_weight, **where)
     return MemorySource(samples, placement, shuffle, sharded=sharded)
+
+
+def _whole(x: Any, transform: Transform | None, name: str, columns: int) -> Any:
+    """Return all inputs as an array in memory, made block by block where there is a transform."""
+    if transform is None:
+        return read_whole(x)
+    if not is_stored(x):
+        x = as_array(x, named(name))
+    check_stored(x, transform, name, columns)
+    whole = None
+    for rows in row_blocks(x.shape[0], _ROWS_TRANSFORMED_AT_ONCE):
+        part = np.asarray(transformed(x[rows], transform, columns=columns))
+        if whole is None:
+            whole = np.empty((x.shape[0], columns), part.dtype)
+        whole[rows] = part
+    return whole
 
 
 def _of_batches(
@@ -225,34 +255,45 @@ def input_blocks(
     """
     where: dict[str, Any] = {"placement": placement, "dtype": dtype, "columns": columns}
     stream = _as_stream(x)
-    x = stream.samples
+    x, transform = stream.samples, stream.transform
     if is_stored(x):
-        intake.check_matrix(x, named("x"), columns)
-        return None, _stored_blocks(x, size, **where)
+        check_stored(x, transform, "x", columns)
+        return None, _stored_blocks(x, size, transform, **where)
     if is_batches(x):
-        return None, _batch_blocks(open_batches(x, "x"), stream.timeout, **where)
-    x = intake.check_inputs(x, "x", **where)
+        return None, _batch_blocks(stream, **where)
+    x_name = "x" if transform is None else TRANSFORMED
+    x = intake.check_inputs(_whole(x, transform, "x", columns), x_name, **where)
     return x, (cut_rows(x, rows, placement) for rows in blocks_of(x, size))
 
 
-def _stored_blocks(x: Any, size: int, **where: Any) -> Iterator[Array]:
+def _stored_blocks(
+    x: Any, size: int, transform: Transform | None, *, columns: int, **where: Any
+) -> Iterator[Array]:
+    name = "x" if transform is None else TRANSFORMED
     for rows in row_blocks(x.shape[0], size):
+        block = transformed(np.asarray(x[rows]), transform, columns=columns)
         with intake.rows_from(rows.start), told_of_files(files_of(x)):
-            block = _placed(np.asarray(x[rows]), **where)
+            block = _placed(block, name, columns=columns, **where)
         yield block
 
 
 def _batch_blocks(
-    batches: Iterator[Any], timeout: float | None, *, placement: Placement, **where: Any
+    stream: Stream, *, placement: Placement, columns: int, **where: Any
 ) -> Iterator[Array]:
-    ahead = Ahead(
-        lambda: ([_inputs_of(batch)] for batch in batches), placement, name="x", timeout=timeout
-    )
+    name = "x" if stream.transform is None else TRANSFORMED
+    batches = open_batches(stream.samples, "x")
+
+    def read() -> Iterator[Piece]:
+        for batch in batches:
+            yield [transformed(_inputs_of(batch), stream.transform, columns=columns)]
+
+    ahead = Ahead(read, placement, name="x", timeout=stream.timeout)
     k = -1
     with contextlib.closing(ahead):
         for k, (x,) in enumerate(ahead):
             with told_of(f"x, batch {k}"):
-                block = _placed(at_home(x, placement), placement=placement, **where)
+                block = at_home(x, placement)
+                block = _placed(block, name, placement=placement, columns=columns, **where)
             yield block
     if k < 0:
         raise ValueError("x gave no batch.")
@@ -262,8 +303,8 @@ def _inputs_of(batch: Any) -> Any:
     return batch[0] if isinstance(batch, tuple | list) else batch
 
 
-def _placed(x: Any, *, placement: Placement, dtype: str, columns: int) -> Array:
+def _placed(x: Any, name: str, *, placement: Placement, dtype: str, columns: int) -> Array:
     checked = intake.check_samples(
-        x, "x", placement=placement, dtype=dtype, columns=columns, keep_bytes=True
+        x, name, placement=placement, dtype=dtype, columns=columns, keep_bytes=True
     )
     return on_device(checked, placement, dtype)

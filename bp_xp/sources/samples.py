@@ -65,6 +65,7 @@ def make_samples(
     placement: Placement,
     dtype: str,
     prefix: str = "",
+    x_name: str | None = None,
     sparse: bool = False,
     partial: bool = False,
 ) -> Samples:
@@ -78,6 +79,7 @@ def make_samples(
         placement: the network's library and device.
         dtype: the network's dtype.
         prefix: what messages put before ``x`` and ``y``.
+        x_name: what they call the inputs; None is ``x``.
         sparse: whether the inputs may be a sparse matrix.
         partial: whether these are a part of many samples: small integers of the host stay what they
             are, to be made floats where they are used, and all may weigh nothing.
@@ -87,12 +89,11 @@ def make_samples(
         TypeError: an array of another library, or no numbers.
     """
     where: dict[str, Any] = {"placement": placement, "dtype": dtype}
+    x_name = x_name or f"{prefix}x"
     if sparse:
-        x = intake.check_inputs(x, f"{prefix}x", columns=model.sizes[0], **where)
+        x = intake.check_inputs(x, x_name, columns=model.sizes[0], **where)
     else:
-        x = intake.check_samples(
-            x, f"{prefix}x", columns=model.sizes[0], keep_bytes=partial, **where
-        )
+        x = intake.check_samples(x, x_name, columns=model.sizes[0], keep_bytes=partial, **where)
     rows = x.shape[0]
     targets, has_classes = make_targets(model, y, f"{prefix}y", rows, **where)
     if weights is not None:

@@ -22,7 +22,7 @@ from bp_xp.backends.registry import library_of
 from bp_xp.math.rows import row_blocks
 from bp_xp.sources import intake
 from bp_xp.sources.ahead import Ahead, Piece
-from bp_xp.sources.parts import PartMaker, host, told_of
+from bp_xp.sources.parts import PartMaker, Transform, host, told_of
 from bp_xp.sources.samples import count_classes, make_targets
 from bp_xp.sources.source import Source
 from bp_xp.sources.sparse import is_sparse
@@ -31,6 +31,7 @@ from bp_xp.sources.stream import StreamEpoch, on_device
 __all__ = [
     "StoredSource",
     "buffer_rows_of",
+    "check_stored",
     "files_of",
     "is_stored",
     "make_stored",
@@ -58,6 +59,16 @@ def is_stored(x: Any) -> bool:
     return all(hasattr(x, name) for name in ("shape", "dtype", "__getitem__")) and not any(
         hasattr(x, name) for name in in_memory
     )
+
+
+def check_stored(x: Any, transform: Transform | None, name: str, columns: int) -> None:
+    """Refuse stored inputs of a shape that neither the network nor a transform can take."""
+    if transform is None:
+        intake.check_matrix(x, named(name), columns)
+    elif not all(x.shape) or len(x.shape) < 2:
+        raise ValueError(
+            f"{named(name)} has shape {tuple(x.shape)}, and transform is given rows of (n, ...)."
+        )
 
 
 def buffer_rows_of(buffer_size: int | None, columns: int, dtype: str) -> int:
@@ -152,7 +163,7 @@ def make_stored(
             what :meth:`PartMaker.make` raises.
     """
     prefix = maker.prefix
-    intake.check_matrix(x, named(f"{prefix}x"), maker.model.sizes[0])
+    check_stored(x, maker.transform, f"{prefix}x", maker.model.sizes[0])
     n = x.shape[0]
     y = _sliced(y, f"{prefix}y", maker)
     intake.check_target_shape(y, named(f"{prefix}y"), n)
@@ -271,7 +282,7 @@ class StoredSource:
     def block_rows(self) -> int:
         """How many rows are read at once: a whole number of the chunks that they are stored in."""
         x = self.arrays[0]
-        row_bytes = x.shape[1] * np.dtype(self.maker.dtype).itemsize
+        row_bytes = math.prod(x.shape[1:]) * np.dtype(self.maker.dtype).itemsize
         rows = max(1, min(self.buffer_rows // _LEAST_BLOCKS, _BLOCK // row_bytes))
         chunk = next(iter(getattr(x, "chunks", None) or ()), 1)
         if isinstance(chunk, int) and chunk > 1:
@@ -307,13 +318,15 @@ class StoredSource:
         """Return the SHA-256 of shapes, of what lies in memory, and of some rows of the rest."""
         digest = hashlib.sha256()
         firsts = np.linspace(0, self.n_rows - 1, _BLOCKS_IN_A_FINGERPRINT, dtype=int)
-        for values in self.arrays:
+        for k, values in enumerate(self.arrays):
             digest.update(f"{tuple(values.shape)} {values.dtype}".encode())
             if not is_stored(values):
                 digest.update(np.ascontiguousarray(values).tobytes())
                 continue
             for first in map(int, firsts):
-                rows = np.asarray(values[first : first + _ROWS_IN_A_FINGERPRINT])
+                rows: Any = np.asarray(values[first : first + _ROWS_IN_A_FINGERPRINT])
+                if not k:  # so that a run with another transform is another run
+                    rows = np.asarray(self.maker.inputs(rows))
                 digest.update(np.ascontiguousarray(rows).tobytes())
         per_class = self.maker.per_class
         digest.update(b"" if per_class is None else per_class.tobytes())
@@ -329,8 +342,9 @@ class StoredSource:
         for file in self.files:
             file.check()
         cut = [np.asarray(values[rows]) for values in self.arrays]
+        x = self.maker.inputs(cut[0])
         with told_of_files(self.files):
-            return self.maker.make(*cut, first_row=rows.start).arrays
+            return self.maker.make(x, *cut[1:], first_row=rows.start).arrays
 
     def _ahead(self, read: Any) -> Ahead:
         name = self.files[0].path if self.files else f"{self.maker.prefix}x"

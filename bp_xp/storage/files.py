@@ -11,13 +11,23 @@ import socket
 import stat
 import time
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 
-__all__ = ["check_replaceable", "keep_previous", "locked", "previous_of", "replace_file"]
+__all__ = [
+    "NewFile",
+    "check_replaceable",
+    "keep_previous",
+    "locked",
+    "previous_of",
+    "replace_file",
+    "replacing",
+]
 
 _WINDOWS = os.name == "nt"
 
 _STALE_SECONDS = 3600
+_KEPT = "it was not written, and what was there before is kept"
 _TRIES, _SECONDS_BETWEEN_TRIES = 10, 0.1
 
 
@@ -27,27 +37,72 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         OSError: it could not be written; the message names the path, which holds what it held.
     """
+    with replacing(path) as file:
+        file.write(data)
+
+
+class NewFile:
+    """A file that is being written; an error names the path whose place it will take."""
+
+    def __init__(self, file: FileIO, path: Path) -> None:
+        self._file, self._path = file, path
+
+    def write(self, data: bytes | memoryview, *, at: int | None = None) -> None:
+        """Write bytes, at a place or after what was written last."""
+        with _naming(self._path, _KEPT):
+            if at is not None:
+                self._file.seek(at)
+            view = memoryview(data)
+            while view:  # a disk may take a part
+                view = view[self._file.write(view) :]
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[NewFile]:
+    """Yield a file to write to, which takes the place of a path at the end of the context.
+
+    Where the context ends with an error, what is written is removed, and the path holds what it
+    held.
+
+    Raises:
+        OSError: it could not be written; the message names the path.
+    """
     mode = check_replaceable(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    outcome = "it was not written, and what was there before is kept"
     try:
-        # The name is unique and the file must be new, so two writers cannot share one.
-        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+        with _naming(path, _KEPT):
+            # The name is unique and the file must be new, so two writers cannot share one.
+            file = open(  # noqa: SIM115
+                temporary, "xb", 0, opener=lambda name, flags: os.open(name, flags, mode)
+            )
+        try:
             _remove_left(path, older_than=os.fstat(file.fileno()).st_mtime - _STALE_SECONDS)
-            file.write(data)
-            file.flush()
+            yield NewFile(file, path)
             # The content must be on the disk before the name refers to it, and the name before
             # the caller hears that the file is safe.
-            os.fsync(file.fileno())
-        _rename(temporary, path)
-        outcome = "the new content is there, but a power cut could still undo it"
-        _sync_folder(path.parent)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(error.errno, f"{reason}; {outcome}", str(path)) from error
+            with _naming(path, _KEPT):
+                os.fsync(file.fileno())
+                file.close()
+        finally:
+            with contextlib.suppress(OSError):  # whatever ends it, this is not the reason
+                file.close()
+        with _naming(path, _KEPT):
+            _rename(temporary, path)
+        with _naming(path, "the new content is there, but a power cut could still undo it"):
+            _sync_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def _naming(path: Path, outcome: str) -> Iterator[None]:
+    """Let an error of the system name a path, and what became of it."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"{reason}; {outcome}", str(path)) from error
 
 
 def check_replaceable(path: Path) -> int:

@@ -27,12 +27,16 @@ def rank_settings(
 ) -> list[tuple[int, list[SweepRun]]]:
     """Return the numbers of the settings with their runs, the best first.
 
-    Settings of which a run diverged come last; of the others, those that took fewer epochs since
-    halving dropped them come after those that went on.
+    Settings of which a run diverged come last; of the others, those with fewer runs, since the
+    sweep was interrupted, come after those with all: a mean over some folds does not compare with
+    one over all. Those that took fewer epochs since halving dropped them come after those that went
+    on.
     """
     of_setting: dict[int, list[SweepRun]] = {}
     for run in runs:
         of_setting.setdefault(run.number, []).append(run)
+
+    most = max(map(len, of_setting.values()), default=0)
 
     def key(item: tuple[int, list[SweepRun]]) -> tuple[float, ...]:
         number, own = item
@@ -43,6 +47,7 @@ def rank_settings(
         dropped = any(run.stopped == "dropped" for run in own)
         return (
             diverged,
+            most - len(own),
             -reached if dropped else -math.inf,
             math.inf if math.isnan(cost) else cost,
             number,
@@ -184,7 +189,9 @@ class SweepResult:
         if len(rows) > _MOST_ROWS:
             lines.append(f"... and {len(rows) - _MOST_ROWS} more")
         if not self.complete:
-            lines.append("interrupted: not all runs were made")
+            uneven = len({row["runs"] for row in rows}) > 1
+            last = ", and settings with fewer come after those with all" if uneven else ""
+            lines.append(f"interrupted: not all runs were made{last}")
         return "\n".join(lines)
 
     def _ranked(self) -> list[tuple[int, list[SweepRun]]]:

@@ -3,7 +3,8 @@
 ``step`` (a pure function of arrays), ``looks`` (steps, chunk by chunk, and the looks between them),
 ``trainer`` (drives every run, and tells its observers), ``fitting`` (from the arguments of ``fit``
 to a run). Beside them ``arguments`` (what people pass becomes settings), ``evaluation``,
-``history``, ``callbacks``, ``checkpoint``, ``progress``, ``divergence`` and ``reduction``.
+``prediction``, ``history``, ``callbacks``, ``checkpoint``, ``progress``, ``divergence`` and
+``reduction``.
 """
 
 __all__: list[str] = []

@@ -94,6 +94,9 @@ class PerMember:
 
     values: tuple[Any, ...]
 
+    misplaced = "PerMember goes around whole values, as in PerMember([SGD(0.5), SGD(0.1)])."
+    """What is said where one stands for a number."""
+
     def __init__(self, values: Iterable[Any]) -> None:
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise TypeError(

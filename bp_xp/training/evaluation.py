@@ -26,6 +26,7 @@ __all__ = [
     "ROWS_AT_ONCE",
     "evaluate",
     "feed",
+    "feed_blocks",
     "gradients",
     "judge_outputs",
     "means_of",
@@ -63,8 +64,23 @@ def feed(
     Returns:
         aᴸ of all blocks, shape (N, O), or what ``read`` makes of it.
     """
+    how: dict[str, Any] = {"read": read, "at_once": at_once, "placement": placement}
+    return placement.library.join(list(feed_blocks(model, layers, blocks, **how)))
+
+
+def feed_blocks(
+    model: Model,
+    layers: Sequence[Layer],
+    blocks: Iterable[Array],
+    *,
+    read: Elementwise | None = None,
+    at_once: int = ROWS_AT_ONCE,
+    placement: Placement,
+) -> Iterator[Array]:
+    """Yield the outputs for each block of inputs; the arguments are those of :func:`feed`."""
     run = placement.engine.map_rows(_outputs, model, read, placement.xp, at_most=at_once)
-    return placement.library.join([run(layers, x) for x in blocks])
+    for x in blocks:
+        yield run(layers, x)
 
 
 def _outputs(

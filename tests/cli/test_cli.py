@@ -666,7 +666,7 @@ def test_paths_in_a_file_start_from_its_folder(points, monkeypatch):
 
 
 def test_paths_in_the_settings_have_slashes_on_windows_too(monkeypatch):
-    module = importlib.import_module("bp_xp.cli.train")
+    module = importlib.import_module("bp_xp.cli._settings")
     # Windows' own rules, which know nothing of the folders here.
     windows = SimpleNamespace(join=ntpath.join, relpath=ntpath.relpath, realpath=str)
     monkeypatch.setattr(module, "os", SimpleNamespace(path=windows))

@@ -78,7 +78,7 @@ def drawn(monkeypatch):
             return function(*args, **options)
 
         monkeypatch.setattr(plotting, name, watched)
-        monkeypatch.setattr(f"bp_xp.cli.train.{name}", watched, raising=False)
+        monkeypatch.setattr(f"bp_xp.cli._run.{name}", watched, raising=False)
 
     for name in plotting.__all__:
         watch(name)

@@ -2,6 +2,7 @@
 
 import csv
 import shlex
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -263,21 +264,33 @@ def test_a_picture_is_drawn(space):
     assert Path("table.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_ctrl_c_leaves_the_table_of_what_is_finished(monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143)],
+    ids=["SIGINT", "SIGTERM"],
+)
+def test_a_signal_leaves_the_table_of_what_is_finished(monkeypatch, number, status):
     done = []
 
     def interrupted(stack, problem, *more):
         if done:
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
         done.append(stack)
         return train_stack(stack, problem, *more)
 
     content = SMALL + "[space]\nbatch-size = [100, 200]\n"
     with monkeypatch.context() as patched:
         patched.setattr(making, "train_stack", interrupted)
-        result = run(content, "-o", "table.csv", "--folder", "runs")
-    assert result.exit_code == 130
+        previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            options = ["-o", "table.csv", "--folder", "runs", "--best", "best.safetensors"]
+            result = run(content, *options)
+        finally:
+            signal.signal(signal.SIGINT, previous)
+    assert result.exit_code == status
     assert "interrupted" in result.stdout
+    assert "finished, and best.safetensors is not written" in result.stderr
+    assert not Path("best.safetensors").exists()
     assert len(Path("table.csv").read_text().splitlines()) == 2
     result = run(content, "--folder", "runs")
     assert result.exit_code == 0

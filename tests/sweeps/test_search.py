@@ -401,6 +401,24 @@ def test_a_damaged_file_of_runs_is_told(samples, tmp_path):
         made(samples, {"learning_rate": [0.1]}, folder=tmp_path)
 
 
+def test_settings_with_fewer_folds_come_after_those_with_all():
+    ran = [(0, 0, 0.5), (0, 1, 0.5), (1, 0, 0.1), (2, 0, 0.4), (2, 1, 0.4)]
+    table = SweepResult(
+        "validation_cost",
+        higher_is_better=False,
+        settings=[{"l2": float(k)} for k in range(3)],
+        runs=[
+            SweepRun(number, 0, fold, "epochs", 1, {"validation_cost": [cost]})
+            for number, fold, cost in ran
+        ],
+        complete=False,
+    )
+    assert [row["l2"] for row in table.rows] == [2.0, 0.0, 1.0]
+    assert table.best == {"l2": 2.0}
+    assert [row["runs"] for row in table.rows] == [2, 2, 1]
+    assert "settings with fewer come after those with all" in str(table)
+
+
 def test_ctrl_c_before_any_run_is_ctrl_c(samples, monkeypatch):
     def interrupted(stack, problem, *more):
         raise KeyboardInterrupt

@@ -1,0 +1,299 @@
+"""A data set that stays in its file: rows are read when they are sliced.
+
+It has the parts of one that :func:`bp_xp.datasets.load_file` reads, in the same form.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bp_xp._caller import named
+from bp_xp._files import open_regular
+from bp_xp._optional import require
+from bp_xp.datasets import files
+from bp_xp.datasets.dataset import Dataset
+from bp_xp.datasets.npy import map_npy, map_npz
+from bp_xp.errors import DataFormatError
+
+__all__ = ["H5_ENDS", "Rows", "open_file", "open_inputs"]
+
+H5_ENDS = (".h5", ".hdf5")
+"""The ends of the names of files of HDF5."""
+
+_BLOCKS_TO_DRAW = 1000  # a part is some of so many blocks of rows, so that few reads give it
+_ROWS_AT_ONCE = 1 << 16
+_PARTS = ("train", "test", "validation")
+
+_Form = Callable[[np.ndarray, int], np.ndarray]
+"""Rows as a data set has them, of rows as they are stored and the number of their first one."""
+
+
+_Pair = tuple["Rows", "Rows"]
+"""The x and y of one part."""
+
+
+class Rows:
+    """Some rows of what is stored, in another form: sliced as if they lay one after the other.
+
+    Args:
+        stored: what has shape, dtype and slicing by rows.
+        form: what to make of some rows that lie one after the other.
+        path: the file that they lie in.
+        spans: the first row of each run of rows, and the one after its last, shape (n, 2).
+
+    Attributes:
+        shape: (N, ...), in the form that slices have.
+        dtype: their dtype.
+        filename: the file.
+        chunks: how it is parted, where it says so.
+        raw_dtype: the dtype in the file.
+    """
+
+    def __init__(self, stored: Any, form: _Form, path: Path, spans: np.ndarray) -> None:
+        self._stored, self._form, self.filename = stored, form, os.fspath(path)
+        self._starts, self._lengths = spans[:, 0], spans[:, 1] - spans[:, 0]
+        self._ends = np.cumsum(self._lengths)
+        self._none = form(np.zeros((1, *stored.shape[1:]), stored.dtype), 0)[:0]
+        n = int(self._ends[-1]) if len(spans) else 0
+        self.shape, self.dtype = (n, *self._none.shape[1:]), self._none.dtype
+        self.chunks = getattr(stored, "chunks", None)
+        self.raw_dtype = getattr(stored, "raw_dtype", stored.dtype)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def ndim(self) -> int:
+        """How many axes there are."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are."""
+        return math.prod(self.shape)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Return some rows, one after the other.
+
+        Raises:
+            DataFormatError: one has a number that is not finite; the message has its place in the
+                file.
+        """
+        at, stop, _ = rows.indices(len(self))
+        parts = []
+        k = int(np.searchsorted(self._ends, at, side="right"))
+        while at < stop:
+            into = at - int(self._ends[k] - self._lengths[k])
+            n = min(stop - at, int(self._lengths[k]) - into)
+            first = int(self._starts[k]) + into
+            parts.append(self._form(np.asarray(self._stored[first : first + n]), first))
+            at, k = at + n, k + 1
+        if len(parts) == 1:  # no copy
+            return parts[0]
+        return np.concatenate(parts) if parts else self._none
+
+    def formed(self, form: _Form) -> "Rows":
+        """Return the same rows in another form."""
+        return Rows(self, form, Path(self.filename), np.array([[0, len(self)]]))
+
+    def part(self, spans: np.ndarray) -> "Rows":
+        """Return some of the rows, those of these spans, as if they were all."""
+        return Rows(self._stored, self._form, Path(self.filename), spans)
+
+    def max(self) -> Any:
+        """Return the largest number."""
+        return max(self[rows].max() for rows in _blocks(len(self)))
+
+
+def open_file(
+    path: str | os.PathLike[str],
+    *,
+    target: int | str = -1,
+    targets: str | os.PathLike[str] | None = None,
+    test_fraction: float = 0.2,
+    validation_fraction: float = 0.0,
+    split_last: bool = False,
+) -> Dataset:
+    """Return the data set of a file, whose rows stay there: its parts are :class:`Rows`.
+
+    A .npz or HDF5 file has ``x`` and ``y``, or ``x_train``, ``y_train`` and so on, like a folder of
+    .npy files of these names. A .npy file has a column of labels, or ``targets``.
+
+    Args:
+        path: the file or folder.
+        target: as for :func:`load_file`, like ``targets``.
+        targets: likewise.
+        test_fraction: of a file in one part, the share of its rows to test on, which may be 0 or 1.
+        validation_fraction: of the other rows, the share to validate on.
+        split_last: whether these are its last rows, or some blocks of rows that are drawn, always
+            the same.
+
+    Raises:
+        DataFormatError, FileNotFoundError, ValueError: as for :func:`load_file`.
+        ImportError: HDF5 files need h5py.
+    """
+    path = Path(path)
+    raw = _parts(path, target, targets)
+    for part, (x, y) in raw.items():
+        for letter, rows in (("x", x), ("y", y)):
+            files.require_numbers(rows, f"{path}, {files.member_name(letter, part)}")
+        files.check_lengths(len(x), len(y), part, path)
+    # Decided once: the labels of one part may not be the targets of another.
+    are_labels = all(_are_labels(y) for _, y in raw.values())
+    whole = {part: _in_form(x, y, are_labels, path, part) for part, (x, y) in raw.items()}
+    files.check_widths(whole, path)
+    parts = _split(whole, path, test_fraction, validation_fraction, last=split_last)
+    # Rows stand in the place of arrays.
+    given: list[Any] = [*parts["train"], *parts["test"]]
+    return Dataset(path.stem, *given, *parts.get("validation", ()))
+
+
+def _split(
+    whole: dict[str, _Pair], path: Path, test: float, validation: float, *, last: bool
+) -> dict[str, _Pair]:
+    """Return the parts of a data set: those that its file has, and those that are held out."""
+    if "validation" in whole and validation:
+        raise ValueError(
+            f"{path} has a validation part of {len(whole['validation'][0]):,} samples: leave out "
+            f"{named('validation_fraction')}."
+        )
+    test = 0.0 if "train" in whole else test
+    x, y = whole.pop("train") if "train" in whole else whole.pop("")
+    held = dict(zip(_PARTS, _spans(len(x), test, validation, last=last), strict=True))
+    if 0.0 < test < 1.0:
+        tested = held["test"]
+        files.check_share(int((tested[:, 1] - tested[:, 0]).sum()), len(x), test, path)
+    if not validation:
+        del held["validation"]
+    elif not all(map(len, (held["train"], held["validation"]))):
+        raise ValueError(
+            f"{named('validation_fraction', validation)} of {path} leaves no rows to train on, or "
+            "none to validate on."
+        )
+    # What the file has comes last: nothing is held out to test on there.
+    return {name: (x.part(own), y.part(own)) for name, own in held.items()} | whole
+
+
+def open_inputs(path: str | os.PathLike[str], target: int | str, n_inputs: int) -> Rows:
+    """Return the inputs of a file to predict from, which stay there: all rows, in their order.
+
+    Args:
+        path: as for :func:`open_file`; of a file with members, ``x`` is taken, or ``x_test``.
+        target: of a .npy file of one column more than ``n_inputs``, the one to leave out.
+        n_inputs: how many inputs there should be.
+
+    Raises:
+        DataFormatError, FileNotFoundError, ValueError, ImportError: as for :func:`open_file`.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".npy":
+        rows = _all_of(map_npy(path), path)
+        if rows.shape[1:] == (n_inputs + 1,):
+            rows = _without(rows, files.place_of_target(rows.shape, None, target, path))
+    else:
+        members = _members(path)
+        if not (found := [members[name] for name in ("x", "x_test") if name in members]):
+            raise ValueError(f"{path} has the members {sorted(members)}: x or x_test is expected.")
+        rows = found[0]
+    files.require_numbers(rows, f"{path}")
+    return _as_inputs(rows, f"{path}")
+
+
+def _parts(
+    path: Path, target: int | str, targets: str | os.PathLike[str] | None
+) -> dict[str, _Pair]:
+    """Return the x and y of each part as they are stored; that of a file in one part is ""."""
+    if targets is not None:
+        files.check_targets_file(path, targets)
+        return {"": (_all_of(map_npy(path), path), _all_of(map_npy(targets), Path(targets)))}
+    if path.suffix.lower() != ".npy":
+        return files.sorted_parts(_members(path), path)
+    table = _all_of(map_npy(path), path)
+    place = files.place_of_target(table.shape, None, target, path)
+    return {"": (_without(table, place), table.formed(lambda rows, _: rows[:, place]))}
+
+
+def _members(path: Path) -> dict[str, Rows]:
+    """Return the arrays of a file or a folder, by name."""
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return {one.stem: _all_of(map_npy(one), one) for one in sorted(path.glob("*.npy"))}
+    stored: Mapping[str, Any]
+    if suffix == ".npz":
+        stored = map_npz(path)
+    elif suffix in H5_ENDS:
+        stored = {name: one for name, one in _h5(path).items() if hasattr(one, "dtype")}
+    else:
+        raise ValueError(
+            f"{path} is none of what is read row by row: a .npy, .npz, .h5 or .hdf5 file, or a "
+            "folder of .npy files."
+        )
+    return {name: _all_of(one, path) for name, one in stored.items()}
+
+
+def _h5(path: Path) -> Any:
+    """Return a file of HDF5, which is open as long as something of it is there."""
+    h5py = require("h5py", None)
+    with open_regular(path):  # where it can't be read, the error names it
+        pass
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise DataFormatError(f"{path} is damaged or no file of HDF5 ({error}).") from error
+
+
+def _all_of(stored: Any, path: Path) -> Rows:
+    n = stored.shape[0] if stored.shape else 0
+    return Rows(stored, lambda rows, _: rows, path, np.array([[0, n]]))
+
+
+def _without(table: Rows, column: int) -> Rows:
+    return table.formed(lambda rows, _: np.delete(rows, column, axis=1))
+
+
+def _in_form(x: Rows, y: Rows, are_labels: bool, path: Path, part: str) -> tuple[Rows, Rows]:
+    """Return inputs and targets of a part as a data set has them."""
+    inputs = _as_inputs(x, f"{path}, {files.member_name('x', part)}")
+    if are_labels:
+        return inputs, y.formed(lambda rows, _: files.as_labels(rows))
+    where = f"{path}, {files.member_name('y', part)}"
+    return inputs, y.formed(lambda rows, first: files.as_targets(rows, where, first_row=first))
+
+
+def _as_inputs(x: Rows, where: str) -> Rows:
+    return x.formed(lambda rows, first: files.as_inputs(rows, "refuse", where, first_row=first))
+
+
+def _are_labels(y: Rows) -> bool:
+    return files.is_list(y) and all(files.are_whole(y[rows]) for rows in _blocks(len(y)))
+
+
+def _blocks(n: int) -> list[slice]:
+    return [slice(k, min(k + _ROWS_AT_ONCE, n)) for k in range(0, n, _ROWS_AT_ONCE)]
+
+
+def _spans(n: int, test: float, validation: float, *, last: bool) -> Sequence[np.ndarray]:
+    """Return which rows are trained, tested and validated on, shape (blocks, 2) each."""
+    rows = 1 if last else math.ceil(n / _BLOCKS_TO_DRAW)
+    starts = np.arange(0, n, rows)
+    n_test = round(len(starts) * test)
+    n_validation = round((len(starts) - n_test) * validation)
+    if last:
+        ends = np.cumsum([0, n - n_test - n_validation, n_validation, n_test])
+        train, held, tested = (np.array([ends[k : k + 2]]) for k in range(3))
+        return [one[one[:, 0] < one[:, 1]] for one in (train, tested, held)]
+    order = np.random.default_rng(files.SPLIT_SEED).permutation(starts)
+    cuts = np.split(order, [n_test, n_test + n_validation])
+    tested, held, train = (np.sort(cut) for cut in cuts)
+    return [_joined(one, np.minimum(one + rows, n)) for one in (train, tested, held)]
+
+
+def _joined(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return runs of rows, shape (blocks, 2), those that follow each other as one."""
+    breaks = np.flatnonzero(starts[1:] != ends[:-1]) + 1
+    firsts, lasts = np.append(0, breaks), np.append(breaks - 1, len(ends) - 1)
+    return np.stack([starts[firsts], ends[lasts]], 1) if len(starts) else np.empty((0, 2), int)
