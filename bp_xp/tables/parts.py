@@ -9,7 +9,7 @@ import numpy as np
 from bp_xp import checks
 from bp_xp._caller import named
 from bp_xp.sources.samples import split_rows
-from bp_xp.tables.columns import Columns, as_columns, as_values, labels_of, missing_in
+from bp_xp.tables.columns import Columns, as_columns, as_values, coded, missing_in
 from bp_xp.tables.inputs import Scaling
 from bp_xp.tables.preparation import Preparation, select
 from bp_xp.tables.targets import Targets, Task
@@ -98,7 +98,8 @@ class Split:
         if missing.any():
             row = int(np.argmax(missing)) + 1
             raise ValueError(f"row {row}, column {self.by[:40]!r}: the group is missing.")
-        return np.unique(np.array(labels_of(values)), return_inverse=True)[1]
+        codes, labels = coded(values)
+        return np.argsort(np.argsort(np.array(labels)))[codes]
 
 
 def _whole_groups(
