@@ -2,6 +2,8 @@
 
 import csv
 import io
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -17,6 +19,8 @@ from bp_xp.storage.files import check_replaceable, replace_file
 from bp_xp.tables import TableModel
 
 __all__ = ["predict"]
+
+_LINES_AT_ONCE = 1 << 16
 
 
 @main.command()
@@ -72,11 +76,18 @@ def predict(
         check_inputs(net, network, x, data)
         values = to_numpy(net.predict_proba(x) if proba else net.predict(x))
         rows = values.reshape(len(values), -1)
-    lines = io.StringIO()
-    # str of a NumPy number is the shortest text that reads back as the same number.
-    csv.writer(lines, lineterminator="\n").writerows([map(str, row) for row in rows])
-    text = lines.getvalue()
     if output == "-":
-        print(text, end="", flush=True)
+        for part in _texts(rows):
+            print(part, end="", flush=True)
     else:
-        replace_file(Path(output), text.encode())
+        replace_file(Path(output), (part.encode() for part in _texts(rows)))
+
+
+def _texts(rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """Yield the lines of a CSV file, many at once."""
+    lines = iter(rows)
+    while some := list(itertools.islice(lines, _LINES_AT_ONCE)):
+        text = io.StringIO()
+        # str of a NumPy number is the shortest text that reads back as the same number.
+        csv.writer(text, lineterminator="\n").writerows([map(str, row) for row in some])
+        yield text.getvalue()

@@ -102,6 +102,7 @@ __all__ = ["train"]
     is_flag=True,
     help="Tell how much each column counts on the test part, and draw it beside the output.",
 )
+@of_run("--stream", is_flag=True, help="Read a table in parts; one of 512 MB is anyway.")
 @of_run("--epochs", type=int, help="Passes over the data.")
 @of_run("--batch-size", type=int, help="Samples in a mini-batch.")
 @of_run("--shuffle/--no-shuffle", default=True, help="Whether each epoch has a new order.")

@@ -10,7 +10,7 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 __all__ = ["check_replaceable", "keep_previous", "locked", "previous_of", "replace_file"]
@@ -21,8 +21,12 @@ _STALE_SECONDS = 3600
 _TRIES, _SECONDS_BETWEEN_TRIES = 10, 0.1
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Give a file new content, all at once.
+
+    Args:
+        path: the file.
+        data: the content, or its parts, which need not be in memory together.
 
     Raises:
         OSError: it could not be written; the message names the path, which holds what it held.
@@ -34,7 +38,8 @@ def replace_file(path: Path, data: bytes) -> None:
         # The name is unique and the file must be new, so two writers cannot share one.
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             _remove_left(path, older_than=os.fstat(file.fileno()).st_mtime - _STALE_SECONDS)
-            file.write(data)
+            for part in [data] if isinstance(data, bytes) else data:
+                file.write(part)
             file.flush()
             # The content must be on the disk before the name refers to it, and the name before
             # the caller hears that the file is safe.

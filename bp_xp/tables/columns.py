@@ -12,13 +12,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bp_xp._optional import require
 from bp_xp.datasets.reader import column_names, read_table
+from bp_xp.datasets.stored_table import Coded
 
 __all__ = [
     "ROWS_AT_ONCE",
@@ -34,6 +34,7 @@ __all__ = [
     "missing_in",
     "none_if_missing",
     "numbers_of",
+    "pick",
     "take",
 ]
 
@@ -41,34 +42,6 @@ ROWS_AT_ONCE = 1 << 16
 """How many rows of a column are looked at together."""
 
 _DAY = np.timedelta64(1, "D")
-
-
-@dataclass(frozen=True, eq=False)
-class Coded:
-    """A column of text or truth values as places in a list of words.
-
-    Attributes:
-        codes: the place of each value, −1 for what is missing, shape (N,).
-        words: text, or False and True, shape (K,), objects.
-    """
-
-    codes: np.ndarray
-    words: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def __getitem__(self, rows: Any) -> "Coded":
-        return Coded(self.codes[rows], self.words)
-
-    @property
-    def dtype(self) -> np.dtype:
-        """That of the words: bool or object."""
-        return np.dtype(bool if all(isinstance(word, bool) for word in self.words) else object)
-
-    def tolist(self) -> list[Any]:
-        """Return the values, None for what is missing."""
-        return np.array([*self.words, None], object)[self.codes].tolist()
 
 
 Columns = dict[str, Any]
@@ -229,10 +202,15 @@ def label_of(value: Any) -> str:
 def blocks(values: Any, rows: Sequence[int] | np.ndarray) -> Iterator[Any]:
     """Yield a column's values in some rows, in their order, so many at once."""
     for k in range(0, len(rows), ROWS_AT_ONCE):
-        some = np.asarray(rows[k : k + ROWS_AT_ONCE])
-        # A slice of a file is read faster than rows that are picked.
-        in_a_row = bool((np.diff(some) == 1).all())
-        yield values[int(some[0]) : int(some[-1]) + 1] if in_a_row else values[some]
+        yield pick(values, rows[k : k + ROWS_AT_ONCE])
+
+
+def pick(values: Any, rows: Sequence[int] | np.ndarray) -> Any:
+    """Return a column's values in some rows, at least one."""
+    rows = np.asarray(rows)
+    # A slice of a file is read faster than rows one by one.
+    in_a_row = bool((np.diff(rows) == 1).all())
+    return values[int(rows[0]) : int(rows[-1]) + 1] if in_a_row else values[rows]
 
 
 def missing_in(values: Any) -> np.ndarray:
@@ -262,7 +240,7 @@ def coded(values: Any) -> tuple[np.ndarray, list[str]]:
     Different values may be of one category: see :func:`label_of`.
     """
     if isinstance(values, Coded):
-        words, codes = values.words, values.codes
+        words, codes = values.listed, values.codes
         labels = [label_of(word) for word in words]
     elif values.dtype.kind in "fM":
         words, codes = np.unique(values, return_inverse=True)

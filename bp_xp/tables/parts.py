@@ -8,10 +8,12 @@ import numpy as np
 
 from bp_xp import checks
 from bp_xp._caller import named
+from bp_xp.datasets.stored_table import StoredColumns
 from bp_xp.sources.samples import split_rows
 from bp_xp.tables.columns import Columns, as_columns, as_values, coded, missing_in
 from bp_xp.tables.inputs import Scaling
 from bp_xp.tables.preparation import Preparation, select
+from bp_xp.tables.stored import StoredInputs
 from bp_xp.tables.targets import Targets, Task
 
 __all__ = ["Prepared", "Split", "part_columns", "prepare"]
@@ -126,7 +128,7 @@ class Prepared(NamedTuple):
         columns: the columns to learn from.
         answers: the columns to predict.
         rows: the numbers of the rows of each part: training, validation, test.
-        x: inputs, shape (N, features).
+        x: inputs, shape (N, features); those of a stored table are made as they are read.
         y: labels, shape (N,), or targets, shape (N, targets).
     """
 
@@ -134,12 +136,13 @@ class Prepared(NamedTuple):
     columns: Columns
     answers: Columns
     rows: Mapping[str, np.ndarray]
-    x: np.ndarray
+    x: Any
     y: np.ndarray
 
-    def part(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def part(self, name: str) -> tuple[Any, np.ndarray]:
         """Return the inputs and the targets of a part."""
-        return self.x[self.rows[name]], self.y[self.rows[name]]
+        rows, x = self.rows[name], self.x
+        return x.at(rows) if isinstance(x, StoredInputs) else x[rows], self.y[rows]
 
 
 def prepare(
@@ -185,7 +188,12 @@ def prepare(
         drop=drop,
         scaling=scaling,
     )
-    x, y = preparation.inputs(columns), preparation.outputs(answers)
+    if isinstance(columns, StoredColumns):
+        x = StoredInputs(preparation, columns)
+        x.check()
+    else:
+        x = preparation.inputs(columns)
+    y = preparation.outputs(answers)
     return Prepared(preparation, columns, answers, rows, x, y)
 
 
@@ -205,7 +213,10 @@ def part_columns(columns: Columns, target: Any) -> tuple[Columns, Columns]:
     is_names = is_names and len(set(names)) == len(names) and set(names) <= set(columns)
     if isinstance(target, str) or is_names:
         answers = select(columns, names, named("target"))
-        return {name: v for name, v in columns.items() if name not in answers}, answers
+        rest = {name: v for name, v in columns.items() if name not in answers}
+        if isinstance(columns, StoredColumns):
+            rest = StoredColumns(rest, columns.n_bytes, columns.folder)
+        return rest, answers
     values: Any = target
     if isinstance(values, Mapping) or hasattr(values, "columns") or np.ndim(values) == 2:
         answers = as_columns(values)

@@ -354,7 +354,7 @@ def _kind(name: str, values: Any, rows: np.ndarray, wishes: _Wishes) -> str:
     if name in wishes.numeric:
         return "number" if Values(values, name, rows).n else ""  # all of them are numbers
     if values.dtype.kind in "Ob":
-        distinct = len(count_labels(values, rows)[0])
+        distinct = getattr(values, "unlisted", 0) or len(count_labels(values, rows)[0])
         if distinct == 1 and n == len(rows):
             return "the same in all rows"
         if distinct > _MOST_CATEGORIES or (distinct > 10 and 2 * distinct > n):
