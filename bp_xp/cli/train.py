@@ -543,7 +543,7 @@ def _used(
         "target": given.target if is_file else None,
         **{name: getattr(given, name) or None for name in ("numeric", "categorical", "drop")},
         **{name: getattr(given, name) for name in ("task", "test_fraction", "split_by")},
-        **{name: getattr(given, name) or None for name in ("split_last", "importance")},
+        **{name: getattr(given, name) or None for name in ("split_last", "importance", "stream")},
         "sizes": network.sizes,
         "activation": given.activation,
         "cost": network.model.cost.name,
