@@ -39,6 +39,7 @@ __all__ = [
     "is_one_of",
     "names_of",
     "quoted",
+    "was_interrupted",
 ]
 
 MISSING_WORDS = ("NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?")
@@ -189,8 +190,10 @@ class Database:
     def __enter__(self) -> "Database":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         self._connection.close()
+        if was_interrupted(error):
+            raise KeyboardInterrupt from error
 
     def _file(self) -> str:
         """Return the name of the file in SQL, where *, ? and [ would stand for other names."""
@@ -481,6 +484,11 @@ class Database:
 def quoted(text: str) -> str:
     """Return text as SQL has it."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Return whether an error is what DuckDB makes of Ctrl-C."""
+    return isinstance(error, RuntimeError) and "Query interrupted" in str(error)
 
 
 def cleaned(column: str, words: Sequence[str]) -> str:

@@ -33,6 +33,7 @@ from bp_xp.datasets.database import (
     first_line,
     is_header,
     is_one_of,
+    was_interrupted,
 )
 from bp_xp.errors import DataFormatError
 
@@ -48,6 +49,8 @@ _PACKED = 4
 
 _MEMORY = "600MB"
 _THREADS = 4  # each has buffers of its own
+
+_SIGNS_OF_A_FULL_DISK = "No space left", "max_temp_directory_size"
 
 _LINES_LOOKED_AT = 10_000
 _ROWS_AT_ONCE = 1 << 17
@@ -213,18 +216,16 @@ def _told(n_bytes: int) -> str:
 
 @contextlib.contextmanager
 def _room(folder: str) -> Iterator[None]:
-    """Let the error of a full disk say where, and what to do."""
+    """Let the error of a full disk say where, and what to do; Ctrl-C is Python's own."""
     import duckdb
 
     try:
         yield
-    except (OSError, duckdb.Error) as error:
+    except (OSError, RuntimeError, duckdb.Error) as error:
+        if was_interrupted(error):
+            raise KeyboardInterrupt from error
         is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if (
-            not is_full
-            and "No space left" not in str(error)
-            and "max_temp_directory" not in str(error)
-        ):
+        if not is_full and not any(sign in str(error) for sign in _SIGNS_OF_A_FULL_DISK):
             raise
         raise OSError(
             errno.ENOSPC,
@@ -295,7 +296,7 @@ class _Store(Database):
             self._connection.execute(
                 f"CREATE TABLE raw AS SELECT {wanted} FROM read_parquet({self._file()})"
             )
-        except self._duckdb.IOException:
+        except (self._duckdb.IOException, self._duckdb.OutOfMemoryException):
             raise
         except self._duckdb.Error as error:
             problem = str(error).splitlines()[0]
@@ -378,7 +379,7 @@ class _Store(Database):
                 f"CREATE OR REPLACE TABLE raw AS SELECT {', '.join(outer)} "
                 f"FROM (SELECT {', '.join(inner)} FROM {lines})"
             )
-        except self._duckdb.IOException:
+        except (self._duckdb.IOException, self._duckdb.OutOfMemoryException):
             raise
         except self._duckdb.Error as error:
             raise self._unreadable(str(error), width) from error

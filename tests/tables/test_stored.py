@@ -225,16 +225,25 @@ def test_file_that_changes_while_it_is_read_is_an_error(tmp_path, monkeypatch):
         store_table(path)
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_full_disk_and_interrupt_leave_nothing_behind(error, tmp_path, monkeypatch):
+ENDS = {
+    "disk": (OSError(28, "No space left on device"), OSError, "let TMPDIR name a folder with more"),
+    "DuckDB's disk": (
+        RuntimeError("IO Error: No space left"),
+        OSError,
+        "no room for the temporary",
+    ),
+    "Ctrl-C": (KeyboardInterrupt(), KeyboardInterrupt, None),
+    "Ctrl-C in DuckDB": (RuntimeError("Query interrupted"), KeyboardInterrupt, None),
+}
+
+
+@pytest.mark.parametrize(("error", "kind", "message"), ENDS.values(), ids=ENDS)
+def test_full_disk_and_interrupt_leave_nothing_behind(error, kind, message, tmp_path, monkeypatch):
     path = write(tmp_path / "rents.csv", rents(50))
 
     def fail(*_):
         raise error
 
     monkeypatch.setattr(stored_table._Store, "write", fail)
-    kind = type(error)
-    with pytest.raises(kind) as raised:
+    with pytest.raises(kind, match=message):
         store_table(path)
-    if kind is OSError:
-        assert "let TMPDIR name a folder with more" in str(raised.value)
