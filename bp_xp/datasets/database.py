@@ -186,6 +186,7 @@ class Database:
 
         self._duckdb: Any = duckdb
         self._connection = connection or _instance(os.getpid()).cursor()
+        self._connection.execute("SET enable_progress_bar = false")  # output is the program's own
 
     def __enter__(self) -> "Database":
         return self
