@@ -250,7 +250,7 @@ stream_option = of_network(
     "--stream",
     is_flag=True,
     help="Read rows as they are needed: of a .npy file, a .npz file that is not compressed, a .h5 "
-    "file, or a folder with x.npy and y.npy.",
+    "file, or a folder with x.npy and y.npy; a table in parts, as one of 512 MB always is.",
 )
 
 

@@ -155,7 +155,7 @@ def _tell_next(given: SimpleNamespace, *, is_tested: bool) -> None:
     to_evaluate, to_predict = [*arguments], [*arguments]
     if given.targets is not None:
         to_evaluate += ["--targets", str(given.targets)]
-    if given.stream:
+    if given.stream and not given.is_table:
         to_evaluate += ["--stream", *(["--split-last"] if given.split_last else [])]
         if given.test_fraction is not None:
             to_evaluate += ["--test-fraction", str(given.test_fraction)]

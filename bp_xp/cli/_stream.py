@@ -29,8 +29,6 @@ def check_stream(
     """
     if stream and data in LOADERS:
         raise click.UsageError(f"--stream is for files, and {data} lies in memory.", ctx)
-    if stream and tables.is_table(data):
-        tables.refuse_stream(ctx, data)
     if targets is not None and (data in LOADERS or tables.is_table(data)):
         raise click.UsageError(f"--targets is for inputs in a .npy file, not {data}.", ctx)
     for name, value in options.items():

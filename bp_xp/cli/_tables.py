@@ -2,10 +2,10 @@
 
 import csv
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 import numpy as np
@@ -21,12 +21,13 @@ from bp_xp.plotting import column_importance
 from bp_xp.storage.network_file import Section
 from bp_xp.tables import TableModel
 from bp_xp.tables.card import Card
-from bp_xp.tables.columns import Columns, as_columns
+from bp_xp.tables.columns import ROWS_AT_ONCE, Columns
 from bp_xp.tables.files import write_sections
 from bp_xp.tables.model import COST_OF_TASK
 from bp_xp.tables.parts import Prepared, Split, prepare
 from bp_xp.tables.preparation import select
 from bp_xp.tables.recipe import Recipe, even_batch_size, suited_l2
+from bp_xp.tables.stored import StoredInputs, open_columns
 
 __all__ = [
     "OF_TABLES",
@@ -40,7 +41,6 @@ __all__ = [
     "is_table",
     "load",
     "predictions",
-    "refuse_stream",
     "samples_for",
     "sections_of",
     "split_names",
@@ -84,15 +84,6 @@ def check_options(ctx: click.Context, data: str, *, allowed: Sequence[str] = ())
             raise click.UsageError(f"{option.opts[0]} is for tables ({ends}), not {data}.", ctx)
 
 
-def refuse_stream(ctx: click.Context, data: str) -> NoReturn:
-    """Refuse to read a table row by row."""
-    raise click.UsageError(
-        f"--stream reads .npy, .npz and .h5 files row by row, and a table such as {data} is read "
-        "whole: leave --stream out.",
-        ctx,
-    )
-
-
 def use_defaults(ctx: click.Context, given: SimpleNamespace) -> None:
     """Put the recipe for tables where nothing was given: that of TableModel."""
     recipe = Recipe()
@@ -130,7 +121,7 @@ def load(given: SimpleNamespace) -> tuple[Prepared, Dataset]:
 
     The names of the targets, and the cost that fits them, are noted where none were given.
     """
-    columns = as_columns(given.data, given.categorical or ())
+    columns = open_columns(given.data, given.categorical or (), given.stream or None)
     targets = target_names(given.target, columns, given.data)
     given.target = targets[0] if len(targets) == 1 else targets
     split = Split(
@@ -223,7 +214,7 @@ def columns_for(model: TableModel, file: str, data: str, *, allow_empty: bool = 
             f"the model in {file} takes tables: name a {', '.join(TABLE_ENDS[:3])} file with "
             "--data."
         )
-    return as_columns(data, model.preparation.text, allow_empty=allow_empty)
+    return open_columns(data, model.preparation.text, allow_empty=allow_empty)
 
 
 def samples_for(model: TableModel, file: str, data: str) -> tuple[np.ndarray, np.ndarray]:
@@ -242,26 +233,39 @@ def warn_of_ranges(model: TableModel, columns: Columns, data: str) -> None:
         click.echo(f"warning: {data} leaves what training saw: {told}", err=True)
 
 
-def predictions(model: TableModel, columns: Columns, *, proba: bool) -> Iterable[Sequence[Any]]:
-    """Yield the lines of a table of predictions, names first.
+def predictions(model: TableModel, columns: Columns, *, proba: bool) -> Iterator[Sequence[Any]]:
+    """Return the lines of a table of predictions, names first.
+
+    All rows are looked at now, and predicted some at a time.
 
     Args:
         model: the model.
         columns: the rows to predict.
         proba: whether to add the probability of each class, under its name, or of each label.
+
+    Raises:
+        ValueError: a value is not what it must be; the message names row and column.
     """
+    inputs = StoredInputs(model.preparation, columns)
+    inputs.check()
+    return _lines(model, inputs, proba)
+
+
+def _lines(model: TableModel, inputs: StoredInputs, proba: bool) -> Iterator[Sequence[Any]]:
     targets = model.preparation.targets
     names = list(targets.names)
-    values = model.predict(columns)
-    rows = values.reshape(len(values), len(names)).tolist()
-    cells = [list(map(_cell(model), row)) for row in rows]
-    if proba:
-        more = model.predict_proba(columns)
-        prefix = "" if targets.classes else "probability of "
-        names += [f"{prefix}{_text(name)}" for name in model.classes_.tolist()]
-        for line, probabilities in zip(cells, more, strict=True):
-            line += [str(p) for p in probabilities]
-    return [names, *cells]
+    prefix = "" if targets.classes else "probability of "
+    more = [f"{prefix}{_text(name)}" for name in model.classes_.tolist()] if proba else []
+    yield [*names, *more]
+    for first in range(0, len(inputs), ROWS_AT_ONCE):
+        x = inputs[first : first + ROWS_AT_ONCE]
+        values = model.answers(x)
+        cells = map(_cell(model), values.reshape(-1).tolist())
+        lines = [[next(cells) for _ in names] for _ in values]
+        if proba:
+            for line, probabilities in zip(lines, model.outputs(x), strict=True):
+                line += [str(p) for p in probabilities]
+        yield from lines
 
 
 def _cell(model: TableModel) -> Any:

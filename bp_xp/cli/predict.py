@@ -2,6 +2,8 @@
 
 import csv
 import io
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -18,6 +20,8 @@ from bp_xp.storage.files import check_replaceable, replace_file
 from bp_xp.tables import TableModel
 
 __all__ = ["predict"]
+
+_LINES_AT_ONCE = 1 << 16
 
 
 @main.command()
@@ -74,7 +78,7 @@ def predict(
     """  # noqa: D301
     check_stream(ctx, stream=stream, data=data)
     to_array = output.lower().endswith(".npy")
-    if stream and not to_array:
+    if stream and not to_array and not tables.is_table(data):
         raise click.UsageError("--stream writes a .npy file: name one with --output.", ctx)
     if output != "-":
         check_output(Path(output), network, data)
@@ -101,11 +105,18 @@ def predict(
             return
         values = to_numpy(predict_from(x))
         rows = values.reshape(len(values), -1)
-    lines = io.StringIO()
-    # str of a NumPy number is the shortest text that reads back as the same number.
-    csv.writer(lines, lineterminator="\n").writerows([map(str, row) for row in rows])
-    text = lines.getvalue()
     if output == "-":
-        print(text, end="", flush=True)
+        for part in _texts(rows):
+            print(part, end="", flush=True)
     else:
-        replace_file(Path(output), text.encode())
+        replace_file(Path(output), (part.encode() for part in _texts(rows)))
+
+
+def _texts(rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """Yield the lines of a CSV file, many at once."""
+    lines = iter(rows)
+    while some := list(itertools.islice(lines, _LINES_AT_ONCE)):
+        text = io.StringIO()
+        # str of a NumPy number is the shortest text that reads back as the same number.
+        csv.writer(text, lineterminator="\n").writerows([map(str, row) for row in some])
+        yield text.getvalue()

@@ -10,7 +10,7 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 
@@ -31,14 +31,19 @@ _KEPT = "it was not written, and what was there before is kept"
 _TRIES, _SECONDS_BETWEEN_TRIES = 10, 0.1
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Give a file new content, all at once.
+
+    Args:
+        path: the file.
+        data: the content, or its parts, which need not be in memory together.
 
     Raises:
         OSError: it could not be written; the message names the path, which holds what it held.
     """
     with replacing(path) as file:
-        file.write(data)
+        for part in [data] if isinstance(data, bytes) else data:
+            file.write(part)
 
 
 class NewFile:

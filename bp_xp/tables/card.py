@@ -2,7 +2,6 @@
 
 import datetime
 import platform
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,8 +10,9 @@ import numpy as np
 
 from bp_xp import __version__
 from bp_xp.storage.network_file import Section
-from bp_xp.tables.columns import Columns, labels_of, missing_in, numbers_of
+from bp_xp.tables.columns import Columns, count_labels
 from bp_xp.tables.parts import Prepared
+from bp_xp.tables.statistics import Values
 
 __all__ = ["Card"]
 
@@ -53,14 +53,14 @@ class Card:
         rows = np.concatenate([parts["training"], parts["validation"]])
         numbers, targets = preparation.numbers, preparation.targets
         kept = [*numbers.names, *(each.name for each in preparation.categories)]
-        seen = {n: _seen(prepared.columns[n][rows], n, n in numbers.names) for n in kept}
+        seen = {n: _seen(prepared.columns[n], rows, n, n in numbers.names) for n in kept}
         is_number = targets.task == "regression"
         return cls(
             data=data,
             rows={part: len(numbers_of_rows) for part, numbers_of_rows in parts.items()},
             columns={name: seen[name] for name in preparation.order if name in seen},
             targets={
-                name: _seen(values[rows], name, is_number)
+                name: _seen(values, rows, name, is_number)
                 for name, values in prepared.answers.items()
             },
             metrics={
@@ -89,13 +89,15 @@ class Card:
         """
         found = {}
         for name, seen in self.columns.items():
+            every = range(len(columns[name]))
             if "counts" in seen:
-                unseen = [v for v in labels_of(columns[name]) if v not in (None, *seen["counts"])]
-                n, what = len(unseen), f"unseen: {', '.join(sorted(set(unseen))[:3])}"
+                counts, _ = count_labels(columns[name], every)
+                unseen = sorted(counts.keys() - seen["counts"].keys())
+                n, what = sum(counts[one] for one in unseen), f"unseen: {', '.join(unseen[:3])}"
             else:
-                values = numbers_of(columns[name], name)
-                n = int(((values < seen["lowest"]) | (values > seen["highest"])).sum())
-                what = f"outside {_range(seen)}"
+                n, what = 0, f"outside {_range(seen)}"
+                for values in Values(columns[name], name, every).blocks():
+                    n += int(((values < seen["lowest"]) | (values > seen["highest"])).sum())
             if n:
                 found[name] = f"{n} {'value' if n == 1 else 'values'} {what}"
         return found
@@ -132,15 +134,13 @@ class Card:
         return card
 
 
-def _seen(values: np.ndarray, name: str, is_number: bool) -> dict[str, Any]:
-    """Return what a column held."""
-    missing = int(missing_in(values).sum())
+def _seen(values: Any, rows: np.ndarray, name: str, is_number: bool) -> dict[str, Any]:
+    """Return what a column held in some rows."""
     if not is_number:
-        counts = Counter(label for label in labels_of(values) if label is not None)
+        counts, missing = count_labels(values, rows)
         return {"counts": dict(sorted(counts.items())), "missing": missing}
-    found = numbers_of(values, name)
-    low, high = float(np.nanmin(found)), float(np.nanmax(found))
-    seen = {"lowest": low, "highest": high, "missing": missing}
+    found = Values(values, name, rows)
+    seen = {"lowest": found.lowest, "highest": found.highest, "missing": len(rows) - found.n}
     return seen | {"date": True} if values.dtype.kind == "M" else seen
 
 

@@ -1,36 +1,51 @@
 """Columns by name: the one form that every table is brought to.
 
 A column is a NumPy array of shape (N,): float64 with NaN for what is missing, datetime64 with NaT,
-bool, or objects, which are text, True, False or None.
+bool, or objects, which are text, True, False or None. Of a table that does not lie in memory,
+numbers and dates are memory-mapped arrays, and text is :class:`Coded`. So whatever goes over all
+rows of a column goes over :func:`blocks` of them.
 """
 
 import datetime
 import numbers
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bp_xp._optional import require
 from bp_xp.datasets.reader import column_names, read_table
+from bp_xp.datasets.stored_table import Coded
 
 __all__ = [
+    "ROWS_AT_ONCE",
+    "Coded",
     "Columns",
     "as_columns",
     "as_values",
+    "blocks",
+    "coded",
+    "count_labels",
     "label_of",
     "labels_of",
     "missing_in",
     "none_if_missing",
     "numbers_of",
+    "pick",
     "take",
 ]
 
-Columns = dict[str, np.ndarray]
+ROWS_AT_ONCE = 1 << 16
+"""How many rows of a column are looked at together."""
 
 _DAY = np.timedelta64(1, "D")
+
+
+Columns = dict[str, Any]
+"""Columns of equal length by name."""
 
 
 def as_columns(table: Any, text: Collection[str] = (), *, allow_empty: bool = False) -> Columns:
@@ -92,7 +107,7 @@ def _of_frame(table: Any) -> Columns:
     return {name: as_values(values, name) for name, values in columns.items()}
 
 
-def as_values(values: Any, name: str) -> np.ndarray:
+def as_values(values: Any, name: str) -> Any:
     """Return values as a column.
 
     Args:
@@ -103,14 +118,16 @@ def as_values(values: Any, name: str) -> np.ndarray:
         ValueError: they have no or several dimensions.
         TypeError: they are no numbers, dates or text.
     """
+    if isinstance(values, Coded):
+        return values
     values = _array(values)
     if values.ndim != 1:
         raise ValueError(f"column {name[:40]!r} has shape {values.shape}: it needs one dimension.")
     kind = values.dtype.kind
     if kind in "fiu":
-        return values.astype(np.float64)
+        return values.astype(np.float64, copy=False)
     if kind == "M":
-        return values.astype("datetime64[us]")
+        return values.astype("datetime64[us]", copy=False)
     if kind == "b":
         return values
     if kind in "OUT":
@@ -182,8 +199,24 @@ def label_of(value: Any) -> str:
     return str(value)
 
 
-def missing_in(values: np.ndarray) -> np.ndarray:
+def blocks(values: Any, rows: Sequence[int] | np.ndarray) -> Iterator[Any]:
+    """Yield a column's values in some rows, in their order, so many at once."""
+    for k in range(0, len(rows), ROWS_AT_ONCE):
+        yield pick(values, rows[k : k + ROWS_AT_ONCE])
+
+
+def pick(values: Any, rows: Sequence[int] | np.ndarray) -> Any:
+    """Return a column's values in some rows, at least one."""
+    rows = np.asarray(rows)
+    # A slice of a file is read faster than rows one by one.
+    in_a_row = bool((np.diff(rows) == 1).all())
+    return values[int(rows[0]) : int(rows[-1]) + 1] if in_a_row else values[rows]
+
+
+def missing_in(values: Any) -> np.ndarray:
     """Return which values of a column are missing, shape (N,)."""
+    if isinstance(values, Coded):
+        return values.codes < 0
     if values.dtype.kind == "f":
         return np.isnan(values)
     if values.dtype.kind == "M":
@@ -193,7 +226,7 @@ def missing_in(values: np.ndarray) -> np.ndarray:
     return np.array([value is None for value in values], bool)
 
 
-def labels_of(values: np.ndarray) -> list[str | None]:
+def labels_of(values: Any) -> list[str | None]:
     """Return a column as categories: text, or None for what is missing."""
     return [
         None if is_missing else label_of(value)
@@ -201,8 +234,45 @@ def labels_of(values: np.ndarray) -> list[str | None]:
     ]
 
 
-def numbers_of(values: np.ndarray, name: str) -> np.ndarray:
+def coded(values: Any) -> tuple[np.ndarray, list[str]]:
+    """Return a column as places in a list of categories, shape (N,), −1 if missing; and the list.
+
+    Different values may be of one category: see :func:`label_of`.
+    """
+    if isinstance(values, Coded):
+        words, codes = values.listed, values.codes
+        labels = [label_of(word) for word in words]
+    elif values.dtype.kind in "fM":
+        words, codes = np.unique(values, return_inverse=True)
+        labels = labels_of(words)
+    else:
+        labels, codes = labels_of(values), np.arange(len(values))
+    known: dict[str, int] = {}
+    places = [-1 if label is None else known.setdefault(label, len(known)) for label in labels]
+    return np.array([*places, -1])[codes], list(known)
+
+
+def count_labels(values: Any, rows: Sequence[int] | np.ndarray) -> tuple[Counter[str], int]:
+    """Return how many values each category has in some rows, and how many are missing."""
+    counts: Counter[str] = Counter()
+    missing = 0
+    for block in blocks(values, rows):
+        codes, labels = coded(block)
+        found = np.bincount(codes + 1, minlength=len(labels) + 1).tolist()
+        missing += found[0]
+        counts.update({label: n for label, n in zip(labels, found[1:], strict=True) if n})
+    return counts, missing
+
+
+def numbers_of(
+    values: Any, name: str, rows: Sequence[int] | np.ndarray | None = None
+) -> np.ndarray:
     """Return a column as numbers, NaN where missing: dates as days since 1970, true as 1.
+
+    Args:
+        values: the column.
+        name: what it is called, for messages.
+        rows: the number of each row, for messages; None counts from 0.
 
     Raises:
         ValueError: a value is no number, or infinite; the message names row and column.
@@ -210,7 +280,8 @@ def numbers_of(values: np.ndarray, name: str) -> np.ndarray:
     if values.dtype.kind == "M":
         days = (values - np.datetime64(0, "us")) / _DAY
         return np.where(np.isnat(values), np.nan, days)
-    if values.dtype.kind != "O":
+    numbered = range(len(values)) if rows is None else rows
+    if values.dtype.kind != "O" and not isinstance(values, Coded):
         found = values.astype(np.float64)
     else:
         found = np.full(len(values), np.nan)
@@ -219,14 +290,15 @@ def numbers_of(values: np.ndarray, name: str) -> np.ndarray:
                 found[row] = np.nan if value is None else float(value)
             except ValueError as error:
                 raise ValueError(
-                    f"row {row + 1}, column {name[:40]!r}: {str(value)[:40]!r} is not a number."
+                    f"row {numbered[row] + 1}, column {name[:40]!r}: {str(value)[:40]!r} is not a "
+                    "number."
                 ) from error
     if np.isinf(found).any():
-        row = int(np.argmax(np.isinf(found)))
+        row = numbered[int(np.argmax(np.isinf(found)))]
         raise ValueError(f"row {row + 1}, column {name[:40]!r}: the number is infinite.")
     return found
 
 
-def take(columns: Columns, rows: Sequence[int] | np.ndarray) -> Columns:
+def take(columns: Columns, rows: Any) -> Columns:
     """Return some rows of a table."""
     return {name: values[rows] for name, values in columns.items()}

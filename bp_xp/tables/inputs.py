@@ -3,13 +3,22 @@
 Numbers are scaled, and text becomes columns of 0 and 1.
 """
 
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from bp_xp.tables.columns import Columns, labels_of, missing_in, numbers_of
+from bp_xp.tables.columns import (
+    Coded,
+    Columns,
+    blocks,
+    coded,
+    count_labels,
+    missing_in,
+    numbers_of,
+)
+from bp_xp.tables.statistics import Values
 
 __all__ = [
     "SCALINGS",
@@ -66,23 +75,26 @@ class Numbers:
     scale: np.ndarray
 
     @classmethod
-    def learn(cls, columns: Columns, names: tuple[str, ...], scaling: Scaling) -> "Numbers":
-        """Learn from training rows; each column must have values.
+    def learn(
+        cls,
+        columns: Columns,
+        names: tuple[str, ...],
+        scaling: Scaling,
+        rows: Sequence[int] | np.ndarray,
+    ) -> "Numbers":
+        """Learn from training rows, in which each column must have values.
 
         Raises:
             ValueError: a value is no number.
         """
-        x = np.empty((len(next(iter(columns.values()))), len(names)))
-        for i, name in enumerate(names):
-            x[:, i] = numbers_of(columns[name], name)
-        found = [column[~np.isnan(column)] for column in x.T]
-        pairs = np.array([center_and_scale(values, scaling) for values in found]).reshape(-1, 2)
+        each = [Values(columns[name], name, rows) for name in names]
+        pairs = np.array([center_and_scale(values, scaling) for values in each]).reshape(-1, 2)
         return cls(
             names=names,
             dates=tuple(columns[name].dtype.kind == "M" for name in names),
-            flagged=tuple(bool(np.isnan(column).any()) for column in x.T),
+            flagged=tuple(values.n < len(rows) for values in each),
             scaling=scaling,
-            median=np.array([np.median(values) for values in found]),
+            median=np.array([values.median for values in each]),
             center=pairs[:, 0],
             scale=pairs[:, 1],
         )
@@ -93,8 +105,12 @@ class Numbers:
         flags = [n for n, flag in zip(self.names, self.flagged, strict=True) if flag]
         return [*self.names, *(f"{name} is missing" for name in flags)]
 
-    def apply(self, columns: Columns) -> np.ndarray:
+    def apply(self, columns: Columns, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Return the inputs, shape (N, features).
+
+        Args:
+            columns: a table.
+            rows: the number of each row, for messages; None counts from 0.
 
         Raises:
             ValueError: a value is no number, or too large for a network; the message names row and
@@ -110,7 +126,7 @@ class Numbers:
                 raise ValueError(
                     f"column {name[:40]!r} held {kinds[0]} in training, and holds {kinds[1]} now."
                 )
-            x[:, i] = numbers_of(columns[name], name)
+            x[:, i] = numbers_of(columns[name], name, rows)
         missing = np.isnan(x)
         x = np.where(missing, self.median, x)
         # By halves, exactly, as a difference may overflow.
@@ -121,31 +137,32 @@ class Numbers:
         too_large = ~(np.abs(z) < np.finfo(np.float32).max)
         if too_large.any():
             row, i = np.argwhere(too_large)[0]
+            number = row if rows is None else rows[row]
             raise ValueError(
-                f"row {row + 1}, column {self.names[i][:40]!r}: {x[row, i]:g} is too far from what "
-                "is usual there."
+                f"row {number + 1}, column {self.names[i][:40]!r}: {x[row, i]:g} is too far "
+                "from what is usual there."
             )
         return np.concatenate([z, missing[:, list(self.flagged)]], axis=1)
 
 
-def center_and_scale(values: np.ndarray, scaling: Scaling) -> tuple[float, float]:
+def center_and_scale(values: Values, scaling: Scaling) -> tuple[float, float]:
     """Return what to subtract from values and what to divide by; never 0.
 
     Args:
-        values: shape (N,), all finite, at least one.
+        values: at least one.
         scaling: how.
     """
-    largest = float(np.abs(values).max())
+    largest = max(-values.lowest, values.highest)
     if scaling == "none" or largest == 0.0:
         return 0.0, 1.0
-    values = values / largest  # so that no sum overflows
+    low, high = values.lowest / largest, values.highest / largest  # so that no sum overflows
     if scaling == "standard":
-        center, scale = values.mean(), values.std()
+        center, scale = values.mean_and_deviation(largest)
     elif scaling == "minmax":
-        center, scale = values.min(), np.ptp(values)
+        center, scale = low, high - low
     else:
-        low, center, high = np.quantile(values, [0.25, 0.5, 0.75])
-        scale = high - low if high > low else np.ptp(values) / 2
+        first, center, third = values.quantiles([0.25, 0.5, 0.75], largest)
+        scale = third - first if third > first else (high - low) / 2
     divisor = min(float(scale) * largest, float(np.finfo(np.float64).max))
     return float(center) * largest, divisor if divisor > 0.0 else 1.0
 
@@ -172,13 +189,13 @@ class Categories:
     holds: Holds = "text"
 
     @classmethod
-    def learn(cls, columns: Columns, name: str) -> "Categories":
+    def learn(cls, columns: Columns, name: str, rows: Sequence[int] | np.ndarray) -> "Categories":
         """Learn from training rows."""
-        counts: Counter[Any] = Counter(labels_of(columns[name]))
-        missing = counts.pop(None, 0) > 0
+        counts, missing = count_labels(columns[name], rows)
         labels = sorted(label for label, count in counts.items() if count >= _RARE)
         other = len(labels) < len(counts)
-        return cls(name, tuple(labels), other, missing, _what_it_holds(columns[name]))
+        holds = _what_it_holds(columns[name], rows)
+        return cls(name, tuple(labels), other, missing > 0, holds)
 
     @property
     def features(self) -> list[str]:
@@ -192,14 +209,16 @@ class Categories:
         places = {label: i for i, label in enumerate(self.labels)}
         other = len(places) if self.other else -1
         missing = len(places) + self.other if self.missing else other
-        found = labels_of(columns[self.name])
-        chosen = np.array([missing if f is None else places.get(f, other) for f in found], int)
+        codes, labels = coded(columns[self.name])
+        chosen = np.array([*(places.get(label, other) for label in labels), missing], int)[codes]
         return (chosen[:, None] == np.arange(len(self.features))).astype(np.float64)
 
 
-def _what_it_holds(values: np.ndarray) -> Holds:
-    """Return what the values of a column are."""
+def _what_it_holds(values: Any, rows: Sequence[int] | np.ndarray) -> Holds:
+    """Return what the values of a column are in some rows."""
     if values.dtype.kind in "fM":
         return "numbers" if values.dtype.kind == "f" else "dates"
-    there = [value for value in values.tolist() if value is not None]
-    return "truth values" if there and all(isinstance(v, bool) for v in there) else "text"
+    if isinstance(values, Coded) or values.dtype.kind == "b":
+        return "truth values" if values.dtype.kind == "b" else "text"
+    there = (v for block in blocks(values, rows) for v in block.tolist() if v is not None)
+    return "truth values" if all(isinstance(value, bool) for value in there) else "text"

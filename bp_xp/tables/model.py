@@ -14,22 +14,25 @@ from bp_xp import checks
 from bp_xp._caller import own_arguments
 from bp_xp._typing import Namespace
 from bp_xp.backends import to_numpy
+from bp_xp.datasets.stored_table import StoredColumns
 from bp_xp.network import Network
+from bp_xp.sources import Stream
 from bp_xp.storage import network_file
 from bp_xp.tables.card import Card
 from bp_xp.tables.columns import Columns, as_columns
 from bp_xp.tables.files import read_sections, write_sections
 from bp_xp.tables.importance import permutation_importance
 from bp_xp.tables.inputs import Scaling
+from bp_xp.tables.judging import METRICS_OF_TASK, judge_answers
 from bp_xp.tables.parts import Prepared, Split, part_columns, prepare
 from bp_xp.tables.preparation import Preparation
 from bp_xp.tables.recipe import Recipe
+from bp_xp.tables.stored import StoredInputs, open_columns
 from bp_xp.tables.targets import Task
-from bp_xp.training.arguments import as_metrics
 from bp_xp.training.checkpoint import Checkpoint
 from bp_xp.training.history import History
 
-__all__ = ["COST_OF_TASK", "METRICS_OF_TASK", "TableModel"]
+__all__ = ["COST_OF_TASK", "TableModel"]
 
 COST_OF_TASK = {
     "classification": "categorical_cross_entropy",
@@ -37,13 +40,6 @@ COST_OF_TASK = {
     "regression": "quadratic",
 }
 """The cost of each task."""
-
-METRICS_OF_TASK = {
-    "classification": ("accuracy", "balanced_accuracy", "f1_macro"),
-    "multilabel": ("accuracy", "f1"),
-    "regression": ("r2", "mae"),
-}
-"""What each task is judged by; several labels are judged one by one, and the mean is told."""
 
 
 class TableModel:
@@ -167,14 +163,23 @@ class TableModel:
     # -----------------------------------------------------------------------------------------
     # How it learns
 
-    def fit(self, table: Any, target: Any = None, **options: Any) -> "TableModel":
+    def fit(
+        self, table: Any, target: Any = None, *, stream: bool | int | None = None, **options: Any
+    ) -> "TableModel":
         """Learn the preparation, and train a new network.
+
+        A file that is large, or for which ``stream`` says so, is not read into memory: its columns
+        are written to temporary files (``TMPDIR`` says where), and prepared as they are read, in
+        blocks that are shuffled as :class:`bp_xp.Stream` tells. What is learnt of it is the same.
 
         Args:
             table: the rows to learn from.
             target: what to predict: the name of a column, a list of names, or the values
                 themselves, one for each row, or a table of them. A list of text is names where the
                 table has columns of these names, and otherwise values.
+            stream: whether the table, a path, is read in parts; a number is how many rows are
+                shuffled among each other, and as many as there are give the run in memory. None is
+                False below 512 MB of CSV, or 128 MB of Parquet.
             options: further arguments of :meth:`bp_xp.Network.fit`, such as ``callbacks``.
 
         Returns:
@@ -184,10 +189,12 @@ class TableModel:
             ValueError: a column is not there, a target is missing, a value does not fit the others
                 of its column; the message names row and column.
             DataFormatError: a file can't be read as a table.
+            OSError: there is no room for temporary files, or the file changed while it was read.
             DivergenceError: as for :meth:`bp_xp.Network.fit`.
         """
         seed = checks.check_seed(self.seed)
-        prepared = self._prepare(as_columns(table, self.categorical), target, seed)
+        columns = open_columns(table, self.categorical, stream)
+        prepared = self._prepare(columns, target, seed)
         network = Network(**self._network_arguments(prepared.preparation), seed=seed)
         names = [field.name for field in fields(Recipe)]
         recipe = replace(self.recipe, **{n: options.pop(n) for n in names if n in options})
@@ -198,7 +205,10 @@ class TableModel:
             how["validation_data"] = prepared.part("validation")
         if options.get("checkpoint") is not None:
             options["checkpoint"] = _with_preparation(options["checkpoint"], prepared.preparation)
-        history = network.fit(*prepared.part("training"), **how | options)
+        x, y = prepared.part("training")
+        if stream is not None and not isinstance(stream, bool):
+            x = Stream(x, buffer_size=stream)
+        history = network.fit(x, y, **how | options)
         self.preparation, self.network = prepared.preparation, network
         self.history, self.held_out = history, held_out
         parts = [part for part, rows in prepared.rows.items() if len(rows)]
@@ -252,7 +262,7 @@ class TableModel:
         Raises:
             ValueError: a column is missing, or holds something else than in training.
         """
-        return self._fitted.targets.decode(self._outputs(self._fitted.inputs(table)))
+        return self.answers(self._inputs(table))
 
     def predict_proba(self, table: Any, *, as_columns: bool = False) -> Any:
         """Return the probability of each class, or of each label.
@@ -267,7 +277,7 @@ class TableModel:
         Raises:
             ValueError: the model tells numbers; or as for :meth:`predict`.
         """
-        probabilities = self._outputs(self._fitted.inputs(table))
+        probabilities = self.outputs(self._inputs(table))
         if self._fitted.targets.task == "regression":
             raise ValueError("this model tells numbers, which have no probabilities: use predict.")
         if not as_columns:
@@ -317,26 +327,26 @@ class TableModel:
         name = self._score_name
         return permutation_importance(
             self.preparation,
-            x,
+            x[:],
             lambda shuffled: self.judge(shuffled, y)[name],
             repeats=checks.check_integer(repeats, "repeats"),
             seed=checks.check_seed(seed),
         )
 
-    def _samples(self, table: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _samples(self, table: Any, target: Any) -> tuple[Any, np.ndarray]:
         """Return inputs and targets of a table, one row or more."""
         preparation = self._fitted
         targets = preparation.targets
         wanted = list(targets.names) if target is None else target
-        columns, answers = part_columns(as_columns(table, preparation.text), wanted)
+        columns, answers = part_columns(open_columns(table, preparation.text), wanted)
         if target is not None:  # it may be called otherwise than in training
             answers = dict(zip(targets.names, answers.values(), strict=True))
-        x, y = preparation.inputs(columns), targets.encode(answers)
+        x, y = self._inputs(columns), targets.encode(answers)
         if not len(x):
             raise ValueError("the table has no rows to judge.")
         return x, y
 
-    def judge(self, x: np.ndarray, y: np.ndarray, metrics: Any = ()) -> dict[str, float]:
+    def judge(self, x: Any, y: np.ndarray, metrics: Any = ()) -> dict[str, float]:
         """Return the metrics of :meth:`evaluate` for what the preparation makes of a table.
 
         Args:
@@ -347,24 +357,7 @@ class TableModel:
         Raises:
             ValueError: a metric is not for this task.
         """
-        targets, true = self.preparation.targets, y
-        outputs = self._outputs(x).astype(np.float64)
-        if targets.task == "classification":
-            true = np.eye(targets.n_outputs)[true]
-        elif targets.task == "regression":
-            true, outputs = (v * targets.scale + targets.center for v in (true, outputs))
-        pairs = [(outputs, true)]
-        if targets.task == "multilabel":
-            pairs = list(zip(outputs.T[..., None], true.T[..., None], strict=True))
-        found = {}
-        for metric in (*as_metrics(METRICS_OF_TASK[targets.task]), *as_metrics(metrics)):
-            if metric.needs_classes and targets.task == "regression":
-                raise ValueError(f"the metric {metric.name!r} is for classes, not for numbers.")
-            # The mean over labels of a score of one label is what macro stands for.
-            macro = "_macro" if (metric.name, targets.task) == ("f1", "multilabel") else ""
-            scores = [metric(a, y, xp=np) for a, y in pairs]
-            found[metric.name + macro] = float(np.mean(scores))
-        return found
+        return judge_answers(self.preparation.targets, self.outputs, x, y, metrics)
 
     def score(self, table: Any, target: Any = None) -> float:
         """Return the accuracy, or R² of numbers: what scikit-learn's tools compare by.
@@ -393,8 +386,23 @@ class TableModel:
         columns = as_columns(table, self._fitted.text)
         return {} if self.card is None else self.card.outside(columns)
 
-    def _outputs(self, x: np.ndarray) -> np.ndarray:
-        """Return the network's outputs, or probabilities of classes, on the host."""
+    def _inputs(self, table: Any) -> Any:
+        """Return the inputs of the network; those of a large file are made as they are read."""
+        columns = open_columns(table, self._fitted.text, allow_empty=True)
+        if isinstance(columns, StoredColumns):
+            return StoredInputs(self.preparation, columns)
+        return self.preparation.inputs(columns)
+
+    def answers(self, x: Any) -> np.ndarray:
+        """Return the predictions of :meth:`predict` for what the preparation makes of a table."""
+        return self.preparation.targets.decode(self.outputs(x))
+
+    def outputs(self, x: Any) -> np.ndarray:
+        """Return the network's outputs, or probabilities of classes, on the host, shape (N, K).
+
+        Args:
+            x: what the preparation makes of a table, shape (N, features).
+        """
         targets = self.preparation.targets
         if not len(x):
             return np.zeros((0, targets.n_outputs))

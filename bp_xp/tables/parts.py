@@ -8,10 +8,12 @@ import numpy as np
 
 from bp_xp import checks
 from bp_xp._caller import named
+from bp_xp.datasets.stored_table import StoredColumns
 from bp_xp.sources.samples import split_rows
-from bp_xp.tables.columns import Columns, as_columns, as_values, labels_of, missing_in
+from bp_xp.tables.columns import Columns, as_columns, as_values, coded, missing_in
 from bp_xp.tables.inputs import Scaling
 from bp_xp.tables.preparation import Preparation, select
+from bp_xp.tables.stored import StoredInputs
 from bp_xp.tables.targets import Targets, Task
 
 __all__ = ["Prepared", "Split", "part_columns", "prepare"]
@@ -98,7 +100,8 @@ class Split:
         if missing.any():
             row = int(np.argmax(missing)) + 1
             raise ValueError(f"row {row}, column {self.by[:40]!r}: the group is missing.")
-        return np.unique(np.array(labels_of(values)), return_inverse=True)[1]
+        codes, labels = coded(values)
+        return np.argsort(np.argsort(np.array(labels)))[codes]
 
 
 def _whole_groups(
@@ -125,7 +128,7 @@ class Prepared(NamedTuple):
         columns: the columns to learn from.
         answers: the columns to predict.
         rows: the numbers of the rows of each part: training, validation, test.
-        x: inputs, shape (N, features).
+        x: inputs, shape (N, features); those of a stored table are made as they are read.
         y: labels, shape (N,), or targets, shape (N, targets).
     """
 
@@ -133,12 +136,13 @@ class Prepared(NamedTuple):
     columns: Columns
     answers: Columns
     rows: Mapping[str, np.ndarray]
-    x: np.ndarray
+    x: Any
     y: np.ndarray
 
-    def part(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def part(self, name: str) -> tuple[Any, np.ndarray]:
         """Return the inputs and the targets of a part."""
-        return self.x[self.rows[name]], self.y[self.rows[name]]
+        rows, x = self.rows[name], self.x
+        return x.at(rows) if isinstance(x, StoredInputs) else x[rows], self.y[rows]
 
 
 def prepare(
@@ -184,7 +188,12 @@ def prepare(
         drop=drop,
         scaling=scaling,
     )
-    x, y = preparation.inputs(columns), preparation.outputs(answers)
+    if isinstance(columns, StoredColumns):
+        x = StoredInputs(preparation, columns)
+        x.check()
+    else:
+        x = preparation.inputs(columns)
+    y = preparation.outputs(answers)
     return Prepared(preparation, columns, answers, rows, x, y)
 
 
@@ -204,7 +213,10 @@ def part_columns(columns: Columns, target: Any) -> tuple[Columns, Columns]:
     is_names = is_names and len(set(names)) == len(names) and set(names) <= set(columns)
     if isinstance(target, str) or is_names:
         answers = select(columns, names, named("target"))
-        return {name: v for name, v in columns.items() if name not in answers}, answers
+        rest = {name: v for name, v in columns.items() if name not in answers}
+        if isinstance(columns, StoredColumns):
+            rest = StoredColumns(rest, columns.n_bytes, columns.folder)
+        return rest, answers
     values: Any = target
     if isinstance(values, Mapping) or hasattr(values, "columns") or np.ndim(values) == 2:
         answers = as_columns(values)

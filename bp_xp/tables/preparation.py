@@ -8,8 +8,9 @@ import numpy as np
 
 from bp_xp._caller import named
 from bp_xp.storage.network_file import Section
-from bp_xp.tables.columns import Columns, as_columns, labels_of, missing_in, numbers_of, take
+from bp_xp.tables.columns import Columns, as_columns, blocks, count_labels, missing_in
 from bp_xp.tables.inputs import SCALINGS, Categories, Numbers, Scaling
+from bp_xp.tables.statistics import Values
 from bp_xp.tables.targets import TASKS, Targets, Task
 
 __all__ = ["Preparation"]
@@ -142,16 +143,15 @@ class Preparation:
             raise ValueError("the table has no rows to learn from.")
         which = np.arange(n_rows) if rows is None else np.asarray(rows)
         targets = Targets.learn(answers, task, which)
-        training = take(columns, which)
-        found = {name: _kind(name, values, wishes) for name, values in training.items()}
+        found = {name: _kind(name, values, which, wishes) for name, values in columns.items()}
         order = tuple(found)
         as_numbers = tuple(name for name in order if found[name] == "number")
         as_categories = [name for name in order if found[name] == "category"]
         if not as_numbers and not as_categories:
             raise ValueError("no column is left to learn from: " + "; ".join(found.values()))
         return cls(
-            Numbers.learn(training, as_numbers, scaling),
-            tuple(Categories.learn(training, name) for name in as_categories),
+            Numbers.learn(columns, as_numbers, scaling, which),
+            tuple(Categories.learn(columns, name, which) for name in as_categories),
             {name: why for name, why in found.items() if why not in ("number", "category")},
             targets,
             order,
@@ -188,8 +188,12 @@ class Preparation:
         """The names of the columns that are used."""
         return [*self.numbers.names, *(each.name for each in self.categories)]
 
-    def inputs(self, table: Any) -> np.ndarray:
+    def inputs(self, table: Any, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Return the inputs of a network, shape (N, features), float64.
+
+        Args:
+            table: as for :func:`~bp_xp.tables.columns.as_columns`.
+            rows: the number of each row, for messages; None counts from 0.
 
         Raises:
             ValueError: a column is missing, or holds something else than in training.
@@ -198,7 +202,8 @@ class Preparation:
         columns = select(as_columns(table, self.text, allow_empty=True), wanted, "the model")
         if not len(columns[wanted[0]]):  # an empty column is of no kind
             return np.zeros((0, len(self.features)))
-        parts = [self.numbers.apply(columns), *(each.apply(columns) for each in self.categories)]
+        numbers = self.numbers.apply(columns, rows)
+        parts = [numbers, *(each.apply(columns) for each in self.categories)]
         return np.concatenate(parts, axis=1)
 
     def outputs(self, table: Any) -> np.ndarray:
@@ -337,39 +342,30 @@ def _tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _kind(name: str, values: np.ndarray, wishes: _Wishes) -> str:
+def _kind(name: str, values: Any, rows: np.ndarray, wishes: _Wishes) -> str:
     """Return "number" or "category", or otherwise why a column is left out."""
     if name in wishes.drop:
         return "as was asked for"
-    there = values[~missing_in(values)]
-    if not len(there):
+    n = len(rows) - sum(int(missing_in(block).sum()) for block in blocks(values, rows))
+    if not n:
         return "nothing but missing values"
     if name in wishes.categorical:
         return "category"
     if name in wishes.numeric:
-        numbers_of(values, name)
-        return "number"
-    distinct = set(labels_of(there))
-    if len(distinct) == 1 and len(there) == len(values):
-        return "the same in all rows"
+        return "number" if Values(values, name, rows).n else ""  # all of them are numbers
     if values.dtype.kind in "Ob":
-        if len(distinct) > _MOST_CATEGORIES or (
-            len(distinct) > 10 and 2 * len(distinct) > len(there)
-        ):
-            return f"{len(distinct)} different texts in {len(there)} rows"
+        distinct = getattr(values, "unlisted", 0) or len(count_labels(values, rows)[0])
+        if distinct == 1 and n == len(rows):
+            return "the same in all rows"
+        if distinct > _MOST_CATEGORIES or (distinct > 10 and 2 * distinct > n):
+            return f"{distinct} different texts in {n} rows"
         return "category"
-    if values.dtype.kind == "f" and len(values) >= _FEW_ROWS and _numbers_rows(there):
+    found = Values(values, name, rows)
+    if found.lowest == found.highest and n == len(rows):
+        return "the same in all rows"
+    # Years are whole, different and dense as well, but tell something.
+    are_years = found.lowest >= _YEARS[0] and found.highest <= _YEARS[1]
+    is_plain = values.dtype.kind == "f" and len(rows) >= _FEW_ROWS
+    if is_plain and not are_years and found.number_the_rows():
         return "it numbers the rows"
     return "number"
-
-
-def _numbers_rows(values: np.ndarray) -> bool:
-    """Return whether whole numbers are all different and dense, as those of rows are.
-
-    Half of the numbers in their range must be there, as a part of the rows may be held out. Years
-    are whole, different and dense as well, but tell something.
-    """
-    whole = not (values % 1).any()
-    are_years = values.min() >= _YEARS[0] and values.max() <= _YEARS[1]
-    is_dense = len(np.unique(values)) == len(values) > np.ptp(values) / 2
-    return whole and is_dense and not are_years

@@ -29,7 +29,8 @@ from bp_xp.sweeps.settings import (
 )
 from bp_xp.sweeps.space import expand
 from bp_xp.tables.columns import as_columns
-from bp_xp.tables.model import METRICS_OF_TASK, TableModel
+from bp_xp.tables.judging import METRICS_OF_TASK
+from bp_xp.tables.model import TableModel
 from bp_xp.tables.parts import Prepared, Split, part_columns
 from bp_xp.tables.recipe import Recipe
 from bp_xp.tables.targets import Targets

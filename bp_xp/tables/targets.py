@@ -10,8 +10,19 @@ from typing import Any, Literal
 import numpy as np
 
 from bp_xp._caller import advice
-from bp_xp.tables.columns import Columns, labels_of, missing_in, numbers_of
+from bp_xp.tables.columns import (
+    ROWS_AT_ONCE,
+    Coded,
+    Columns,
+    blocks,
+    coded,
+    label_of,
+    missing_in,
+    numbers_of,
+    take,
+)
 from bp_xp.tables.inputs import center_and_scale
+from bp_xp.tables.statistics import Values
 
 __all__ = ["TASKS", "Targets", "Task"]
 
@@ -56,8 +67,9 @@ class Targets:
         Raises:
             ValueError: a target is missing, or the targets do not fit the task.
         """
+        every = range(len(next(iter(columns.values()))))
         for name, values in columns.items():
-            missing = missing_in(values)
+            missing = np.concatenate([missing_in(block) for block in blocks(values, every)])
             if missing.any():
                 raise ValueError(
                     f"row {int(np.argmax(missing)) + 1}, column {name[:40]!r}: the target is "
@@ -69,23 +81,28 @@ class Targets:
             if len(columns) > 1:
                 raise ValueError(f"classes are told by one column, not by {len(columns)}.")
             name = next(iter(columns))
-            classes = _classes(columns[name])
+            classes = _classes(columns[name], name)
             if len(classes) == 1:
                 raise ValueError(
                     f"column {name[:40]!r} holds {classes[0]!r} in every row: there is nothing to "
                     "tell apart."
                 )
             return cls(names, task, classes, reason)
-        values = np.stack([numbers_of(columns[name], name) for name in names], axis=1)
         if task == "multilabel":
-            for name, column in zip(names, values.T, strict=True):
-                if not np.isin(column, (0, 1)).all():
-                    row = int(np.argmin(np.isin(column, (0, 1))))
-                    raise ValueError(
-                        f"row {row + 1}, column {name[:40]!r}: {column[row]:g} is neither 0 nor 1."
-                    )
+            for name in names:
+                for k, block in enumerate(Values(columns[name], name, every).blocks()):
+                    fits = np.isin(block, (0, 1))
+                    if not fits.all():
+                        row = int(np.argmin(fits))
+                        raise ValueError(
+                            f"row {k * ROWS_AT_ONCE + row + 1}, column {name[:40]!r}: "
+                            f"{block[row]:g} is neither 0 nor 1."
+                        )
             return cls(names, task, reason=reason)
-        pairs = np.array([center_and_scale(column[rows], "standard") for column in values.T])
+        for name in names:  # those of all rows are numbers
+            _ = Values(columns[name], name, every).n
+        each = [Values(columns[name], name, rows) for name in names]
+        pairs = np.array([center_and_scale(values, "standard") for values in each])
         return cls(names, task, reason=reason, center=pairs[:, 0], scale=pairs[:, 1])
 
     @property
@@ -99,22 +116,34 @@ class Targets:
         Raises:
             ValueError: a value is missing, or is none of the classes.
         """
+        n = len(next(iter(columns.values())))
+        starts = range(0, max(n, 1), ROWS_AT_ONCE)
+        parts = [self._encoded(take(columns, slice(k, k + ROWS_AT_ONCE)), k) for k in starts]
+        return np.concatenate(parts)
+
+    def _encoded(self, columns: Columns, first: int) -> np.ndarray:
+        """Return what :meth:`encode` does of some rows, of which the first has a number."""
         if self.task == "classification":
             (name,) = self.names
-            places = {label: i for i, label in enumerate(labels_of(np.array(self.classes, object)))}
-            found = labels_of(columns[name])
-            for row, label in enumerate(found):
-                if label not in places:
-                    known = ", ".join(map(repr, self.classes))
-                    raise ValueError(
-                        f"row {row + 1}, column {name[:40]!r}: {label!r} is none of the classes "
-                        f"{known[:400]}."
-                    )
-            return np.array([places[label] for label in found], np.int64)
-        values = np.stack([numbers_of(columns[name], name) for name in self.names], axis=1)
+            places = {label_of(each): i for i, each in enumerate(self.classes)}
+            codes, labels = coded(columns[name])
+            found = np.array([*(places.get(label, -1) for label in labels), -1], np.int64)[codes]
+            if (found < 0).any():
+                row = int(np.argmax(found < 0))
+                label = None if codes[row] < 0 else labels[codes[row]]
+                known = ", ".join(map(repr, self.classes))
+                raise ValueError(
+                    f"row {first + row + 1}, column {name[:40]!r}: {label!r} is none of the "
+                    f"classes {known[:400]}."
+                )
+            return found
+        rows = range(first, first + len(next(iter(columns.values()))))
+        values = np.stack([numbers_of(columns[name], name, rows) for name in self.names], axis=1)
         if np.isnan(values).any():
             row, i = np.argwhere(np.isnan(values))[0]
-            raise ValueError(f"row {row + 1}, column {self.names[i][:40]!r}: a target is missing.")
+            raise ValueError(
+                f"row {rows[row] + 1}, column {self.names[i][:40]!r}: a target is missing."
+            )
         if self.task == "multilabel":
             return values
         return (values / 2 - self.center / 2) / (self.scale / 2)
@@ -151,29 +180,41 @@ class Targets:
 
 def _decided(columns: Columns) -> tuple[Task, str]:
     """Return the task that targets look like, and why."""
+    every = range(len(next(iter(columns.values()))))
+    each = {name: Values(values, name, every) for name, values in columns.items()}
     if len(columns) > 1:
-        values = [numbers_of(values, name) for name, values in columns.items()]
-        if np.isin(values, (0, 1)).all():
+        if all(np.isin(values.distinct(2).values, (0, 1)).all() for values in each.values()):
             return "multilabel", f"all {len(columns)} columns hold 0 and 1"
         return "regression", f"{len(columns)} columns of numbers"
     ((name, values),) = columns.items()
     if values.dtype.kind in "Ob":
         return "classification", "text" if values.dtype.kind == "O" else "true and false"
-    found, counts = np.unique(numbers_of(values, name), return_counts=True)
+    found = each[name].distinct()
+    n = len(found.values)
     how = advice("; pass {} to learn numbers", "task", "regression")
-    if len(found) == 2:
+    if n == 2:
         return "classification", f"two different numbers{how}"
-    if (found % 1).any():
+    if not found.whole:
         return "regression", "numbers with fractions"
-    if len(found) <= _FEW and counts.mean() >= 5:
-        return "classification", f"only {len(found)} different whole numbers{how}"
+    if n <= _FEW and found.counts.mean() >= 5:
+        return "classification", f"only {n} different whole numbers{how}"
     how = advice("; pass {} to learn classes", "task", "classification")
-    return "regression", f"{len(found)} different numbers{how if len(found) < 100 else ''}"
+    told = f"more than {n}" if found.more else f"{n}"
+    return "regression", f"{told} different numbers{how if n < 100 else ''}"
 
 
-def _classes(values: np.ndarray) -> tuple[Any, ...]:
+def _classes(values: Any, name: str) -> tuple[Any, ...]:
     """Return the classes of a column as Python's objects: text, truth values or numbers."""
-    if values.dtype.kind == "M":
-        values = np.array(labels_of(values), object)
-    found = sorted(set(values.tolist()))
+    every = range(len(values))
+    if values.dtype.kind == "f":
+        found = Values(values, name, every).distinct(len(values)).values.tolist()
+    elif values.dtype.kind == "M":
+        found = sorted({label for block in blocks(values, every) for label in coded(block)[1]})
+    elif isinstance(values, Coded):
+        there = np.zeros(len(values.words), bool)
+        for block in blocks(values, every):
+            there[block.codes] = True
+        found = sorted(values.words[there].tolist())
+    else:
+        found = sorted(set(values.tolist()))
     return tuple(int(c) if isinstance(c, float) and c.is_integer() else c for c in found)

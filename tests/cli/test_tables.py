@@ -114,6 +114,29 @@ def test_recipe_is_that_of_the_class():
     assert (settings["schedule"], settings["learning-rate"]) == ("constant", 0.02)
 
 
+def test_table_in_parts_is_the_same_run_and_predicts_the_same(monkeypatch):
+    write("table.csv", TABLE)
+    train = "train -q --device cpu --epochs 2 --data table.csv --target kind --output"
+    told, _ = run_well(f"{train} whole.safetensors")
+    in_parts, _ = run_well(f"{train} parts.safetensors --stream")
+    assert in_parts.replace("parts", "whole") == told
+    assert "stream = true" in Path("parts.toml").read_text()
+    models = [TableModel.load(name) for name in ("whole.safetensors", "parts.safetensors")]
+    for mine, its in zip(*(model.network.layers for model in models), strict=True):
+        np.testing.assert_array_equal(mine.W, its.W)
+    predict = "predict -q whole.safetensors --data table.csv --proba"
+    known, _ = run_well(predict)
+    monkeypatch.setattr("bp_xp.datasets.stored_table._LARGE", 1)
+    monkeypatch.setattr("bp_xp.cli._tables.ROWS_AT_ONCE", 32)
+    assert len(rows_of(known)) > 64
+    for one, other in zip(rows_of(known)[1:], rows_of(run_well(predict)[0])[1:], strict=True):
+        assert one[0] == other[0]
+        np.testing.assert_allclose([*map(float, one[1:])], [*map(float, other[1:])], rtol=1e-5)
+    result = run("train --stream --epochs 1")
+    assert result.exit_code == 2
+    assert "--stream is for files, and digits lies in memory" in result.stderr
+
+
 def test_settings_beside_the_model_repeat_the_run():
     options = "--numeric id --categorical house --split-by built --class-weight"
     options += " mittel:2,klein:0.5 --metric precision --log run.jsonl --validation-fraction 0.15"

@@ -1,0 +1,498 @@
+"""Tables larger than memory: read once, and kept by columns in temporary files.
+
+What :func:`bp_xp.datasets.reader.read_table` returns as arrays, :func:`store_table` returns as
+memory-mapped files. A first look at some lines tells what the columns seem to be. Then the file is
+read to its end, into a database on disk, with numbers and dates converted on the way. Where a field
+is not what its column seemed to be, the file is read once more, with this column as text, and it is
+decided about as in memory.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bp_xp._files import open_regular
+from bp_xp.datasets.database import (
+    BLANKS,
+    DATES,
+    MISSING_WORDS,
+    OFFLINE,
+    PADDED,
+    Database,
+    FirstLine,
+    cleaned,
+    count_matching,
+    first_line,
+    is_header,
+    is_one_of,
+    was_interrupted,
+)
+from bp_xp.errors import DataFormatError
+
+__all__ = ["Coded", "StoredColumns", "is_large", "store_table"]
+
+logger = logging.getLogger("bp_xp")
+
+_LARGE = 1 << 29
+"""From so many bytes on, a CSV file is not read into memory as a whole."""
+
+_PACKED = 4
+"""How many times as large a table is as CSV where it is packed, or in Parquet: about."""
+
+_MEMORY = "600MB"
+_THREADS = 4  # each has buffers of its own
+
+_SIGNS_OF_A_FULL_DISK = "No space left", "max_temp_directory_size"
+
+_LINES_LOOKED_AT = 10_000
+_ROWS_AT_ONCE = 1 << 17
+_MOST_WORDS = 1 << 16
+
+_NOT_A_TIME = "CAST('-9223372036854775808' AS BIGINT)"
+
+_TYPES = {
+    "number": (
+        *("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL"),
+        *("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"),
+    ),
+    "date": ("DATE", "TIMESTAMP"),
+    "bool": ("BOOLEAN",),
+    "text": ("VARCHAR", "ENUM"),
+}
+"""What the types of Parquet are, as DuckDB calls them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """A column of text or truth values as places in a list of words.
+
+    Attributes:
+        codes: the place of each value, −1 for what is missing, shape (N,).
+        words: text, or False and True; shape (K,), objects.
+        unlisted: about how many different texts there are, where they are too many for a list; each
+            then has the place 0.
+    """
+
+    codes: np.ndarray
+    words: np.ndarray
+    unlisted: int = 0
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, rows: Any) -> "Coded":
+        return Coded(self.codes[rows], self.words, self.unlisted)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """That of the words: bool or object."""
+        return np.dtype(bool if all(isinstance(word, bool) for word in self.words) else object)
+
+    def tolist(self) -> list[Any]:
+        """Return the values, None for what is missing."""
+        return np.array([*self.listed, None], object)[self.codes].tolist()
+
+    @property
+    def listed(self) -> np.ndarray:
+        """The words.
+
+        Raises:
+            ValueError: they are too many for a list.
+        """
+        if self.unlisted:
+            raise ValueError(
+                f"about {self.unlisted:,} different texts are too many for categories, classes or "
+                f"groups of a table that is read in parts: it may have {_MOST_WORDS:,}."
+            )
+        return self.words
+
+
+class StoredColumns(dict[str, Any]):
+    """Columns in temporary files, by name and in the order of the file.
+
+    Each is memory-mapped: numbers, float64, or dates, datetime64; or it is :class:`Coded`.
+
+    Args:
+        columns: the columns.
+        n_bytes: what the files take.
+        folder: where they are, kept until nobody needs them.
+    """
+
+    def __init__(self, columns: Mapping[str, Any], n_bytes: int, folder: Any) -> None:
+        super().__init__(columns)
+        self.n_bytes, self.folder = n_bytes, folder
+
+
+class _Form(NamedTuple):
+    """How a column is kept in a file.
+
+    Attributes:
+        value: the expression of what is written.
+        stored: its dtype in the file.
+        dtype: what it is read as.
+        words: of text and truth values, what the places stand for; otherwise None.
+        unlisted: as for :class:`Coded`.
+    """
+
+    value: str
+    stored: str
+    dtype: str
+    words: np.ndarray | None = None
+    unlisted: int = 0
+
+
+class _Column(NamedTuple):
+    """A column of the database.
+
+    Attributes:
+        kind: "number", "date", "text" or "bool".
+        value: the expression of its value, NULL where it is missing.
+    """
+
+    kind: str
+    value: str
+
+
+def is_large(path: str | os.PathLike[str]) -> bool:
+    """Return whether a table is better read in parts: CSV of 512 MB, or Parquet of 128 MB."""
+    try:
+        size = os.stat(path).st_size
+    except OSError:
+        return False  # to be said where it is read
+    packed = not os.fspath(path).lower().endswith((".csv", ".tsv"))
+    return size * (_PACKED if packed else 1) >= _LARGE
+
+
+def store_table(path: str | os.PathLike[str], *, text: Sequence[str] = ()) -> StoredColumns:
+    """Read a table from a CSV or Parquet file into temporary files.
+
+    The files lie where :mod:`tempfile` puts them, which the environment variable ``TMPDIR`` says.
+
+    Args:
+        path: as for :func:`bp_xp.datasets.reader.read_table`, like all that follows.
+        text: columns to take for text, whatever they hold; those that are not there are left alone.
+
+    Raises:
+        DataFormatError: the file is no such table, or a column of Parquet is neither of numbers,
+            dates, truth values nor text.
+        OSError: the file changed while it was read, or there is no room for the temporary files.
+    """
+    path = Path(path)
+    with open_regular(path) as file:
+        before = os.fstat(file.fileno())
+    folder = tempfile.TemporaryDirectory(prefix="bp_xp_", ignore_cleanup_errors=True)
+    try:
+        with _room(folder.name), _session(Path(folder.name)) as connection:
+            store = _Store(path, connection=connection)
+            is_parquet = path.suffix.lower() == ".parquet"
+            columns = store.parquet_columns() if is_parquet else store.csv_columns(text)
+            now = os.stat(path)
+            if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                raise OSError(
+                    f"{path} changed while it was read. Read a file that nobody writes to."
+                )
+            arrays = store.write(columns, Path(folder.name))
+    except BaseException:
+        folder.cleanup()
+        raise
+    n_bytes = sum(file.stat().st_size for file in Path(folder.name).glob("*.column"))
+    logger.info("%s is read in parts: its columns take %s of %s", path, _told(n_bytes), folder.name)
+    if os.name != "nt":  # what is open stays, without a name, until nobody needs it
+        folder.cleanup()
+    return StoredColumns(arrays, n_bytes, folder)
+
+
+def _told(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
+
+
+@contextlib.contextmanager
+def _room(folder: str) -> Iterator[None]:
+    """Let the error of a full disk say where, and what to do; Ctrl-C is Python's own."""
+    import duckdb
+
+    try:
+        yield
+    except (OSError, RuntimeError, duckdb.Error) as error:
+        if was_interrupted(error):
+            raise KeyboardInterrupt from error
+        is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if not is_full and not any(sign in str(error) for sign in _SIGNS_OF_A_FULL_DISK):
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            "no room for the temporary files of a table: let TMPDIR name a folder with more",
+            folder,
+        ) from error
+
+
+@contextlib.contextmanager
+def _session(folder: Path) -> Iterator[Any]:
+    """Open a database of our own in a folder, and remove it at the end."""
+    import duckdb
+
+    threads = min(_THREADS, os.cpu_count() or 1)
+    limits = {"memory_limit": _MEMORY, "threads": threads, "temp_directory": str(folder / "spill")}
+    connection = duckdb.connect(str(folder / "database"), config={**OFFLINE, **limits})
+    try:
+        connection.execute("SET force_compression = 'uncompressed'")  # it is written and read once
+        yield connection
+    finally:
+        connection.close()
+        with contextlib.suppress(FileNotFoundError):
+            (folder / "database").unlink()
+
+
+class _Store(Database):
+    """A session with a table of all rows, "raw", and a view of those below the header, "t"."""
+
+    def csv_columns(self, text: Sequence[str]) -> dict[str, _Column]:
+        """Read a CSV file into the database; return what its columns are.
+
+        Raises:
+            DataFormatError: as for :func:`bp_xp.datasets.reader.read_table`.
+        """
+        first = first_line(self._path, None, None)
+        self.has_header, self._guessed = is_header(first.fields), True
+        names = self._names(first, self.has_header)
+        columns = [f"c{i}" for i in range(len(names))]
+        as_text = {c for c, name in zip(columns, names, strict=True) if name in text}
+        seen = {c: k for c, k in self._look(first, names).items() if c not in as_text}
+        while True:
+            dates = {c: known.value for c, known in seen.items() if known.kind == "date"}
+            self._read(first, columns, seen.keys() - dates.keys(), dates)
+            undecided = self._undecided([c for c in columns if c not in seen and c not in as_text])
+            decimal = self._decimal(undecided, first.separator)
+            # Where a comma is before the fraction, a dot is between thousands.
+            slips = set(seen) if decimal == "," else self._slips(seen)
+            if not slips:
+                break
+            seen = {c: known for c, known in seen.items() if c not in slips}
+        self._refuse_nul([c for c in columns if c not in seen])
+        found = {}
+        for column, name in zip(columns, names, strict=True):
+            found[name] = _Column(seen[column].kind if column in seen else "text", column)
+            if column in undecided:
+                found[name] = _of(column, self._expression(column, name, decimal, None))
+        return found
+
+    def parquet_columns(self) -> dict[str, _Column]:
+        """Read a Parquet file into the database; return what its columns are.
+
+        Raises:
+            DataFormatError: it is no Parquet file, or holds what no table does.
+        """
+        try:
+            names = self._connection.sql(f"SELECT * FROM read_parquet({self._file()})").columns
+            wanted = ", ".join(f"#{i + 1} AS c{i}" for i in range(len(names)))
+            self._connection.execute(
+                f"CREATE TABLE raw AS SELECT {wanted} FROM read_parquet({self._file()})"
+            )
+        except (self._duckdb.IOException, self._duckdb.OutOfMemoryException):
+            raise
+        except self._duckdb.Error as error:
+            problem = str(error).splitlines()[0]
+            raise DataFormatError(f"{self._path} is no whole Parquet file: {problem}.") from error
+        self.has_header = False
+        self._name_rows(len(names))
+        types = self._connection.sql("SELECT * EXCLUDE (rowid) FROM t").types
+        found = {}
+        for i, (name, kind) in enumerate(zip(names, map(str, types), strict=True)):
+            known = next((k for k, starts in _TYPES.items() if kind.startswith(starts)), None)
+            if known is None or kind.endswith("]"):
+                raise DataFormatError(
+                    f"{self._path}, column {name[:40]!r}: {kind} is none of numbers, dates, truth "
+                    "values and text. Leave the column out of the file, or convert it."
+                )
+            found[name] = _Column(known, f"CAST(c{i} AS VARCHAR)" if known == "text" else f"c{i}")
+        if not self._one("SELECT count(*) FROM t")[0]:
+            raise DataFormatError(f"{self._path} has no data rows.")
+        return found
+
+    def _look(self, first: FirstLine, names: Sequence[str]) -> dict[str, _Column]:
+        """Return the columns that seem to be of numbers or dates, by the first lines."""
+        found = {}
+        with Database(self._path, allow_empty=True) as sample:
+            sample.csv(first, None, MISSING_WORDS, _LINES_LOOKED_AT)
+            columns = [f"c{i}" for i in range(len(names))]
+            if sample._decimal(columns, first.separator) == ",":
+                return {}
+            for column, name in zip(columns, names, strict=True):
+                with contextlib.suppress(DataFormatError):  # to be said of all lines
+                    known = _of(column, sample._expression(column, name, ".", None))
+                    if known.kind in ("number", "date"):
+                        found[column] = known
+        return found
+
+    def _read(
+        self,
+        first: FirstLine,
+        columns: Sequence[str],
+        numbers: Collection[str],
+        dates: Mapping[str, str],
+    ) -> None:
+        """Read the file into the database.
+
+        What does not fit its column is infinite there, as nothing else may be.
+
+        Args:
+            first: what the first line tells.
+            columns: all columns.
+            numbers: those to read as numbers.
+            dates: the expressions of those to read as dates.
+
+        Raises:
+            DataFormatError: a line is not as the first one.
+        """
+        words = ["", *MISSING_WORDS]
+        inner, outer = [], []
+        for c in columns:
+            if c in dates:
+                inner.append(f"{cleaned(c, words)} AS {c}")
+                value = f"coalesce({dates[c]}, 'infinity'::TIMESTAMP)"
+                outer.append(f"CASE WHEN {c} IS NOT NULL THEN {value} END AS {c}")
+            elif c in numbers:
+                inner += [c, f"try_cast({c} AS DOUBLE) AS v{c}"]
+                # Blanks are seldom: most fields are taken as they are.
+                begins = f"CASE WHEN {c} < '!' THEN trim({c}, {BLANKS}) ELSE {c} END"
+                outer.append(
+                    f"CASE WHEN isfinite(v{c}) AND NOT contains({c}, '_') "
+                    f"AND NOT ({begins} >= '00' AND {begins} < '0:') THEN v{c} "
+                    f"WHEN NOT {is_one_of(f'trim({c}, {BLANKS})', words)} "
+                    f"THEN 'inf'::DOUBLE END AS {c}"
+                )
+            else:
+                inner.append(c)
+                outer.append(f"{cleaned(c, words)} AS {c}")
+        width = len(columns)
+        lines = self._lines(self._file(), first, width)
+        try:
+            self._connection.execute(
+                f"CREATE OR REPLACE TABLE raw AS SELECT {', '.join(outer)} "
+                f"FROM (SELECT {', '.join(inner)} FROM {lines})"
+            )
+        except (self._duckdb.IOException, self._duckdb.OutOfMemoryException):
+            raise
+        except self._duckdb.Error as error:
+            raise self._unreadable(str(error), width) from error
+        self._name_rows(width)
+        (n_rows,) = self._one("SELECT count(*) FROM t")
+        if not n_rows:
+            below = " below its header" if self.has_header else ""
+            raise DataFormatError(f"{self._path} has no data rows{below}.")
+
+    def _name_rows(self, width: int) -> None:
+        """Make the view of the rows below the header, whose numbers begin with 0."""
+        header = int(self.has_header)
+        columns = ", ".join(f"c{i}" for i in range(width))
+        self._connection.execute(
+            f"CREATE OR REPLACE TEMP VIEW t AS SELECT rowid - {header} AS rowid, {columns} "
+            f"FROM raw WHERE rowid >= {header}"
+        )
+
+    def _slips(self, seen: Collection[str]) -> set[str]:
+        """Return the columns in which a field is not what the first lines promised."""
+        if not seen:
+            return set()
+        counts = self._one(f"SELECT {', '.join(f'count_if(isinf({c}))' for c in seen)} FROM t")
+        return {column for column, n in zip(seen, counts, strict=True) if n}
+
+    def _undecided(self, columns: Sequence[str]) -> list[str]:
+        """Return the columns that may be of something else than text; see ``_expression``.
+
+        Few texts begin as a number or a date does, which is quickly seen.
+        """
+        self._plain: set[str] = set()
+        self._padded: set[str] = set()
+        if not columns:
+            return []
+        looks = [
+            f"count({c}), count_if({c} < ':' OR starts_with({c}, 'i') OR starts_with({c}, 'I')), "
+            f"count_if(lower({c}) IN ('true', 'false'))"
+            for c in columns
+        ]
+        counts = iter(self._one(f"SELECT {', '.join(looks)} FROM t"))
+        found = [
+            c
+            for c, n, n_like, n_boolean in zip(columns, counts, counts, counts, strict=True)
+            if n_like >= 0.9 * n or n_boolean == n
+        ]
+        if found:
+            counted = ", ".join(count_matching(c, PADDED) for c in found)
+            padded = self._one(f"SELECT {counted} FROM t")
+            self._padded = {c for c, n in zip(found, padded, strict=True) if n}
+        return found
+
+    def write(self, columns: dict[str, _Column], folder: Path) -> dict[str, Any]:
+        """Write columns to files, and return these memory-mapped.
+
+        Raises:
+            DataFormatError: a number is infinite.
+        """
+        forms = [self._form(i, column) for i, column in enumerate(columns.values())]
+        wanted = ", ".join(f"{form.value} AS v{i}" for i, form in enumerate(forms))
+        (n_rows,) = self._one("SELECT count(*) FROM raw")
+        paths = [folder / f"{i}.column" for i in range(len(forms))]
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(open(path, "wb")) for path in paths]
+            for first in range(int(self.has_header), n_rows, _ROWS_AT_ONCE):
+                found = self._connection.execute(
+                    f"SELECT {wanted} FROM raw WHERE rowid >= {first} "
+                    f"AND rowid < {first + _ROWS_AT_ONCE}"
+                ).fetchnumpy()
+                for i, (name, form) in enumerate(zip(columns, forms, strict=True)):
+                    values = np.ma.getdata(found[f"v{i}"]).astype(form.stored, copy=False)
+                    if values.dtype.kind == "f" and np.isinf(values).any():
+                        row = first - int(self.has_header) + int(np.argmax(np.isinf(values))) + 1
+                        raise DataFormatError(
+                            f"{self._path}, row {row}, column {name[:40]!r}: the number is "
+                            "infinite in float64. Replace it."
+                        )
+                    files[i].write(np.ascontiguousarray(values).data)
+        table = {}
+        for name, path, form in zip(columns, paths, forms, strict=True):
+            values = np.memmap(path, form.dtype, "r")
+            table[name] = values if form.words is None else Coded(values, form.words, form.unlisted)
+        return table
+
+    def _form(self, i: int, column: _Column) -> _Form:
+        """Return how the column of a number is kept."""
+        value = column.value
+        if column.kind == "number":
+            whole = f"coalesce(CAST({value} AS DOUBLE), 'nan'::DOUBLE)"
+            return _Form(whole, "float64", "float64")
+        if column.kind == "date":
+            whole = f"coalesce(epoch_us({value}), {_NOT_A_TIME})"
+            return _Form(whole, "int64", "datetime64[us]")
+        if column.kind == "bool":
+            whole = f"coalesce(CAST({value} AS TINYINT), -1)"
+            return _Form(whole, "int8", "int8", np.array([False, True], object))
+        (n,) = self._one(f"SELECT approx_count_distinct({value}) FROM t")
+        texts = f"SELECT DISTINCT {value} FROM t WHERE {value} IS NOT NULL ORDER BY 1"
+        if n <= 1.1 * _MOST_WORDS:  # about
+            (n,) = self._one(f"SELECT count(*) FROM ({texts})")
+        if not 0 < n <= _MOST_WORDS:
+            whole = f"CAST(CASE WHEN {value} IS NULL THEN -1 ELSE 0 END AS TINYINT)"
+            return _Form(whole, "int8", "int8", np.zeros(0, object), n)
+        self._connection.execute(f"CREATE TYPE words{i} AS ENUM ({texts})")
+        (words,) = self._one(f"SELECT enum_range(CAST(NULL AS words{i}))")
+        whole = f"coalesce(CAST(enum_code(CAST({value} AS words{i})) AS INTEGER), -1)"
+        return _Form(whole, "int32", "int32", np.array(words, object))
+
+
+def _of(column: str, value: str) -> _Column:
+    """Return what a column is, by the expression of its value."""
+    if value == column:
+        return _Column("text", value)
+    if value.startswith("lower("):
+        return _Column("bool", value)
+    is_date = any(value == style.format(column) for style in DATES.values())
+    return _Column("date" if is_date else "number", value)

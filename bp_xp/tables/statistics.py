@@ -1,0 +1,199 @@
+"""What is measured of a column of numbers, in memory that does not grow with its rows.
+
+A column may be a file: it is gone through block by block, once or a few times for each figure.
+Columns in memory go the same way, so that both have the same figures, to the last bit.
+"""
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bp_xp.tables.columns import ROWS_AT_ONCE, blocks, numbers_of
+
+__all__ = ["Distinct", "Values"]
+
+_SORTED_AT_ONCE = 1 << 20
+"""So many values are sorted; of more, those that matter are found first."""
+
+_BITS = 16
+"""How many bits of a number are looked at together where a place in the order is found."""
+
+_MOST_DISTINCT = 1 << 16
+
+
+class Distinct(NamedTuple):
+    """The different values of a column.
+
+    Attributes:
+        values: in order, shape (K,); of very many, some.
+        counts: how often each occurs, shape (K,).
+        more: whether there are more than these.
+        whole: whether all are whole numbers.
+    """
+
+    values: np.ndarray
+    counts: np.ndarray
+    more: bool
+    whole: bool
+
+
+class Values:
+    """The numbers of a column in some rows, without those that are missing.
+
+    Args:
+        column: the column; dates are days since 1970.
+        name: what it is called, for messages.
+        rows: the numbers of the rows.
+
+    Raises:
+        ValueError: when it is gone through, a value that is no number, or infinite; the message
+            names row and column.
+    """
+
+    def __init__(self, column: Any, name: str, rows: Sequence[int] | np.ndarray) -> None:
+        self._column, self._name, self._rows = column, name, rows
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield the numbers in the order of the rows; no block is empty."""
+        for k, block in enumerate(blocks(self._column, self._rows)):
+            first = k * ROWS_AT_ONCE
+            found = numbers_of(block, self._name, self._rows[first : first + len(block)])
+            found = found[~np.isnan(found)]
+            if len(found):
+                yield found
+
+    @functools.cached_property
+    def _told(self) -> tuple[int, float, float]:
+        n, lowest, highest = 0, math.inf, -math.inf
+        for block in self.blocks():
+            n += len(block)
+            lowest, highest = min(lowest, block.min()), max(highest, block.max())
+        return n, float(lowest), float(highest)
+
+    @property
+    def n(self) -> int:
+        """How many there are."""
+        return self._told[0]
+
+    @property
+    def lowest(self) -> float:
+        """The least of them."""
+        return self._told[1]
+
+    @property
+    def highest(self) -> float:
+        """The largest of them."""
+        return self._told[2]
+
+    def mean_and_deviation(self, unit: float) -> tuple[float, float]:
+        """Return mean and standard deviation of the values, each divided by a unit beforehand."""
+        mean = _total(np.add.reduce(block / unit) for block in self.blocks()) / self.n
+        deviations = ((block / unit - mean) for block in self.blocks())
+        squares = _total(np.add.reduce(deviation * deviation) for deviation in deviations)
+        return mean, math.sqrt(squares / self.n)
+
+    @functools.cached_property
+    def median(self) -> float:
+        """The median: the mean of the two in the middle, where their number is even."""
+        middle = self.in_order([(self.n - 1) // 2, self.n // 2])
+        return float(np.mean(middle))
+
+    def quantiles(self, shares: Sequence[float], unit: float) -> np.ndarray:
+        """Return quantiles of the values, each divided by a unit beforehand.
+
+        In between two values, they are interpolated on a line, as by ``numpy.quantile``.
+
+        Args:
+            shares: from 0 to 1.
+            unit: divides.
+        """
+        places = [share * (self.n - 1) for share in shares]
+        below = [int(place) for place in places]
+        pairs = self.in_order([k for i in below for k in (i, min(i + 1, self.n - 1))]) / unit
+        return np.array(
+            [
+                np.quantile(pair, place - i)
+                for pair, place, i in zip(pairs.reshape(-1, 2), places, below, strict=True)
+            ]
+        )
+
+    def in_order(self, places: Sequence[int]) -> np.ndarray:
+        """Return the values that have some places, from 0, when all are in order."""
+        if self.n <= _SORTED_AT_ONCE:
+            values = np.concatenate(list(self.blocks()))
+            return np.partition(values, sorted(set(places)))[list(places)]
+        known = {place: self._at(place) for place in set(places)}
+        return np.array([known[place] for place in places])
+
+    def _at(self, place: int) -> float:
+        """Return the value of a place in the order, by its bits: the highest ones first."""
+        prefix, shift = 0, 64
+        while True:
+            shift -= _BITS
+            counts = np.zeros(1 << _BITS, np.int64)
+            for keys in self._keys(prefix, shift + _BITS):
+                digits = (keys >> np.uint64(shift)) & np.uint64((1 << _BITS) - 1)
+                counts += np.bincount(digits.astype(np.int64), minlength=1 << _BITS)
+            ends = np.cumsum(counts)
+            digit = int(np.searchsorted(ends, place, side="right"))
+            place -= int(ends[digit] - counts[digit])
+            prefix = (prefix << _BITS) | digit
+            if not shift:
+                return float(_number(np.array([prefix], np.uint64))[0])
+            if counts[digit] <= _SORTED_AT_ONCE:
+                few = np.concatenate(list(self._keys(prefix, shift)))
+                return float(_number(np.partition(few, place)[place : place + 1])[0])
+
+    def _keys(self, prefix: int, shift: int) -> Iterator[np.ndarray]:
+        """Yield the values, as whole numbers of their order, whose bits begin with a prefix."""
+        for block in self.blocks():
+            keys = _key(block)
+            yield keys if shift == 64 else keys[(keys >> np.uint64(shift)) == np.uint64(prefix)]
+
+    def distinct(self, most: int = _MOST_DISTINCT) -> Distinct:
+        """Return the different values, and how often each occurs."""
+        values, counts, more, whole = np.zeros(0), np.zeros(0, np.int64), False, True
+        for block in self.blocks():
+            whole = whole and not (block % 1).any()
+            if more:
+                continue
+            new, n = np.unique(block, return_counts=True)
+            values, place = np.unique(np.concatenate([values, new]), return_inverse=True)
+            counts = np.bincount(place, np.concatenate([counts, n])).astype(np.int64)
+            more = len(values) > most
+        return Distinct(values, counts, more, whole)
+
+    def number_the_rows(self) -> bool:
+        """Return whether they are whole numbers, all different and dense.
+
+        Half of the numbers in their range must be there, as a part of the rows may be held out.
+        """
+        spread = self.highest - self.lowest
+        if not self.n > spread / 2:
+            return False
+        seen = np.zeros(int(spread) + 1, bool)
+        for block in self.blocks():
+            if (block % 1).any():
+                return False
+            seen[(block - self.lowest).astype(np.int64)] = True
+        return int(seen.sum()) == self.n
+
+
+def _total(parts: Iterator[Any]) -> float:
+    return math.fsum(map(float, parts))
+
+
+def _key(values: np.ndarray) -> np.ndarray:
+    """Return whole numbers in the order of the values, uint64; −0 and 0 are one."""
+    bits = (values + 0.0).view(np.uint64)
+    negative = bits >> np.uint64(63) == 1
+    return np.where(negative, ~bits, bits | np.uint64(1 << 63))
+
+
+def _number(keys: np.ndarray) -> np.ndarray:
+    """Return the values of :func:`_key`."""
+    positive = keys >> np.uint64(63) == 1
+    return np.where(positive, keys & np.uint64((1 << 63) - 1), ~keys).view(np.float64)
