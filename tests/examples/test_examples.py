@@ -258,6 +258,7 @@ def test_logical_not_ends_near_the_negated_inputs(run):
         ("spread_of_seeds.py", ["--seeds", 2, "--epochs", 1]),
         ("sweep_heat_map.py", ["--values", 2, "--folds", 2, "--epochs", 1]),
         ("deep_ensemble.py", ["--members", 2, "--epochs", 1]),
+        ("larger_than_memory.py", ["--megabytes", 0.1, "--buffer", 0.01, "--epochs", 1]),
         pytest.param(
             "train_on_gpu.py", ["--data", "digits", "--epochs", 1], marks=pytest.mark.process
         ),
@@ -351,12 +352,14 @@ DIGITS = ("train_on_gpu.py", "--device", "cpu", "--data", "digits", "--hidden", 
 def test_train_on_gpu_logs_each_epoch_and_saves_the_network(run, tmp_path):
     saved = tmp_path / "runs" / "digits.safetensors"
     text = run(*DIGITS, "--epochs", 6, "--output", saved)
-    assert [line for line in text.splitlines() if "validation accuracy" in line][5]
+    assert saved.with_suffix(".log").read_text(encoding="utf-8") == text
+    epochs = re.findall(r"^[\d-]+ [\d:,]+ INFO epoch (\d) .* s  \d+ samples/s$", text, re.MULTILINE)
+    assert epochs == list("123456")
     accuracy = numbers(text.partition("test accuracy")[2].splitlines()[0])[0] / 100
     digits = load_digits()
     judged = Network.load(saved).evaluate(digits.x_test, digits.y_test)["accuracy"]
     assert abs(judged - accuracy) < 1e-3
-    assert accuracy > 0.85
+    assert accuracy > 0.9
 
 
 @pytest.mark.process
@@ -367,6 +370,7 @@ def test_train_on_gpu_logs_each_epoch_and_saves_the_network(run, tmp_path):
         (["--device", "cuda", "--backend", "numpy"], "has no device 'cuda'"),
         (["--data", "mnist", "--data-dir", "none"], "OSError: There is no none"),
         (["--hidden", 0], r"sizes\[1\] must be at least 1"),
+        (["--data", "x.npy"], "ValueError: --data x.npy needs --targets"),
     ],
 )
 def test_train_on_gpu_tells_an_error_in_one_line(run, options, message):
@@ -377,20 +381,60 @@ def test_train_on_gpu_tells_an_error_in_one_line(run, options, message):
 
 @pytest.mark.process
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a process can catch")
-@pytest.mark.parametrize("ctrl_c", [signal.SIG_DFL, signal.SIG_IGN], ids=["front", "background"])
-def test_train_on_gpu_saves_what_there_is_when_terminated(started, tmp_path, ctrl_c):
-    """A shell starts its background jobs with Ctrl-C ignored, and queues their jobs likewise."""
-    saved = tmp_path / "digits.safetensors"
-    process = started(*DIGITS, "--epochs", 100_000, "--output", saved, ctrl_c=ctrl_c)
+@pytest.mark.parametrize(
+    ("number", "ctrl_c"),
+    [("SIGTERM", signal.SIG_DFL), ("SIGUSR1", signal.SIG_IGN)],
+    ids=["front", "background"],
+)
+def test_train_on_gpu_goes_on_where_a_signal_stopped_it(run, started, tmp_path, number, ctrl_c):
+    """A shell starts its background jobs with Ctrl-C ignored, and queues their jobs likewise.
+
+    The samples lie in a file.
+    """
+    digits = load_digits()
+    np.save("x.npy", digits.x_train)
+    np.save("y.npy", digits.y_train)
+    saved, kept = tmp_path / "net.safetensors", tmp_path / "net.checkpoint.safetensors"
+    files = ["--data", "x.npy", "--targets", "y.npy", "--output", saved]
+    process = started(*DIGITS, *files, "--epochs", 100_000, ctrl_c=ctrl_c)
     with process:
         assert process.stdout is not None
-        while "epoch 2" not in process.stdout.readline():
+        while "epoch 4" not in process.stdout.readline():
             assert process.poll() is None
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(getattr(signal, number))
         rest, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "stopped after" in rest
-    assert Network.load(saved).sizes == (64, 32, 10)
+    assert process.returncode == 75
+    step = int(re.search(r"stopped after step (\d+): the same command goes on", rest)[1])
+    assert Network.load(kept).sizes == (64, 32, 10)
+    assert not saved.exists()
+    epochs = 2 + len(re.findall("INFO epoch", rest)) + 4
+    text = run(*DIGITS, *files, "--epochs", epochs)
+    assert f"goes on from step {step}, after " in text
+    # Each epoch has been told once.
+    log = saved.with_suffix(".log").read_text(encoding="utf-8")
+    assert re.findall(r"INFO epoch (\d+) ", log) == [str(k) for k in range(1, epochs + 1)]
+    assert numbers(text.partition("test accuracy")[2])[0] > 90
+    assert Network.load(saved).evaluate(digits.x_test, digits.y_test)["accuracy"] > 0.9
+
+
+# ---------------------------------------------------------------------------------------------
+# More than memory
+
+
+@pytest.mark.process
+def test_larger_than_memory_learns_in_less_memory(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    options = ["--megabytes", 16, "--buffer", 0.5, "--epochs", 1, "--folder", tmp_path]
+    text = run("larger_than_memory.py", *options, "--plot", tmp_path / "memory.png")
+    stopped, steps = numbers(re.search("^stopped.*$", text, re.MULTILINE)[0])
+    assert 0 < stopped < steps == 625  # of 62,500 rows in mini-batches of 100
+    assert "went on to step 625" in text
+    disk, ram = columns(text, "samples/s  most memory")[:2]
+    assert min(disk[-1], ram[-1]) > 90
+    if sys.platform == "linux":
+        assert disk[1] < 8 < 16 <= ram[1]
+    assert (tmp_path / "memory.png").is_file()
+    assert not list(tmp_path.rglob("x.npy"))
 
 
 # ---------------------------------------------------------------------------------------------
