@@ -1,14 +1,14 @@
 """Learn a data set from disk, in a few megabytes of memory, beside the same rows in memory.
 
 A file of many small digits is made: each is one of the training images, moved by a pixel at most,
-lighter or darker, and with noise. A network learns it from the memory map, in buffers whose rows
+darker or lighter, and with noise. A network learns it from the memory map, in buffers whose rows
 are shuffled; halfway the run is stopped, and another network goes on from the checkpoint. Then the
 rows are read into memory, and a third one learns them from there:
 
     python examples/larger_than_memory.py --megabytes 1000 --buffer 20 --plot memory.png
 
 Prints samples a second, how much memory each run takes beyond what the process had before (on
-Linux; elsewhere it is not measured), and the accuracy on the test images, which no run has seen.
+Linux; elsewhere it is not measured), and the accuracy on test images that are changed likewise.
 Two buffers are in memory at a time, as the next one is read while the network learns. What the
 system keeps of the file in memory that nobody needs is not counted: it is given back on demand.
 """
@@ -31,22 +31,24 @@ ROW = 64 * 4  # bytes of an image of 8 x 8 in float32
 MB = 1_000_000
 
 
+def varied(x: np.ndarray, y: np.ndarray, n: int, rng: np.random.Generator) -> tuple:
+    """Return n images drawn from x, each changed a little, shape (n, 64), and their labels."""
+    padded = np.pad(x.reshape(-1, 8, 8), ((0, 0), (1, 1), (1, 1)))
+    moved = np.lib.stride_tricks.sliding_window_view(padded, (8, 8), axis=(1, 2))
+    drawn, (down, right) = rng.integers(len(x), size=n), rng.integers(3, size=(2, n))
+    images = moved[drawn, down, right].reshape(n, 64)
+    images = rng.uniform(0.7, 1.3, (n, 1)) * images + rng.normal(0.0, 0.1, (n, 64))
+    return images.astype(np.float32), y[drawn]
+
+
 def write_rows(folder: Path, n: int) -> None:
     """Write n images to x.npy, shape (n, 64), and their labels to y.npy, block by block."""
     digits, rng = load_digits(), np.random.default_rng(0)
-    padded = np.pad(digits.x_train.reshape(-1, 8, 8), ((0, 0), (1, 1), (1, 1)))
-    moved = np.lib.stride_tricks.sliding_window_view(padded, (8, 8), axis=(1, 2))
     x = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, (n, 64))
     y = np.lib.format.open_memmap(folder / "y.npy", "w+", np.uint8, (n,))
     for start in range(0, n, 10_000):
         rows = slice(start, min(start + 10_000, n))
-        size = rows.stop - rows.start
-        drawn = rng.integers(len(padded), size=size)
-        down, right = rng.integers(3, size=(2, size))
-        images = moved[drawn, down, right].reshape(size, 64)
-        ink = rng.uniform(0.7, 1.3, (size, 1))
-        x[rows] = ink * images + rng.normal(0.0, 0.1, (size, 64))
-        y[rows] = digits.y_train[drawn]
+        x[rows], y[rows] = varied(digits.x_train, digits.y_train, rows.stop - rows.start, rng)
 
 
 def memory() -> float:
@@ -69,13 +71,14 @@ class Watch(Callback):
         self.epochs_a_step = epochs / steps
         self.seen: list[tuple[float, float, float, float]] = []
         self.step = 0
+        digits = load_digits()
+        self.test = varied(digits.x_test, digits.y_test, 5_000, np.random.default_rng(1))
         self.begun, self.before = time.perf_counter(), memory()
-        self.test = load_digits()
 
     def on_steps(self, network, history, step):
         """Note them."""
         self.step = step
-        accuracy = network.evaluate(self.test.x_test, self.test.y_test)["accuracy"]
+        accuracy = network.evaluate(*self.test)["accuracy"]
         seconds, taken = time.perf_counter() - self.begun, memory() - self.before
         self.seen.append((seconds, taken, step * self.epochs_a_step, accuracy))
 
@@ -116,8 +119,8 @@ def draw(watches: dict[str, Watch], stopped: float, megabytes: float, path: str)
     taken.set_ylim(0)
     style(learning, title="Learning", x="epochs", y="accuracy on test images, %")
     style(taken, title="Memory", x="seconds", y="memory beyond the start, MB")
-    learning.legend(frameon=False)
-    taken.legend(frameon=False)
+    learning.legend(frameon=False, loc="lower right")
+    taken.legend(frameon=False, loc="center right")
     pyplot.savefig(path, dpi=150)
     pyplot.close()
     print(f"drawn to {path}")

@@ -155,8 +155,10 @@ def check_equations(text):
     assert off[1] < 0.01
 
 
-def test_four_equations_hold_and_cost_less_than_differences(run):
-    text = run("four_equations.py", "--widths", 4, 32)
+def test_four_equations_hold_and_cost_less_than_differences(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    text = run("four_equations.py", "--widths", 4, 32, "--plot", tmp_path / "slow.png")
+    assert (tmp_path / "slow.png").is_file()
     check_equations(text)
     small, large = (
         numbers(line)[-4:] for line in text.splitlines() if re.match(r"   \[(4|32), ", line)
@@ -181,20 +183,16 @@ def test_four_equations_hold_for_other_functions(run, options):
     check_equations(run("four_equations.py", "--widths", 2, *options))
 
 
-def test_four_equations_draws_what_it_measured(run, tmp_path):
-    pytest.importorskip("matplotlib")
-    run("four_equations.py", "--widths", 2, "--plot", tmp_path / "slow.png")
-    assert (tmp_path / "slow.png").stat().st_size > 1000
-
-
 def columns(text, header):
     """Return the numbers of the table below a header, line by line."""
     rest = text[text.index(header) :].splitlines()[1:]
     return [numbers(line) for line in itertools.takewhile(str.strip, rest)]
 
 
-def test_glass_box_shows_what_the_chapter_says(run):
-    text = run("glass_box.py", "--epochs", 2)
+def test_glass_box_shows_what_the_chapter_says(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    text = run("glass_box.py", "--epochs", 2, "--plot", tmp_path / "flow.png")
+    assert (tmp_path / "flow.png").is_file()
     assert re.findall("^BP[1-4]  ", text, re.MULTILINE) == ["BP1  ", "BP2  ", "BP3  ", "BP4  "]
     assert numbers(text.partition("off by")[2])[0] < 1e-6
     strong, strong_little, weak, weak_little = columns(text, "hidden neuron")
@@ -211,12 +209,6 @@ def test_glass_box_shows_what_the_chapter_says(run):
     sigmoid, tanh, _ = [row[-1] for row in columns(text, "speed of learning")]
     assert sigmoid > 100
     assert 0.1 < tanh < 10
-
-
-def test_glass_box_draws_the_deep_network(run, tmp_path):
-    pytest.importorskip("matplotlib")
-    run("glass_box.py", "--epochs", 1, "--plot", tmp_path / "flow.png")
-    assert (tmp_path / "flow.png").stat().st_size > 1000
 
 
 def test_deep_relu_classifier_prints_published_beside_computed(run):
@@ -247,25 +239,27 @@ def test_logical_not_ends_near_the_negated_inputs(run):
 
 @needs_strict
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("name", "options", "shown"),
     [
-        ("book_network.py", ["--epochs", 1]),
-        ("four_equations.py", ["--widths", 2]),
-        ("glass_box.py", ["--epochs", 1]),
-        ("deep_relu_classifier.py", ["--iterations", 2]),
-        ("matrix_minibatch.py", ["--batch-sizes", 3, "--repeats", 1]),
-        ("logical_not.py", ["--steps", 100]),
-        ("spread_of_seeds.py", ["--seeds", 2, "--epochs", 1]),
-        ("sweep_heat_map.py", ["--values", 2, "--folds", 2, "--epochs", 1]),
-        ("deep_ensemble.py", ["--members", 2, "--epochs", 1]),
-        ("larger_than_memory.py", ["--megabytes", 0.1, "--buffer", 0.01, "--epochs", 1]),
+        ("book_network.py", ["--epochs", 1], "told right: 7."),
+        ("four_equations.py", ["--widths", 2], "BP4 .*e-"),
+        ("glass_box.py", ["--epochs", 1], "speed of learning"),
+        ("deep_relu_classifier.py", ["--iterations", 2], "0.69301356 +0.69301356"),
+        ("matrix_minibatch.py", ["--batch-sizes", 3, "--repeats", 1], "e-1[5-7]"),
+        ("logical_not.py", ["--steps", 100], r"largest error 0\.54"),
+        ("spread_of_seeds.py", ["--seeds", 2, "--epochs", 1], "mean 5.*%"),
+        ("sweep_heat_map.py", ["--values", 3, "--folds", 2, "--epochs", 1], "best: .*0.32"),
+        ("deep_ensemble.py", ["--members", 2, "--epochs", 1], "their mean  +8.*%"),
+        ("larger_than_memory.py", ["--megabytes", 1, "--buffer", 0.1, "--epochs", 1], " 5.*%"),
         pytest.param(
-            "train_on_gpu.py", ["--data", "digits", "--epochs", 1], marks=pytest.mark.process
+            *("train_on_gpu.py", ["--data", "digits", "--epochs", 1], "test accuracy 8"),
+            marks=pytest.mark.process,
         ),
     ],
 )
-def test_every_example_runs_on_a_device_that_is_not_the_hosts(run, name, options):
-    assert run(name, *STRICT, *options)
+def test_every_example_runs_on_a_device_that_is_not_the_hosts(run, name, options, shown):
+    """What is shown is the number that is reached, or the first digit of it."""
+    assert re.search(shown, run(name, *STRICT, *options))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -280,7 +274,8 @@ def test_spread_of_seeds_counts_each_network_once(run, tmp_path):
     mean, _ = numbers(re.search("^mean.*$", text, re.MULTILINE)[0])
     least, largest = numbers(re.search("^least.*$", text, re.MULTILINE)[0])
     assert least <= mean <= largest
-    assert largest > 50
+    assert mean > 70
+    assert largest > 85
     assert (tmp_path / "h.png").is_file()
 
 
@@ -288,7 +283,7 @@ def test_sweep_heat_map_finds_a_rate_that_learns(run, tmp_path):
     pytest.importorskip("matplotlib")
     small = ["--values", 3, "--folds", 2, "--epochs", 4, "--plot", tmp_path / "map.png"]
     text = run("sweep_heat_map.py", *small)
-    assert "best: {'learning_rate': 0.316" in text
+    assert "best: {'learning_rate': 0.32" in text
     assert numbers(text.splitlines()[-2])[0] > 80
     assert (tmp_path / "map.png").is_file()
 
@@ -402,12 +397,13 @@ def test_train_on_gpu_goes_on_where_a_signal_stopped_it(run, started, tmp_path, 
         while "epoch 4" not in process.stdout.readline():
             assert process.poll() is None
         process.send_signal(getattr(signal, number))
-        rest, _ = process.communicate(timeout=60)
+        process.communicate(timeout=60)
     assert process.returncode == 75
-    step = int(re.search(r"stopped after step (\d+): the same command goes on", rest)[1])
+    log = saved.with_suffix(".log").read_text(encoding="utf-8")
+    step = int(re.search(r"stopped after step (\d+): the same command goes on", log)[1])
     assert Network.load(kept).sizes == (64, 32, 10)
     assert not saved.exists()
-    epochs = 2 + len(re.findall("INFO epoch", rest)) + 4
+    epochs = len(re.findall("INFO epoch", log)) + 2
     text = run(*DIGITS, *files, "--epochs", epochs)
     assert f"goes on from step {step}, after " in text
     # Each epoch has been told once.
