@@ -42,7 +42,11 @@ def _alone(tmp_path, monkeypatch):
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     drawn, np_drawn = random.getstate(), np.random.get_state()
+    numbers = {getattr(signal, name, signal.SIGTERM) for name in ("SIGTERM", "SIGUSR1")}
+    handlers = {number: signal.getsignal(number) for number in numbers}
     yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     random.setstate(drawn)
     np.random.set_state(np_drawn)
 
@@ -357,7 +361,6 @@ def test_train_on_gpu_logs_each_epoch_and_saves_the_network(run, tmp_path):
     assert accuracy > 0.9
 
 
-@pytest.mark.process
 @pytest.mark.parametrize(
     ("options", "message"),
     [
