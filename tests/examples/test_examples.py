@@ -1,7 +1,6 @@
 """Each example runs, and prints what its docstring says."""
 
 import functools
-import gzip
 import importlib.util
 import itertools
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import write_as_mnist
 
 import bp_xp
 from bp_xp import SGD, Network
@@ -443,16 +443,8 @@ def test_larger_than_memory_learns_in_less_memory(run, tmp_path):
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """Return a folder with the small digits as four archives of MNIST."""
-    folder, digits = tmp_path_factory.mktemp("mnist"), load_digits()
-    for part, x, y in (
-        ("train", digits.x_train, digits.y_train),
-        ("t10k", digits.x_test, digits.y_test),
-    ):
-        pixels = np.rint(255 * x).astype(np.uint8).reshape(-1, 8, 8)
-        for kind, array in (("images-idx3", pixels), ("labels-idx1", y.astype(np.uint8))):
-            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-            path = folder / f"{part}-{kind}-ubyte.gz"
-            path.write_bytes(gzip.compress(header + array.tobytes()))
+    folder = tmp_path_factory.mktemp("mnist")
+    write_as_mnist(folder)
     return folder
 
 
