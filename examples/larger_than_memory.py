@@ -7,10 +7,11 @@ rows are read into memory, and a third one learns them from there:
 
     python examples/larger_than_memory.py --megabytes 1000 --buffer 20 --plot memory.png
 
-Prints samples a second, how much memory each run takes beyond what the process had before (on
-Linux; elsewhere it is not measured), and the accuracy on test images that are changed likewise.
-Two buffers are in memory at a time, as the next one is read while the network learns. What the
-system keeps of the file in memory that nobody needs is not counted: it is given back on demand.
+Prints samples a second, reading the file included; how much memory each run takes beyond what the
+process had before (on Linux; elsewhere it is not measured); and the accuracy on test images that
+are changed likewise. Two buffers are in memory at a time, as the next one is read while the network
+learns. What the system keeps of the file in memory that nobody needs is not counted: it is given
+back on demand.
 """
 
 import argparse
@@ -158,7 +159,8 @@ def main() -> None:
     watches = {"from disk": disk, "in memory": ram}
     print(f"\n{'':9}  samples/s  most memory  test accuracy")
     for name, watch in watches.items():
-        rate = args.epochs * n / watch.seen[-1][0]
+        seconds, _, epochs, _ = watch.seen[-1]
+        rate = epochs * n / seconds
         most = max(megabytes for _, megabytes, _, _ in watch.seen)
         print(f"{name}  {rate:9,.0f}  {most:8.0f} MB  {watch.seen[-1][-1]:13.2%}")
     if args.plot:
