@@ -38,7 +38,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("bp_xp", "tests", "examples", "ci", "pyproject.toml", "README.md", "LICENSE")
+COPIED = (
+    *("bp_xp", "tests", "examples", "ci", "docs"),
+    *("pyproject.toml", "README.md", "CONTRIBUTING.md", "LICENSE"),
+)
 TIMEOUT = 1200  # seconds
 
 PASSED, FAILED, INTERRUPTED, NOTHING = 0, 1, 2, 5  # exit statuses of pytest

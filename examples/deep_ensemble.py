@@ -106,18 +106,20 @@ def draw(found: dict[str, Measures], path: str) -> None:
     """Draw a histogram of each measure, with a line for each set."""
     from matplotlib import pyplot
 
+    from bp_xp.plotting._style import PALETTE, panels, style
+
     names = list(next(iter(found.values())))
-    _, panels = pyplot.subplots(1, len(names), figsize=(13, 4), sharey=True, layout="constrained")
-    for panel, name in zip(panels, names, strict=True):
-        bins = np.linspace(0.0, max(of_set[name].max() for of_set in found.values()), 41)
-        for label, of_set in found.items():
-            share = np.full(len(of_set[name]), 100 / len(of_set[name]))
-            panel.hist(of_set[name], bins, weights=share, label=label, histtype="step", lw=1.8)
-        panel.set_xlabel(f"{name}, nats")
+    for name, panel in panels(None, names, len(names), (4.3, 3.8)).items():
+        bins = np.linspace(0.0, max(of_set[name].max() for of_set in found.values()), 31)
+        for label, color, dash in zip(found, PALETTE, ("-", "--", ":"), strict=False):
+            values = found[label][name]
+            share = np.full(len(values), 100 / len(values))
+            drawn = {"histtype": "step", "lw": 2, "ls": dash, "color": color, "label": label}
+            panel.hist(values, bins, weights=share, **drawn)
         panel.set_yscale("log")
-    panels[0].set_ylabel("% of the images")
-    panels[-1].legend()
-    pyplot.savefig(path)
+        style(panel, title=name[0].upper() + name[1:], x="nats", y="images, %")
+        panel.legend(frameon=False)
+    pyplot.savefig(path, dpi=150)
     pyplot.close()
     print(f"drawn to {path}")
 

@@ -126,19 +126,32 @@ def show_slow_learning(options, plot):
         "   The neuron is the more wrong the larger z is, and the quadratic cost teaches it less."
     )
     if plot:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
-        line = np.linspace(-8, 8, 81)
-        for cost in ("quadratic", "binary_cross_entropy"):
-            pyplot.plot(line, [slope(1, z, cost) for z in line], label=cost)
-        pyplot.xlabel("z of the output neuron (target 0)")
-        pyplot.ylabel("|∂C/∂w|: how fast the weight learns")
-        pyplot.legend()
-        pyplot.savefig(plot)
+        zs = np.linspace(-8, 8, 81)
+        costs = {"quadratic cost": "quadratic", "cross-entropy": "binary_cross_entropy"}
+        draw(zs, {name: [slope(1, z, costs[name]) for z in zs] for name in costs}, plot)
         print(f"   drawn in {plot}")
+
+
+def draw(zs, slopes, path):
+    """Draw |∂C/∂w| by z, a line for each cost."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from bp_xp.plotting._style import PALETTE, new_axes, style
+
+    ax = new_axes(None, (5.6, 3.8))
+    for (name, of_cost), color, dash in zip(slopes.items(), PALETTE, ("-", "--"), strict=False):
+        ax.plot(zs, of_cost, dash, color=color, lw=2, label=name)
+    style(
+        ax,
+        title="How fast a weight of a sigmoid neuron learns (target 0, input 1)",
+        x="weighted input z: the neuron is the more wrong the larger it is",
+        y="|∂C/∂w|",
+    )
+    ax.legend(frameon=False)
+    pyplot.savefig(path, dpi=150)
 
 
 def main() -> None:

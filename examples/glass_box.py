@@ -162,5 +162,5 @@ if args.plot:
     from bp_xp.plotting import gradient_flow
 
     gradient_flow(vanishing)
-    pyplot.savefig(args.plot)
+    pyplot.savefig(args.plot, dpi=150)
     print(f"\ndrawn in {args.plot}")

@@ -42,6 +42,25 @@ def histogram(values: np.ndarray, bins: int) -> list[str]:
     ]
 
 
+def draw(accuracies: np.ndarray, epochs: int, path: str) -> None:
+    """Draw a histogram of accuracies in per cent."""
+    from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
+
+    from bp_xp.plotting._style import PALETTE, new_axes, style
+
+    ax = new_axes(None, (5.6, 3.8))
+    ax.hist(accuracies, bins=20, color=PALETTE[0])
+    ax.axvline(accuracies.mean(), color=PALETTE[1], ls="--", lw=2, label="their mean")
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    title = f"{len(accuracies)} networks from other seeds, after {epochs} epochs"
+    style(ax, title=title, x="accuracy on test images, %", y="networks")
+    ax.legend(frameon=False, loc="upper left")
+    pyplot.savefig(path, dpi=150)
+    pyplot.close()
+    print(f"drawn to {path}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", help="cpu, cuda, cuda:1, auto (default: cpu)")
@@ -79,14 +98,7 @@ def main() -> None:
     print(f"{unlucky} of {args.seeds} networks tell less than 90.5% right")
 
     if args.plot:
-        from matplotlib import pyplot
-
-        pyplot.hist(100 * accuracies, bins=20)
-        pyplot.xlabel(f"test accuracy after {args.epochs} epochs, per cent")
-        pyplot.ylabel("networks")
-        pyplot.savefig(args.plot)
-        pyplot.close()
-        print(f"drawn to {args.plot}")
+        draw(100 * accuracies, args.epochs, args.plot)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,11 @@ import bp_xp
 from bp_xp.datasets import load_digits
 
 
+def round_numbers(first: int, last: int, n: int) -> list[float]:
+    """Return n numbers from 10^first to 10^last, of two digits each."""
+    return [float(f"{number:.2g}") for number in np.logspace(first, last, n)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", help="cpu, cuda, cuda:1, auto (default: cpu)")
@@ -32,8 +37,8 @@ def main() -> None:
         digits.x_train,
         digits.y_train,
         {
-            "learning_rate": np.logspace(-2, 1, args.values).tolist(),
-            "l2": np.logspace(-6, -2, args.values).tolist(),
+            "learning_rate": round_numbers(-2, 1, args.values),
+            "l2": round_numbers(-6, -2, args.values),
         },
         folds=args.folds,
         sizes=[64, 30, 10],
@@ -57,8 +62,11 @@ def main() -> None:
 
         _, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
         plotting.sweep_curves(table, ax=left)
+        title = {"loc": "left", "fontsize": "medium"}
+        left.set_title("The best settings: mean and spread over the folds", **title)
         plotting.sweep_heat_map(table, ax=right)
-        pyplot.savefig(args.plot)
+        right.set_title("All settings: mean over the folds", **title)
+        pyplot.savefig(args.plot, dpi=150)
         pyplot.close()
         print(f"drawn to {args.plot}")
 

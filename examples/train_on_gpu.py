@@ -1,18 +1,50 @@
-"""Train a digit classifier on a GPU, as one would submit it to a job queue.
+"""Train a classifier on one or several GPUs, as one submits it to a job queue.
 
-The script needs no terminal: without one it logs a line an epoch instead of a progress bar. With
---device auto it takes a GPU if one works, says which device it took and why, and a CPU otherwise;
---device cuda is an error where there is none, so that a job never crawls along on a CPU unseen.
+    python examples/train_on_gpu.py --output runs/mnist.safetensors
 
-    python examples/train_on_gpu.py --device cuda --output runs/mnist.safetensors
+trains on MNIST (--data-dir, or $BP_XP_DATA_DIR, else downloaded once), --data digits on the small
+digits that come with the library, and --data x.npy --targets y.npy on rows of a file, which may be
+larger than memory: x of shape (N, I), numbers that need no scaling, y of shape (N,), labels from 0.
+The last tenth of the rows tests and the tenth before validates, so they should be in no order.
 
-It logs cost and accuracy on training and validation images after each epoch, judges the test images
-once, at the end, and writes the network to --output. MNIST is read from --data-dir or from
-$BP_XP_DATA_DIR, else downloaded once; a compute node without a network wants the four archives in
-one of the two. --data digits is a stand-in that comes with the library: 1,797 images of 8 x 8.
+A device that does not work is an error: no job crawls along on a CPU unseen. --device auto takes
+the best one there is, --device cpu needs no GPU, and --backend chooses the library.
 
-Exit codes: 0 done; 1 an error, told in one line on stderr; 130 stopped. Ctrl-C and SIGTERM, which
-queues send before time is up, complete the step under way; the network as it is then is saved.
+Beside --output, NAME.safetensors, are NAME.checkpoint.safetensors, written every --checkpoint-every
+steps, after each epoch and when the run is stopped; and NAME.log, with a line for each epoch.
+SIGTERM, SIGUSR1 and Ctrl-C complete the step under way. The same command goes on where the run was,
+after a signal as after a crash; once the run is done it trains no more. Exit status:
+
+    0   done: the test rows are judged, and --output is written
+    1   an error, told in one line on stderr; the same command would meet it again
+    2   a wrong option
+    75  stopped before the end, with the checkpoint written: submit the same command again
+
+75 is EX_TEMPFAIL of sysexits.h. With SLURM, on one GPU (sbatch train.sh, %j is the job's number):
+
+    #!/bin/bash
+    #SBATCH --gpus=1 --cpus-per-task=4 --time=01:00:00
+    #SBATCH --signal=USR1@120 --requeue --open-mode=append --output=train-%j.out
+    srun python examples/train_on_gpu.py --output runs/mnist.safetensors
+    status=$?
+    if [ $status -eq 75 ]; then scontrol requeue $SLURM_JOB_ID; fi
+    exit $status
+
+On four GPUs of a machine, PyTorch's processes share each mini-batch; the lines above and below srun
+stay:
+
+    #SBATCH --nodes=1 --ntasks-per-node=4 --gpus-per-node=4 --cpus-per-task=4 --time=01:00:00
+    export MASTER_ADDR=$(hostname) MASTER_PORT=29500 WORLD_SIZE=$SLURM_NTASKS
+    srun bash -c 'export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID
+        exec python examples/train_on_gpu.py --backend torch --distributed auto'
+
+Without a queue, and on CPUs by MPI (bp_xp's docs/distributed.md says more):
+
+    torchrun --nproc-per-node 4 examples/train_on_gpu.py --backend torch --distributed auto
+    mpiexec -n 4 python -m mpi4py examples/train_on_gpu.py --device cpu --distributed auto
+
+Send signals to the Python processes, as SLURM does: what starts them has its own ways with signals,
+and torchrun ends with 1 where they end with 75.
 """
 
 import argparse
@@ -22,31 +54,76 @@ import sys
 import threading
 from pathlib import Path
 
-from bp_xp import SGD, DownloadError, Network, StopWhen
+import numpy as np
+
+from bp_xp import (
+    SGD,
+    Callback,
+    Checkpoint,
+    CheckpointError,
+    DownloadError,
+    Network,
+    StopWhen,
+)
 from bp_xp.datasets import Dataset, load_digits, load_mnist
+from bp_xp.ranks import find_ranks
+
+DONE, FAILED, SUBMIT_AGAIN = 0, 1, 75
 
 logger = logging.getLogger("train")
 
 
-def load(name: str, folder: Path | None) -> Dataset:
+def load(args: argparse.Namespace) -> Dataset:
     """Return a data set with a validation part."""
-    if name == "mnist":
+    if args.data == "mnist":
         try:
-            return load_mnist(folder)
+            return load_mnist(args.data_dir)
         except (DownloadError, FileNotFoundError) as error:
             raise OSError(f"{error} --data digits needs no files.") from error
-    digits = load_digits()
-    x, y = digits.x_train, digits.y_train
-    n = len(x) - len(x) // 6
-    return Dataset("digits", x[:n], y[:n], digits.x_test, digits.y_test, x[n:], y[n:])
+    if args.data == "digits":
+        digits = load_digits()
+        x, y = digits.x_train, digits.y_train
+        n = len(x) - len(x) // 6
+        return Dataset("digits", x[:n], y[:n], digits.x_test, digits.y_test, x[n:], y[n:])
+    if args.targets is None:
+        raise ValueError(f"--data {args.data} needs --targets, a .npy file with a label a row.")
+    x, y = np.load(args.data, mmap_mode="r"), np.load(args.targets)
+    if x.ndim != 2 or y.shape != x.shape[:1] or y.dtype.kind not in "iu" or len(y) < 10:
+        raise ValueError(
+            f"{args.data} must be of shape (N, I), and {args.targets} hold N labels: they are of "
+            f"shape {x.shape} and {y.shape}, dtype {y.dtype}."
+        )
+    tenth = len(x) // 10
+    train, validation, test = slice(0, -2 * tenth), slice(-2 * tenth, -tenth), slice(-tenth, None)
+    return Dataset(args.data, x[train], y[train], x[test], y[test], x[validation], y[validation])
 
 
-def train(args: argparse.Namespace) -> int:
+def log_to(path: Path, rank: int) -> None:
+    """Let rank 0 log to standard output and to a file, and the others nothing but warnings."""
+    logging.basicConfig(
+        level=logging.WARNING if rank else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        handlers=[logging.StreamHandler(sys.stdout)] + [logging.FileHandler(path)] * (rank == 0),
+    )
+
+
+class EpochLines(Callback):
+    """A line of the log for each epoch, and one where a run goes on."""
+
+    def on_train_start(self, network, history):
+        """Tell where a run goes on."""
+        if history.steps:
+            logger.info("goes on from step %d, after %d epochs", history.steps, len(history))
+
+    def on_epoch_end(self, network, history):
+        """Tell what is known of the epoch."""
+        logger.info("%s  %.0f samples/s", history[-1], history[-1].samples_per_second)
+
+
+def train(args: argparse.Namespace, stop: threading.Event) -> int:
     # A folder that can't be made shall fail now, and not after hours of training.
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    data = load(args.data, args.data_dir)
-    logger.info("%r", data)
-
+    data = load(args)
     net = Network(
         [data.n_features, *args.hidden, data.n_outputs],
         activation="relu",
@@ -55,13 +132,12 @@ def train(args: argparse.Namespace) -> int:
         backend=args.backend,
         seed=args.seed,
     )
-    logger.info("%r, seed %d", net, net.seed)
+    ranks = find_ranks(args.distributed, net.placement)
+    log_to(args.output.with_suffix(".log"), ranks.rank)
+    logger.info("%r on %r, processes: %d", net, data, ranks.size)
     if net.device_reason:
         logger.info("--device %s took %s: %s", args.device, net.device, net.device_reason)
 
-    # fit takes Ctrl-C as a request to stop after the step under way: let SIGTERM be the same.
-    terminated = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: terminated.set())
     history = net.fit(
         data.x_train,
         data.y_train,
@@ -69,44 +145,53 @@ def train(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         optimizer=SGD(args.learning_rate, momentum=args.momentum),
         validation_data=(data.x_validation, data.y_validation),
-        callbacks=[StopWhen(terminated.is_set)],
+        callbacks=[EpochLines(), StopWhen(stop.is_set)],
+        checkpoint=Checkpoint(
+            args.output.with_suffix(".checkpoint.safetensors"),
+            every=args.checkpoint_every,
+            resume=True,
+        ),
+        distributed=args.distributed,
+        progress=False,  # the log has a line an epoch
     )
-    logger.info("saved %s", net.save(args.output))
     if history.stopped == "interrupt":
-        logger.warning("stopped after %d complete epochs", len(history))
-        return 130
-    logger.info("test accuracy %.2f %%", 100 * net.evaluate(data.x_test, data.y_test)["accuracy"])
-    speed = sum(history["samples_per_second"]) / len(history)
-    logger.info("%d samples a second on %s", speed, net.device)
-    return 0
+        logger.warning("stopped after step %d: the same command goes on", history.steps)
+        return SUBMIT_AGAIN
+    if ranks.rank == 0:
+        accuracy = net.evaluate(data.x_test, data.y_test)["accuracy"]
+        logger.info("test accuracy %.2f %%; saved %s", 100 * accuracy, net.save(args.output))
+    return DONE
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--device", default="auto", help="auto, cuda, cuda:1, cpu (default: auto)")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, cpu, auto (default: cuda)")
     parser.add_argument("--backend", help="cupy, torch, jax, numpy (default: by the device)")
-    parser.add_argument("--data", default="mnist", choices=("mnist", "digits"))
+    parser.add_argument("--distributed", help="auto, mpi, torch, jax (default: one process)")
+    parser.add_argument("--data", default="mnist", help="mnist, digits or a .npy file")
+    parser.add_argument("--targets", help="the .npy file with the labels of --data")
     parser.add_argument("--data-dir", type=Path, help="folder of the four MNIST archives")
     parser.add_argument("--hidden", type=int, nargs="*", default=[512], help="neurons a layer")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=128, help="of all processes together")
     parser.add_argument("--learning-rate", type=float, default=0.1)
     parser.add_argument("--momentum", type=float, default=0.9)
-    parser.add_argument("--seed", type=int, help="of weights and order (default: drawn, logged)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and order (default: 0)")
+    parser.add_argument("--checkpoint-every", type=int, default=1000, help="steps (default: 1000)")
     parser.add_argument("--output", type=Path, default=Path("model.safetensors"))
     args = parser.parse_args()
 
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout
-    )
+    stop = threading.Event()
+    for name in {"SIGTERM", "SIGUSR1"} & set(dir(signal)):  # Windows has no SIGUSR1
+        signal.signal(getattr(signal, name), lambda *_: stop.set())
     try:
-        return train(args)
-    except KeyboardInterrupt:
-        print("stopped before there was anything to save", file=sys.stderr)
-        return 130
+        return train(args, stop)
+    except KeyboardInterrupt:  # before the first step: fit itself completes the one under way
+        return SUBMIT_AGAIN
     except (RuntimeError, ImportError, OSError, ValueError, ArithmeticError, MemoryError) as error:
-        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        hint = ". Another run takes another --output." * isinstance(error, CheckpointError)
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}{hint}", file=sys.stderr)
+        return FAILED
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """What several test files share: the comparison of results, nets to test on, finite differences."""
 
+import gzip
 import itertools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from hypothesis import HealthCheck, settings
 
 from bp_xp import COSTS, Layer, Network, to_numpy
 from bp_xp.backends import Placement
+from bp_xp.datasets import load_digits
 from bp_xp.math.costs import cost_named
 from bp_xp.testing import assert_close
 from bp_xp.training import looks
@@ -29,6 +32,21 @@ PROPERTY = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+
+
+def write_as_mnist(folder: Path, width: int = 8, images: int | None = None) -> None:
+    """Write the small digits as the four archives of MNIST, amid paper where these are wider."""
+    digits, margin = load_digits(), (width - 8) // 2
+    for part, x, y in (
+        ("train", digits.x_train, digits.y_train),
+        ("t10k", digits.x_test, digits.y_test),
+    ):
+        pixels = np.rint(255 * x).astype(np.uint8).reshape(-1, 8, 8)[:images]
+        pixels = np.pad(pixels, ((0, 0), (margin, margin), (margin, margin)))
+        for kind, array in (("images-idx3", pixels), ("labels-idx1", y.astype(np.uint8)[:images])):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+            path = folder / f"{part}-{kind}-ubyte.gz"
+            path.write_bytes(gzip.compress(header + array.tobytes()))
 
 
 def widest(where: Placement) -> str:

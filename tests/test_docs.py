@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import itertools
 import re
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from bp_xp import SGD, Network
+from bp_xp.export import export_program
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -25,18 +27,53 @@ def test_the_generated_program_of_the_page_is_the_one_that_runs():
     assert network.explain().program == shown.rstrip()
 
 
+# What is put after the programs of a page: they have learned, or say the same.
+HOLDS = {
+    "distributed.md": """
+assert net.evaluate(data.x_test, data.y_test)["accuracy"] > 0.9
+""",
+    "ensembles.md": """
+for learned in (ensemble, several, folds, net):
+    assert learned.evaluate(data.x_test, data.y_test)["accuracy"] > 0.8
+assert search.score(data.x_test, data.y_test) > 0.8
+""",
+    "exporting.md": """
+expected = model.predict({"size": [48.5, None], "town": ["Ulm", None]})
+np.testing.assert_allclose(predicted, expected, rtol=1e-5)
+assert plain.score(x, data.y_train) > 0.9
+""",
+}
+
+
+def programs_of(name):
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+
+
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
-def test_the_programs_of_the_page_on_ensembles_run_in_its_order(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", HOLDS)
+def test_the_programs_of_a_page_run_in_its_order(name, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
-    page = (ROOT / "docs" / "ensembles.md").read_text(encoding="utf-8")
     names: dict = {}
-    for program in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-        exec(compile(program, "ensembles.md", "exec"), names)
-    data = names["data"]
-    for learned in (names["ensemble"], names["several"], names["folds"], names["net"]):
-        assert learned.evaluate(data.x_test, data.y_test)["accuracy"] > 0.8
-    assert names["search"].score(data.x_test, data.y_test) > 0.8
+    for program in [*programs_of(name), HOLDS[name]]:
+        if "onnxruntime" in program:
+            pytest.importorskip("onnxruntime")
+        if "skl2onnx" in program and importlib.util.find_spec("skl2onnx") is None:
+            # All but what it makes.
+            program = re.sub(r"^(from skl2onnx|onnx =).*\n", "", program, flags=re.MULTILINE)
+        exec(compile(program, name, "exec"), names)
+
+
+def test_each_page_with_programs_is_run():
+    shown = {page.name for page in PAGES if programs_of(page.name)}
+    assert shown == {*HOLDS, "architecture.md"}
+
+
+def test_the_exported_program_of_the_page_is_the_one_that_is_written(tmp_path):
+    (shown,) = [one for one in programs_of("exporting.md") if "def feedforward" in one]
+    path = export_program(Network([784, 30, 10], seed=0), tmp_path / "net.py")
+    assert shown in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

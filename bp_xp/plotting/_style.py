@@ -29,6 +29,7 @@ __all__ = [
     "share",
     "shortened",
     "style",
+    "whole_numbers",
     "write",
 ]
 
@@ -119,6 +120,15 @@ def style(ax: "Axes", *, title: str = "", x: str = "", y: str = "", grid: bool =
     if grid:
         ax.grid(color="0.5", alpha=0.2, linewidth=0.8)
         ax.set_axisbelow(True)
+
+
+def whole_numbers(ax: "Axes", values: Sequence[float]) -> None:
+    """Let the ticks below be whole numbers, even where there is one only."""
+    from matplotlib.ticker import MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
+    if values[0] == values[-1]:
+        ax.set_xlim(values[0] - 1, values[0] + 1)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def training_curves(
                 label=f"best epoch, {history.best_epoch}",
             )
         _style.style(ax, x="epoch", y=name.replace("_", " "))
-        _whole_numbers(ax, epochs)
+        _style.whole_numbers(ax, epochs)
         ax.yaxis.label.set_parse_math(False)
     _finish_cost(axes["cost"], lines["cost"])
     if "accuracy" in axes:
@@ -144,7 +144,7 @@ def gradient_flow(flow: Any, *, figure: "Figure | SubFigure | None" = None) -> "
             marker = "o" if len(moments) < _FEW else ""
             ax.plot(moments, finite, marker=marker, markersize=3.5, color=color)
         _style.style(ax, title=_FLOW_TITLES[name], x="epoch")
-        _whole_numbers(ax, moments)
+        _style.whole_numbers(ax, moments)
         if name in ("saturated", "dead"):
             _percent(ax)
             ax.set_ylim(-0.03, 1.03)
@@ -193,15 +193,6 @@ def _tell_layers(ax: "Axes") -> None:
     labels = [f"layer {int(i) + 1}" for i in shown]
     handles = [lines[int(i)] for i in shown]
     _style.legend(ax, handles, labels, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-
-
-def _whole_numbers(ax: "Axes", values: Sequence[float]) -> None:
-    """Let the ticks below be whole numbers, even where there is one only."""
-    from matplotlib.ticker import MaxNLocator
-
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
-    if values[0] == values[-1]:
-        ax.set_xlim(values[0] - 1, values[0] + 1)
 
 
 def _percent(ax: "Axes") -> None:

@@ -55,6 +55,7 @@ def sweep_curves(table: SweepResult, *, most: int = 5, ax: "Axes | None" = None)
         handles += ax.plot(epochs, mean, color=color)
         ax.fill_between(epochs, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0)
     _style.style(ax, x="epoch", y=table.curve.replace("_", " "))
+    _style.whole_numbers(ax, range(1, 1 + max(values.shape[1] for _, values in curves)))
     labels = [", ".join(f"{n} {shown(v)}" for n, v in own.items()) or "all" for own, _ in curves]
     _style.legend(ax, handles, labels, fontsize="small")
     return ax

@@ -52,6 +52,7 @@ def test_curves_are_means_over_runs_within_bands(ax):
     band = ax.collections[0].get_paths()[0].vertices
     assert band[:, 1].min() == pytest.approx(0.2)
     assert band[:, 1].max() == pytest.approx(0.9)
+    assert all(tick.is_integer() for tick in ax.get_xticks().tolist())
     shown = [text.get_text() for text in ax.get_legend().get_texts()]
     assert shown == ["l2 0.1", "l2 0.5"]
 

@@ -177,4 +177,38 @@ def test_the_command_trains_what_it_does_alone_and_rank_0_alone_speaks(tmp_path)
     assert np.array_equal(parameters(net), parameters(saved))
 
 
+def test_the_script_for_a_queue_logs_once_and_asks_to_be_submitted_again(tmp_path):
+    """The stop is a signal to one process; the next job, which ends, is that of one process."""
+    script = [str(EXAMPLES / "train_on_gpu.py"), "--device", "cpu", "--data", "digits"]
+    program = f"""
+    import runpy, threading, time
+    from mpi4py import MPI
+    def stop():
+        while not (os.path.exists("model.log") and "epoch 2" in open("model.log").read()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+    if MPI.COMM_WORLD.Get_rank() == 1:
+        threading.Thread(target=stop, daemon=True).start()
+    sys.argv = {[*script, "--distributed", "auto", "--epochs", "100000"]}
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    """
+    stopped, _ = started(program, tmp_path, 2)
+    assert stopped.returncode == 75, stopped.stderr
+    log = (tmp_path / "model.log").read_text(encoding="utf-8")
+    epochs = log.count("INFO epoch")
+    assert f"INFO epoch {epochs} " in log
+    done = subprocess.run(
+        [sys.executable, *script, "--epochs", str(epochs + 1)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"INFO epoch {epochs + 1} " in done.stdout
+    assert "test accuracy 9" in done.stdout
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 ENDINGS = {"output": ".safetensors", "checkpoint": ".safetensors", "log": ".csv"}
