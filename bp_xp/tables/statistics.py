@@ -6,7 +6,7 @@ Columns in memory go the same way, so that both have the same figures, to the la
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,33 +125,63 @@ class Values:
         if self.n <= _SORTED_AT_ONCE:
             values = np.concatenate(list(self.blocks()))
             return np.partition(values, sorted(set(places)))[list(places)]
-        known = {place: self._at(place) for place in set(places)}
-        return np.array([known[place] for place in places])
+        new = set(places) - self._known.keys()
+        if new:
+            self._known |= self._found(new)
+        return np.array([self._known[place] for place in places])
 
-    def _at(self, place: int) -> float:
-        """Return the value of a place in the order, by its bits: the highest ones first."""
-        prefix, shift = 0, 64
-        while True:
-            shift -= _BITS
-            counts = np.zeros(1 << _BITS, np.int64)
-            for keys in self._keys(prefix, shift + _BITS):
+    @functools.cached_property
+    def _known(self) -> dict[int, float]:
+        return {}
+
+    def _found(self, places: Collection[int]) -> dict[int, float]:
+        """Return the values of places in the order, by their bits: the highest ones first.
+
+        Values whose bits begin alike are counted together, until so few are left that they can be
+        sorted. All places are looked for at once, as each look goes over all values.
+        """
+        found: dict[int, float] = {}
+        # By what the bits begin with: the place in the order, and that among these values.
+        wanted: dict[int, list[tuple[int, int]]] = {0: [(place, place) for place in places]}
+        for shift in range(64 - _BITS, -1, -_BITS):
+            counts = {prefix: np.zeros(1 << _BITS, np.int64) for prefix in wanted}
+            for prefix, keys in self._keys(wanted, shift + _BITS):
                 digits = (keys >> np.uint64(shift)) & np.uint64((1 << _BITS) - 1)
-                counts += np.bincount(digits.astype(np.int64), minlength=1 << _BITS)
-            ends = np.cumsum(counts)
-            digit = int(np.searchsorted(ends, place, side="right"))
-            place -= int(ends[digit] - counts[digit])
-            prefix = (prefix << _BITS) | digit
-            if not shift:
-                return float(_number(np.array([prefix], np.uint64))[0])
-            if counts[digit] <= _SORTED_AT_ONCE:
-                few = np.concatenate(list(self._keys(prefix, shift)))
-                return float(_number(np.partition(few, place)[place : place + 1])[0])
+                counts[prefix] += np.bincount(digits.astype(np.int64), minlength=1 << _BITS)
+            few: dict[int, list[tuple[int, int]]] = {}
+            many: dict[int, list[tuple[int, int]]] = {}
+            for prefix, pairs in wanted.items():
+                ends = np.cumsum(counts[prefix])
+                for place, among in pairs:
+                    digit = int(np.searchsorted(ends, among, side="right"))
+                    n = int(counts[prefix][digit])
+                    group = few if n <= _SORTED_AT_ONCE or not shift else many
+                    rest = among - int(ends[digit]) + n
+                    group.setdefault((prefix << _BITS) | digit, []).append((place, rest))
+            if not shift:  # all bits are known
+                return found | {
+                    place: _number(prefix) for prefix, pairs in few.items() for place, _ in pairs
+                }
+            left: dict[int, list[np.ndarray]] = {prefix: [] for prefix in few}
+            for prefix, keys in self._keys(few, shift):
+                left[prefix].append(keys)
+            for prefix, pairs in few.items():
+                keys = np.sort(np.concatenate(left[prefix]))
+                found |= {place: _number(int(keys[among])) for place, among in pairs}
+            wanted = many
+            if not wanted:
+                break
+        return found
 
-    def _keys(self, prefix: int, shift: int) -> Iterator[np.ndarray]:
-        """Yield the values, as whole numbers of their order, whose bits begin with a prefix."""
-        for block in self.blocks():
+    def _keys(self, prefixes: Collection[int], shift: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield values, as whole numbers of their order, by what their bits begin with."""
+        for block in self.blocks() if prefixes else ():
             keys = _key(block)
-            yield keys if shift == 64 else keys[(keys >> np.uint64(shift)) == np.uint64(prefix)]
+            for prefix in prefixes:
+                yield (
+                    prefix,
+                    keys if shift == 64 else keys[keys >> np.uint64(shift) == np.uint64(prefix)],
+                )
 
     def distinct(self, most: int = _MOST_DISTINCT) -> Distinct:
         """Return the different values, and how often each occurs."""
@@ -193,7 +223,7 @@ def _key(values: np.ndarray) -> np.ndarray:
     return np.where(negative, ~bits, bits | np.uint64(1 << 63))
 
 
-def _number(keys: np.ndarray) -> np.ndarray:
-    """Return the values of :func:`_key`."""
-    positive = keys >> np.uint64(63) == 1
-    return np.where(positive, keys & np.uint64((1 << 63) - 1), ~keys).view(np.float64)
+def _number(key: int) -> float:
+    """Return the value of a whole number of :func:`_key`."""
+    bits = key & ((1 << 63) - 1) if key >> 63 else key ^ ((1 << 64) - 1)
+    return float(np.array(bits, np.uint64).view(np.float64))
