@@ -54,7 +54,8 @@ class CuPyCommunicator:
 
         if self._nccl is None:
             return cupy.asarray(self._host.total(cupy.asnumpy(array)))  # waits for the stream
-        nccl, summed = cupy.cuda.nccl, cupy.empty_like(array)
+        nccl: Any = cupy.cuda.nccl
+        summed = cupy.empty_like(array)
         dtype = {"float32": nccl.NCCL_FLOAT32, "float64": nccl.NCCL_FLOAT64}[array.dtype.name]
         stream = cupy.cuda.get_current_stream().ptr
         self._nccl.allReduce(
@@ -71,8 +72,9 @@ def _nccl_among(host: Any, number: int) -> Any:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that NCCL is missing is said below
-        from cupy.cuda import nccl
+        from cupy.cuda import nccl as module
 
+    nccl: Any = module
     device = cupy.cuda.Device(number)
     found = host.gather((nccl.available, socket.gethostname(), device.pci_bus_id))
     missing = [rank for rank, (available, *_) in enumerate(found) if not available]
