@@ -59,7 +59,7 @@ def form_of(estimator: Any, X: Any, y: Any) -> Mapping[str, Any] | None:
         y: its targets.
     """
     given = estimator.get_params(deep=False)
-    told = ("callbacks", "progress", "verbose", "warm_start")
+    told = ("callbacks", "progress", "verbose", "warm_start", "distributed")
     if any(given[name] for name in told) or given.get("class_weight") is not None:
         return None
     if given["solver"] == "lbfgs" or is_sparse(X) or is_sparse(y) or array_library(X) is not None:
@@ -311,10 +311,7 @@ class _ScikitStack(StackSource):
                 batch_size=batch_size,
                 placement=self.placement,
             ),
-            batch_size,
-            weights=None,
-            numbers=self._numbers(counts, sums) if self.given else [],
-            placement=self.placement,
+            self._numbers(counts, sums) if self.given else [],
         )
 
     def _numbers(self, counts: np.ndarray, sums: np.ndarray) -> list[Any]:

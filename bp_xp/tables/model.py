@@ -13,8 +13,9 @@ import numpy as np
 from bp_xp import checks
 from bp_xp._caller import own_arguments
 from bp_xp._typing import Namespace
-from bp_xp.backends import to_numpy
+from bp_xp.backends import place, to_numpy
 from bp_xp.network import Network
+from bp_xp.ranks import find_ranks
 from bp_xp.storage import network_file
 from bp_xp.tables.card import Card
 from bp_xp.tables.columns import Columns, as_columns
@@ -175,7 +176,8 @@ class TableModel:
             target: what to predict: the name of a column, a list of names, or the values
                 themselves, one for each row, or a table of them. A list of text is names where the
                 table has columns of these names, and otherwise values.
-            options: further arguments of :meth:`bp_xp.Network.fit`, such as ``callbacks``.
+            options: further arguments of :meth:`bp_xp.Network.fit`, such as ``callbacks`` or
+                ``distributed``, for which each process has the whole table.
 
         Returns:
             The model.
@@ -186,7 +188,9 @@ class TableModel:
             DataFormatError: a file can't be read as a table.
             DivergenceError: as for :meth:`bp_xp.Network.fit`.
         """
-        seed = checks.check_seed(self.seed)
+        ranks = find_ranks(options.get("distributed"), place(self.device, self.backend))
+        # Without a seed, each process would hold out other rows.
+        seed = ranks.first(lambda: checks.check_seed(self.seed))
         prepared = self._prepare(as_columns(table, self.categorical), target, seed)
         network = Network(**self._network_arguments(prepared.preparation), seed=seed)
         names = [field.name for field in fields(Recipe)]
