@@ -91,7 +91,10 @@ def _communicator(word: str, placement: Placement) -> Communicator | None:
 
 def _over_mpi(host: mpi.MPICommunicator, placement: Placement) -> Communicator:
     """Return what adds up the arrays of a network over processes of MPI."""
-    return host if host.size == 1 else placement.library.among(host, placement.device)
+    if host.size == 1:
+        return host
+    host.meet()
+    return placement.library.among(host, placement.device)
 
 
 def _check_talks(placement: Placement, word: str) -> None:

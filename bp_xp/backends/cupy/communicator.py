@@ -5,7 +5,6 @@ where NCCL can't serve, sums go through the host, which waits for the stream bef
 """
 
 import functools
-import logging
 import os
 import socket
 import warnings
@@ -14,8 +13,6 @@ from typing import Any
 from bp_xp._typing import Array
 
 __all__ = ["CuPyCommunicator", "own_gpu"]
-
-logger = logging.getLogger("bp_xp")
 
 # How the ways of starting processes number those of a machine: Open MPI, MPICH, MVAPICH, SLURM.
 _LOCAL_RANKS = (
@@ -81,7 +78,11 @@ def _nccl_among(host: Any, number: int) -> Any:
     if missing or len(set(found)) < len(found):
         why = f"rank {missing[0]} has no NCCL" if missing else "some of them share a GPU"
         if host.rank == 0:
-            logger.warning("sums over the processes go through the host, since %s.", why)
+            warnings.warn(
+                f"sums over the processes go through the host, since {why}.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return None
     one = host.gather(nccl.get_unique_id() if host.rank == 0 else None)[0]
     with device:
