@@ -356,9 +356,9 @@ class Ensemble(Members):
 
         Returns:
             ``{"cost": ..., "accuracy": ..., "expected_calibration_error": ..., "members": {"cost":
-            (members,), "accuracy": (members,)}, ...}``. Accuracy and calibration error are left out
-            where the targets are no classes; the cost, where a matched cost of a user's own can't
-            be told from outputs.
+            (members,), "accuracy": (members,)}, ...}``. The calibration error is over 15 bins of
+            equal width. It and the accuracy are left out where the targets are no classes; the
+            cost, where a matched cost of a user's own can't be told from outputs.
 
         Raises:
             ValueError: shapes do not fit, a label is not a class, a value is not finite.
