@@ -356,9 +356,9 @@ class Ensemble(Members):
 
         Returns:
             ``{"cost": ..., "accuracy": ..., "expected_calibration_error": ..., "members": {"cost":
-            (members,), "accuracy": (members,)}, ...}``. Accuracy and calibration error are left out
-            where the targets are no classes; the cost, where a matched cost of a user's own can't
-            be told from outputs.
+            (members,), "accuracy": (members,)}, ...}``. The calibration error is over 15 bins of
+            equal width. It and the accuracy are left out where the targets are no classes; the
+            cost, where a matched cost of a user's own can't be told from outputs.
 
         Raises:
             ValueError: shapes do not fit, a label is not a class, a value is not finite.
@@ -413,6 +413,7 @@ class Ensemble(Members):
         checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
         warm_start: bool = False,
         progress: bool = True,
+        distributed: Any = None,
         **terms: Unpack[MemberTerms],
     ) -> History:
         """Train all members on mini-batches, as one stack.
@@ -454,6 +455,8 @@ class Ensemble(Members):
                 optimizer is in no file but a checkpoint, and belongs to one stack: after
                 :meth:`load` and :meth:`from_networks` it starts at rest.
             progress: as for a network; what is shown is the mean over members.
+            distributed: processes that the members are dealt out to: ``"mpi"``, ``"torch"``, a
+                communicator or ``"auto"``; not with a checkpoint. See docs/distributed.md.
             terms: fields of :class:`~bp_xp.Regularization` by name, for all or PerMember.
 
         Returns:
@@ -487,6 +490,7 @@ class Ensemble(Members):
             early_stopping=early_stopping,
             callbacks=callbacks,
             checkpoint_argument=checkpoint,
+            distributed=distributed,
             warm_start=warm_start,
             progress=progress,
             terms=dict(terms),

@@ -92,8 +92,8 @@ class Members(Parameters):
             generators=[one.bit_generator.state for one in self._generators],
         )
 
-    def _go_on_as(self, section: EnsembleSection) -> None:
-        """Have the seeds, and the states of the generators, that a file holds."""
+    def _go_on_as(self, section: Any) -> None:
+        """Have the seeds, and the states of the generators, of an :class:`EnsembleSection`."""
         self.seed, self.seeds = section.seed, tuple(section.seeds)
         self._generator.bit_generator.state = section.generator
         for generator, state in zip(self._generators, section.generators, strict=True):

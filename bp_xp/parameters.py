@@ -12,7 +12,7 @@ from bp_xp._typing import Array, Layer, Namespace
 from bp_xp.architecture import check_own_functions, own_functions
 from bp_xp.backends import Placement, dtype_name, library_of, to_numpy
 from bp_xp.engines import Report
-from bp_xp.math.initializers import make_generator
+from bp_xp.math.initializers import make_generator, restore_generator
 from bp_xp.math.model import Model
 from bp_xp.sources import intake
 from bp_xp.storage.network_file import NetworkSection
@@ -70,6 +70,11 @@ class Parameters:
             if self._warm is not None:
                 position = _with_arrays(placed, self._warm.position)
                 self._warm = self._warm._replace(position=position)
+
+    def _go_on_as(self, section: NetworkSection) -> None:
+        """Have the seed, and the state of the generator, that a file or another process has."""
+        self.seed = section.seed
+        self._generator = restore_generator(section.generator)
 
     @property
     def sizes(self) -> tuple[int, ...]:

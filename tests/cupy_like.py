@@ -4,18 +4,22 @@ There are two devices. An array is in truth a NumPy array that nobody else gets 
 ``numpy.asarray`` of it is a TypeError. ``get``, ``item``, ``float`` and their like bring values
 home, as CuPy's do; so does a mask as an index, since the host has to know how many there are.
 
-As in CuPy, what is made lies on the *current* device. CuPy computes there whatever its operands are
-on, and fails or is slow if that is elsewhere: here it is an error. ``made`` counts what was made on
-each device; ``counted_launches`` counts what a GPU would be asked to do.
+As in CuPy, what is made lies on the device that is *current* in a thread. CuPy computes there
+whatever its operands are on, and fails or is slow elsewhere: here that is an error. ``made``
+counts what was made on each device; ``counted_launches`` counts what a GPU would be asked to do.
 
 :func:`installed` lets bp_xp take it for CuPy itself.
 """
 
 import collections
 import contextlib
+import ctypes
 import operator
+import os
 import sys
+import threading
 import types
+import typing
 
 import numpy as np
 
@@ -23,7 +27,15 @@ __version__ = "0"
 
 N_DEVICES = 2
 
-_current = [0]
+
+class _Current(threading.local):
+    """The devices that a thread has made the current one, the last of them last."""
+
+    def __init__(self):
+        self.numbers = [0]
+
+
+_current = _Current()
 made: collections.Counter[int] = collections.Counter()
 """How many arrays were made on each device."""
 _launches: list[str] = []
@@ -36,17 +48,19 @@ class Device:
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def __init__(self, device=None):
-        self.id = _current[-1] if device is None else int(getattr(device, "id", device))
+        self.id = _current.numbers[-1] if device is None else int(getattr(device, "id", device))
+
+    pci_bus_id = property(lambda self: f"0000:0{self.id}:00.0")
 
     def __eq__(self, other):
         return isinstance(other, Device) and other.id == self.id
 
     def __enter__(self):
-        _current.append(self.id)
+        _current.numbers.append(self.id)
         return self
 
     def __exit__(self, *_):
-        _current.pop()
+        _current.numbers.pop()
 
     def __repr__(self):
         return f"<CUDA Device {self.id}>"
@@ -77,8 +91,8 @@ class ndarray:  # noqa: N801 - the name that CuPy gives it
     def __init__(self, host, of=None):
         self._host = np.asarray(host)
         if of is None:  # no view of another
-            made[_current[-1]] += 1
-        self._on = _current[-1] if of is None else of._on
+            made[_current.numbers[-1]] += 1
+        self._on = _current.numbers[-1] if of is None else of._on
 
     shape = property(lambda self: self._host.shape)
     dtype = property(lambda self: self._host.dtype)
@@ -86,6 +100,7 @@ class ndarray:  # noqa: N801 - the name that CuPy gives it
     size = property(lambda self: self._host.size)
     flags = property(lambda self: self._host.flags)
     device = property(lambda self: Device(self._on))
+    data = property(lambda self: types.SimpleNamespace(ptr=self._host.ctypes.data))
     T = property(lambda self: ndarray(self._host.T, self))
 
     @property
@@ -155,10 +170,10 @@ def _inside(value):
     if isinstance(value, _Traced):
         return value._host
     if isinstance(value, ndarray):
-        if value._on != _current[-1]:
+        if value._on != _current.numbers[-1]:
             raise ValueError(
                 "Array device must be same as the current device: array device = "
-                f"{value._on} while current = {_current[-1]}"
+                f"{value._on} while current = {_current.numbers[-1]}"
             )
         return value._host
     if isinstance(value, list | tuple):
@@ -276,7 +291,7 @@ def asarray(values, *, dtype=None, device=None, copy=None, order=None):
     """Host values are uploaded to the device; an array is copied if its device is another."""
     with Device(device):
         if isinstance(values, ndarray):
-            if not copy and dtype in (None, values.dtype) and values._on == _current[-1]:
+            if not copy and dtype in (None, values.dtype) and values._on == _current.numbers[-1]:
                 return values
             values = values._host
             _launches.append("copy")
@@ -318,8 +333,44 @@ def is_available():
     return True
 
 
+class NcclCommunicator:
+    """One GPU of several, each of which belongs to a thread, that add up arrays by their places.
+
+    Attributes:
+        streams: on which stream each sum was asked for.
+    """
+
+    barriers: typing.ClassVar[dict[bytes, tuple[threading.Barrier, dict]]] = {}
+    streams: typing.ClassVar[list[int]] = []
+
+    def __init__(self, size, identity, rank):
+        made = threading.Barrier(size, timeout=60), {}
+        self._barrier, self._given = self.barriers.setdefault(identity, made)
+        self._rank = rank
+
+    def allReduce(self, send, receive, count, dtype, op, stream):  # noqa: N802 - CuPy's name
+        kind = {7: ctypes.c_float, 8: ctypes.c_double}[dtype] * count
+        self.streams.append(stream)
+        self._given[self._rank] = np.ctypeslib.as_array(kind.from_address(send))
+        self._barrier.wait()
+        summed = sum(self._given[rank] for rank in sorted(self._given))
+        self._barrier.wait()
+        np.ctypeslib.as_array(kind.from_address(receive))[...] = summed
+
+
+nccl = types.SimpleNamespace(
+    available=True,
+    NCCL_FLOAT32=7,
+    NCCL_FLOAT64=8,
+    NCCL_SUM=0,
+    NcclCommunicator=NcclCommunicator,
+    get_unique_id=lambda: os.urandom(8),
+)
+
 cuda = types.SimpleNamespace(
     Device=Device,
+    nccl=nccl,
+    get_current_stream=lambda: types.SimpleNamespace(ptr=17 + _current.numbers[-1]),
     runtime=types.SimpleNamespace(
         driverGetVersion=lambda: 13000, getDeviceCount=lambda: N_DEVICES, getDevice=lambda: Device()
     ),
@@ -350,6 +401,7 @@ def installed(monkeypatch):
     """Let bp_xp take this module for CuPy and its namespace, with device 0 the current one."""
     module = sys.modules[__name__]
     monkeypatch.setitem(sys.modules, "cupy", module)
+    monkeypatch.setitem(sys.modules, "cupy.cuda", cuda)
     monkeypatch.setitem(sys.modules, "array_api_compat.cupy", module)
     made.clear()
     yield module

@@ -532,8 +532,8 @@ def test_what_a_partial_fit_refuses_changes_nothing(samples):
 
 def test_what_an_ensemble_does_not_take_is_told(samples):
     ensemble = Ensemble(SIZES, members=2, seed=2)
-    with pytest.raises(TypeError, match=r"takes no distributed: that of bp_xp\.Network"):
-        ensemble.fit(*samples, distributed="auto")
+    with pytest.raises(TypeError, match=r"argument 'distribute'.*Did you mean 'distributed'"):
+        ensemble.fit(*samples, distribute="auto")
     for values in (3, "ab"):
         with pytest.raises(TypeError, match="list with the value of each member"):
             PerMember(values)

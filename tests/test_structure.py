@@ -102,10 +102,10 @@ MAY_IMPORT = {
     },
     "testing": {*BASIS, "math", "backends", "training", "inspection", "network"},
     "plotting": {*BASIS, "math", "backends", "training", "inspection", "network", "sweeps"},
-    "estimators": {*BASIS, "math", "backends", "optim", "sources", "training", "network"},
+    "estimators": {*BASIS, "math", "backends", "optim", "ranks", "sources", "training", "network"},
     "tables": {
         *("_caller", "_typing", "_optional", "_files", "errors", "checks", "math"),
-        *("", "backends", "datasets", "optim", "sources", "storage", "sweeps", "training"),
+        *("", "backends", "datasets", "optim", "ranks", "sources", "storage", "sweeps", "training"),
         "network",
     },
     "export": {

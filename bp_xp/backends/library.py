@@ -216,6 +216,16 @@ class Library:
         """
         del group
 
+    def among(self, host: Any, device: Any) -> Any:
+        """What adds up arrays on ``device`` over processes that MPI lets talk.
+
+        Args:
+            host: lets them talk, and adds up arrays of the host.
+            device: that of this process.
+        """
+        del device
+        return host
+
     def engine_over_devices(self, device: Any) -> Engine | None:
         """The engine that shares mini-batches among the devices of this process, or None.
 

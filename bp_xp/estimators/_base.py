@@ -22,11 +22,12 @@ from bp_xp.errors import DeviceError
 from bp_xp.estimators import _settings as settings
 from bp_xp.estimators._arrays import array_library, as_scikit_takes, place_of
 from bp_xp.estimators._prepared import take_prepared
-from bp_xp.estimators._run import forget_runs, take_steps
+from bp_xp.estimators._run import drawn_alike, forget_runs, take_steps
 from bp_xp.estimators._samples import Samples, blocks_of_inputs, place_inputs, weights_of
 from bp_xp.estimators._solvers import minimize
 from bp_xp.math.model import Model
 from bp_xp.network import Network
+from bp_xp.ranks import find_ranks, over_devices
 from bp_xp.sources.sparse import SparseInputs, cut_rows, is_sparse
 from bp_xp.training.evaluation import feed
 
@@ -67,6 +68,7 @@ class MLP(BaseEstimator):
     callbacks: Any
     progress: bool
     restore_best_weights: bool
+    distributed: Any
 
     # What a fit leaves.
     coefs_: list[Array]
@@ -162,46 +164,63 @@ class MLP(BaseEstimator):
             self._check_same_kind(X, self._where, "partial_fit" if incremental else "fit")
         dtype = self._dtype_for(X) if first else dtype_name(self.coefs_[0].dtype)
         self._in_arrays = array_library(X) is not None
-        random = self._random_state = check_random_state(self.random_state)
-        with placement.active():
+        ranks = find_ranks(self.distributed, placement)
+        self._random_state = drawn_alike(check_random_state(self.random_state), ranks)
+
+        def prepare() -> tuple[Network, Samples, Samples | None]:
             samples = self._samples(X, y, sample_weight, placement, dtype, fresh=fresh)
-            outputs = samples.y.shape[1]
-            sizes = [samples.inputs.shape[1], *hidden, outputs]
-            settings.check_loss(
-                self.loss, self._output() if first else self.out_activation_, outputs
-            )
-            if first:
-                self._start(sizes, dtype, random)
-            self.n_outputs_ = outputs
-            network = self._network(placement, dtype)
-            if network.sizes != tuple(sizes):
-                raise ValueError(
-                    f"coefs_ are those of a network {list(network.sizes)}, but the samples and "
-                    f"hidden_layer_sizes make it {sizes}: call fit with warm_start=False."
-                )
-            validation = None
-            if validation_data is not None:
-                if self.solver == "lbfgs":
-                    raise ValueError("solver='lbfgs' has no epochs to look at validation_data in.")
-                validation = self._validation(validation_data, placement, dtype)
+            network = self._begun(samples, hidden, placement, dtype, first=first)
+            if validation_data is None:
+                return network, samples, None
+            if self.solver == "lbfgs":
+                raise ValueError("solver='lbfgs' has no epochs to look at validation_data in.")
+            return network, samples, self._validation(validation_data, placement, dtype)
+
+        with placement.active():
+            network, samples, validation = ranks.together(prepare)
             if self.solver == "lbfgs":
                 self._fit_lbfgs(network, samples, placement, dtype)
             else:
                 if self.early_stopping and validation is None:
-                    samples, validation = self._hold_out(samples, placement, random)
+                    samples, validation = self._hold_out(samples, placement)
                 layers = take_steps(
                     self,
                     network,
                     samples,
                     validation,
-                    placement=placement,
+                    placement=over_devices(self.distributed, placement),
                     dtype=dtype,
                     incremental=incremental,
+                    ranks=ranks,
                 )
                 self._keep(layers, placement)
             if is_sparse(X):  # the next prediction lays out all layers as its products read them
                 self._on_device = ([], [])
         return self
+
+    def _begun(
+        self,
+        samples: Samples,
+        hidden: Sequence[int],
+        placement: Placement,
+        dtype: str,
+        *,
+        first: bool,
+    ) -> Network:
+        """Return the network that is to learn, of parameters drawn anew in the first call."""
+        outputs = samples.y.shape[1]
+        sizes = [samples.inputs.shape[1], *hidden, outputs]
+        settings.check_loss(self.loss, self._output() if first else self.out_activation_, outputs)
+        if first:
+            self._start(sizes, dtype, self._random_state)
+        self.n_outputs_ = outputs
+        network = self._network(placement, dtype)
+        if network.sizes != tuple(sizes):
+            raise ValueError(
+                f"coefs_ are those of a network {list(network.sizes)}, but the samples and "
+                f"hidden_layer_sizes make it {sizes}: call fit with warm_start=False."
+            )
+        return network
 
     def _validate(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
         """Return samples as arrays that scikit-learn has checked."""
@@ -333,11 +352,9 @@ class MLP(BaseEstimator):
         inputs = place_inputs(X, placement, dtype)
         return Samples(inputs, placement.asarray(targets, dtype), truth, weights, weights)
 
-    def _hold_out(
-        self, samples: Samples, placement: Placement, random: np.random.RandomState
-    ) -> tuple[Samples, Samples]:
+    def _hold_out(self, samples: Samples, placement: Placement) -> tuple[Samples, Samples]:
         """Return training and validation samples, parted as scikit-learn parts them."""
-        rows, held = self._rows_to_hold_out(samples, random)
+        rows, held = self._rows_to_hold_out(samples, self._random_state)
         return samples.rows(rows, placement), samples.rows(held, placement)
 
     def _rows_to_hold_out(

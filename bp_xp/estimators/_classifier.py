@@ -71,6 +71,9 @@ class MLPClassifier(ClassifierMixin, MLP):
         restore_best_weights: whether to go back to the parameters of the best epoch without
             ``early_stopping`` too: that of the least validation loss, or of the least loss where
             there is no ``validation_data``.
+        distributed: what shares the run: ``"mpi"``, ``"torch"``, ``"jax"`` or ``"auto"``, as for
+            :meth:`bp_xp.Network.fit`. Each process calls ``fit`` with all samples, and has all of
+            the result.
 
     Attributes:
         classes_: the labels, shape (n_classes,).
@@ -136,6 +139,7 @@ class MLPClassifier(ClassifierMixin, MLP):
         callbacks: Any = None,
         progress: bool = False,
         restore_best_weights: bool = False,
+        distributed: Any = None,
     ) -> None:
         self._store(locals())
 

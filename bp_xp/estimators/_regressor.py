@@ -55,6 +55,7 @@ class MLPRegressor(RegressorMixin, MLP):
         callbacks: what is told of each epoch.
         progress: whether to show a bar on a terminal and in a notebook, or a line an epoch.
         restore_best_weights: whether to go back to the best epoch.
+        distributed: what shares the run.
 
     Examples:
         >>> import numpy as np
@@ -99,6 +100,7 @@ class MLPRegressor(RegressorMixin, MLP):
         callbacks: Any = None,
         progress: bool = False,
         restore_best_weights: bool = False,
+        distributed: Any = None,
     ) -> None:
         self._store(locals())
 

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,12 @@ from bp_xp.math import backprop
 from bp_xp.math.initializers import make_generator
 from bp_xp.math.model import Model
 from bp_xp.network import Network
+from bp_xp.ranks import Ranks
 from bp_xp.sources.sparse import SparseInputs, cut_rows
+from bp_xp.training.agreement import describe_process, digest_of
 from bp_xp.training.arguments import Settings, as_regularization
 from bp_xp.training.callbacks import as_callback
+from bp_xp.training.checkpoint import described
 from bp_xp.training.evaluation import ROWS_AT_ONCE
 from bp_xp.training.history import EpochRecord
 from bp_xp.training.looks import Position, start
@@ -31,6 +35,7 @@ from bp_xp.training.trainer import Observer, Run, TellCallbacks, train
 
 __all__ = [
     "Bookkeeper",
+    "drawn_alike",
     "forget_runs",
     "make_solver",
     "settings_of",
@@ -60,6 +65,17 @@ def _forget_best(estimator: Any) -> None:
     estimator.validation_loss_curve_ = None
 
 
+def drawn_alike(random: np.random.RandomState, ranks: Ranks) -> np.random.RandomState:
+    """Return a generator that draws on every process what that of rank 0 does."""
+    if not ranks.are_several:
+        return random
+    state = ranks.first(random.get_state)
+    if ranks.rank:
+        random = np.random.RandomState()
+        random.set_state(state)
+    return random
+
+
 def take_steps(
     estimator: Any,
     network: Network,
@@ -69,6 +85,7 @@ def take_steps(
     placement: Placement,
     dtype: str,
     incremental: bool,
+    ranks: Ranks,
 ) -> Sequence[Layer]:
     """Train as ``fit`` or ``partial_fit`` with a solver that takes steps; the trainer drives.
 
@@ -80,6 +97,7 @@ def take_steps(
         placement: library and device.
         dtype: the network's dtype.
         incremental: whether to take one pass, with the optimizer of the call before.
+        ranks: the processes that share the run.
 
     Returns:
         The parameters to keep.
@@ -101,20 +119,24 @@ def take_steps(
     position = start(network.model, network.layers, settings, **where)
     if solver.state is not None:
         position = _go_on(position, solver, estimator.alpha, placement, dtype)
+    source = ScikitSource(
+        samples,
+        alpha=estimator.alpha,
+        random=estimator._random_state if estimator.shuffle else None,
+        placement=placement,
+        dtype=dtype,
+    )
+    if ranks.are_several:
+        _check_alike(estimator, network, source, ranks)
     run = Run(
         network=network,
         model=network.model,
-        source=ScikitSource(
-            samples,
-            alpha=estimator.alpha,
-            random=estimator._random_state if estimator.shuffle else None,
-            placement=placement,
-            dtype=dtype,
-        ),
+        source=source.share(ranks.rank, ranks.size),
         validation=None,
-        settings=settings,
+        settings=replace(settings, progress=settings.progress and ranks.rank == 0),
         position=position,
         layers=network.layers,
+        ranks=ranks,
         **where,
     )
     notes = Bookkeeper(estimator, samples.inputs.shape[0], validation, network.layers)
@@ -132,6 +154,23 @@ def take_steps(
         elif history.stopped == "epochs" and not incremental:
             warn_of_no_convergence(estimator, stacklevel=5)
     return run.layers if notes.best_layers is None else notes.best_layers
+
+
+# What may differ between the processes that share a run.
+_OF_A_PROCESS = ("callbacks", "progress", "verbose", "random_state", "distributed", "device")
+
+
+def _check_alike(estimator: Any, network: Network, source: ScikitSource, ranks: Ranks) -> None:
+    """Refuse to train on several processes what differs between them."""
+    given = estimator.get_params(deep=False)
+    names = [name for name in given if name not in _OF_A_PROCESS]
+    alike = {
+        "parameters": {name: described(given[name]) for name in names},
+        "samples": source.fingerprint(),
+        "digest of coefs_": digest_of(network.layers),
+        **describe_process(network),
+    }
+    ranks.check_alike(alike, when="at the start")
 
 
 def warn_of_no_convergence(estimator: Any, *, stacklevel: int) -> None:
@@ -231,7 +270,7 @@ class Bookkeeper(Observer):
         loss = record.cost * estimator._loss_scale() + float(to_numpy(penalty))
         estimator.loss_ = loss
         estimator.loss_curve_.append(loss)
-        if estimator.verbose:
+        if self._speaks(run):
             print(f"Iteration {estimator.n_iter_}, loss = {loss:.8f}")
         if self._validation is not None:
             record = self._judge(run, self._validation, record)
@@ -241,7 +280,11 @@ class Bookkeeper(Observer):
         if not estimator.early_stopping:
             self._count(worse=loss > estimator.best_loss_ - estimator.tol)
             estimator.best_loss_ = min(loss, estimator.best_loss_)
-        return "early" if self._is_over() else None
+        return "early" if self._is_over(run) else None
+
+    def _speaks(self, run: Run) -> bool:
+        """Return whether to print: one of the processes that share a run does."""
+        return self._estimator.verbose and run.ranks.rank == 0
 
     def _judge(self, run: Run, validation: Samples, record: EpochRecord) -> EpochRecord:
         """Note down loss and score of the validation samples; return the record with both."""
@@ -249,7 +292,7 @@ class Bookkeeper(Observer):
         loss, score = self._evaluate(run, validation)
         estimator.validation_loss_curve_.append(loss)
         estimator.validation_scores_.append(score)
-        if estimator.verbose:
+        if self._speaks(run):
             print(f"Validation score: {score:f}")
         if estimator.early_stopping:
             self._count(worse=score < estimator.best_validation_score_ + estimator.tol)
@@ -273,7 +316,7 @@ class Bookkeeper(Observer):
         count = self._estimator._no_improvement_count
         self._estimator._no_improvement_count = count + 1 if worse else 0
 
-    def _is_over(self) -> bool:
+    def _is_over(self, run: Run) -> bool:
         """Return whether the run has stopped improving; lower the learning rate if that helps."""
         estimator, rate = self._estimator, self._estimator._optimizer.rate
         if rate:
@@ -283,7 +326,7 @@ class Bookkeeper(Observer):
         lowered = rate is not None and rate.fall()
         if lowered:
             estimator._no_improvement_count = 0
-        if estimator.verbose:
+        if self._speaks(run):
             what = "Validation score" if estimator.early_stopping else "Training loss"
             if lowered:
                 then = f"Setting learning rate to {estimator._optimizer.learning_rate:f}"

@@ -1,13 +1,15 @@
 """Samples as estimators meet them: dense or sparse, in scikit-learn's order."""
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from bp_xp import sources
 from bp_xp._typing import Array
 from bp_xp.backends import Placement, library_of, to_numpy
-from bp_xp.sources import Epoch
+from bp_xp.sources import Epoch, MemorySource
 from bp_xp.sources.memory import MemoryEpoch
 from bp_xp.sources.sparse import (
     SparseInputs,
@@ -188,7 +190,7 @@ class ScikitSource:
         self.dtype, self.weighted = dtype, samples.weights is not None
         self.given: tuple[str, ...] = ("decay", "share", "kept") if alpha else ()
         self._samples, self._alpha, self._placement = samples, alpha, placement
-        self._shuffles = random is not None
+        self._shuffles, self._rank, self._ranks = random is not None, 0, 1
         self._orders = ScikitOrder(random, samples.inputs.shape[0])
 
     def start_epoch(self, batch_size: int, generator: np.random.Generator) -> "ScikitEpoch":
@@ -196,18 +198,17 @@ class ScikitSource:
         del generator
         order = self._orders.permutation(self._samples.inputs.shape[0])
         _, counts = mini_batches(len(order), batch_size)
-        sums, weights = counts, None
+        sums, arrays = counts, [self._samples.inputs, self._samples.y]
         if self._samples.weights is not None:
             scaled, sums = scale_weights(self._samples.weights[order], batch_size)
-            weights = self._placement.asarray(scaled, self.dtype)
-        arrays = [self._samples.inputs, self._samples.y]
+            weights = np.empty_like(scaled)
+            weights[order] = scaled
+            arrays.append(self._placement.asarray(weights, self.dtype))
         taken = order if self._shuffles else None
+        share = {"rank": self._rank, "ranks": self._ranks}
         return ScikitEpoch(
-            MemoryEpoch(arrays, batch_size, taken, self._placement),
-            batch_size,
-            weights=weights,
-            numbers=self._numbers_of(counts, sums),
-            placement=self._placement,
+            MemoryEpoch(arrays, batch_size, taken, self._placement, **share),
+            self._numbers_of(counts, sums),
         )
 
     def _numbers_of(self, counts: np.ndarray, weights: np.ndarray) -> list[Array]:
@@ -224,12 +225,18 @@ class ScikitSource:
             yield [x, cut_rows(self._samples.y, block, self._placement)]
 
     def share(self, rank: int, ranks: int) -> "ScikitSource":
-        """Refuse: scikit-learn's runs are those of one process."""
-        raise NotImplementedError("an estimator trains on one process")
+        """Return the source of one of several processes, to which a part of each mini-batch goes.
 
-    def fingerprint(self) -> None:
-        """Return nothing: an estimator keeps no checkpoint of a run."""
-        return
+        What is given with a mini-batch is that of the whole one.
+        """
+        shared = copy(self)
+        shared._rank, shared._ranks = rank, ranks
+        return shared
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the samples and their weights."""
+        parts: Any = (self._samples.inputs, self._samples.y, False, self._samples.weights)
+        return MemorySource(sources.Samples(*parts), self._placement).fingerprint()
 
 
 class ScikitEpoch(Epoch):
@@ -237,23 +244,11 @@ class ScikitEpoch(Epoch):
 
     Args:
         cut: the mini-batches without what is added here.
-        batch_size: samples in each of them.
-        weights: those of the samples in the order of the epoch, shape (N,), or None.
         numbers: what is given with each mini-batch, shape (steps, ...) each.
-        placement: library and device.
     """
 
-    def __init__(
-        self,
-        cut: Epoch,
-        batch_size: int,
-        *,
-        weights: Array | None,
-        numbers: Sequence[Array],
-        placement: Placement,
-    ) -> None:
-        self._cut, self._batch_size = cut, batch_size
-        self._weights, self._numbers, self._placement = weights, numbers, placement
+    def __init__(self, cut: Epoch, numbers: Sequence[Array]) -> None:
+        self._cut, self._numbers = cut, numbers
 
     @property
     def place(self) -> int:
@@ -266,14 +261,11 @@ class ScikitEpoch(Epoch):
 
     def take(self, at_most: int) -> list[Array] | None:
         """Return the next mini-batches, or None where there are no more."""
-        k, xp = self.place, self._placement.xp
+        k = self.place
         batches = self._cut.take(at_most)
         if batches is None:
             return None
-        steps, size = batches[0].shape[:2]
-        rows = slice(k * self._batch_size, k * self._batch_size + steps * size)
-        if self._weights is not None:
-            batches.append(xp.reshape(self._weights[rows], (steps, size)))
+        steps = batches[0].shape[0]
         return [*batches, *(values[k : k + steps, ...] for values in self._numbers)]
 
     def close(self) -> None:

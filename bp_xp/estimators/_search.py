@@ -14,9 +14,10 @@ from sklearn.utils import indexable
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
 
+from bp_xp.estimators._arrays import array_library
 from bp_xp.estimators._base import MLP
 from bp_xp.estimators._prepared import Fit, Fits, Fitted, is_prepared, record_fits, using
-from bp_xp.estimators._stack import fit_stack, form_of
+from bp_xp.estimators._stack import fit_stack, form_of, stays_here
 from bp_xp.training.groups import shares_of
 
 __all__ = ["GridSearchCV", "RandomizedSearchCV", "holds_networks", "make_fits"]
@@ -118,8 +119,9 @@ class GridSearchCV(_InStacks, model_selection.GridSearchCV):
     :class:`sklearn.model_selection.GridSearchCV`. Estimators of bp_xp, also as steps of a pipeline,
     are fitted many at once if they differ in numbers alone: ``alpha``, learning rates, momentum,
     ``random_state``, ``tol``, ``dropout`` and the like. ``n_jobs`` spreads stacks over processes.
-    What can't be in a stack (``solver="lbfgs"``, sparse samples, ``class_weight``, callbacks,
-    another estimator) is fitted one by one, in this process.
+    What can't be in a stack is fitted one by one: ``solver="lbfgs"``, sparse samples and
+    ``class_weight`` in these processes too; what has callbacks or other arrays, and another
+    estimator, in this one.
 
     ``mean_fit_time`` is the share of a fit in the time of all.
 
@@ -184,10 +186,14 @@ def _asked(
 
 
 def make_fits(fits: Fits, n_jobs: int | None) -> list[Fitted | None]:
-    """Make fits: those of one form as stacks, spread over processes; None where that fails."""
+    """Make fits, spread over processes: those of one form as stacks, and where there are several
+    processes the others one by one. None is what fails, or is left to who asked for it.
+    """
     fitted: list[Fitted | None] = [None] * len(fits.asked)
     processes: Any = n_jobs
-    parts = _parts(fits, joblib.effective_n_jobs(processes))
+    jobs = joblib.effective_n_jobs(processes)
+    stacks = _parts(fits, jobs)
+    parts = [*stacks, *(_alone(fits, stacks) if jobs > 1 else ())]
     tasks = []
     for part in parts:
         asked = [fits.asked[i] for i in part]
@@ -196,11 +202,13 @@ def make_fits(fits: Fits, n_jobs: int | None) -> list[Fitted | None]:
         which = [names.index(fit.samples) for fit in asked]
         weights = [fit.weights for fit in asked]
         tasks.append(([fit.estimator for fit in asked], samples, which, weights))
-    made: Any = joblib.Parallel(n_jobs=n_jobs)(joblib.delayed(_fit)(*task) for task in tasks)
+    made: Any = joblib.Parallel(n_jobs=n_jobs)(
+        joblib.delayed(_fit)(*task, alone=k >= len(stacks)) for k, task in enumerate(tasks)
+    )
     for part, estimators in zip(parts, made, strict=True):
         for i, one in zip(part, estimators, strict=True):
             fitted[i] = one
-    in_stacks = sum(map(len, parts))
+    in_stacks = sum(map(len, stacks))
     if in_stacks < len(fitted) or not fitted:
         logger.info(
             "%d of %d fits are made one by one: no stack takes their settings or samples",
@@ -210,12 +218,29 @@ def make_fits(fits: Fits, n_jobs: int | None) -> list[Fitted | None]:
     return fitted
 
 
-def _fit(*task: Any) -> list[Fitted | None]:
-    """Fit a stack; what fails is tried again by the search, which tells why."""
+def _fit(*task: Any, alone: bool) -> list[Fitted | None]:
+    """Fit a stack, or what is in none; what fails is tried again by the search, which tells why."""
     try:
-        return fit_stack(*task)
+        return [_fit_alone(*task)] if alone else fit_stack(*task)
     except (ValueError, TypeError, ArithmeticError):
         return [None] * len(task[0])
+
+
+def _fit_alone(estimators: Any, samples: Any, which: Any, weights: Any) -> Fitted:
+    """Fit one estimator, which warns by itself of what there is to warn of."""
+    del which
+    return Fitted(estimators[0].fit(*samples[0], weights[0]), converged=True)
+
+
+def _alone(fits: Fits, parts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return the numbers of the fits that are in no stack, and may be made in another process."""
+    rest = {*range(len(fits.asked))} - {i for part in parts for i in part}
+    return [
+        [i]
+        for i in sorted(rest)
+        if not stays_here(fits.asked[i].estimator)
+        and array_library(fits.samples[fits.asked[i].samples][0]) is None
+    ]
 
 
 def _parts(fits: Fits, jobs: int) -> list[list[int]]:

@@ -279,7 +279,8 @@ def _check_parameters(given: dict[str, Any], kind: type) -> None:
     _check_solver(given["solver"], given["learning_rate"])
     _check_unused(given, kind)
     if given["solver"] == "lbfgs":
-        asked = [name for name in ("dropout", "callbacks", "progress") if as_list(given[name])]
+        names = ("dropout", "callbacks", "progress", "distributed")
+        asked = [name for name in names if as_list(given[name])]
         if asked:
             raise ValueError(
                 f"solver='lbfgs' takes no mini-batches, so {asked[0]} has nothing to act on: use "

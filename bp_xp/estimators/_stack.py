@@ -40,7 +40,7 @@ from bp_xp.training.looks import Position, copied, start
 from bp_xp.training.stack import StackRun, stack_positions, stack_settings
 from bp_xp.training.trainer import Observer, Run, train
 
-__all__ = ["fit_stack", "form_of"]
+__all__ = ["fit_stack", "form_of", "stays_here"]
 
 # Of these each estimator of a stack may have its own.
 _OWN = {
@@ -59,8 +59,7 @@ def form_of(estimator: Any, X: Any, y: Any) -> Mapping[str, Any] | None:
         y: its targets.
     """
     given = estimator.get_params(deep=False)
-    told = ("callbacks", "progress", "verbose", "warm_start")
-    if any(given[name] for name in told) or given.get("class_weight") is not None:
+    if stays_here(estimator) or given.get("class_weight") is not None:
         return None
     if given["solver"] == "lbfgs" or is_sparse(X) or is_sparse(y) or array_library(X) is not None:
         return None
@@ -77,6 +76,13 @@ def form_of(estimator: Any, X: Any, y: Any) -> Mapping[str, Any] | None:
         "held out": estimator.validation_fraction if estimator.early_stopping else None,
         "dropout of inputs": len(as_list(estimator.dropout)) if _is_list(estimator.dropout) else 0,
     }
+
+
+def stays_here(estimator: Any) -> bool:
+    """Return whether a fit belongs to this process, which watches it or has what it begins with."""
+    given = estimator.get_params(deep=False)
+    names = ("callbacks", "progress", "verbose", "warm_start", "distributed")
+    return any(given[name] for name in names)
 
 
 def _is_list(value: Any) -> bool:
@@ -311,10 +317,7 @@ class _ScikitStack(StackSource):
                 batch_size=batch_size,
                 placement=self.placement,
             ),
-            batch_size,
-            weights=None,
-            numbers=self._numbers(counts, sums) if self.given else [],
-            placement=self.placement,
+            self._numbers(counts, sums) if self.given else [],
         )
 
     def _numbers(self, counts: np.ndarray, sums: np.ndarray) -> list[Any]:

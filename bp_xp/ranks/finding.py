@@ -23,7 +23,7 @@ def find_ranks(distributed: Any, placement: Placement) -> Ranks:
     Args:
         distributed: None for a process alone; ``"mpi"``, ``"torch"``; ``"auto"`` for whatever has
             started this process; a communicator of mpi4py's, a process group of the library, or a
-            :class:`Communicator`.
+            :class:`Communicator`, which adds up the arrays of the network itself.
         placement: where the network lives.
 
     Raises:
@@ -42,7 +42,7 @@ def find_ranks(distributed: Any, placement: Placement) -> Ranks:
         return Ranks(_communicator(word, placement))
     if hasattr(distributed, "Allreduce") and hasattr(distributed, "Get_rank"):
         _check_talks(placement, mpi.WORD)
-        return Ranks(mpi.MPICommunicator(distributed))
+        return Ranks(_over_mpi(mpi.MPICommunicator(distributed), placement))
     if (group := placement.library.communicator(distributed)) is not None:
         return Ranks(group)
     if isinstance(distributed, Communicator):
@@ -87,7 +87,17 @@ def _communicator(word: str, placement: Placement) -> Communicator | None:
     if not word:
         return None
     _check_talks(placement, word)
-    return mpi.world() if word == mpi.WORD else placement.library.communicator()
+    if word == mpi.WORD:
+        return _over_mpi(mpi.world(), placement)
+    return placement.library.communicator()
+
+
+def _over_mpi(host: mpi.MPICommunicator, placement: Placement) -> Communicator:
+    """Return what adds up the arrays of a network over processes of MPI."""
+    if host.size == 1:
+        return host
+    host.meet()
+    return placement.library.among(host, placement.device)
 
 
 def _check_starter(placement: Placement, word: str) -> None:
@@ -109,9 +119,9 @@ def _check_talks(placement: Placement, word: str) -> None:
     """Refuse a way of talking that the network's library does not have."""
     if (own := placement.library.talks_by) == word:
         return
-    theirs = next(one.name for one in LIBRARIES.values() if one.talks_by == word)
+    theirs = [one.name for one in LIBRARIES.values() if one.talks_by == word]
     raise ValueError(
-        f"{named('distributed', word)} is for networks of backend {theirs!r}, and this one's is "
-        f"{placement.backend!r}: take {named('backend', theirs)}"
+        f"{named('distributed', word)} is for networks of backend {' or '.join(map(repr, theirs))},"
+        f" and this one's is {placement.backend!r}: take {named('backend', theirs[0])}"
         + (f", or {named('distributed', own)}." if own else ".")
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bp_xp import checks
 from bp_xp._optional import require
 
 __all__ = ["WORD", "MPICommunicator", "is_launched", "world"]
@@ -22,6 +23,8 @@ WORD = "mpi"
 # How the ways of starting MPI's processes tell each how many there are.
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
 _SECONDS_FOR_OTHERS, _SECONDS_TO_BE_READ = 5.0, 1.0
+_SECONDS_UNTIL_TOLD, _LONGEST_NAP = 60.0, 0.1
+_HERE = 20803  # the tag of what a rank says when it is there, which no other message has
 
 
 def is_launched() -> bool:
@@ -53,7 +56,33 @@ class MPICommunicator:
     def __init__(self, comm: Any) -> None:
         self._comm = comm
         self.rank, self.size = int(comm.Get_rank()), int(comm.Get_size())
-        self._for_failures = _twin(comm)
+
+    def meet(self) -> None:
+        """Wait for all before a run; rank 0 says for whom if that takes long."""
+        if self.rank:
+            self._comm.send(None, dest=0, tag=_HERE)
+        else:
+            self._wait_for_others()
+        _twin(self._comm)  # while all are here to make it
+
+    def _wait_for_others(self) -> None:
+        missing, waited, nap, told = [*range(1, self.size)], time.monotonic(), 0.0, False
+        while missing := [rank for rank in missing if not self._is_here(rank)]:
+            if not told and time.monotonic() - waited > _SECONDS_UNTIL_TOLD:
+                told = True
+                checks.warn(
+                    f"rank 0 has waited {_SECONDS_UNTIL_TOLD:.0f} seconds for ranks "
+                    f"{', '.join(map(str, missing))} to begin the run: see what they do, or end "
+                    "the job. docs/distributed.md says how."
+                )
+            time.sleep(nap)
+            nap = min(nap + 0.001, _LONGEST_NAP)
+
+    def _is_here(self, rank: int) -> bool:
+        here = self._comm.Iprobe(source=rank, tag=_HERE)
+        if here:
+            self._comm.recv(source=rank, tag=_HERE)
+        return here
 
     def total(self, array: np.ndarray) -> np.ndarray:
         """Return the sum over all processes, in the same memory."""
@@ -68,7 +97,7 @@ class MPICommunicator:
 
     def fail(self, error: BaseException) -> None:
         """End the job, unless all processes have failed in the same place."""
-        request, waited = self._for_failures.Ibarrier(), time.monotonic()
+        request, waited = _twin(self._comm).Ibarrier(), time.monotonic()
         while not request.Test():
             if time.monotonic() - waited > _SECONDS_FOR_OTHERS:
                 traceback.print_exception(error)

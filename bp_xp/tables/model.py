@@ -13,9 +13,10 @@ import numpy as np
 from bp_xp import checks
 from bp_xp._caller import own_arguments
 from bp_xp._typing import Namespace
-from bp_xp.backends import to_numpy
+from bp_xp.backends import place, to_numpy
 from bp_xp.datasets.stored_table import StoredColumns
 from bp_xp.network import Network
+from bp_xp.ranks import find_ranks
 from bp_xp.sources import Stream
 from bp_xp.storage import network_file
 from bp_xp.tables.card import Card
@@ -180,7 +181,8 @@ class TableModel:
             stream: whether the table, a path, is read in parts; a number is how many rows are
                 shuffled among each other, and as many as there are give the run in memory. None is
                 False below 512 MB of CSV, or 128 MB of Parquet.
-            options: further arguments of :meth:`bp_xp.Network.fit`, such as ``callbacks``.
+            options: further arguments of :meth:`bp_xp.Network.fit`, such as ``callbacks`` or
+                ``distributed``, for which each process has the whole table.
 
         Returns:
             The model.
@@ -192,7 +194,9 @@ class TableModel:
             OSError: there is no room for temporary files, or the file changed while it was read.
             DivergenceError: as for :meth:`bp_xp.Network.fit`.
         """
-        seed = checks.check_seed(self.seed)
+        ranks = find_ranks(options.get("distributed"), place(self.device, self.backend))
+        # Without a seed, each process would hold out other rows.
+        seed = ranks.first(lambda: checks.check_seed(self.seed))
         columns = open_columns(table, self.categorical, stream)
         prepared = self._prepare(columns, target, seed)
         network = Network(**self._network_arguments(prepared.preparation), seed=seed)

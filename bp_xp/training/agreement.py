@@ -10,7 +10,6 @@ import numpy as np
 
 from bp_xp._typing import Layer
 from bp_xp.backends import to_numpy
-from bp_xp.math.initializers import restore_generator
 from bp_xp.ranks import Ranks
 
 __all__ = ["begin_alike", "describe_process", "digest_of"]
@@ -18,6 +17,8 @@ __all__ = ["begin_alike", "describe_process", "digest_of"]
 
 def begin_alike(network: Any, ranks: Ranks) -> None:
     """Give a network on each process the parameters, generator and seed of that on rank 0.
+
+    The members of an ensemble get those of its members.
 
     A network without a seed draws another one on each process.
 
@@ -28,11 +29,12 @@ def begin_alike(network: Any, ranks: Ranks) -> None:
         return
     described = network.describe()
     same = {name: getattr(described, name) for name in ("sizes", "activations", "cost", "dtype")}
-    ranks.check_alike({"network": same | {"own": described.own}}, when="at the start")
+    more = {"own": described.own, "members": len(getattr(described, "seeds", ()))}
+    ranks.check_alike({"network": same | more}, when="at the start")
     first = ranks.first(lambda: described)
     if ranks.rank:
-        network.layers, network.seed = first.layers, first.seed
-        network._generator = restore_generator(first.generator)
+        network.layers = first.layers
+        network._go_on_as(first)
 
 
 def describe_process(network: Any) -> dict[str, Any]:

@@ -214,8 +214,6 @@ def as_regularization(regularization: Any, terms: dict[str, Any], hidden: int) -
                 "fit takes no learning_rate: it is the optimizer's, as in optimizer=SGD(0.1)."
             )
         if name not in names:
-            if name in _FIT_WORDS:
-                raise TypeError(f"this fit takes no {name}: that of bp_xp.Network does.")
             hint = checks.did_you_mean(name, [*names, *_FIT_WORDS])
             raise TypeError(f"fit got an unexpected keyword argument {name!r}.{hint}")
     if regularization is None:

@@ -11,6 +11,7 @@ import numpy as np
 __all__ = ["EpochRecord", "History"]
 
 _MOST_ROWS = 60
+_MEASURED = ("cost", "accuracy", "validation_cost", "validation_accuracy")
 
 
 class EpochRecord(NamedTuple):
@@ -42,6 +43,18 @@ class EpochRecord(NamedTuple):
         """Return the record of one network of a stack, where the values are arrays of (M,)."""
         return self._with_values(lambda values: float(values[row]))
 
+    @classmethod
+    def stacked(cls, records: Sequence["EpochRecord"]) -> "EpochRecord":
+        """Return records of one epoch of several networks as that of a stack; :meth:`of_member`."""
+        first = records[0]
+        values: dict[str, Any] = {
+            name: None if getattr(first, name) is None else [getattr(one, name) for one in records]
+            for name in _MEASURED
+        }
+        metrics = {name: np.array([one.metrics[name] for one in records]) for name in first.metrics}
+        arrays = {name: None if one is None else np.array(one) for name, one in values.items()}
+        return first._replace(**arrays, metrics=metrics)
+
     def of_members(self, rows: Sequence[int]) -> "EpochRecord":
         """Return the record of some networks of a stack."""
         return self._with_values(lambda values: values[list(rows)])
@@ -52,8 +65,7 @@ class EpochRecord(NamedTuple):
 
     def _with_values(self, function: Any) -> "EpochRecord":
         """Return the record with a function applied to what was measured."""
-        names = ("cost", "accuracy", "validation_cost", "validation_accuracy")
-        values = {name: getattr(self, name) for name in names}
+        values = {name: getattr(self, name) for name in _MEASURED}
         return self._replace(
             **{name: None if value is None else function(value) for name, value in values.items()},
             metrics={name: function(value) for name, value in self.metrics.items()},

@@ -5,21 +5,24 @@ network alone; :mod:`bp_xp.training.stack` makes one run of them.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from bp_xp import checks
 from bp_xp._caller import advice
 from bp_xp.errors import DivergenceError
 from bp_xp.optim import Optimizer
+from bp_xp.ranks import Ranks
 from bp_xp.sources import MemorySource
 from bp_xp.sources.stack import Generators, StackSource
 from bp_xp.storage import ensemble_file
 from bp_xp.training import arguments, checkpoint
+from bp_xp.training.agreement import begin_alike, describe_process
 from bp_xp.training.arguments import Settings, per_member
 from bp_xp.training.callbacks import EarlyStopping
+from bp_xp.training.checkpoint import Checkpoint
 from bp_xp.training.divergence import row_of
 from bp_xp.training.fitting import check_measured, check_monitored, go_on
 from bp_xp.training.groups import networks_at_once
@@ -35,7 +38,8 @@ from bp_xp.training.stack import (
 )
 from bp_xp.training.stack_checkpoint import KeepStack, describe_stack, resume, write
 from bp_xp.training.stack_data import Judges, StackData, make_data
-from bp_xp.training.trainer import TellCallbacks, train
+from bp_xp.training.stack_ranks import find_ranks_of_members, train_apart
+from bp_xp.training.trainer import Observer, TellCallbacks, train
 
 __all__ = ["fit"]
 
@@ -45,6 +49,66 @@ def fit(
     x: Any,
     y: Any,
     *,
+    checkpoint_argument: Any,
+    distributed: Any,
+    warm_start: Any,
+    **given: Any,
+) -> History:
+    """Train the members of an ensemble; the arguments are those of :meth:`bp_xp.Ensemble.fit`."""
+    kept = checkpoint.as_checkpoint(checkpoint_argument)
+    ranks = find_ranks_of_members(distributed, ensemble.placement, kept)
+    with (
+        checkpoint.owned(kept),
+        ensemble.placement.active(
+            advice("Take a smaller {}; no step was left half done.", "batch_size")
+        ),
+    ):
+        begin_alike(ensemble, ranks)
+        more = {"kept": kept, "warm_start": warm_start, "ranks": ranks}
+        prepared = ranks.together(functools.partial(_prepare, ensemble, x, y, **more, **given))
+        run = prepared.run
+        if ranks.are_several:
+            alike = {**prepared.described, "epochs": run.settings.epochs, "step": run.position.step}
+            ranks.check_alike(alike | describe_process(ensemble), when="at the start")
+        ensemble._report = run.report
+
+        def learn() -> None:
+            train(run, prepared.observers)
+            _tell_members(run)
+
+        if ranks.are_several:
+            train_apart(run, ranks, learn, warm=warm_start)
+        else:
+            learn()
+        if warm_start:
+            ensemble._warm = WarmStack(prepared.settings, run.position, list(run.rows))
+    return _sound(run)
+
+
+class _Prepared(NamedTuple):
+    """A run of all members before its first step.
+
+    Attributes:
+        run: the run.
+        observers: what reacts to it.
+        settings: those of each member.
+        described: what must be the same for it to go on, or on every process; empty where nobody
+            asks for that.
+    """
+
+    run: StackRun
+    observers: Sequence[Observer]
+    settings: Sequence[Settings]
+    described: Mapping[str, Any]
+
+
+def _prepare(
+    ensemble: Any,
+    x: Any,
+    y: Any,
+    *,
+    kept: Checkpoint | None,
+    ranks: Ranks,
     epochs: Any,
     batch_size: Any,
     shuffle: Any,
@@ -55,13 +119,12 @@ def fit(
     metrics: Any,
     early_stopping: Any,
     callbacks: Any,
-    checkpoint_argument: Any,
     warm_start: Any,
     progress: Any,
     terms: dict[str, Any],
     **samples: Any,
-) -> History:
-    """Train the members of an ensemble; the arguments are those of :meth:`bp_xp.Ensemble.fit`."""
+) -> _Prepared:
+    """Return a run where it begins, or goes on."""
     switches = {"shuffle": shuffle, "shared_order": shared_order, "progress": progress}
     for name, switch in (switches | {"warm_start": warm_start}).items():
         arguments.check_switch(switch, name)
@@ -72,45 +135,34 @@ def fit(
         trainable=arguments.as_trainable(trainable, len(ensemble.sizes) - 1),
         metrics=arguments.as_metrics(metrics),
         shuffle=shuffle,
-        progress=progress,
+        progress=progress and ranks.rank == 0,
     )
     own_settings = _own_settings(ensemble, optimizer, regularization, terms)
-    kept = checkpoint.as_checkpoint(checkpoint_argument)
-    with (
-        checkpoint.owned(kept),
-        ensemble.placement.active(
-            advice("Take a smaller {}; no step was left half done.", "batch_size")
-        ),
-    ):
-        saved = checkpoint.read_saved(kept, ensemble_file.read)
-        generators = [ensemble._generator, *ensemble._generators]
-        begun = saved.run.begun if saved else [one.bit_generator.state for one in generators]
-        # A run that is resumed holds out what it held out when it began.
-        drawing = checkpoint.restore_generators(begun) if saved else generators
-        data = make_data(ensemble, x, y, shared_order=shared_order, generators=drawing, **samples)
-        size = checks.check_batch_size(batch_size, data.n_rows)
-        settings = [make_settings(batch_size=size, **own) for own in own_settings]
-        _check(ensemble, settings[0], stopping, data)
-        warm = ensemble._warm if warm_start else None
-        if warm:
-            warm.check(settings)
-        ensemble._warm = None  # a run that fails leaves nothing to go on from
-        run = _make_run(ensemble, settings, data, shared_order)
-        if warm:  # a run that is resumed goes on from its file, but its state has this form
-            run.position = go_on(run.position, warm.position)
-        observers = [RecordMembers(), MembersLeave(stopping), TellCallbacks(told)]
-        if kept:
-            described = describe_stack(settings, stopping, run, data)
-            if saved:
-                resume(ensemble, run, saved, described)
-            more = {"described": described, "begun": begun, "others": kept.sections}
-            keep: Any = functools.partial(write, ensemble, **more)
-            observers.append(KeepStack(Path(kept.path), kept.every, keep))
-        ensemble._report = run.report
-        train(run, observers)
-        if warm_start:
-            ensemble._warm = WarmStack(settings, run.position, list(run.rows))
-    return _told_at_the_end(run)
+    saved = checkpoint.read_saved(kept, ensemble_file.read)
+    generators = [ensemble._generator, *ensemble._generators]
+    begun = saved.run.begun if saved else [one.bit_generator.state for one in generators]
+    # A run that is resumed holds out what it held out when it began.
+    drawing = checkpoint.restore_generators(begun) if saved else generators
+    data = make_data(ensemble, x, y, shared_order=shared_order, generators=drawing, **samples)
+    size = checks.check_batch_size(batch_size, data.n_rows)
+    settings = [make_settings(batch_size=size, **own) for own in own_settings]
+    _check(ensemble, settings[0], stopping, data)
+    warm = ensemble._warm if warm_start else None
+    if warm:
+        warm.check(settings)
+    ensemble._warm = None  # a run that fails leaves nothing to go on from
+    run = _make_run(ensemble, settings, data, shared_order)
+    if warm:  # a run that is resumed goes on from its file, but its state has this form
+        run.position = go_on(run.position, warm.position)
+    observers = [RecordMembers(), MembersLeave(stopping), TellCallbacks(told)]
+    described = describe_stack(settings, stopping, run, data) if kept or ranks.are_several else {}
+    if saved:
+        resume(ensemble, run, saved, described)
+    if kept:
+        more = {"described": described, "begun": begun, "others": kept.sections}
+        keep: Any = functools.partial(write, ensemble, **more)
+        observers.append(KeepStack(Path(kept.path), kept.every, keep))
+    return _Prepared(run, observers, settings, described)
 
 
 def _told_and_stopping(
@@ -215,18 +267,23 @@ def _make_run(
     return run
 
 
-def _told_at_the_end(run: StackRun) -> History:
-    """Return the history; a member that was there to the end ended as the run did.
-
-    Raises:
-        DivergenceError: every member diverged.
-    """
+def _tell_members(run: StackRun) -> None:
+    """Tell each member how it ended: who was there to the end did as the run."""
     history = run.history
     for own in history.members:
         own.stopped = own.stopped or history.stopped
         own.engine = history.engine
     for m in run.rows:
         history.members[m].steps = history.steps
+
+
+def _sound(run: StackRun) -> History:
+    """Return the history.
+
+    Raises:
+        DivergenceError: every member diverged.
+    """
+    history = run.history
     if all(own.stopped == "divergence" for own in history.members):
         raise DivergenceError(
             "every member of the ensemble diverged; of the last: "

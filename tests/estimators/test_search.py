@@ -199,6 +199,30 @@ def test_stacks_are_made_side_by_side(samples, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("options", [{"solver": "lbfgs"}, {"class_weight": {"no": 2.0}}], ids=str)
+def test_what_no_stack_takes_is_made_side_by_side_too(samples, stacks, options, monkeypatch):
+    both = threading.Barrier(2, timeout=30)
+    fit_alone = _search._fit_alone
+
+    def fit(*task):
+        both.wait()  # breaks where one comes after the other
+        return fit_alone(*task)
+
+    monkeypatch.setattr(_search, "_fit_alone", fit)
+    mlp, grid = MLPClassifier(**SHORT, **options), {"alpha": [1e-4, 1.0]}
+    with joblib.parallel_config(backend="threading"):
+        search = GridSearchCV(mlp, grid, cv=2, n_jobs=2).fit(*samples)
+    assert stacks == []
+    assert_same(search, GridSearchCV(mlp, grid, cv=2).fit(*samples))
+    told = GridSearchCV(mlp.set_params(**WATCHED[mlp.solver]), grid, cv=2, n_jobs=2, refit=False)
+    told.fit(*samples)  # in this thread, one after the other
+    assert_same(told, search)
+
+
+WATCHED = {"lbfgs": {"verbose": True}, "adam": {"callbacks": [lambda network, history: None]}}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_search_over_searches_makes_the_fits_of_all_as_one_stack(samples, stacks):
     grids = {"alpha": [1e-4, 1.0]}, {"estimator__learning_rate_init": [0.01, 0.1]}
     searches = [

@@ -1,5 +1,6 @@
 """What ``distributed=`` takes, and what it refuses."""
 
+import contextlib
 import logging
 import sys
 from types import SimpleNamespace
@@ -64,7 +65,7 @@ def test_what_can_not_be_is_refused():
 
 def test_a_library_that_does_not_talk_by_mpi_says_so():
     strict = place(backend=pytest.importorskip("array_api_strict"))
-    with pytest.raises(ValueError, match=r"for networks of backend 'numpy', .* 'array_api_strict'"):
+    with pytest.raises(ValueError, match=r"backend 'numpy' or 'cupy', .* 'array_api_strict'"):
         find_ranks("mpi", strict)
 
 
@@ -92,3 +93,30 @@ def test_a_command_that_each_process_runs_for_itself_says_so(monkeypatch, caplog
         monkeypatch.setenv("PMI_SIZE", "2")
         assert not ranks_of(alone, NUMPY).are_several
     assert "--distributed auto lets them share the run" in caplog.text
+
+
+class Comm:
+    """A communicator of mpi4py's on rank 0 of four, of which rank 2 comes a little later."""
+
+    def __init__(self):
+        self.asked, self.received = 0, []
+
+    Get_rank, Get_size = (lambda self: 0), (lambda self: 4)
+
+    def Iprobe(self, *, source, tag):  # noqa: N802 - the name that MPI gives it
+        self.asked += source == 2
+        return source != 2 or self.asked > 5
+
+    def recv(self, *, source, tag):
+        self.received.append(source)
+
+
+@pytest.mark.parametrize("seconds", [60.0, 0.0])
+def test_rank_0_says_for_whom_it_has_waited_long(seconds, monkeypatch):
+    monkeypatch.setattr(mpi, "_SECONDS_UNTIL_TOLD", seconds)
+    monkeypatch.setattr(mpi, "_twin", lambda comm: comm)
+    comm = Comm()
+    says = contextlib.nullcontext() if seconds else pytest.warns(match="for ranks 2 to begin")
+    with says:
+        mpi.MPICommunicator(comm).meet()
+    assert comm.received == [1, 3, 2]

@@ -8,12 +8,13 @@ import textwrap
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from helpers import parameters
 
-from bp_xp import SGD, Adam, Network, Stream
+from bp_xp import SGD, Adam, Ensemble, Network, Stream
 from bp_xp.datasets import load_digits
 
 # Beside the interpreter, where the package mpich puts it, or where the system has it.
@@ -27,7 +28,7 @@ pytestmark = [
 START = """
 import os, signal, sys
 import numpy as np
-from bp_xp import Adam, Network, to_numpy
+from bp_xp import Adam, Ensemble, Network, to_numpy
 rng = np.random.default_rng(0)
 x, y = rng.standard_normal((203, 6)), rng.integers(0, 3, 203)
 net = Network([6, 8, 3], cost="categorical_cross_entropy", dtype="float64", seed=1)
@@ -64,6 +65,10 @@ def test_a_job_of_mpi_trains_what_one_process_does(tmp_path):
     half = MPI.COMM_WORLD.Split(MPI.COMM_WORLD.Get_rank() // 2)
     net.fit(x, y, epochs=1, distributed=half, progress=False, **options)
     net.save(f"{MPI.COMM_WORLD.Get_rank()}.safetensors")
+    ensemble = Ensemble([6, 4, 3], members=5, dtype="float64", seed=1 + MPI.COMM_WORLD.Get_rank())
+    for _ in range(2):
+        ensemble.partial_fit(x, y, optimizer=Adam(0.01), distributed="mpi")
+    ensemble.save(f"ensemble {MPI.COMM_WORLD.Get_rank()}.safetensors")
     """
     done, _ = started(program, tmp_path, 3)
     assert done.returncode == 0, done.stderr
@@ -77,6 +82,12 @@ def test_a_job_of_mpi_trains_what_one_process_does(tmp_path):
     for rank in range(3):
         net = Network.load(tmp_path / f"{rank}.safetensors")
         assert np.allclose(parameters(net), parameters(alone), rtol=0, atol=1e-11)
+    several: Any = Ensemble([6, 4, 3], members=5, dtype="float64", seed=1)
+    for _ in range(2):
+        several.partial_fit(x, y, optimizer=Adam(0.01))
+    for rank in range(3):
+        ensemble: Any = Ensemble.load(tmp_path / f"ensemble {rank}.safetensors")
+        assert np.array_equal(parameters(ensemble), parameters(several))
 
 
 def test_a_job_of_mpi_reads_streams_and_ends_where_one_reader_fails(tmp_path):

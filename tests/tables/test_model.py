@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from threads import on_ranks
 
 from bp_xp import Adam, Network
 from bp_xp.errors import CheckpointError
@@ -175,6 +176,21 @@ def test_one_seed_gives_one_model(model):
     again = fitted(seed=drawn.network.seed, epochs=2)
     np.testing.assert_array_equal(again.predict_proba(TABLE), drawn.predict_proba(TABLE))
     np.testing.assert_array_equal(again.held_out, drawn.held_out)
+
+
+def test_processes_share_a_run_and_hold_out_the_same_rows():
+    rng = np.random.default_rng(0)
+    table, target = {"size": rng.random(60), "age": rng.random(60)}, rng.integers(0, 2, 60)
+
+    def fitted(distributed=None, seed=None):
+        model = TableModel((4,), epochs=3, dtype="float64", seed=seed)
+        return model.fit(table, target, distributed=distributed)
+
+    models = on_ranks(2, fitted)
+    alone = fitted(seed=models[0].network.seed)
+    for model in models:
+        np.testing.assert_array_equal(model.held_out, alone.held_out)
+        np.testing.assert_allclose(model.predict_proba(table), alone.predict_proba(table))
 
 
 def test_rows_are_held_out_by_groups_or_by_order():

@@ -79,7 +79,7 @@ def new_loop(
         key = _key_of(step, state, batch)
         made = kept.find(key)
         if made is None:
-            made = _chosen(_Trial(step, state, batch, clock, xp), configurations())
+            made = _chosen(_Trial(step, state, batch, clock, xp), configurations)
             kept.keep(key, made)
         if isinstance(made, CannotRecordError):
             raise type(made)(*made.args)
@@ -180,7 +180,7 @@ def _candidates(
 
 
 def _chosen(
-    trial: "_Trial", configurations: Sequence[LaunchConfiguration]
+    trial: "_Trial", configurations: Callable[[], Sequence[LaunchConfiguration]]
 ) -> Make | CannotRecordError:
     """Return what makes the fastest program of a step, or why the plain loop has to serve.
 
@@ -192,7 +192,7 @@ def _chosen(
         return error.with_traceback(None)  # which holds arrays
 
 
-def _fastest(trial: "_Trial", configurations: Sequence[LaunchConfiguration]) -> Make:
+def _fastest(trial: "_Trial", configurations: Callable[[], Sequence[LaunchConfiguration]]) -> Make:
     state, batch, xp = trial.state, trial.batch, trial.xp
     leaves = list(leaves_of(state))
     if len({id(leaf) for leaf in leaves}) < len(leaves):
@@ -203,7 +203,7 @@ def _fastest(trial: "_Trial", configurations: Sequence[LaunchConfiguration]) -> 
     operations = list_operations(trial.step, *host)
     least, best, wrong = trial.seconds_of(None), None, ""
     mine = least
-    for one in _candidates(operations, configurations):
+    for one in _candidates(operations, configurations()):
         if one.seconds > _WORTH_A_TRY * mine:
             continue
         try:

@@ -11,6 +11,7 @@ import numpy as np
 from bp_xp._caller import advice
 from bp_xp._optional import require
 from bp_xp._typing import Array, Namespace
+from bp_xp.backends.cupy.communicator import CuPyCommunicator, own_gpu
 from bp_xp.backends.cupy.engine import ENGINE
 from bp_xp.backends.cupy.memory import ran_out_of_memory
 from bp_xp.backends.library import Library
@@ -26,6 +27,7 @@ class CuPy(Library):
     engine = ENGINE
     extra: str | None = "cuda13"
     device_words = "'cuda' or 'cuda:N'"
+    talks_by = "mpi"
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,21 +46,21 @@ class CuPy(Library):
         return self.find("cuda")
 
     def best_device(self) -> Any:
-        return next(self._working())
+        return next(self._working(own_gpu(_count(require("cupy", self.extra)))))
 
     def devices(self) -> list[Any]:
         return list(self._working())
 
-    def _working(self) -> Iterator[Any]:
-        """Yield each device that works; DeviceError of the first where none does."""
+    def _working(self, first: int = 0) -> Iterator[Any]:
+        """Yield each device that works, from one on; DeviceError of that where none does."""
         cupy = require("cupy", self.extra)
-        errors = []
-        for number in range(_count(cupy)):
+        count, errors = _count(cupy), []
+        for i in range(count):
             try:
-                yield self._tried(cupy, number)
+                yield self._tried(cupy, (first + i) % count)
             except DeviceError as error:
                 errors.append(error)
-        if len(errors) == _count(cupy):
+        if len(errors) == count:
             raise errors[0]
 
     def _tried(self, cupy: Any, number: int) -> Any:
@@ -77,7 +79,8 @@ class CuPy(Library):
         if kind != "cuda" or (word != "cuda" and not index.isdecimal()):
             raise ValueError(f"backend 'cupy' has no device {word!r}: it takes {self.device_words}")
         cupy = require("cupy", self.extra)
-        count, number = _count(cupy), int(index or 0)
+        count = _count(cupy)
+        number = int(index) if index else own_gpu(count)
         if number >= count:
             raise DeviceError(
                 f"device {word!r} does not exist: this machine has {count} CUDA device(s), "
@@ -91,6 +94,9 @@ class CuPy(Library):
 
     def to_numpy(self, array: Array) -> np.ndarray:
         return require("cupy", self.extra).asnumpy(array)
+
+    def among(self, host: Any, device: Any) -> Any:
+        return CuPyCommunicator(host, device)
 
     def active(self, device: Any) -> contextlib.AbstractContextManager[Any]:
         # CuPy launches on the current device, whichever device its operands are on.
