@@ -1,6 +1,7 @@
 """From what people pass as samples to a source, wherever they lie."""
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,7 @@ from bp_xp.sources.stored import (
 )
 from bp_xp.sources.stream import on_device
 
-__all__ = ["AnySource", "Stream", "input_blocks", "make_source", "validation_source"]
+__all__ = ["AnySource", "Stream", "input_blocks", "make_source", "paths_of", "validation_source"]
 
 _ROWS_TRANSFORMED_AT_ONCE = 4096
 
@@ -105,8 +106,23 @@ class Stream:
 
 
 def _as_stream(x: Any) -> Stream:
-    """Return samples, wherever they lie, with how they are read."""
-    return x if isinstance(x, Stream) else Stream(x)
+    """Return samples, wherever they lie, with how they are read.
+
+    Raises:
+        TypeError: it is a path, which does not say where the targets are or what bytes mean.
+    """
+    stream = x if isinstance(x, Stream) else Stream(x)
+    if isinstance(path := stream.samples, str | bytes | os.PathLike):
+        raise TypeError(
+            f"{named('x')} must be an array of numbers, not {path!r}. Is it a path? Pass "
+            f"np.load({os.fspath(path)!r}, mmap_mode='r') then."
+        )
+    return stream
+
+
+def paths_of(x: Any) -> list[str]:
+    """Return the files that inputs are read from, as far as they are known."""
+    return [file.path for file in files_of(x.samples if isinstance(x, Stream) else x)]
 
 
 def make_source(
@@ -197,7 +213,7 @@ def _of_batches(
     x: Any, weights: Any, maker: PartMaker, class_weight: Any, **options: Any
 ) -> BatchesSource:
     """Return a source of batches."""
-    if hasattr(x, "shape") or library_of(x) is not None or isinstance(x, str | bytes):
+    if hasattr(x, "shape") or library_of(x) is not None:
         raise TypeError(
             f"{named('y')} is missing: x is {type(x).__name__}, and each sample needs a target."
         )

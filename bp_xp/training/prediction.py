@@ -11,8 +11,7 @@ from bp_xp._caller import advice, named
 from bp_xp._typing import Array
 from bp_xp.backends import to_numpy
 from bp_xp.engines import Elementwise
-from bp_xp.sources.making import Stream, input_blocks
-from bp_xp.sources.stored import files_of
+from bp_xp.sources.making import input_blocks, paths_of
 from bp_xp.storage.array_file import write_rows
 from bp_xp.training import evaluation
 
@@ -61,7 +60,6 @@ def _as_path(out: str | os.PathLike[str], x: Any) -> Path:
     path = Path(out)
     if path.suffix.lower() != ".npy":
         raise ValueError(f"{named('out', out)} must end in .npy, the format that is written.")
-    read = files_of(x.samples if isinstance(x, Stream) else x)
-    if path.exists() and any(path.samefile(file.path) for file in read):
+    if path.exists() and any(map(path.samefile, paths_of(x))):
         raise ValueError(f"{named('out', out)} is where the samples lie: name another file.")
     return path

@@ -610,6 +610,7 @@ def test_settings_are_written_as_they_were_used():
         "overwrite",
         "distributed",  # the run is the same
         *("target", "task", "numeric", "categorical", "drop", "test-fraction"),  # of tables only
+        *("targets", "stream", "buffer-size"),  # of files only
         *("split-by", "split-last", "importance"),
     }
     assert known - set(settings) - outside == {"momentum", "nesterov"}

@@ -193,7 +193,7 @@ def test_what_can_not_begin_again_is_refused_with_the_remedy(samples):
         (lambda: [np.zeros((4, COLUMNS))], TypeError, "batch 0: it must be .* not a ndarray"),
         (lambda: [(1, 2, 3, 4)], TypeError, "batch 0: it must be .* not a tuple of 4"),
         (np.zeros((4, COLUMNS)), TypeError, "y is missing"),
-        ("x.npy", TypeError, "y is missing"),
+        ("x.npy", TypeError, "Is it a path"),
         (3, TypeError, "yields batches .*, not int"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -122,6 +123,19 @@ def test_balanced_classes_are_counted_over_all_samples(samples):
     )
     weights = np.concatenate([weights for _, _, weights in source.blocks(7)])
     assert np.allclose(weights, (N / 3 / np.bincount(y))[y])
+
+
+@pytest.mark.parametrize("kind", [str, Path, Stream])
+def test_a_path_is_refused_with_what_to_pass(samples, kind):
+    net, path = network(), kind("x.npy")
+    for call in (
+        lambda: net.fit(path, samples[1]),
+        lambda: net.fit(path),
+        lambda: net.evaluate(path, samples[1]),
+        lambda: net.predict(path),
+    ):
+        with pytest.raises(TypeError, match=r"Pass np\.load\('x\.npy', mmap_mode='r'\) then"):
+            call()
 
 
 class StopAt(Callback):
