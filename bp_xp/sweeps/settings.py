@@ -38,6 +38,7 @@ _OF_SWEEP = (
     "checkpoint",
     "warm_start",
     "progress",
+    "distributed",
 )
 _NETWORK = set(inspect.signature(Network.__init__).parameters) - {"self", "seed"}
 _FIT = set(inspect.signature(Network.fit).parameters) - {"self", "x", "y", "terms", *_OF_SWEEP}
