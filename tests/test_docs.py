@@ -29,6 +29,16 @@ def test_the_generated_program_of_the_page_is_the_one_that_runs():
 
 # What is put after the programs of a page: they have learned, or say the same.
 HOLDS = {
+    "checkpoints.md": """
+whole = Network([64, 30, 10], cost="categorical_cross_entropy", seed=0)
+whole.fit(data.x_train, data.y_train, epochs=4, optimizer=SGD(0.5), progress=False)
+assert len(history) == 4
+assert np.array_equal(net.layers[0].W, whole.layers[0].W)
+""",
+    "coming-from.md": """
+assert history["validation_cost"][-1] < 0.7 * history["validation_cost"][0]
+assert net.layers[0].W.shape == (30, 64)
+""",
     "distributed.md": """
 assert net.evaluate(data.x_test, data.y_test)["accuracy"] > 0.9
 """,
@@ -37,10 +47,28 @@ for learned in (ensemble, several, folds, net):
     assert learned.evaluate(data.x_test, data.y_test)["accuracy"] > 0.8
 assert search.score(data.x_test, data.y_test) > 0.8
 """,
+    "equations.md": """
+assert abs(carried - hidden.delta).max() < 1e-9
+""",
     "exporting.md": """
 expected = model.predict({"size": [48.5, None], "town": ["Ulm", None]})
 np.testing.assert_allclose(predicted, expected, rtol=1e-5)
 assert plain.score(x, data.y_train) > 0.9
+""",
+    "gpu.md": """
+assert to_numpy(outputs).shape == (360, 10)
+""",
+    "scikit-learn.md": """
+assert model.score(data.x_test, data.y_test) > 0.95
+assert net.evaluate(x, data.y_test)["accuracy"] == fitted.score(x, data.y_test)
+""",
+    "start.md": """
+assert net.evaluate(data.x_test, data.y_test)["accuracy"] > 0.95
+assert model.predict({"size": [95], "town": ["Bonn"]})[0] > 600
+""",
+    "testing.md": """
+from bp_xp.backends import place
+test_rows_are_centered(np, place("cpu"), "float64")
 """,
 }
 
@@ -55,7 +83,7 @@ def programs_of(name):
 def test_the_programs_of_a_page_run_in_its_order(name, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
+    names: dict = {"np": np}
     for program in [*programs_of(name), HOLDS[name]]:
         if "onnxruntime" in program:
             pytest.importorskip("onnxruntime")

@@ -161,9 +161,6 @@ def test_inputs_of_another_number_are_told(samples):
     ("command", "status", "message"),
     [
         ("train --stream", 2, "--stream is for files, and digits lies in memory"),
-        ("train --data a.csv --stream", 2, "a table such as a.csv is read whole"),
-        ("evaluate n --data a.csv --stream", 2, "a table such as a.csv is read whole"),
-        ("predict n --data a.csv --stream --output p.npy", 2, "such as a.csv is read whole"),
         ("train --data x.npy --target y.npy --stream", 1, "name it with --targets"),
         ("train --data x.npy --targets y.csv", 1, "y.csv is no .npy file"),
         ("train --targets y.npy", 2, "--targets is for inputs in a .npy file, not digits"),
