@@ -51,8 +51,6 @@ class Library:
     """How it takes many training steps."""
     device_words: str = "one of its own devices"
     """The forms of ``device=`` that the library takes, for messages."""
-    threads_run_beside: bool = False
-    """Whether a long function on a CPU lets other threads of Python run meanwhile."""
     talks_by: str = ""
     """What ``distributed=`` calls the way in which its processes talk; empty without one."""
     started_by: str = ""

@@ -267,7 +267,3 @@ class ScikitEpoch(Epoch):
             return None
         steps = batches[0].shape[0]
         return [*batches, *(values[k : k + steps, ...] for values in self._numbers)]
-
-    def close(self) -> None:
-        """Let go of what is cut ahead."""
-        self._cut.close()

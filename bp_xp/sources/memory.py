@@ -1,10 +1,7 @@
 """A source whose samples lie on the device."""
 
 import hashlib
-import math
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,42 +13,6 @@ from bp_xp.sources.source import CountedEpoch, Source
 from bp_xp.sources.sparse import SparseInputs, blocks_of, cut_rows, entries_of_row
 
 __all__ = ["MemoryEpoch", "MemorySource", "OfSamples", "gather_rows", "next_mini_batches"]
-
-# Numbers in a chunk from which a thread pays: to hand it a chunk takes some 30 microseconds.
-_LEAST_FOR_A_THREAD = 1 << 17
-
-
-class _Ahead:
-    """Cuts the mini-batches that come next in a thread, while the run computes with the last ones.
-
-    Args:
-        cut: returns some rows of an order as so many mini-batches.
-    """
-
-    def __init__(self, cut: Callable[[slice, int], list[Array]]) -> None:
-        self._cut = cut
-        self._threads: ThreadPoolExecutor | None = None
-        self._next: tuple[slice, int, Future[list[Array]]] | None = None
-
-    def take(self, rows: slice, steps: int) -> list[Array]:
-        """Return the mini-batches: those that were begun, or others."""
-        begun, self._next = self._next, None
-        if begun is None or begun[:2] != (rows, steps):
-            return self._cut(rows, steps)
-        return begun[2].result()
-
-    def begin(self, rows: slice, steps: int) -> None:
-        """Begin to cut what will be taken next."""
-        try:
-            self._threads = self._threads or ThreadPoolExecutor(1, "bp_xp gathers mini-batches")
-            self._next = rows, steps, self._threads.submit(self._cut, rows, steps)
-        except RuntimeError:  # there can't be another thread
-            self._next = None
-
-    def close(self) -> None:
-        """End the thread, after what it cuts."""
-        if self._threads is not None:
-            self._threads.shutdown()
 
 
 class MemoryEpoch(CountedEpoch):
@@ -86,29 +47,18 @@ class MemoryEpoch(CountedEpoch):
         if order is None and ranks > 1:
             order = np.arange(n)
         self._on_host, self._order = order, None if order is None else placement.asarray(order)
-        self._ahead = _Ahead(self._cut)
-        self._is_cut_ahead = order is not None and not self._sparse and _threads_pay(placement)
 
     def take(self, at_most: int) -> list[Array] | None:
         """Return the next mini-batches, or None; see :meth:`Epoch.take`."""
-        if (following := self._following(at_most)) is None:
+        size, n = self._batch_size, self._n_rows
+        first = self._taken
+        if (following := next_mini_batches(first, at_most, size, n)) is None:
             return None
-        batches = self._ahead.take(*following)
-        self._taken += following[1]
-        large = sum(math.prod(part.shape) for part in batches) >= _LEAST_FOR_A_THREAD
-        if self._is_cut_ahead and large and (following := self._following(at_most)):
-            self._ahead.begin(*following)
-        return batches
-
-    def close(self) -> None:
-        """End the thread that cuts ahead."""
-        self._ahead.close()
-
-    def _following(self, at_most: int) -> tuple[slice, int] | None:
-        """Return which rows of the order come next, as how many mini-batches; None at the end."""
-        first = self._taken * self._batch_size
-        following = next_mini_batches(self._taken, at_most, self._batch_size, self._n_rows)
-        return following and (slice(first, first + math.prod(following)), following[0])
+        steps, size = following
+        self._taken += steps
+        return self._cut(
+            slice(first * self._batch_size, first * self._batch_size + steps * size), steps
+        )
 
     def _cut(self, rows: slice, steps: int) -> list[Array]:
         """Return some rows of the order as so many mini-batches."""
@@ -138,12 +88,6 @@ class MemoryEpoch(CountedEpoch):
         each = xp.reshape(numbers, (steps, -1))
         first = min(self._rank, each.shape[1])  # the last mini-batch may have no row for it
         return xp.reshape(each[:, first :: self._ranks], (-1,))
-
-
-def _threads_pay(placement: Placement) -> bool:
-    """Return whether a thread can gather while another computes: there is a processor for it."""
-    processors = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
-    return placement.on_cpu and placement.library.threads_run_beside and len(processors) > 1
 
 
 def next_mini_batches(first: int, at_most: int, size: int, n: int) -> tuple[int, int] | None:

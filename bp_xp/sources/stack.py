@@ -74,10 +74,6 @@ class _SharedEpoch(Epoch):
         batches = self._epoch.take(at_most)
         return None if batches is None else [part[:, None, ...] for part in batches]
 
-    def close(self) -> None:
-        """Let go of what is cut ahead."""
-        self._epoch.close()
-
 
 class OwnRows:
     """Mini-batches of each network's own, which are gathered for those that take them.

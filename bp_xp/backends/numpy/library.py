@@ -18,7 +18,6 @@ class NumPy(Library):
     name = "numpy"
     engine = ENGINE
     device_words = "'cpu'"
-    threads_run_beside = True
     talks_by = "mpi"
     started_by = "mpiexec -n 2 python -m mpi4py script.py"
 

@@ -25,7 +25,6 @@ class Torch(Library):
     engine = ENGINE
     extra: str | None = "torch"
     device_words = "'cpu', 'cuda', 'cuda:N', 'xpu', 'mps', ..."
-    threads_run_beside = True
     talks_by = "torch"
     started_by = "torchrun --nproc-per-node 2 script.py"
 
