@@ -44,7 +44,7 @@ class Row(NamedTuple):
     eta: float
     lmbda: float
     epochs: int
-    judged_on: str  # "test" or "validation"
+    evaluated_on: str  # "test" or "validation"
     published: float  # in percent, like the rest
     measured: tuple[float, float] | None = None  # over four seeds, elsewhere
     images: int | None = None  # only the first ones of the training images; None: all 50,000
@@ -116,7 +116,7 @@ def train(row: Row, data: Dataset, epochs: int, seed: int, **place: Any) -> list
         batch_size=10,
         optimizer=SGD(row.eta),
         l2=row.lmbda / len(x),
-        validation_data=judges[row.judged_on],
+        validation_data=judges[row.evaluated_on],
         progress=False,
     )
     if history.stopped == "interrupt":
@@ -135,7 +135,7 @@ def verdict(best: float, measured: tuple[float, float] | None) -> str:
 def run(row: Row, data: Dataset, epochs: int, seeds: Sequence[int], **place: Any) -> str:
     """Print the row's line, piece by piece as results arrive, and return its verdict."""
     measured = "{:.2f}-{:.2f}".format(*row.measured) if row.measured else "-"
-    head = f"{row.name:16} {row.judged_on:10} {row.published:9.2f}  {measured:11}"
+    head = f"{row.name:16} {row.evaluated_on:10} {row.published:9.2f}  {measured:11}"
     print(head, end="", flush=True)
 
     peaks, start = [], time.perf_counter()
@@ -173,7 +173,7 @@ def main() -> int:
     print(data)
     place = {"device": args.device, "backend": args.backend, "dtype": args.dtype}
     peaks = "  ".join(f"seed {seed:<5}" for seed in args.seeds)
-    print(f"row              judged on  published  measured     {peaks}   best  lies    seconds")
+    print(f"row              evaluated  published  measured     {peaks}   best  lies    seconds")
     chosen = QUICK if args.quick else args.rows
     below = []
     try:

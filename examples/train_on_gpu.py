@@ -1,9 +1,11 @@
 """Train a classifier on one or several GPUs, as a job of a queue.
 
+This is the command:
+
     python examples/train_on_gpu.py --output runs/mnist.safetensors
 
-trains on MNIST (from --data-dir or $BP_XP_DATA_DIR, or else downloaded once). --data digits trains
-on the small digits that come with the library. --data x.npy --targets y.npy trains on the rows of a
+It trains on MNIST (from --data-dir or $BP_XP_DATA_DIR, or else downloaded once). --data digits
+trains on the small digits that come with the library. --data x.npy --targets y.npy trains on the rows of a
 file, which may be larger than memory: x of shape (N, I), numbers that need no scaling; y of shape
 (N,), labels from 0. The last tenth of the rows is for testing and the tenth before it for
 validation, so the rows should be in random order.

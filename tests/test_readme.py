@@ -41,6 +41,7 @@ def test_there_are_programs():
 
 def test_it_is_short_and_its_links_lead_somewhere():
     assert len(TEXT.splitlines()) <= 150
+    assert (README.parent / "docs" / "images" / "sweep.png").stat().st_size < 100_000
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT)
     assert len(links) > 10
     assert [link for link in links if not (README.parent / link).exists()] == []
