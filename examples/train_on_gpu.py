@@ -5,10 +5,10 @@ This is the command:
     python examples/train_on_gpu.py --output runs/mnist.safetensors
 
 It trains on MNIST (from --data-dir or $BP_XP_DATA_DIR, or else downloaded once). --data digits
-trains on the small digits that come with the library. --data x.npy --targets y.npy trains on the rows of a
-file, which may be larger than memory: x of shape (N, I), numbers that need no scaling; y of shape
-(N,), labels from 0. The last tenth of the rows is for testing and the tenth before it for
-validation, so the rows should be in random order.
+trains on the small digits that come with the library. --data x.npy --targets y.npy trains on the
+rows of a file, which may be larger than memory: x of shape (N, I), numbers that need no scaling;
+y of shape (N,), labels from 0. The last tenth of the rows is for testing and the tenth before it
+for validation, so the rows should be in random order.
 
 A device that does not work is an error, so that no job runs on a slow CPU unnoticed. --device auto
 takes the best device, --device cpu needs no GPU, and --backend chooses the library.
