@@ -72,8 +72,10 @@ assert Path("confusion.png").exists()
 assert net.evaluate(data.x_test, data.y_test)["accuracy"] > 0.85
 """,
     "own-functions.md": """
+from bp_xp import SGD
+
 x = np.asarray([[0, 0], [0, 1], [1, 0], [1, 1]])
-history = net.fit(x, x[:, :1], epochs=20, batch_size=4, progress=False)
+history = net.fit(x, x[:, :1], epochs=20, optimizer=SGD(0.01), progress=False)
 assert history["cost"][-1] < history["cost"][0]
 """,
     "scikit-learn.md": """
