@@ -40,7 +40,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = (
     *("bp_xp", "tests", "examples", "ci", "docs"),
-    *("pyproject.toml", "README.md", "CONTRIBUTING.md", "LICENSE"),
+    *("pyproject.toml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"),
 )
 TIMEOUT = 1200  # seconds
 

@@ -63,7 +63,8 @@ def read_page(app: Sphinx, docname: str, source: list[str]) -> None:
         page,
     )
     page = re.sub(r"^# (.+)$", lambda line: f"{line[1]}\n{'-' * len(line[1])}\n", page, flags=re.M)
-    source[0] = re.sub(r"(:\n)(\n    python examples/)", r"\1\n::\n\2", page)
+    # Commands and tables after a colon keep their lines.
+    source[0] = re.sub(r"(?<!:)(:\n)(\n    [^ .])", r"\1\n::\n\2", page)
 
 
 def setup(app: Sphinx) -> None:

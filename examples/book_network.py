@@ -1,16 +1,16 @@
 """The network of the book, chapters 1 and 2: handwritten digits, by the book's own few lines.
 
-The network has sigmoid neurons and the quadratic cost; its weights start as N(0, 1) numbers, and
-stochastic gradient descent walks down the mean cost of ten images at a time. The calls below are
-the book's; only the import and ``device=`` are new, and they are all that it takes to run on a GPU:
+The network has sigmoid neurons and the quadratic cost. Its initial weights are N(0, 1) numbers, and
+stochastic gradient descent reduces the mean cost of ten images at a time. The calls below are the
+book's. Only the import and ``device=`` are new, and they are all that it takes to run on a GPU:
 
     python examples/book_network.py --device cuda --epochs 30
 
-It prints which images it found, and after each epoch how many test images the network tells right.
-MNIST is used where its archives are at hand (in --data-dir, in $BP_XP_DATA_DIR, or downloaded
-before); else the 1,797 small digits that come with the library. The book reports 95.42 % for
-[784, 30, 10] after at most 30 epochs of MNIST. The start is a matter of luck: some seeds leave an
-output neuron saturated, and then one digit is hardly ever told right.
+It prints which images it found, and after each epoch how many test images the network classifies
+correctly. It uses MNIST if it finds the archives (in --data-dir, in $BP_XP_DATA_DIR, or downloaded
+before), and otherwise the 1,797 small digits that come with the library. The book reports 95.42 %
+for [784, 30, 10] after at most 30 epochs of MNIST. The initial weights are a matter of luck: some
+seeds leave an output neuron saturated, and then one digit is hardly ever classified correctly.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def main() -> None:
     seconds = time.perf_counter() - start
 
     right = net.evaluate(test_data)
-    print(f"told right: {right / len(test_data):.2%} of the test images")
+    print(f"correctly classified: {right / len(test_data):.2%} of the test images")
     steps = args.epochs * -(-len(training_data) // 10)
     if steps:
         print(f"{seconds:.2f} s, {1e6 * seconds / steps:.0f} µs a mini-batch, tests included")

@@ -1,25 +1,26 @@
 """A deep ensemble that knows what it does not know: digits upside down, and no digits at all.
 
-Some networks learn the same images, each with weights and an order of its own, and the mean of what
-they say is what the ensemble says. The entropy of that mean tells how uncertain the ensemble is. A
-part of it is what the members disagree on, the mutual information: they have not learned such an
-image, and each says something else.
+Several networks learn the same images, each with its own initial weights and its own order, and the
+ensemble predicts the mean of their outputs. The entropy of that mean measures how uncertain the
+ensemble is. A part of it is the mutual information, which measures how much the members disagree:
+they have not learned such an image, and each predicts something else.
 
-The ensemble is shown the test images; the test images turned upside down; and the test images with
-the pixels of each shuffled, which have as much ink as a digit and show none:
+The ensemble predicts the test images; the test images turned upside down; and the test images with
+shuffled pixels, which have as much ink as a digit but show none:
 
     python examples/deep_ensemble.py --members 10 --epochs 20 --plot ensemble.png
 
-It prints accuracy and calibration of one member and of the mean, then how uncertain one member and
-the ensemble are of the three sets, and how well that tells a strange set from the test images: the
-area under the ROC curve, where a guess has 50 %. With --plot, histograms are drawn. MNIST is used
-where its archives are at hand, as in book_network.py; else the small digits.
+It prints accuracy and calibration of one member and of the mean. Then it prints how uncertain one
+member and the ensemble are about the three sets, and how well that distinguishes an unfamiliar set
+from the test images: the area under the ROC curve, where a guess has 50 %. With --plot, it draws
+histograms. It uses MNIST if it finds the archives, as book_network.py does, and otherwise the small
+digits.
 
-On MNIST the mean tells more images right than a member, and strange images better from the test
-images. Calibration depends on how sure the members are: after 10 epochs they are about as sure as
-they are right, and their mean is less sure than it could be; from 20 epochs on they are too sure,
-and their mean is about right. Not all is noticed: a fifth of the digits upside down look like a
-digit to all members alike.
+On MNIST, the mean classifies more images correctly than a member, and distinguishes unfamiliar
+images better from the test images. Calibration depends on the confidence of the members: after 10
+epochs, it matches their accuracy closely, and their mean is underconfident; from 20 epochs on, they
+are overconfident, and their mean is about right. An ensemble does not notice everything: a fifth of
+the digits upside down look like a digit to all members.
 
 References:
     Lakshminarayanan, Pritzel and Blundell, *Simple and scalable predictive uncertainty estimation
@@ -37,11 +38,11 @@ from bp_xp.datasets import Dataset, load_digits, load_mnist
 CALIBRATION = "expected_calibration_error"
 
 Measures = dict[str, np.ndarray]
-"""By name, how uncertain one member or the ensemble is of each image of a set."""
+"""By name, how uncertain one member or the ensemble is about each image of a set."""
 
 
 def load_images(folder: str | None) -> Dataset:
-    """Return MNIST where it is at hand, else the small digits."""
+    """Return MNIST if its archives are found, and otherwise the small digits."""
     try:
         return load_mnist(folder, download=False)
     except FileNotFoundError:
@@ -54,14 +55,14 @@ def strange_sets(x: np.ndarray) -> dict[str, np.ndarray]:
     """Return images, shape (N, pixels), as they are, upside down, and with shuffled pixels."""
     return {
         "test images": x,
-        # Pixels are in rows from the top: the last one first is a turn by 180 degrees.
+        # Pixels are in rows from the top: reversing their order rotates by 180 degrees.
         "upside down": np.ascontiguousarray(x[:, ::-1]),
         "shuffled pixels": np.random.default_rng(0).permuted(x, axis=1),
     }
 
 
 def measures(ensemble: Ensemble, x: np.ndarray) -> Measures:
-    """Return how uncertain the first member and the ensemble are of images, in nats."""
+    """Return how uncertain the first member and the ensemble are about images, in nats."""
     alone, together = ensemble[[0]].uncertainty(x), ensemble.uncertainty(x)
     return {
         "entropy of one member": to_numpy(alone.entropy),
@@ -71,7 +72,7 @@ def measures(ensemble: Ensemble, x: np.ndarray) -> Measures:
 
 
 def area_under_roc(strange: np.ndarray, usual: np.ndarray) -> float:
-    """Return how often a strange image has more than a usual one; the same counts half."""
+    """Return how often an unfamiliar image has more than a usual one; a tie counts half."""
     usual = np.sort(usual)
     less, at_most = (np.searchsorted(usual, strange, side) for side in ("left", "right"))
     return float((less + at_most).mean() / (2 * len(usual)))
@@ -99,7 +100,7 @@ def print_measures(found: dict[str, Measures]) -> None:
             for k, values in of_set.items()
         ]
         print(f"{name:16}" + "".join(f"  {cell:>24}" for cell in cells))
-    print("in nats, and in parentheses how often more than for a test image")
+    print("in nats; in parentheses: how often it is more than for a test image")
 
 
 def draw(found: dict[str, Measures], path: str) -> None:
@@ -121,7 +122,7 @@ def draw(found: dict[str, Measures], path: str) -> None:
         panel.legend(frameon=False)
     pyplot.savefig(path, dpi=150)
     pyplot.close()
-    print(f"drawn to {path}")
+    print(f"plot saved to {path}")
 
 
 def main() -> None:

@@ -2,14 +2,14 @@
 
 The network is 12288-20-7-5-1: ReLU in the hidden layers, one sigmoid output, binary cross-entropy,
 full-batch gradient descent at rate 0.01. All 200 samples go through each layer as one matrix
-product. The published run is a drill on random numbers: the "images" are uniform noise, and so are
-the 200 "labels", real numbers rather than classes; its costs, printed every 100 iterations, are
-exactly reproducible in float64. Hidden weights are He's, N(0, 1) √(2/n_in), output weights
-N(0, 1) / 100, biases 0, all from NumPy's legacy generator with seed 10.
+product. The published run is an exercise on random numbers: the "images" are uniform noise, and so
+are the 200 "labels", which are real numbers rather than classes. Its costs, printed every 100
+iterations, are exactly reproducible in float64. Hidden weights are He's, N(0, 1) √(2/n_in), output
+weights are N(0, 1) / 100, and biases are 0, all from NumPy's legacy generator with seed 10.
 
-Prints the published costs beside those computed here, six of the first weights, and the share of
-samples on the right side of ½. L2 regularization, λ/(2m) Σ‖W‖² for m samples, is λ = 0 in the
-published run; --l2-lambda tries others, and passes l2 = λ/m to fit.
+The script prints the published costs next to those computed here, six of the weights of the first
+neuron, and the fraction of samples on the correct side of ½. L2 regularization, λ/(2m) Σ‖W‖² for m
+samples, has λ = 0 in the published run. --l2-lambda sets another λ, and passes l2 = λ/m to fit.
 """
 
 import argparse
@@ -33,7 +33,7 @@ SIZES = [12288, 20, 7, 5, 1]
 
 
 def published_data():
-    """Return x, shape (200, 12288), and y, shape (200, 1); the run has samples as columns."""
+    """Return x, shape (200, 12288), and y, shape (200, 1); the run stores samples as columns."""
     generator = np.random.RandomState(1)
     X, Y = generator.rand(SIZES[0], 200), generator.rand(1, 200)
     return X.T, Y.T
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=PUBLISHED_ITERATIONS)
     parser.add_argument("--l2-lambda", type=float, default=0.0, help="λ (default: 0)")
     args = parser.parse_args()
-    os.environ.setdefault("JAX_ENABLE_X64", "1")  # JAX computes in float64 only if told to
+    os.environ.setdefault("JAX_ENABLE_X64", "1")  # JAX needs this for float64
 
     x, y = published_data()
     net = Network.from_layers(
@@ -71,7 +71,7 @@ def main() -> None:
     print(net)
 
     start = time.perf_counter()
-    # One batch an epoch, and each epoch's cost is the one before its step.
+    # One batch per epoch, and the cost of each epoch is computed before its step.
     history = net.fit(
         x,
         y,
@@ -99,7 +99,7 @@ def main() -> None:
     print("computed ", *(f"{w:11.8f}" for w in (*W[0, :3], *W[0, -3:])))
 
     right = to_numpy(net.feedforward(x) > 0.5) == (y > 0.5)
-    print(f"on the right side of 0.5: {right.mean():.1%} of the samples")
+    print(f"on the correct side of 0.5: {right.mean():.1%} of the samples")
     print(f"{1e3 * seconds / args.iterations:.1f} ms an iteration")
 
 

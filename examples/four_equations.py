@@ -1,12 +1,12 @@
-"""The four equations of backpropagation, each held against a finite difference.
+"""The four equations of backpropagation, each compared with a finite difference.
 
 Four tables, all measured here, in float64:
 
-1. BP1 to BP4 against central differences of the cost, for a random network. They hold for any
+1. BP1 to BP4 compared with central differences of the cost, for a random network. They hold for any
    differentiable activation and any cost that is a mean over samples: try --activation gelu.
-2. What δ means: add Δz to the weighted input of one neuron, and the cost changes by δ Δz.
-3. Why it is fast: one pass forward and one back give every derivative; central differences take
-   two passes forward for each weight.
+2. What δ means: if you add Δz to the weighted input of one neuron, the cost changes by δ Δz.
+3. Why it is fast: one forward and one backward pass give every derivative. Central differences take
+   two forward passes for each weight.
 4. When a weight learns slowly: its input is small, or its neuron is saturated. --plot FILE draws
    the latter, if matplotlib is installed.
 """
@@ -37,7 +37,7 @@ def cost_of(net, x, y, l, name):  # noqa: E741 - the book's index of layers
 
 
 def differences(cost, array, where, h=1e-5):
-    """Return the central difference of cost(array) by each entry of the array, in turn."""
+    """Return the central difference of cost(array) with respect to each entry of the array."""
     slopes = np.zeros(tuple(array.shape))
     for index in np.ndindex(slopes.shape):
         nudge = np.zeros(slopes.shape)
@@ -48,7 +48,7 @@ def differences(cost, array, where, h=1e-5):
 
 
 def differences_by_z(net, x, y, layer, h=1e-5):
-    """Return the central difference of C by the weighted input of each neuron, for each sample."""
+    """Return the central difference of C by the weighted input of each neuron, per sample."""
     slopes = np.zeros((x.shape[0], net.sizes[layer]))
     for n, unit in np.ndindex(slopes.shape):
         sample = x[n : n + 1, :], y[n : n + 1, :]
@@ -123,17 +123,17 @@ def show_slow_learning(options, plot):
                     (1, "binary_cross_entropy")):  # fmt: skip
         print(f"   {cost:21} input a = {a:<8g}", *(f"{slope(a, z, cost):10.6f}" for z in zs))
     print(
-        "   The neuron is the more wrong the larger z is, and the quadratic cost teaches it less."
+        "   The larger z is, the more wrong the neuron, and the less the quadratic cost teaches it."
     )
     if plot:
         zs = np.linspace(-8, 8, 81)
         costs = {"quadratic cost": "quadratic", "cross-entropy": "binary_cross_entropy"}
         draw(zs, {name: [slope(1, z, costs[name]) for z in zs] for name in costs}, plot)
-        print(f"   drawn in {plot}")
+        print(f"   plot saved to {plot}")
 
 
 def draw(zs, slopes, path):
-    """Draw |∂C/∂w| by z, a line for each cost."""
+    """Draw |∂C/∂w| as a function of z, with a line for each cost."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -147,7 +147,7 @@ def draw(zs, slopes, path):
     style(
         ax,
         title="How fast a weight of a sigmoid neuron learns (target 0, input 1)",
-        x="weighted input z: the neuron is the more wrong the larger it is",
+        x="weighted input z (the larger it is, the more wrong the neuron)",
         y="|∂C/∂w|",
     )
     ax.legend(frameon=False)
@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[4, 8, 16, 32, 64])
     parser.add_argument("--plot", metavar="FILE", help="draw table 4 (.png, .svg, .pdf)")
     args = parser.parse_args()
-    os.environ.setdefault("JAX_ENABLE_X64", "1")  # JAX computes in float64 only if told to
+    os.environ.setdefault("JAX_ENABLE_X64", "1")  # JAX needs this for float64
 
     if args.plot:
         require("matplotlib", "plot")  # says what to install, before anything is measured

@@ -1,10 +1,10 @@
-"""A walk through networks that can be looked into, on the small digits.
+"""A tour of the inside of a network, on the small digits.
 
-Run it as a script, or cell by cell in an editor that knows cells (# %%). It shows the trace of a
-pass forward and back, the four equations with their shapes and norms, what a nudge of one neuron
-does to the cost, and why a weight learns slowly: a dark input, a saturated neuron, an error that
-vanishes on its way down, a dead unit. --plot FILE draws how a deep network of sigmoids learns, if
-matplotlib is installed.
+Run it as a script, or cell by cell in an editor that supports cells (# %%). It shows the trace of a
+forward and a backward pass, the four equations with their shapes and norms, what a nudge of one
+neuron does to the cost, and why a weight learns slowly: a dark input, a saturated neuron, an error
+that vanishes on its way back, a dead unit. --plot FILE draws how a deep network of sigmoids learns,
+if matplotlib is installed.
 """
 
 # %%
@@ -23,7 +23,7 @@ parser.add_argument("--device", help="cpu, cuda, cuda:1, auto (default: cpu)")
 parser.add_argument("--backend", help="numpy, cupy, torch, jax, dpnp, mlx (default: by device)")
 parser.add_argument("--epochs", type=int, default=10, help="of each training (default: 10)")
 parser.add_argument("--plot", metavar="FILE", help="draw the deep network (.png, .svg, .pdf)")
-# In a notebook the command line is not ours to read.
+# In a notebook, the command line does not belong to this script.
 args = parser.parse_args([] if hasattr(sys, "ps1") else None)
 
 if args.plot:
@@ -33,9 +33,9 @@ digits = load_digits()
 x, y = digits.x_train[:256], digits.y_train[:256]
 
 # %% [markdown]
-# # One pass forward, one pass back
+# # One forward pass, one backward pass
 # A trace keeps each quantity of the chapter: z, a, σ′(z), δ and the derivatives, layer by layer.
-# The weights are as they were drawn, so the outputs are wrong and the errors δ large.
+# The weights are the initial ones, so the outputs are wrong and the errors δ are large.
 
 # %%
 net = Network([64, 30, 10], **where, seed=0)
@@ -44,7 +44,7 @@ print(trace, end="\n\n")
 
 # %% [markdown]
 # # The four equations
-# They hold between the arrays of the trace, which live on the network's device.
+# They relate the arrays of the trace, which are on the network's device.
 
 # %%
 print(trace.equations(), end="\n\n")
@@ -53,12 +53,13 @@ print(trace.equations(), end="\n\n")
 hidden, output = trace.layers
 carried = (output.delta @ output.W) * hidden.sigma_prime_z
 off = float(to_numpy(net.xp.max(net.xp.abs(carried - hidden.delta))))
-print(f"BP2, computed once more from the arrays: off by {off:.1e}\n")
+print(f"BP2, computed again from the arrays: off by {off:.1e}\n")
 
 # %% [markdown]
 # # The demon at a neuron
-# It adds a little Δz to the weighted input of one neuron, here for each sample. The cost changes by
-# δ Δz, up to terms of (Δz)²: that is what δ means. Where |δ| is large the demon can do much.
+# It adds a small Δz to the weighted input of one neuron, here for each sample. The cost changes by
+# δ Δz, up to terms of (Δz)²: that is what δ means. If |δ| is large, the demon can change the cost a
+# lot.
 
 # %%
 delta = to_numpy(hidden.delta).sum(axis=0)
@@ -71,9 +72,9 @@ for unit in (strongest, weakest):
 
 # %% [markdown]
 # # Why a weight learns slowly
-# Its derivative is a δ (BP4): the activation that it takes in, times the error of its neuron. A
-# weight from a pixel that is dark in most images learns slowly, and one from the black border not
-# at all.
+# Its derivative is a δ (BP4): the activation of its input, times the error of its neuron. A weight
+# from a pixel that is dark in most images learns slowly, and a weight from the black border does
+# not learn at all.
 
 # %%
 rates, light = np.abs(to_numpy(hidden.nabla_W)), x.mean(axis=0)
@@ -84,8 +85,8 @@ for low, high in ((-1.0, 0.0), (0.0, 0.1), (0.1, 0.4), (0.4, 1.0)):
     print(f"{max(low, 0.0):5.1f} to {high:3.1f} {group.size:10} {group.mean():15.6f}")
 
 # %% [markdown]
-# The error has σ′(z) as a factor (BP2). Weights drawn from N(0, 1), without regard to how many of
-# them a neuron adds up, make |z| large, where a sigmoid is flat: the neuron is saturated, and all
+# The error has σ′(z) as a factor (BP2). If weights are drawn from N(0, 1), whatever the number of
+# inputs of a neuron, |z| becomes large. A sigmoid is flat there: the neuron is saturated, and all
 # weights into it learn slowly.
 
 # %%
@@ -97,9 +98,10 @@ for neurons in np.array_split(np.argsort(slopes), 3):
 
 # %% [markdown]
 # # A deep network of sigmoids hardly learns
-# In each layer on its way down the error is multiplied by σ′(z), and the σ′ of a sigmoid is never
-# more than ¼. The first layers are told next to nothing, and the layers above them learn from
-# features that stay as random as they were drawn. A GradientFlow watches it, epoch by epoch.
+# On its way back, the error is multiplied by σ′(z) in each layer, and the σ′ of a sigmoid is never
+# more than ¼. Almost no error reaches the first layers, and the layers above them learn from
+# features that stay as random as their initial weights. A GradientFlow records this, epoch by
+# epoch.
 
 
 # %%
@@ -116,9 +118,8 @@ def watch(title, activation, **options):
         progress=False,
     )
     header, *rows = str(flow).splitlines()
-    print(
-        f"\n{title}: {history[-1].accuracy:.1%} right after {args.epochs} epochs", header, sep="\n"
-    )
+    print(f"\n{title}: {history[-1].accuracy:.1%} correct after {args.epochs} epochs")
+    print(header)
     print("\n".join(rows[-5:]))
     return flow
 
@@ -127,17 +128,17 @@ vanishing = watch("sigmoid, quadratic cost", "sigmoid")
 
 # %% [markdown]
 # # What helps
-# The slope of tanh is 1 where z is small, and the cross-entropy cancels the σ′ of the outputs: all
-# layers learn, and about as fast as each other. That the outputs are saturated in the end does no
-# harm: the network has grown sure.
+# The slope of tanh is nearly 1 if z is small, and the cross-entropy cancels the σ′ of the outputs.
+# All layers learn, at about the same speed. The outputs are saturated at the end, which does no
+# harm: the network is confident.
 
 # %%
 healthy = watch("tanh, cross-entropy", "tanh", cost="categorical_cross_entropy")
 
 # %% [markdown]
 # # Dead units
-# A ReLU lets the error through where z > 0, and nowhere else. A step that is too long can push a
-# neuron's z below 0 for every sample: no error comes through any more, and there it stays.
+# A ReLU passes the error on only if z > 0. A step that is too long can push a neuron's z below 0
+# for every sample. No error passes any more, and the neuron stays dead.
 
 # %%
 dead = watch("ReLU, steps too long", "relu", cost="categorical_cross_entropy")
@@ -163,4 +164,4 @@ if args.plot:
 
     gradient_flow(vanishing)
     pyplot.savefig(args.plot, dpi=150)
-    print(f"\ndrawn in {args.plot}")
+    print(f"\nplot saved to {args.plot}")

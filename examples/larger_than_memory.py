@@ -1,17 +1,16 @@
-"""Learn a data set from disk, in a few megabytes of memory, beside the same rows in memory.
+"""Learn a data set from disk, in a few megabytes of memory, and the same rows in memory.
 
-A file of many small digits is made: each is one of the training images, moved by a pixel at most,
-darker or lighter, and with noise. A network learns it from the memory map, in buffers whose rows
-are shuffled; halfway the run is stopped, and another network goes on from the checkpoint. Then the
-rows are read into memory, and a third one learns them from there:
+The script writes a file of many small digits. Each is one of the training images, moved by at most
+a pixel, darker or lighter, and with noise. A network learns them from the memory map, in buffers
+whose rows are shuffled. Halfway, the run is stopped, and another network resumes from the
+checkpoint. Then the rows are read into memory, and a third network learns them from there:
 
     python examples/larger_than_memory.py --megabytes 1000 --buffer 20 --plot memory.png
 
-Prints samples a second, reading the file included; how much memory each run takes beyond what the
-process had before (on Linux; elsewhere it is not measured); and the accuracy on test images that
-are changed likewise. Two buffers are in memory at a time, as the next one is read while the network
-learns. What the system keeps of the file in memory that nobody needs is not counted: it is given
-back on demand.
+It prints samples per second, including the time to read the file; how much memory each run takes in
+addition to what the process had before (on Linux only); and the accuracy on test images that are
+changed in the same way. Two buffers are in memory at a time, because the next one is read while the
+network learns. The system's cache of the file is not counted: the system releases it on demand.
 """
 
 import argparse
@@ -53,17 +52,17 @@ def write_rows(folder: Path, n: int) -> None:
 
 
 def memory() -> float:
-    """Return the megabytes of this process that are no file's; NaN where Linux is not there."""
+    """Return the anonymous memory of this process in megabytes; NaN on systems other than Linux."""
     status = Path("/proc/self/status")
     found = re.search(r"RssAnon:\s*(\d+) kB", status.read_text()) if status.exists() else None
     return int(found[1]) * 1024 / MB if found else math.nan
 
 
 class Watch(Callback):
-    """Notes time, memory and accuracy on the test images some forty times in a run.
+    """Records time, memory and accuracy on the test images about forty times in a run.
 
     Attributes:
-        seen: for each note seconds, megabytes beyond the start, epochs, accuracy.
+        seen: for each record: seconds, megabytes beyond the start, epochs, accuracy.
         step: the steps so far.
     """
 
@@ -77,7 +76,7 @@ class Watch(Callback):
         self.begun, self.before = time.perf_counter(), memory()
 
     def on_steps(self, network, history, step):
-        """Note them."""
+        """Record them."""
         self.step = step
         accuracy = network.evaluate(*self.test)["accuracy"]
         seconds, taken = time.perf_counter() - self.begun, memory() - self.before
@@ -85,7 +84,7 @@ class Watch(Callback):
 
 
 def train_from_disk(folder: Path, watch: Watch, steps: int, options: dict, fit: dict) -> int:
-    """Train on the file, and halfway on with another network; return the step of the change."""
+    """Train on the file, with another network from halfway on; return the step of the change."""
     x, y = np.load(folder / "x.npy", mmap_mode="r"), np.load(folder / "y.npy")
     fit |= {"checkpoint": Checkpoint(folder / "run.safetensors", resume=True)}
     stream = Stream(x, buffer_size=fit.pop("buffer"))
@@ -93,7 +92,7 @@ def train_from_disk(folder: Path, watch: Watch, steps: int, options: dict, fit: 
     stopped = Network(**options).fit(stream, y, callbacks=[watch, halfway], **fit).steps
     print(f"stopped after step {stopped:,} of {steps:,}")
     history = Network(**options).fit(stream, y, callbacks=[watch], **fit)
-    print(f"resumed there, and went on to step {history.steps:,}")
+    print(f"resumed there, and continued to step {history.steps:,}")
     return stopped
 
 
@@ -124,7 +123,7 @@ def draw(watches: dict[str, Watch], stopped: float, megabytes: float, path: str)
     taken.legend(frameon=False, loc="center right")
     pyplot.savefig(path, dpi=150)
     pyplot.close()
-    print(f"drawn to {path}")
+    print(f"plot saved to {path}")
 
 
 def main() -> None:

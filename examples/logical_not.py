@@ -1,12 +1,13 @@
 """The logical-NOT network: two inputs, two hidden neurons, two outputs, each the opposite.
 
-Of the four input pairs one is picked at random for each step: online learning, mini-batches of one,
+Each step picks one of the four input pairs at random: online learning with mini-batches of one,
 learning rate 0.2, 40,000 steps, sigmoid outputs with the quadratic cost. The hidden neurons are
-sigmoid or tanh. The picks are drawn beforehand and given to fit as its data, in their order
+sigmoid or tanh. The picks are drawn in advance and passed to fit as its data, in their order
 (shuffle=False), so that the same seed takes the same steps on every library and device.
 
-Prints the outputs for the four pairs beside those of the published run (for sigmoid neurons and a
-random start of its own, so they agree in kind and not in digits), and the largest error.
+The script prints the outputs for the four pairs next to those of the published run, and the largest
+error. The published run has sigmoid neurons and other initial weights, so the outputs are similar
+but not equal digit by digit.
 """
 
 import argparse

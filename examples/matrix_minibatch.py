@@ -1,13 +1,13 @@
-"""Backpropagation of a mini-batch: a loop over samples against one matrix product a layer.
+"""Backpropagation of a mini-batch: a loop over samples, and one matrix product per layer.
 
 The book's code backpropagates a mini-batch sample by sample, and chapter 2 leaves the matrix form
-as an exercise. Here is the exercise: both ways call the same equations of bp_xp, the loop with one
-row at a time, the matrix form with the whole batch, so that they give the same gradients to
-rounding. The loop pays the interpreter (on a GPU, the launch of a kernel) for each sample, the
-matrix form once.
+as an exercise. This script is the exercise. Both ways call the same equations of bp_xp, the loop
+with one row at a time and the matrix form with the whole batch, so that they give the same
+gradients, to rounding. The loop pays for the interpreter (on a GPU, for a kernel launch) at each
+sample, the matrix form once.
 
-Prints for several batch sizes: by how much the gradients of the two differ, relative to the largest
-entry, and the best time of some repetitions of each, in milliseconds.
+For several batch sizes, the script prints by how much the two gradients differ, relative to the
+largest entry, and the best time of some repetitions of each, in milliseconds.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 10, 100, 1000])
     parser.add_argument("--repeats", type=int, default=20)
     args = parser.parse_args()
-    os.environ.setdefault("JAX_ENABLE_X64", "1")  # JAX computes in float64 only if told to
+    os.environ.setdefault("JAX_ENABLE_X64", "1")  # JAX needs this for float64
 
     rng = np.random.default_rng(0)
     where = place(args.device, args.backend)

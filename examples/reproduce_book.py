@@ -1,23 +1,24 @@
-"""The book's published results on MNIST, run again and printed side by side.
+"""The book's published results on MNIST, reproduced and printed side by side.
 
 Each row of the table below is one experiment of chapters 1, 3, 5 and 6: the layers, the cost, the
-first weights, the learning rate eta, the book's lambda (passed to fit as l2 = lambda/n), and the
-images that judge it after each epoch. Mini-batches have ten images. A run counts with its peak
-over the epochs, as in the book, and a row with the best of its seeds, since the book shows one run
-each, and wide weights leave an output neuron saturated now and then.
+initial weights, the learning rate eta, the book's lambda (passed to fit as l2 = lambda/n), and the
+images that evaluate it after each epoch. Mini-batches have ten images. The result of a run is its
+peak over the epochs, as in the book. The result of a row is the best of its seeds, because the book
+shows one run each, and wide weights sometimes leave an output neuron saturated.
 
     python examples/reproduce_book.py --rows ce-30 ce-30-l2 --seeds 0 1 2
     python examples/reproduce_book.py --quick --check
 
-Prints for each row the published percentage, the range that an independent re-implementation
-reached with four seeds, the peak of each seed with its epoch, the best, where it lies, and seconds
-a run. All rows with three seeds take ten minutes on one CPU core, --quick a bit over one. MNIST is
-read from --data-dir or from $BP_XP_DATA_DIR, else downloaded once.
+For each row, the script prints the published percentage, the range that an independent
+re-implementation reached with four seeds, the peak of each seed with its epoch, the best, its
+position relative to the range, and seconds per run. All rows with three seeds take ten minutes on
+one CPU core, and --quick takes a little more than one. MNIST is read from --data-dir or from
+$BP_XP_DATA_DIR, or else downloaded once.
 
-Peaks are a matter of chance: the seeds of a row differ by some tenths, and so do runs of one seed
-on machines that round otherwise. See the note on ce-30 before blaming a row that is just below.
+Peaks are partly chance. The seeds of a row differ by some tenths, and so do runs of one seed on
+machines that round differently. Read the note on ce-30 before you blame a row that is just below.
 
-Exit codes: 0 done; 1 with --check, if the best of a row lies below its range; 130 stopped.
+Exit codes: 0 done; 1 with --check, if the best of a row is below its range; 130 stopped.
 """
 
 import argparse
@@ -34,25 +35,25 @@ from bp_xp.math.initializers import Initializer
 
 
 class Row(NamedTuple):
-    """One experiment of the book, and what came out."""
+    """One experiment of the book, and its results."""
 
     name: str
     hidden: list[int]  # neurons of each hidden layer
     cost: str
-    start: str | Sequence[str | Initializer]  # how the first parameters are drawn
+    start: str | Sequence[str | Initializer]  # how the initial parameters are drawn
     eta: float
     lmbda: float
     epochs: int
-    judged_on: str  # "test" or "validation"
+    evaluated_on: str  # "test" or "validation"
     published: float  # in percent, like the rest
     measured: tuple[float, float] | None = None  # over four seeds, elsewhere
-    images: int | None = None  # the first so many of the training images; None: all 50,000
+    images: int | None = None  # only the first ones of the training images; None: all 50,000
 
 
 def chapter_6(generator: np.random.Generator, n_out: int, n_in: int) -> Layer:
     """Return N(0, 1)/√n_out weights and N(0, 1) biases: the hidden layers of the book's last code.
 
-    Its softmax layer starts from zeros.
+    The softmax layer of that code starts from zeros.
     """
     W = generator.standard_normal((n_out, n_in)) / np.sqrt(n_out)
     return Layer(W, generator.standard_normal(n_out))
@@ -65,15 +66,15 @@ WIDE, SCALED, LAST = "normal", "scaled_normal", [chapter_6, "zeros"]
 TEST, VAL = "test", "validation"
 # fmt: off
 ROWS = [
-    # Chapter 1. With the quadratic cost a neuron that starts saturated learns slowly: some seeds
-    # stay below 90 %, and the ranges are those of the others.
+    # Chapter 1. With the quadratic cost, a neuron that starts saturated learns slowly. Some seeds
+    # stay below 90 %, and the ranges are those of the other seeds.
     #   name             hidden    cost     start   eta  λ    ep.  on    published and measured
     Row("quadratic-30",  [30],     QUAD,    WIDE,   3.0, 0.0,  30, TEST, 95.42, (95.1, 95.3)),
     Row("quadratic-100", [100],    QUAD,    WIDE,   3.0, 0.0,  30, TEST, 96.59, (96.6, 96.8)),
-    # Chapter 3: the cross-entropy, then regularization, then a better start. The range of ce-30 is
-    # a lucky one: its peaks are 95.36 ± 0.21 over seeds 0 to 19, and 95.34 ± 0.19 by the book's
-    # recipe written out in NumPy (its order of drawing and shuffling, byte / 256, float64), so the
-    # best of three seeds lies below the range about one time in three.
+    # Chapter 3: the cross-entropy, then regularization, then scaled initial weights. The range of
+    # ce-30 is a lucky one: its peaks are 95.36 ± 0.21 over seeds 0 to 19, and 95.34 ± 0.19 with the
+    # book's recipe written out in NumPy (its order of drawing and shuffling, byte / 256, float64).
+    # So the best of three seeds is below the range about one time in three.
     Row("ce-30",         [30],     CE,      WIDE,   0.5, 0.0,  30, TEST, 95.49, (95.46, 95.74)),
     Row("ce-100",        [100],    CE,      WIDE,   0.5, 0.0,  30, TEST, 96.82, (96.63, 97.00)),
     Row("ce-30-l2",      [30],     CE,      WIDE,   0.5, 5.0,  30, TEST, 96.49, (96.12, 96.31)),
@@ -115,7 +116,7 @@ def train(row: Row, data: Dataset, epochs: int, seed: int, **place: Any) -> list
         batch_size=10,
         optimizer=SGD(row.eta),
         l2=row.lmbda / len(x),
-        validation_data=judges[row.judged_on],
+        validation_data=judges[row.evaluated_on],
         progress=False,
     )
     if history.stopped == "interrupt":
@@ -124,7 +125,7 @@ def train(row: Row, data: Dataset, epochs: int, seed: int, **place: Any) -> list
 
 
 def verdict(best: float, measured: tuple[float, float] | None) -> str:
-    """Return where the best of the seeds lies, or "-" where no range is known."""
+    """Return where the best of the seeds lies, or "-" if no range is known."""
     if measured is None:
         return "-"
     low, high = measured
@@ -132,9 +133,9 @@ def verdict(best: float, measured: tuple[float, float] | None) -> str:
 
 
 def run(row: Row, data: Dataset, epochs: int, seeds: Sequence[int], **place: Any) -> str:
-    """Print the row's line, piece by piece as it comes, and return its verdict."""
+    """Print the row's line, piece by piece as results arrive, and return its verdict."""
     measured = "{:.2f}-{:.2f}".format(*row.measured) if row.measured else "-"
-    head = f"{row.name:16} {row.judged_on:10} {row.published:9.2f}  {measured:11}"
+    head = f"{row.name:16} {row.evaluated_on:10} {row.published:9.2f}  {measured:11}"
     print(head, end="", flush=True)
 
     peaks, start = [], time.perf_counter()
@@ -162,7 +163,7 @@ def main() -> int:
     )
     which.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED")
-    parser.add_argument("--epochs", type=int, help="at most so many, to shorten the runs")
+    parser.add_argument("--epochs", type=int, help="the maximum, to shorten the runs")
     parser.add_argument("--check", action="store_true", help="fail if a row is below its range")
     args = parser.parse_args()
     if args.epochs is not None and args.epochs < 1:
@@ -172,7 +173,7 @@ def main() -> int:
     print(data)
     place = {"device": args.device, "backend": args.backend, "dtype": args.dtype}
     peaks = "  ".join(f"seed {seed:<5}" for seed in args.seeds)
-    print(f"row              judged on  published  measured     {peaks}   best  lies    seconds")
+    print(f"row              evaluated  published  measured     {peaks}   best  lies    seconds")
     chosen = QUICK if args.quick else args.rows
     below = []
     try:
@@ -181,7 +182,7 @@ def main() -> int:
                 epochs = min(row.epochs, args.epochs or row.epochs)
                 if run(row, data, epochs, args.seeds, **place) == "below":
                     below.append(row.name)
-    except KeyboardInterrupt:  # fit takes Ctrl-C as a request to stop, and so returns
+    except KeyboardInterrupt:  # fit treats Ctrl-C as a request to stop, and returns
         print("\nstopped", file=sys.stderr)
         return 130
     if args.check and below:

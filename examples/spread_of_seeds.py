@@ -1,15 +1,15 @@
-"""How much luck is in the book's result: its network of chapter 1, from many seeds.
+"""How much of the book's result is luck: its network of chapter 1, from many seeds.
 
 The book trains [784, 30, 10] on MNIST (sigmoid, quadratic cost, mini-batches of 10, eta 3) and
-reports 95.42 % for its best epoch. That is one start. Here as many as are asked for train as one
-stack, each with weights and an order of its own:
+reports 95.42 % for its best epoch. That is one seed. This script trains any number of seeds as one
+stack, each with its own initial weights and its own order:
 
     python examples/spread_of_seeds.py --seeds 100 --epochs 30 --plot spread.png
 
-It prints a histogram of the test accuracy after the last epoch, the mean, the spread and the range,
-and how many networks tell one digit hardly ever right: those began with an output neuron that is
-saturated, and ten images at a time are slow to bring it back. MNIST is used where its archives are
-at hand, as in book_network.py; else the small digits.
+It prints a histogram of the test accuracy after the last epoch, the mean, the standard deviation
+and the range, and how many networks hardly ever classify one digit correctly. Those started with a
+saturated output neuron, which recovers slowly with ten images at a time. The script uses MNIST if
+it finds the archives, as book_network.py does, and otherwise the small digits.
 """
 
 import argparse
@@ -19,11 +19,11 @@ import numpy as np
 import bp_xp
 from bp_xp.datasets import Dataset, load_digits, load_mnist
 
-WIDTH = 50  # letters of the longest bar
+WIDTH = 50  # characters of the longest bar
 
 
 def load_images(folder: str | None) -> Dataset:
-    """Return MNIST where it is at hand, else the small digits."""
+    """Return MNIST if its archives are found, and otherwise the small digits."""
     try:
         return load_mnist(folder, download=False)
     except FileNotFoundError:
@@ -33,7 +33,7 @@ def load_images(folder: str | None) -> Dataset:
 
 
 def histogram(values: np.ndarray, bins: int) -> list[str]:
-    """Return a line with a bar for each interval, from the least value to the largest."""
+    """Return a line with a bar for each interval, from the smallest value to the largest."""
     counts, edges = np.histogram(values, bins)
     unit = max(1.0, counts.max() / WIDTH)
     return [
@@ -43,7 +43,7 @@ def histogram(values: np.ndarray, bins: int) -> list[str]:
 
 
 def draw(accuracies: np.ndarray, epochs: int, path: str) -> None:
-    """Draw a histogram of accuracies in per cent."""
+    """Draw a histogram of accuracies in percent."""
     from matplotlib import pyplot
     from matplotlib.ticker import MaxNLocator
 
@@ -53,12 +53,12 @@ def draw(accuracies: np.ndarray, epochs: int, path: str) -> None:
     ax.hist(accuracies, bins=20, color=PALETTE[0])
     ax.axvline(accuracies.mean(), color=PALETTE[1], ls="--", lw=2, label="their mean")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    title = f"{len(accuracies)} networks from other seeds, after {epochs} epochs"
+    title = f"{len(accuracies)} networks from different seeds, after {epochs} epochs"
     style(ax, title=title, x="accuracy on test images, %", y="networks")
     ax.legend(frameon=False, loc="upper left")
     pyplot.savefig(path, dpi=150)
     pyplot.close()
-    print(f"drawn to {path}")
+    print(f"plot saved to {path}")
 
 
 def main() -> None:
@@ -93,9 +93,9 @@ def main() -> None:
     print("\n".join(histogram(accuracies, min(20, max(5, args.seeds // 5)))))
     print(f"mean {accuracies.mean():.2%}, standard deviation {accuracies.std():.2%}")
     print(f"least {accuracies.min():.2%}, largest {accuracies.max():.2%}")
-    # Without one of ten digits, nine in ten images are left.
+    # A network that never recognizes one of the ten digits has nine in ten images left.
     unlucky = int((accuracies < 0.905).sum())
-    print(f"{unlucky} of {args.seeds} networks tell less than 90.5% right")
+    print(f"{unlucky} of {args.seeds} networks classify less than 90.5% correctly")
 
     if args.plot:
         draw(100 * accuracies, args.epochs, args.plot)

@@ -1,13 +1,13 @@
-"""A scikit-learn program, its import swapped: the same run, on any device, and what is new.
+"""A scikit-learn program with its import swapped: the same run, on any device, and what is new.
 
-The program is scikit-learn's own way: a pipeline that scales the small digits and trains an
+The program is usual scikit-learn code: a pipeline that scales the small digits and trains an
 MLPClassifier, [64, 100, 100, 10] with ReLU, Adam and early stopping. It runs twice, with the class
-of sklearn.neural_network and with that of bp_xp.estimators; only the import and device= differ.
+of sklearn.neural_network and with that of bp_xp.estimators. Only the import and device= differ.
 
-Prints the loss of both, epoch by epoch, and the largest difference between them (rounding: with
-float64 samples, some 1e-15; a device that only has float32 needs --dtype float32, which differs by
-some 1e-5); the test accuracy of both; what the second class takes besides; and the way back, a
-fitted estimator of scikit-learn that needs no bp_xp.
+The script prints the loss of both, epoch by epoch, and the largest difference between them. That is
+rounding: about 1e-15 with float64 samples. A device that only has float32 needs --dtype float32,
+which differs by about 1e-5. It also prints the test accuracy of both and what is new in the second
+class, and converts the model back to a fitted scikit-learn estimator, which does not need bp_xp.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from bp_xp.datasets import load_digits
 
 
 def program(mlp_classifier: type, digits: Any, **new: Any) -> tuple[Any, float]:
-    """Return the fitted pipeline, and the seconds it took: the user's program."""
+    """Run the user's program: return the fitted pipeline, and the seconds it took."""
     pipeline = make_pipeline(
         StandardScaler(),
         mlp_classifier((100, 100), early_stopping=True, random_state=0, **new),
@@ -55,9 +55,10 @@ def main() -> None:
     print(f"largest relative difference in {epochs} epochs: {off:.1e}")
     test = digits.x_test.astype(np.float64), digits.y_test
     for name, one, seconds in (("theirs", theirs, their_seconds), ("ours", ours, our_seconds)):
-        print(f"{name:6}  {one[-1].n_iter_} epochs  {one.score(*test):.2%} right  {seconds:.2f} s")
+        accuracy = one.score(*test)
+        print(f"{name:6}  {one[-1].n_iter_} epochs  {accuracy:.2%} correct  {seconds:.2f} s")
 
-    print("new: dropout, a schedule, and validation data of one's own to stop by")
+    print("new: dropout, a schedule, and early stopping on your own validation data")
     scale = ours[0].transform
     mlp = estimators.MLPClassifier(
         (100, 100),
@@ -72,7 +73,7 @@ def main() -> None:
     mlp.fit(scale(digits.x_train.astype(np.float64)), digits.y_train, validation_data=validation)
     least = min(mlp.validation_loss_curve_)
     print(f"{mlp.n_iter_} epochs, least validation loss {least:.4f}")
-    print(f"on images that it has not seen: {mlp.score(*held):.2%} right")
+    print(f"on unseen images: {mlp.score(*held):.2%} correct")
 
     back = estimators.to_sklearn(mlp)
     same = float(np.abs(back.predict_proba(held[0]) - mlp.predict_proba(held[0])).max())

@@ -1,12 +1,12 @@
-"""Learning rate beside weight decay, as a map: chapter 3's search by hand, done at once.
+"""A heat map of learning rate and weight decay: chapter 3's search by hand, in one call.
 
-The book looks for its hyper-parameters one after the other. Here each learning rate is tried with
-each strength of the L2 term, on folds of the small digits, and all networks of a fold size train as
+The book searches its hyperparameters one after the other. This script tries each learning rate with
+each L2 strength, on folds of the small digits. All networks with folds of the same size train as
 one stack: [64, 30, 10] with sigmoid neurons and cross-entropy, in mini-batches of 32.
 
-Prints the table, the best settings first, with the mean and the spread over the folds, and the test
-accuracy of a network that the best ones have trained on all training images. With --plot the map is
-drawn, and how the best settings learn.
+It prints the table, the best settings first, with the mean and the spread over the folds, and the
+test accuracy of a network trained with the best settings on all training images. With --plot, it
+draws the map, and the learning curves of the best settings.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from bp_xp.datasets import load_digits
 
 
 def round_numbers(first: int, last: int, n: int) -> list[float]:
-    """Return n numbers from 10^first to 10^last, of two digits each."""
+    """Return n numbers from 10^first to 10^last, rounded to two digits."""
     return [float(f"{number:.2g}") for number in np.logspace(first, last, n)]
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", help="cpu, cuda, cuda:1, auto (default: cpu)")
     parser.add_argument("--backend", help="numpy, cupy, torch, jax, dpnp, mlx (default: by device)")
-    parser.add_argument("--values", type=int, default=6, help="of each of the two settings")
+    parser.add_argument("--values", type=int, default=6, help="number of values of each setting")
     parser.add_argument("--folds", type=int, default=5, help="parts of the training images")
     parser.add_argument("--epochs", type=int, default=20, help="passes over the training images")
     parser.add_argument("--plot", help="a .png, .svg or .pdf file")
@@ -68,7 +68,7 @@ def main() -> None:
         right.set_title("All settings: mean over the folds", **title)
         pyplot.savefig(args.plot, dpi=150)
         pyplot.close()
-        print(f"drawn to {args.plot}")
+        print(f"plot saved to {args.plot}")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,25 @@
-"""Train a classifier on one or several GPUs, as one submits it to a job queue.
+"""Train a classifier on one or several GPUs, as a job of a queue.
+
+This is the command:
 
     python examples/train_on_gpu.py --output runs/mnist.safetensors
 
-trains on MNIST (--data-dir, or $BP_XP_DATA_DIR, else downloaded once), --data digits on the small
-digits that come with the library, and --data x.npy --targets y.npy on rows of a file, which may be
-larger than memory: x of shape (N, I), numbers that need no scaling, y of shape (N,), labels from 0.
-The last tenth of the rows tests and the tenth before validates, so they should be in no order.
+It trains on MNIST (from --data-dir or $BP_XP_DATA_DIR, or else downloaded once). --data digits
+trains on the small digits that come with the library. --data x.npy --targets y.npy trains on the
+rows of a file, which may be larger than memory: x of shape (N, I), numbers that need no scaling;
+y of shape (N,), labels from 0. The last tenth of the rows is for testing and the tenth before it
+for validation, so the rows should be in random order.
 
-A device that does not work is an error: no job crawls along on a CPU unseen. --device auto takes
-the best one there is, --device cpu needs no GPU, and --backend chooses the library.
+A device that does not work is an error, so that no job runs on a slow CPU unnoticed. --device auto
+takes the best device, --device cpu needs no GPU, and --backend chooses the library.
 
-Beside --output, NAME.safetensors, are NAME.checkpoint.safetensors, written every --checkpoint-every
-steps, after each epoch and when the run is stopped; and NAME.log, with a line for each epoch.
-SIGTERM, SIGUSR1 and Ctrl-C complete the step under way. The same command goes on where the run was,
-after a signal as after a crash; once the run is done it trains no more. Exit status:
+Next to --output, NAME.safetensors, the script writes NAME.checkpoint.safetensors every
+--checkpoint-every steps, after each epoch and when the run is stopped; and NAME.log, with a line
+for each epoch. SIGTERM, SIGUSR1 and Ctrl-C complete the step under way. The same command resumes
+the run, after a signal or a crash. Once the run is done, it does not train again. Exit status:
 
-    0   done: the test rows are judged, and --output is written
-    1   an error, told in one line on stderr; the same command would meet it again
+    0   done: the test rows are evaluated, and --output is written
+    1   an error, printed in one line on stderr; the same command would fail again
     2   a wrong option
     75  stopped before the end, with the checkpoint written: submit the same command again
 
@@ -30,21 +33,21 @@ after a signal as after a crash; once the run is done it trains no more. Exit st
     if [ $status -eq 75 ]; then scontrol requeue $SLURM_JOB_ID; fi
     exit $status
 
-On four GPUs of a machine, PyTorch's processes share each mini-batch; the lines above and below srun
-stay:
+On four GPUs of a machine, PyTorch's processes share each mini-batch. The lines above and below srun
+stay the same:
 
     #SBATCH --nodes=1 --ntasks-per-node=4 --gpus-per-node=4 --cpus-per-task=4 --time=01:00:00
     export MASTER_ADDR=$(hostname) MASTER_PORT=29500 WORLD_SIZE=$SLURM_NTASKS
     srun bash -c 'export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID
         exec python examples/train_on_gpu.py --backend torch --distributed auto'
 
-Without a queue, and on CPUs by MPI (bp_xp's docs/distributed.md says more):
+Without a queue, and on CPUs with MPI (see bp_xp's docs/distributed.md):
 
     torchrun --nproc-per-node 4 examples/train_on_gpu.py --backend torch --distributed auto
     mpiexec -n 4 python -m mpi4py examples/train_on_gpu.py --device cpu --distributed auto
 
-Send signals to the Python processes, as SLURM does: what starts them has its own ways with signals,
-and torchrun ends with 1 where they end with 75.
+Send signals to the Python processes, as SLURM does. The program that starts them treats signals in
+its own way, and torchrun ends with 1 when they end with 75.
 """
 
 import argparse
@@ -86,7 +89,7 @@ def load(args: argparse.Namespace) -> Dataset:
         n = len(x) - len(x) // 6
         return Dataset("digits", x[:n], y[:n], digits.x_test, digits.y_test, x[n:], y[n:])
     if args.targets is None:
-        raise ValueError(f"--data {args.data} needs --targets, a .npy file with a label a row.")
+        raise ValueError(f"--data {args.data} needs --targets, a .npy file with one label per row.")
     x, y = np.load(args.data, mmap_mode="r"), np.load(args.targets)
     if x.ndim != 2 or y.shape != x.shape[:1] or y.dtype.kind not in "iu" or len(y) < 10:
         raise ValueError(
@@ -99,7 +102,7 @@ def load(args: argparse.Namespace) -> Dataset:
 
 
 def log_to(path: Path, rank: int) -> None:
-    """Let rank 0 log to standard output and to a file, and the others nothing but warnings."""
+    """Let rank 0 log to standard output and to a file, and the other ranks only warnings."""
     logging.basicConfig(
         level=logging.WARNING if rank else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
@@ -108,20 +111,20 @@ def log_to(path: Path, rank: int) -> None:
 
 
 class EpochLines(Callback):
-    """A line of the log for each epoch, and one where a run goes on."""
+    """Writes a line to the log for each epoch, and one when a run resumes."""
 
     def on_train_start(self, network, history):
-        """Tell where a run goes on."""
+        """Log the step that a run resumes at."""
         if history.steps:
-            logger.info("goes on from step %d, after %d epochs", history.steps, len(history))
+            logger.info("resumes at step %d, after %d epochs", history.steps, len(history))
 
     def on_epoch_end(self, network, history):
-        """Tell what is known of the epoch."""
+        """Log the record of the epoch."""
         logger.info("%s  %.0f samples/s", history[-1], history[-1].samples_per_second)
 
 
 def train(args: argparse.Namespace, stop: threading.Event) -> int:
-    # A folder that can't be made shall fail now, and not after hours of training.
+    # A folder that can't be made must fail now, and not after hours of training.
     args.output.parent.mkdir(parents=True, exist_ok=True)
     data = load(args)
     net = Network(
@@ -152,10 +155,10 @@ def train(args: argparse.Namespace, stop: threading.Event) -> int:
             resume=True,
         ),
         distributed=args.distributed,
-        progress=False,  # the log has a line an epoch
+        progress=False,  # the log has a line for each epoch
     )
     if history.stopped == "interrupt":
-        logger.warning("stopped after step %d: the same command goes on", history.steps)
+        logger.warning("stopped after step %d: the same command resumes", history.steps)
         return SUBMIT_AGAIN
     if ranks.rank == 0:
         accuracy = net.evaluate(data.x_test, data.y_test)["accuracy"]
@@ -189,7 +192,7 @@ def main() -> int:
     except KeyboardInterrupt:  # before the first step: fit itself completes the one under way
         return SUBMIT_AGAIN
     except (RuntimeError, ImportError, OSError, ValueError, ArithmeticError, MemoryError) as error:
-        hint = ". Another run takes another --output." * isinstance(error, CheckpointError)
+        hint = ". Use another --output for another run." * isinstance(error, CheckpointError)
         print(f"{type(error).__name__}: {' '.join(str(error).split())}{hint}", file=sys.stderr)
         return FAILED
 

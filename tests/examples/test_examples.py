@@ -245,7 +245,7 @@ def test_logical_not_ends_near_the_negated_inputs(run):
 @pytest.mark.parametrize(
     ("name", "options", "shown"),
     [
-        ("book_network.py", ["--epochs", 1], "told right: 7."),
+        ("book_network.py", ["--epochs", 1], "correctly classified: 7."),
         ("four_equations.py", ["--widths", 2], "BP4 .*e-"),
         ("glass_box.py", ["--epochs", 1], "speed of learning"),
         ("deep_relu_classifier.py", ["--iterations", 2], "0.69301356 +0.69301356"),
@@ -316,7 +316,7 @@ def figures(text):
     return {
         "off": float(re.search(r"largest relative difference.*: (\S+)$", text, re.MULTILINE)[1]),
         "right": [numbers(line)[1] for line in text.splitlines() if re.match("theirs|ours", line)],
-        "unseen": float(re.search(r"not seen: (\S+)%", text)[1]),
+        "unseen": float(re.search(r"unseen images: (\S+)%", text)[1]),
         "back": float(re.search(r"differ by (\S+) at most", text)[1]),
     }
 
@@ -384,7 +384,7 @@ def test_train_on_gpu_tells_an_error_in_one_line(run, options, message):
     [("SIGTERM", signal.SIG_DFL), ("SIGUSR1", signal.SIG_IGN)],
     ids=["front", "background"],
 )
-def test_train_on_gpu_goes_on_where_a_signal_stopped_it(run, started, tmp_path, number, ctrl_c):
+def test_train_on_gpu_resumes_where_a_signal_stopped_it(run, started, tmp_path, number, ctrl_c):
     """A shell starts its background jobs with Ctrl-C ignored, and queues their jobs likewise.
 
     The samples lie in a file.
@@ -403,12 +403,12 @@ def test_train_on_gpu_goes_on_where_a_signal_stopped_it(run, started, tmp_path, 
         process.communicate(timeout=60)
     assert process.returncode == 75
     log = saved.with_suffix(".log").read_text(encoding="utf-8")
-    step = int(re.search(r"stopped after step (\d+): the same command goes on", log)[1])
+    step = int(re.search(r"stopped after step (\d+): the same command resumes", log)[1])
     assert Network.load(kept).sizes == (64, 32, 10)
     assert not saved.exists()
     epochs = len(re.findall("INFO epoch", log)) + 2
     text = run(*DIGITS, *files, "--epochs", epochs)
-    assert f"goes on from step {step}, after " in text
+    assert f"resumes at step {step}, after " in text
     # Each epoch has been told once.
     log = saved.with_suffix(".log").read_text(encoding="utf-8")
     assert re.findall(r"INFO epoch (\d+) ", log) == [str(k) for k in range(1, epochs + 1)]
@@ -427,7 +427,7 @@ def test_larger_than_memory_learns_in_less_memory(run, tmp_path):
     text = run("larger_than_memory.py", *options, "--plot", tmp_path / "memory.png")
     stopped, steps = numbers(re.search("^stopped.*$", text, re.MULTILINE)[0])
     assert 0 < stopped < steps == 625  # of 62,500 rows in mini-batches of 100
-    assert "went on to step 625" in text
+    assert "continued to step 625" in text
     disk, ram = columns(text, "samples/s  most memory")[:2]
     assert min(disk[-1], ram[-1]) > 90
     if sys.platform == "linux":
