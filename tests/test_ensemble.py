@@ -479,7 +479,7 @@ def test_members_are_named_by_numbers_lists_slices_and_masks():
     for chosen in (True, "0", [True, False], 0.5):
         with pytest.raises(TypeError, match="a mask of the 3 members"):
             ensemble[chosen]
-    with pytest.raises(ValueError, match="one member at least"):
+    with pytest.raises(ValueError, match="at least one member"):
         ensemble[[]]
 
 
