@@ -255,7 +255,7 @@ class Ensemble(Members):
         """
         size = checks.check_integer(batch_size, "batch_size")
         here = self._placement
-        with here.active(advice("Take a smaller {}.", "batch_size")):
+        with here.active(advice("Use a smaller {}.", "batch_size")):
             x = intake.check_inputs(
                 x, "x", placement=here, dtype=self._dtype, columns=self.sizes[0]
             )

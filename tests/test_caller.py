@@ -242,7 +242,7 @@ def test_what_is_watched_and_not_recorded_is_told_without_another_functions_argu
         ("Write numbers only, or pass header=True.", ["header"]),
         ("above the limit: raise max_bytes.", []),
         ("pass --missing allow.", ["--missing"]),
-        ("pass Checkpoint(path, resume=True) to go on from it.", []),
+        ("pass Checkpoint(path, resume=True) to resume it.", []),
         ("Save them with numpy.savez(path, x=..., y=...).", []),
     ],
 )

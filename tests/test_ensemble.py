@@ -456,7 +456,7 @@ def test_files_of_another_kind_are_refused_by_what_they_hold(tmp_path, samples, 
         ("net", "ensemble", r"holds an ensemble, which"),
         ("ensemble", "net-run", r"net-run\..* holds the run of a network, which Network\.load"),
         ("ensemble", "net", r"holds a network, which"),
-        ("ensemble", "ensemble", r"holds an ensemble and no run: pass .* checkpoint"),
+        ("ensemble", "ensemble", r"holds an ensemble, not a run: pass .* checkpoint"),
     ]
     for name, file, message in refused:
         there = Checkpoint(tmp_path / f"{file}.safetensors", resume=True)
@@ -522,7 +522,7 @@ def test_what_a_partial_fit_refuses_changes_nothing(samples):
     for ensemble in ensembles:
         ensemble.partial_fit(*samples, optimizer=Adam(0.1))
     for _ in range(2):
-        with pytest.raises(ValueError, match="goes on with the optimizer"):
+        with pytest.raises(ValueError, match="continues with the optimizer"):
             ensembles[0].partial_fit(*samples)
     for ensemble in ensembles:
         ensemble.partial_fit(*samples, optimizer=Adam(0.1))

@@ -612,8 +612,8 @@ def test_a_fit_without_warm_start_begins_at_rest(rng):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"optimizer": SGD(0.2)}, r"goes on with the optimizer of the last call, SGD\("),
-        ({"dropout": 0.1}, "goes on with the dropout"),
+        ({"optimizer": SGD(0.2)}, r"continues with the optimizer of the last call, SGD\("),
+        ({"dropout": 0.1}, "continues with the dropout"),
     ],
 )
 def test_a_warm_start_with_other_settings_is_refused(rng, changes, message):
