@@ -1,4 +1,4 @@
-"""A source whose samples lie on the device."""
+"""A source whose samples are on the device."""
 
 import hashlib
 import math
@@ -17,12 +17,12 @@ from bp_xp.sources.sparse import SparseInputs, blocks_of, cut_rows, entries_of_r
 
 __all__ = ["MemoryEpoch", "MemorySource", "OfSamples", "gather_rows", "next_mini_batches"]
 
-# Numbers in a chunk from which a thread pays: to hand it a chunk takes some 30 microseconds.
+# Numbers in a chunk from which a thread pays off: handing a chunk over takes some 30 microseconds.
 _LEAST_FOR_A_THREAD = 1 << 17
 
 
 class _Ahead:
-    """Cuts the mini-batches that come next in a thread, while the run computes with the last ones.
+    """Cuts the next mini-batches in a thread, while the run computes with the current ones.
 
     Args:
         cut: returns some rows of an order as so many mini-batches.
@@ -34,22 +34,22 @@ class _Ahead:
         self._next: tuple[slice, int, Future[list[Array]]] | None = None
 
     def take(self, rows: slice, steps: int) -> list[Array]:
-        """Return the mini-batches: those that were begun, or others."""
+        """Return the mini-batches: the ones in progress, or others."""
         begun, self._next = self._next, None
         if begun is None or begun[:2] != (rows, steps):
             return self._cut(rows, steps)
         return begun[2].result()
 
     def begin(self, rows: slice, steps: int) -> None:
-        """Begin to cut what will be taken next."""
+        """Start to cut the mini-batches that will be taken next."""
         try:
             self._threads = self._threads or ThreadPoolExecutor(1, "bp_xp gathers mini-batches")
             self._next = rows, steps, self._threads.submit(self._cut, rows, steps)
-        except RuntimeError:  # there can't be another thread
+        except RuntimeError:  # no more threads are possible
             self._next = None
 
     def close(self) -> None:
-        """End the thread, after what it cuts."""
+        """End the thread after its current chunk."""
         if self._threads is not None:
             self._threads.shutdown()
 
@@ -58,14 +58,14 @@ class MemoryEpoch(CountedEpoch):
     """Mini-batches cut from arrays on the device, in a given order; see :class:`Epoch`.
 
     Args:
-        arrays: arrays on the device, shape (N, ...) each, of which the first may be sparse inputs;
-            one order serves all.
-        batch_size: samples in a mini-batch; the last may be shorter.
-        order: the numbers of the rows in the order of the epoch, on the host; None takes them as
-            they come.
+        arrays: arrays on the device, shape (N, ...) each, the first of which may be sparse inputs;
+            all have the same order.
+        batch_size: the number of samples in a mini-batch; the last may be shorter.
+        order: the numbers of the rows in the order of the epoch, on the host; None keeps their
+            order.
         placement: library and device.
-        rank: which share of each mini-batch is taken: its rows ``rank::ranks``.
-        ranks: how many shares there are.
+        rank: the share of each mini-batch to take: its rows ``rank::ranks``.
+        ranks: the number of shares.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class MemoryEpoch(CountedEpoch):
         self._ahead.close()
 
     def _following(self, at_most: int) -> tuple[slice, int] | None:
-        """Return which rows of the order come next, as how many mini-batches; None at the end."""
+        """Return the next rows of the order, and their number of mini-batches; None at the end."""
         first = self._taken * self._batch_size
         following = next_mini_batches(self._taken, at_most, self._batch_size, self._n_rows)
         return following and (slice(first, first + math.prod(following)), following[0])
@@ -141,19 +141,19 @@ class MemoryEpoch(CountedEpoch):
 
 
 def _threads_pay(placement: Placement) -> bool:
-    """Return whether a thread can gather while another computes: there is a processor for it."""
+    """Return whether one thread can gather while another computes: there is a CPU core for it."""
     processors = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
     return placement.on_cpu and placement.library.threads_run_beside and len(processors) > 1
 
 
 def next_mini_batches(first: int, at_most: int, size: int, n: int) -> tuple[int, int] | None:
-    """Return how many mini-batches come next, and how many rows each has; None after the last.
+    """Return the number of the next mini-batches, and the rows in each; None after the last.
 
     Args:
-        first: how many are taken already.
-        at_most: how many there may be.
-        size: rows of a mini-batch.
-        n: rows of the epoch. Those that are left over are one short mini-batch.
+        first: the number of mini-batches already taken.
+        at_most: the largest number to return.
+        size: rows in a mini-batch.
+        n: rows in the epoch. The rows left over form one short mini-batch.
 
     Examples:
         >>> [next_mini_batches(k, 2, 10, 35) for k in (0, 2, 3, 4)]
@@ -173,7 +173,7 @@ def gather_rows(xp: Namespace, axes: tuple[int, ...], rows: Array, *arrays: Arra
 
 
 class OfSamples:
-    """What a source of samples on the device knows by them."""
+    """Properties that a source of samples on the device derives from them."""
 
     samples: Samples
 
@@ -184,7 +184,7 @@ class OfSamples:
 
     @property
     def weighted(self) -> bool:
-        """Whether a mini-batch comes with weights."""
+        """Whether a mini-batch has weights."""
         return self.samples.weights is not None
 
 
@@ -195,10 +195,10 @@ class MemorySource(OfSamples):
     Attributes:
         samples: the samples.
         placement: their library and device.
-        shuffle: whether each epoch has an order of its own.
-        rank: which share of each mini-batch is taken.
-        ranks: how many shares there are.
-        sharded: whether the samples are those of one process alone, and have no shares.
+        shuffle: whether each epoch has a new order.
+        rank: the share of each mini-batch to take.
+        ranks: the number of shares.
+        sharded: whether the samples belong to a single process, and are not divided.
     """
 
     samples: Samples
@@ -217,12 +217,12 @@ class MemorySource(OfSamples):
 
     @property
     def some_targets(self) -> Array:
-        """Targets to look at before the first step, here all of them, shape (N, O)."""
+        """Targets to inspect before the first step, here all of them, shape (N, O)."""
         return self.samples.y
 
     @property
     def row_entries(self) -> int:
-        """I + O; of sparse inputs, what a step is given of them."""
+        """I + O; for sparse inputs, the numbers that a step gets of them."""
         return entries_of_row(self.samples.x) + self.samples.y.shape[1]
 
     @property
@@ -243,7 +243,7 @@ class MemorySource(OfSamples):
         )
 
     def blocks(self, rows: int) -> Iterator[list[Array]]:
-        """Yield all samples in the order in which they lie."""
+        """Yield all samples in their stored order."""
         for block in blocks_of(self.samples.x, rows, (self.rank, self.ranks)):
             yield [cut_rows(values, block, self.placement) for values in self.samples.arrays]
 
