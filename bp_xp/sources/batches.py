@@ -242,9 +242,7 @@ class BatchesSource:
             )
         said = len(self._batches) if hasattr(self._batches, "__len__") else taken
         if taken < said:
-            raise ValueError(
-                f"{self._name} ended after {taken} batches, but its len() is {said}."
-            )
+            raise ValueError(f"{self._name} ended after {taken} batches, but its len() is {said}.")
         # The shard of one process may end long before those of others.
         if n <= before and not self.sharded:
             raise ValueError(
