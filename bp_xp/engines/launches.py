@@ -80,7 +80,7 @@ def _is_product(one: Operation) -> bool:
 
 
 def _product(one: Operation) -> Product:
-    """Return the product that is equivalent to an operation over entries (..., i, j) and terms k."""
+    """Return the product equivalent to an operation over entries (..., i, j) and terms k."""
     left, right = one.views
     return Product(one.out, _without(left, -2), _transposed(_without(right, -3)))
 
