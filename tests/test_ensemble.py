@@ -493,7 +493,7 @@ def test_networks_become_an_ensemble_that_goes_on_with_their_orders(samples):
             np.testing.assert_array_equal(part, wanted)
     with pytest.raises(TypeError, match="number 0 is Ensemble"):
         Ensemble.from_networks([ensemble])
-    with pytest.raises(ValueError, match="another model"):
+    with pytest.raises(ValueError, match="the same model"):
         Ensemble.from_networks([networks[0], Network([5, 3], dtype="float64")])
 
 
@@ -501,7 +501,7 @@ def test_networks_become_an_ensemble_that_goes_on_with_their_orders(samples):
     ("options", "error", "message"),
     [
         ({"optimizer": PerMember([SGD(0.1)])}, ValueError, "2 members"),
-        ({"optimizer": PerMember([SGD(0.1), Adam()])}, ValueError, "one kind of step"),
+        ({"optimizer": PerMember([SGD(0.1), Adam()])}, ValueError, "the same kind of step"),
         ({"sample_weight": np.ones((3, 23))}, ValueError, "2 members"),
         ({"rows": PerMember([[0, 1], [2]])}, ValueError, "from 1 to 2"),
         ({"rows": [0, 23]}, ValueError, "there are 23 rows"),

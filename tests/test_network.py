@@ -266,7 +266,7 @@ def test_a_regression_predicts_its_outputs_and_has_no_probabilities(make, x):
     net = make([3, 4, 2], output_activation="identity", seed=1)
 
     assert np.array_equal(to_numpy(net.predict(x)), to_numpy(net.feedforward(x)))
-    with pytest.raises(ValueError, match=r"identity.*no probabilities"):
+    with pytest.raises(ValueError, match=r"identity.*not probabilities"):
         net.predict_proba(x)
 
 

@@ -220,7 +220,7 @@ def as_regularization(regularization: Any, terms: dict[str, Any], hidden: int) -
         given = {name: terms.get(name, getattr(Regularization(), name)) for name in names}
     elif not isinstance(regularization, Regularization):
         raise TypeError(
-            f"regularization must be a Regularization(l2=..., ...), not {regularization!r}."
+            f"regularization must be one such as Regularization(l2=1e-4), not {regularization!r}."
         )
     elif terms:
         raise ValueError(

@@ -223,7 +223,7 @@ def _tell_look(run: Run, look: Look, one: Observer) -> str | None:
 def _ask(
     run: Run, tell: Callable[[Observer], str | None], observers: Sequence[Observer]
 ) -> str | None:
-    """Tell all observers; return the first reason there is to end the run, on any process.
+    """Call all observers; return the first reason to end the run, on any process.
 
     Raises:
         RuntimeError: other processes now have different parameters.

@@ -157,7 +157,7 @@ def test_a_word_like_no_other_is_refused_without_a_guess(data):
 
 
 def test_a_learning_rate_is_that_of_an_optimizer(data):
-    with pytest.raises(TypeError, match=r"the optimizer's, as in optimizer=SGD\(0.1\)"):
+    with pytest.raises(TypeError, match=r"pass it to the optimizer, as in optimizer=SGD\(0.1\)"):
         fitted(data, learning_rate=0.1)
 
 

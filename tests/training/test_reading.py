@@ -246,7 +246,7 @@ def test_what_shards_can_not_tell_is_refused():
     x = Stream(InFile(X), 20, sharded=True)
     with pytest.raises(ValueError, match="class_weight='balanced' counts all samples"):
         fitted(None, x, Y, class_weight="balanced")
-    with pytest.raises(ValueError, match=r"holds out .* each process has a shard"):
+    with pytest.raises(ValueError, match=r"hold out .* each process has a shard"):
         fitted(None, Stream(X, sharded=True), Y, validation_data=0.2)
     with pytest.raises(TypeError, match="sharded must be True or False"):
         Stream(X, sharded=1)
