@@ -2,8 +2,8 @@
 
 Neural networks (multi-layer perceptrons) trained by backpropagation and stochastic gradient
 descent, written once against the Python array API standard. NumPy runs it on a CPU, CuPy on a CUDA
-GPU, PyTorch, JAX and any other conforming namespace wherever they run; the device is chosen when
-the network is constructed.
+GPU, and PyTorch, JAX or any other conforming namespace on every device that it supports. The device
+is chosen when the network is constructed.
 
     >>> from bp_xp import SGD, Network
     >>> net = Network([2, 3, 1], seed=0, device="cpu")

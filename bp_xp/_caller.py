@@ -1,9 +1,9 @@
-"""Whoever called: what arguments are called in messages, and which of them there are to advise.
+"""Messages in the words of the caller: the names of arguments, and which ones can be suggested.
 
-Python calls a function with arguments, the shell a command with flags, and what raises an error may
-lie far below either. It names arguments by :func:`named` and advises them by :func:`advice`; who
-was called says by :func:`speaking` what that is in its own words. Until somebody does, arguments
-have the names that they have in Python.
+A Python program passes arguments to a function, a shell passes flags to a command, and the code
+that raises an error may be far below either. That code names arguments with :func:`named` and
+suggests them with :func:`advice`. The function or command that was called sets its own words with
+:func:`speaking`. Until one does, arguments have their Python names.
 """
 
 import contextlib
@@ -19,18 +19,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 NO_VALUE: Any = object()
-"""Stands for an argument that is named without a value."""
+"""Means that an argument is named without a value."""
 
 Words: TypeAlias = Callable[[str, Any], str | None]
-"""What a caller calls an argument with a value, or with NO_VALUE; None if there is no such one."""
+"""Returns the caller's name for an argument and its value (or NO_VALUE); None if it has none."""
 
 
 class _Caller(NamedTuple):
-    """The one that messages speak to.
+    """The caller that messages are written for.
 
     Attributes:
         words: its words for arguments.
-        is_program: whether it is a program in Python, or a user of the shell.
+        is_program: whether it is a Python program; otherwise it is a user of the shell.
     """
 
     words: Words
@@ -46,7 +46,7 @@ _caller: ContextVar[_Caller] = ContextVar("the caller of bp_xp", default=_NOBODY
 
 
 def named(argument: str, value: Any = NO_VALUE) -> str:
-    """Return what the caller calls an argument; as in Python, if that is nothing.
+    """Return the caller's name for an argument, or its Python name if the caller has none.
 
     Examples:
         >>> named("batch_size"), named("batch_size", 3)
@@ -56,10 +56,10 @@ def named(argument: str, value: Any = NO_VALUE) -> str:
 
 
 def advice(text: str, argument: str, value: Any = NO_VALUE) -> str:
-    """Return advice to pass an argument; nothing where the caller has no such one.
+    """Return advice to pass an argument; an empty string if the caller has no such argument.
 
     Args:
-        text: the advice, with ``{}`` in the place of the argument.
+        text: the advice, with ``{}`` as the placeholder for the argument.
         argument: its name in Python.
         value: what to pass.
 
@@ -72,17 +72,17 @@ def advice(text: str, argument: str, value: Any = NO_VALUE) -> str:
 
 
 def in_python(text: str) -> str:
-    """Return advice that only a program can follow; nothing where a command was called."""
+    """Return advice that only a program can follow; an empty string if a command was called."""
     return text if _caller.get().is_program else ""
 
 
 @contextlib.contextmanager
 def speaking(words: Words, *, to_program: bool = True) -> Iterator[None]:
-    """Speak to a caller in its words, as long as this context lasts.
+    """Use a caller's words in messages while this context is active.
 
     Args:
         words: the words.
-        to_program: whether it is a program in Python, or a user of the shell.
+        to_program: whether the caller is a Python program; otherwise it is a user of the shell.
     """
     before = _caller.set(_Caller(words, to_program))
     try:
@@ -92,9 +92,9 @@ def speaking(words: Words, *, to_program: bool = True) -> Iterator[None]:
 
 
 def own_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """Let the messages of a public function advise its own arguments, and no inner function's.
+    """Let messages suggest the arguments of a public function, not those of inner functions.
 
-    Where a function so marked calls another, the arguments are those of the outer one.
+    If a function with this decorator calls another, messages use the arguments of the outer one.
     """
     known = frozenset(inspect.signature(function).parameters)
 

@@ -1,4 +1,4 @@
-"""Files that people name: opened to be read where they are files, and nothing else."""
+"""Open files by name for reading, if they are regular files and not pipes or devices."""
 
 import errno
 import os
@@ -19,10 +19,10 @@ _KINDS = {
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a file to read its bytes.
 
-    A pipe may never give any, and a device may never end; both are refused before any is read.
+    A pipe may never deliver any, and a device may never end; both are refused before any is read.
 
     Raises:
-        OSError: it can't be opened, or is no regular file; the message says what it is.
+        OSError: the file cannot be opened, or is not a regular file; the message says what it is.
     """
     return open(path, "rb", opener=_open)
 
@@ -34,7 +34,7 @@ def read_regular(path: str | os.PathLike[str]) -> bytes:
 
 
 def _open(name: str, flags: int) -> int:
-    # Without O_NONBLOCK, to open a pipe waits for somebody who writes to it.
+    # Without O_NONBLOCK, opening a pipe blocks until a process writes to it.
     descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):

@@ -1,11 +1,11 @@
-"""Optional libraries: imported where they are used, and named with their extra where missing."""
+"""Optional libraries: imported when needed; if one is missing, the error names its extra."""
 
 import importlib
 from types import ModuleType
 
 __all__ = ["require"]
 
-# Where the package to install is not named as the module to import.
+# Packages whose name differs from that of the module to import.
 _WHEELS = {
     "cupy": "cupy-cuda13x[ctk]",
     "array_api_strict": "array-api-strict",
@@ -19,7 +19,7 @@ def require(module: str, extra: str | None) -> ModuleType:
 
     Args:
         module: its import name.
-        extra: the extra of bp_xp that installs it, or None where there is none.
+        extra: the extra of bp_xp that installs it, or None if there is none.
 
     Raises:
         ImportError: it is not installed; the message names what installs it.

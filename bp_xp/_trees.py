@@ -5,11 +5,11 @@ from typing import Any
 
 __all__ = ["forms_of", "leaves_of", "map_leaves"]
 
-_BRANCHES = (list, tuple)  # said once: these functions are called at each chunk of each network
+_BRANCHES = (list, tuple)  # a constant: these functions are called at each chunk of each network
 
 
 def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
-    """Return a nesting of tuples and lists with a function applied to what they hold."""
+    """Return a nesting of tuples and lists with a function applied to each leaf."""
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*(map_leaves(function, item) for item in tree))
     if isinstance(tree, _BRANCHES):
@@ -18,7 +18,7 @@ def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
 
 
 def leaves_of(tree: Any) -> Iterator[Any]:
-    """Yield what a nesting of tuples and lists holds."""
+    """Yield the leaves of a nesting of tuples and lists."""
     if isinstance(tree, _BRANCHES):
         for item in tree:
             yield from leaves_of(item)
@@ -27,7 +27,7 @@ def leaves_of(tree: Any) -> Iterator[Any]:
 
 
 def forms_of(tree: Any) -> list[tuple[Any, Any]]:
-    """Return shape and dtype of each array in a nesting of tuples and lists; of others the type."""
+    """Return the shape and dtype of each leaf of a nesting; if it is not an array, its type."""
     return [
         (tuple(getattr(leaf, "shape", ())), getattr(leaf, "dtype", type(leaf)))
         for leaf in leaves_of(tree)

@@ -1,7 +1,7 @@
-"""Names for the types that signatures speak of.
+"""Names for the types in signatures.
 
-The array API standard has no common base class, so an ``Array`` is typed as ``Any``: the name says
-what is meant, the functions at the public edge check it.
+The array API standard has no common base class, so ``Array`` is an alias of ``Any``. The name
+documents what is meant; the public functions check it.
 """
 
 from types import ModuleType

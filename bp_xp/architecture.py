@@ -1,4 +1,4 @@
-"""From the words that people use to what a network computes: activations, cost, initializers."""
+"""Turn the arguments of a network into what it computes: activations, cost, initializers."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -25,14 +25,14 @@ __all__ = [
 ]
 
 OwnFunction: TypeAlias = Activation | Cost | MatchedCost
-"""A function that a user may bring along."""
+"""A custom function, supplied by the user."""
 
 
 def make_model(sizes: Any, activation: Any, output_activation: Any, cost: Any) -> Model:
     """Return the model that the arguments of a network describe.
 
     Raises:
-        ValueError: a size or a name that does not exist, or functions that do not go together.
+        ValueError: a size or a name is not valid, or the functions do not fit together.
         TypeError: an argument of the wrong kind.
     """
     sizes = checks.check_sizes(sizes)
@@ -43,8 +43,8 @@ def make_model(sizes: Any, activation: Any, output_activation: Any, cost: Any) -
             raise TypeError(f"activation must be a name or an Activation, not {sigma!r}.")
         if sigma.coupled:
             raise ValueError(
-                f"{sigma.name} ties the neurons of a layer together: it serves in the output "
-                f"layer{advice(', as {}', 'output_activation', sigma.name)}, and not in a hidden "
+                f"{sigma.name} couples the neurons of a layer: it can be used in the output "
+                f"layer{advice(', as {}', 'output_activation', sigma.name)}, but not in a hidden "
                 "layer."
             )
     cost = checks.check_choice(cost_named(cost), COSTS, "cost")
@@ -67,25 +67,25 @@ def make_model(sizes: Any, activation: Any, output_activation: Any, cost: Any) -
         )
     if fault == "one output":
         raise ValueError(
-            f"{output.name} of one output is always 1: there must be two outputs"
+            f"{output.name} of one output is always 1: there must be at least two outputs"
             f"{advice(', or one with {}', 'cost', 'binary_cross_entropy')}."
         )
     if fault == "weights":
         raise ValueError(
-            f"cost {cost.name!r} has a positive_weight for each of other outputs than the "
-            f"{sizes[-1]} there are: give one for all, or one for each."
+            f"cost {cost.name!r} has a list of positive_weight that does not fit the "
+            f"{sizes[-1]} outputs: give one for all, or one for each."
         )
     return model
 
 
 def _check_names(model: Model) -> None:
-    """Refuse functions that a name does not tell apart."""
+    """Refuse functions that cannot be told apart by name."""
     by_name: dict[tuple[type, str], Any] = {}
     for own in (model.cost, *model.activations):
         if _known_as(own) not in (None, own):
             raise ValueError(
-                f"{own.name!r} is the name of a function of bp_xp, which a saved network would be "
-                "loaded with: give yours another."
+                f"{own.name!r} is the name of a built-in function of bp_xp, which would be used "
+                "when a saved network is loaded: give yours another name."
             )
         kind = Activation if isinstance(own, Activation) else Cost
         if by_name.setdefault((kind, own.name), own) != own:
@@ -99,8 +99,8 @@ def make_initializers(model: Model, initializer: Any) -> list[Initializer]:
     """Return an initializer for each layer; None takes the one that suits its activation.
 
     Raises:
-        ValueError: a name that does not exist, or too many or too few.
-        TypeError: neither a name nor a function.
+        ValueError: a name does not exist, or there are too many or too few.
+        TypeError: a value is neither a name nor a function.
     """
     if initializer is None:
         initializer = [suited_initializer(sigma.name) for sigma in model.activations]
@@ -113,11 +113,11 @@ def make_initializers(model: Model, initializer: Any) -> list[Initializer]:
 
 
 # ---------------------------------------------------------------------------------------------
-# Functions of a user's own
+# Custom functions
 
 
 def _own(model: Model) -> list[OwnFunction]:
-    """Return the functions of a model that are not bp_xp's, each once."""
+    """Return the functions of a model that are not built into bp_xp, each once."""
     found = {
         (isinstance(one, Activation), one.name): one
         for one in (*model.activations, model.cost)
@@ -127,7 +127,7 @@ def _own(model: Model) -> list[OwnFunction]:
 
 
 def _known_as(one: OwnFunction) -> OwnFunction | None:
-    """Return the function of bp_xp that has the name of this one, if there is one."""
+    """Return the built-in function that has the same name as this one, if there is one."""
     if isinstance(one, Activation):
         return ACTIVATIONS.get(one.name)
     known = cost_named(one.name)
@@ -135,10 +135,10 @@ def _known_as(one: OwnFunction) -> OwnFunction | None:
 
 
 def check_own_functions(model: Model, placement: Placement, dtype: str) -> None:
-    """Try activations and costs of a user's own on two samples of three neurons.
+    """Try custom activations and costs on two samples of three neurons.
 
     Raises:
-        ValueError: one returns another shape or dtype than it must.
+        ValueError: a function returns the wrong shape or dtype.
     """
     if not (own := _own(model)):
         return
@@ -156,7 +156,7 @@ def check_own_functions(model: Model, placement: Placement, dtype: str) -> None:
             )
         if array.dtype != placement.dtype(dtype):
             raise ValueError(
-                f"{function} of {name!r} must return an array of the dtype that it is given, "
+                f"{function} of {name!r} must return an array of the dtype of its input, "
                 f"{dtype}, not {array.dtype}."
             )
 
@@ -173,22 +173,22 @@ def check_own_functions(model: Model, placement: Placement, dtype: str) -> None:
 
 
 def _slopes_of(cost: Cost | MatchedCost) -> tuple[str, Callable[..., Array]]:
-    """Return the name of the derivatives of a cost, and what computes them."""
+    """Return the name of the derivatives of a cost, and the function that computes them."""
     if isinstance(cost, MatchedCost):
         return "error", cost.error
     return "gradient", cost.gradient
 
 
-# Where functions are looked at, to tell them from others of their name.
+# The points at which functions are compared, to detect another function with the same name.
 _PROBES = np.array([[-2.5, -0.75, 0.4], [0.1, 1.2, 3.0]])
 _PROBED_TARGETS = np.array([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0]])
 
 
 def own_functions(model: Model, placement: Placement, dtype: str) -> dict[str, Any]:
-    """Return what tells a user's own functions from others of their names: some of their values.
+    """Return some values of each custom function, to detect another one with the same name.
 
     Returns:
-        For each name, the kind and a list of values at fixed places, as JSON can hold them.
+        For each kind and name, a list of values at fixed points, in a form that fits JSON.
     """
     xp = placement.xp
     described = {}
@@ -205,19 +205,19 @@ def own_functions(model: Model, placement: Placement, dtype: str) -> dict[str, A
 
 
 def check_same_functions(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse functions that have the names of those in a file, and other values.
+    """Refuse functions that have the same names as those in a file, but other values.
 
     Raises:
-        ValueError: one differs; the message names it.
+        ValueError: a function differs; the message names it.
     """
     for name, values in now.items():
-        if name not in saved:  # written before such a thing was kept
+        if name not in saved:  # written by a version that did not store these
             continue
         before = np.array([float(value) for value in saved[name]])
         after = np.array([float(value) for value in values])
         if not np.allclose(before, after, rtol=1e-3, atol=1e-5, equal_nan=True):
             raise ValueError(
-                f"the {name} is another function than the one that it was saved with: its values "
+                f"the {name} is not the function that the network was saved with: its values "
                 f"were {before.round(4).tolist()} and are now {after.round(4).tolist()}"
             )
 
@@ -231,10 +231,10 @@ def named_model(
         sizes: neurons of each layer.
         activations: a name for each layer after the inputs.
         cost: its name.
-        own: functions of a user's own.
+        own: custom functions.
 
     Raises:
-        ValueError: a name that neither bp_xp nor the user has.
+        ValueError: a name is neither built in nor among the custom functions.
     """
     own = list(own)
     sigmas = ACTIVATIONS | {one.name: one for one in own if isinstance(one, Activation)}

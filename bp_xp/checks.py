@@ -1,7 +1,8 @@
-"""Names and numbers that people pass: what they must be, and what is said when they are not.
+"""Checks of names and numbers that users pass.
 
-Each function returns its argument in the form that the inside trusts, or raises an error that says
-what was expected, what came, and what to do. Arrays are checked in :mod:`bp_xp.sources.intake`.
+Each function returns its argument in the form that the rest of bp_xp expects, or raises an error
+that says what was expected, what was found, and what to do. Arrays are checked in
+:mod:`bp_xp.sources.intake`.
 """
 
 import difflib
@@ -39,10 +40,10 @@ T = TypeVar("T")
 
 
 def check_choice(value: str | T, choices: Mapping[str, T], what: str) -> T:
-    """Return what a name stands for; an object passes as it is.
+    """Return the object that a name refers to; any other object is returned unchanged.
 
     Raises:
-        ValueError: no such name; the message lists the names and the nearest one.
+        ValueError: there is no such name; the message lists the names and the closest one.
     """
     if not isinstance(value, str):
         return value
@@ -55,13 +56,13 @@ def check_choice(value: str | T, choices: Mapping[str, T], what: str) -> T:
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """Return a question with the names that are nearest to a word; empty where none is near."""
+    """Return a question with the names that are closest to a word; empty if none is close."""
     near = difflib.get_close_matches(word.lower(), list(names), n=2)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def one_for_each(value: Any, n: int, name: str, things: str) -> list[Any]:
-    """Return a list of n values: a list or tuple as it is, anything else n times."""
+    """Return a list of n values: the items of a list or tuple, anything else n times."""
     values = list(value) if isinstance(value, list | tuple) else [value] * n
     if len(values) != n:
         raise ValueError(
@@ -95,7 +96,7 @@ def check_number(
 
 
 def _advice_of(value: Any) -> str:
-    """Return what a value says of itself where it stands for a number, as PerMember does."""
+    """Return a value's own advice for being passed as a number, as PerMember has; else empty."""
     misplaced = getattr(value, "misplaced", None)
     return f" {misplaced}" if isinstance(misplaced, str) else ""
 
@@ -131,14 +132,14 @@ def check_sizes(sizes: Any) -> tuple[int, ...]:
         )
     if len(sizes) < 2:
         raise ValueError(
-            f"{named('sizes')} must hold the inputs and the outputs at least, as in "
+            f"{named('sizes')} must hold at least the inputs and the outputs, as in "
             f"{named('sizes', [784, 10])}, not {list(sizes)}."
         )
     return tuple(check_integer(size, f"sizes[{i}]") for i, size in enumerate(sizes))
 
 
 def check_batch_size(batch_size: Any, n: int) -> int:
-    """Return a batch size of at most n samples; a larger one is cut with a warning."""
+    """Return a batch size of at most n samples; a larger one is reduced with a warning."""
     if batch_size is None:
         return min(32, n)
     size = check_integer(batch_size, "batch_size")
@@ -158,11 +159,11 @@ def check_memory(sizes: Sequence[int]) -> None:
     """
     shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
     counts = [n_out * (n_in + 1) for n_out, n_in in shapes]
-    # All layers, and beside them what is drawn and scaled for the largest.
+    # All layers, plus the values that are drawn and scaled for the largest.
     wanted = 8 * sum(counts) + 16 * max(counts)
     try:
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not every system tells
+    except (AttributeError, ValueError, OSError):  # not every system reports it
         return
     if wanted > available:
         n_out, n_in = max(shapes, key=lambda shape: shape[0] * shape[1])
@@ -174,7 +175,7 @@ def check_memory(sizes: Sequence[int]) -> None:
 
 
 def warn(message: str) -> None:
-    """Warn, with the line outside of bp_xp that led here as the place."""
+    """Warn, with the line outside of bp_xp that led here as the location."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "bp_xp":
         level, frame = level + 1, frame.f_back

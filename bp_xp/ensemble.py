@@ -1,4 +1,4 @@
-"""Ensembles: many networks of one shape, trained as one."""
+"""Ensembles: many networks of the same shape, trained as one stack."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -45,7 +45,7 @@ __all__ = ["Ensemble", "MemberTerms"]
 
 
 class MemberTerms(TypedDict, total=False):
-    """The fields of :class:`~bp_xp.Regularization`, each for all members or one for each."""
+    """The fields of :class:`~bp_xp.Regularization`: one value for all members, or one for each."""
 
     l1: float | Sequence[float] | PerMember
     l2: float | Sequence[float] | PerMember
@@ -56,28 +56,29 @@ class MemberTerms(TypedDict, total=False):
 
 
 class Ensemble(Members):
-    """Many networks of one shape, trained as one stack: one product a layer and pass for all.
+    """Many networks of the same shape, trained as one stack.
 
-    Each member is what it is alone: ``Network(sizes, seed=ensemble[k].seed)`` with the same
-    settings begins with the same parameters, and trained by itself takes the same samples in the
-    same order with the same masks of dropout.
+    One matrix product per layer and pass serves all members. Each member is the same network that
+    it would be alone: ``Network(sizes, seed=ensemble[k].seed)`` with the same settings starts with
+    the same parameters, and when trained alone takes the same samples in the same order with the
+    same dropout masks.
 
     Args:
         sizes: neurons of each layer, inputs first: ``[784, 30, 10]``.
         members: how many networks there are.
-        activation: as for :class:`~bp_xp.Network`, like all that follow.
-        output_activation: likewise.
-        cost: likewise.
-        initializer: likewise.
-        device: likewise.
-        backend: likewise.
-        engine: likewise.
-        dtype: likewise.
+        activation: as in :class:`~bp_xp.Network`.
+        output_activation: as in :class:`~bp_xp.Network`.
+        cost: as in :class:`~bp_xp.Network`.
+        initializer: as in :class:`~bp_xp.Network`.
+        device: as in :class:`~bp_xp.Network`.
+        backend: as in :class:`~bp_xp.Network`.
+        engine: as in :class:`~bp_xp.Network`.
+        dtype: as in :class:`~bp_xp.Network`.
         seed: seed of the ensemble; member k has the seed ``member_seed(seed, k)``. None draws one.
 
     Attributes:
-        seed: the seed.
-        seeds: those of the members.
+        seed: the seed of the ensemble.
+        seeds: the seeds of the members.
         model: what each network computes, without its parameters.
 
     Raises:
@@ -137,31 +138,31 @@ class Ensemble(Members):
 
     @classmethod
     def from_networks(cls, networks: Iterable[Network], *, seed: int | None = None) -> "Ensemble":
-        """Make an ensemble of networks that there are; they stay as they are.
+        """Make an ensemble of existing networks, which do not change.
 
         Args:
-            networks: one or more of one shape, with the same activations, cost, dtype and place.
-                Each goes on with its own seed and its own data order; an optimizer that is warm
-                in a network starts at rest in the ensemble.
+            networks: one or more networks of the same shape, with the same activations, cost,
+                dtype, library and device. Each keeps its own seed and continues its own data order.
+                The state of an optimizer is not kept: it starts at rest in the ensemble.
             seed: seed of what the members share, such as the order of ``shared_order=True``.
 
         Raises:
-            ValueError: they differ, or there is none.
-            TypeError: something is no network.
+            ValueError: the networks differ, or there are none.
+            TypeError: an item is not a network.
         """
         several = list(networks)
         if not several:
-            raise ValueError("from_networks needs one network at least.")
+            raise ValueError("from_networks needs at least one network.")
         for k, one in enumerate(several):
             if not isinstance(one, Network):
-                raise TypeError(f"networks must be bp_xp.Network, and number {k} is {one!r}.")
+                raise TypeError(f"networks must be bp_xp.Network, but number {k} is {one!r}.")
         first = several[0]
         for k, one in enumerate(several):
             for name in ("model", "dtype", "placement"):
                 if getattr(one, name) != getattr(first, name):
                     raise ValueError(
-                        f"the networks of an ensemble have one shape and place: network {k} has "
-                        f"another {name} than network 0, {one!r} and {first!r}."
+                        f"the networks of an ensemble must have the same {name}, but those of "
+                        f"network {k} and network 0 differ: {one!r} and {first!r}."
                     )
         ensemble = cls.__new__(cls)
         ensemble._settle_members(
@@ -184,22 +185,23 @@ class Ensemble(Members):
     @overload
     def __getitem__(self, member: slice | Sequence[int]) -> "Ensemble": ...
     def __getitem__(self, member: Any) -> Any:
-        """Return a member as a network by itself, or several as an ensemble of their own.
+        """Return a copy of one member as a network, or of several members as a new ensemble.
 
-        What is done to them leaves this ensemble as it is. Several, as in ``ensemble[[0, 3]]``,
-        ``ensemble[::2]`` or by a mask of all members, go on with ``warm_start`` where all did.
+        Changes to a copy leave this ensemble unchanged. Select several members with
+        ``ensemble[[0, 3]]``, ``ensemble[::2]`` or a mask of all members; with ``warm_start`` they
+        continue where this ensemble stopped.
 
         Raises:
             IndexError: there is no such member.
-            TypeError: something that names no member.
-            ValueError: no member is asked for.
+            TypeError: the index does not select members.
+            ValueError: no member is selected.
         """
         numbers = np.arange(len(self))
         chosen = member if isinstance(member, slice) else np.asarray(member)
         if isinstance(chosen, np.ndarray) and chosen.dtype.kind not in "iu" and chosen.size:
             if chosen.dtype != bool or chosen.shape != numbers.shape:
                 raise TypeError(
-                    f"a member is named by its number, several by a list, a slice, or a mask of "
+                    f"a member is selected by its number, several by a list, a slice, or a mask of "
                     f"the {len(self)} members, not {member!r}."
                 )
         elif isinstance(chosen, np.ndarray):
@@ -243,7 +245,7 @@ class Ensemble(Members):
 
         Args:
             x: inputs, shape (N, I): host values, or an array on the device.
-            batch_size: samples taken through a network at once.
+            batch_size: the number of samples passed through a network at a time.
 
         Returns:
             aᴸ of each member, shape (members, N, O), on the ensemble's device.
@@ -253,14 +255,14 @@ class Ensemble(Members):
         """
         size = checks.check_integer(batch_size, "batch_size")
         here = self._placement
-        with here.active(advice("Take a smaller {}.", "batch_size")):
+        with here.active(advice("Use a smaller {}.", "batch_size")):
             x = intake.check_inputs(
                 x, "x", placement=here, dtype=self._dtype, columns=self.sizes[0]
             )
             return self._outputs_for(x, size)
 
     def _outputs_for(self, x: Any, size: int) -> Array:
-        """Return the outputs of each member for inputs that are checked."""
+        """Return the outputs of each member for inputs that have been checked."""
         here = self._placement
         each = [
             evaluation.feed(
@@ -275,7 +277,7 @@ class Ensemble(Members):
         return self.xp.stack(each)
 
     def _member_for(self, x: Any, member: int) -> list[Layer]:
-        """Return the parameters of a member, in the order that products with inputs x read best."""
+        """Return the parameters of a member, in the memory order that suits products with x."""
         return self._placement.library.laid_out(row_of(self._layers, member), x)
 
     def feedforward(self, x: Any, *, batch_size: int = 4096) -> Array:
@@ -287,16 +289,16 @@ class Ensemble(Members):
         return self._read(x, batch_size, spread_of)
 
     def predict_proba(self, x: Any, *, batch_size: int = 4096) -> Array:
-        """Return the probability of each class, the mean of what the members say, shape (N, K).
+        """Return the probability of each class, the mean over the members, shape (N, K).
 
         Raises:
-            ValueError: the outputs are no probabilities; or as for :meth:`outputs`.
+            ValueError: the outputs are not probabilities; or as for :meth:`outputs`.
         """
         self._check_classifies()
         return classes.probabilities(self.feedforward(x, batch_size=batch_size), xp=self.xp)
 
     def predict(self, x: Any, *, batch_size: int = 4096) -> Array:
-        """Return the class of each sample by the mean of the outputs; without classes, the mean.
+        """Return the class of each sample by the mean output, or the mean if there are no classes.
 
         Returns:
             As for :meth:`bp_xp.Network.predict`.
@@ -305,18 +307,18 @@ class Ensemble(Members):
         return classes.labels(mean, xp=self.xp) if self.classifies else mean
 
     def uncertainty(self, x: Any, *, batch_size: int = 4096) -> Uncertainty:
-        """Return how uncertain the ensemble is of each sample, and what its members disagree on.
+        """Return how uncertain the ensemble is of each sample, and how much its members disagree.
 
         Args:
             x: inputs, shape (N, I).
-            batch_size: samples taken through a network at once.
+            batch_size: the number of samples passed through a network at a time.
 
         Returns:
-            Predictive entropy and mutual information, shape (N,) each, in nats. Sigmoid outputs of
-            several classes are a yes or no each, and theirs are added up.
+            Predictive entropy and mutual information, shape (N,) each, in nats. Several sigmoid
+            outputs are separate yes-or-no questions, and their values are summed.
 
         Raises:
-            ValueError: the outputs are no probabilities; or as for :meth:`outputs`.
+            ValueError: the outputs are not probabilities; or as for :meth:`outputs`.
         """
         self._check_classifies()
         exclusive = self.model.activations[-1].coupled or self.sizes[-1] == 1
@@ -325,7 +327,7 @@ class Ensemble(Members):
         )
 
     def _read(self, x: Any, batch_size: int, read: Any) -> Any:
-        """Return what is read off the outputs of all members."""
+        """Return the result of ``read`` for the outputs of all members."""
         outputs = self.outputs(x, batch_size=batch_size)
         with self._placement.active():
             return read(outputs, xp=self.xp)
@@ -333,7 +335,7 @@ class Ensemble(Members):
     def _check_classifies(self) -> None:
         if not self.classifies:
             raise ValueError(
-                f"the outputs of these networks ({self.model.activations[-1].name}) are no "
+                f"the outputs of these networks ({self.model.activations[-1].name}) are not "
                 "probabilities: use feedforward and std, or make the ensemble with "
                 "output_activation='softmax'."
             )
@@ -357,12 +359,12 @@ class Ensemble(Members):
         Returns:
             ``{"cost": ..., "accuracy": ..., "expected_calibration_error": ..., "members": {"cost":
             (members,), "accuracy": (members,)}, ...}``. The calibration error is over 15 bins of
-            equal width. It and the accuracy are left out where the targets are no classes; the
-            cost, where a matched cost of a user's own can't be told from outputs.
+            equal width. It and the accuracy are omitted if the targets are not classes. The cost is
+            omitted if a custom matched cost cannot be computed from outputs.
 
         Raises:
-            ValueError: shapes do not fit, a label is not a class, a value is not finite.
-            TypeError: an array of another library.
+            ValueError: shapes do not fit, a label is not a class, or a value is not finite.
+            TypeError: an array belongs to another library.
 
         References:
             Guo, Pleiss, Sun and Weinberger, *On calibration of modern neural networks*, ICML 2017.
@@ -418,56 +420,61 @@ class Ensemble(Members):
     ) -> History:
         """Train all members on mini-batches, as one stack.
 
-        Where :class:`~bp_xp.PerMember` is named, it gives each member a value of its own, as in
-        ``optimizer=PerMember([SGD(0.5), SGD(0.1)])`` or ``l2=PerMember([0.0, 1e-4])``: value k is
-        what :meth:`bp_xp.Network.fit` would take of member k. A list still means layers.
+        An argument that accepts :class:`~bp_xp.PerMember` can have a different value for each
+        member, as in ``optimizer=PerMember([SGD(0.5), SGD(0.1)])`` or
+        ``l2=PerMember([0.0, 1e-4])``: value k is what :meth:`bp_xp.Network.fit` would take for
+        member k. A list still has one value for each layer.
 
         Args:
-            x: inputs, shape (N, I), moved once for all members; a sparse matrix batch by batch.
+            x: inputs, shape (N, I), moved once for all members; a sparse matrix is moved batch by
+                batch.
             y: labels, shape (N,), or targets, shape (N, O).
-            sample_weight: how much each sample counts, shape (N,); of each member its own, shape
-                (members, N), or PerMember.
-            class_weight: as for :meth:`bp_xp.Network.fit`, like all that is not said otherwise.
-            epochs: likewise.
-            batch_size: samples in a mini-batch of each member.
-            shuffle: whether each epoch has a new order, which each member's generator draws.
+            sample_weight: how much each sample counts, shape (N,); for different weights in each
+                member, shape (members, N) or PerMember.
+            class_weight: as for :meth:`bp_xp.Network.fit`.
+            epochs: as for :meth:`bp_xp.Network.fit`.
+            batch_size: the number of samples in a mini-batch of each member.
+            shuffle: whether each epoch has a new order, drawn from each member's generator.
             shared_order: whether all members take the same mini-batches, drawn from the ensemble's
-                generator, so that each is gathered once. Members alone have other orders then.
-            rows: the numbers of the rows of x and y that a member learns, or a mask of them, for
-                all or PerMember, such as the training part of a fold; each learns equally many.
-                ``"bootstrap"`` lets each member's generator draw N of them with replacement, before
-                anything else. None is all.
-            optimizer: for all, or PerMember; all take one kind of step, with other numbers.
-            regularization: for all, or PerMember; or its fields by name.
-            trainable: likewise for all members.
+                generator, so that each is gathered once. The orders then differ from those of
+                members trained alone.
+            rows: the numbers of the rows of x and y that a member learns from, or a mask of them,
+                such as the training part of a fold: one for all, or PerMember. All members must
+                have the same number of rows. With ``"bootstrap"``, each member's generator draws N
+                rows with replacement before it draws anything else. None takes all rows.
+            optimizer: one for all members, or PerMember. All must take the same kind of step; only
+                their numbers may differ.
+            regularization: one for all members, or PerMember; or pass its fields by name.
+            trainable: as for :meth:`bp_xp.Network.fit`, for all members.
             validation_data: (x, y) or (x, y, sample weights); or a share to hold out, which each
-                member draws for itself (the ensemble for all, with ``shared_order``).
-            validation_rows: in its place, the rows of x and y that a member is judged by, for all
-                or PerMember, such as the other part of a fold.
-            metrics: as for a network.
-            early_stopping: for all, or PerMember. A member whose value has stopped improving gets
-                its best parameters, and leaves the stack; the others go on.
-            callbacks: objects or functions of (ensemble, history), told as for a network.
-            checkpoint: as for a network; one file has the run of all.
-            warm_start: as for a network; but a run that is resumed from its checkpoint goes on from
-                there, and the next call from its end. Each member must have been in the stack at
-                the end of the last call; who was not is left out by ``ensemble[[0, 2]]``. An
-                optimizer is in no file but a checkpoint, and belongs to one stack: after
-                :meth:`load` and :meth:`from_networks` it starts at rest.
-            progress: as for a network; what is shown is the mean over members.
-            distributed: processes that the members are dealt out to: ``"mpi"``, ``"torch"``, a
+                member draws for itself (with ``shared_order``, the ensemble draws one for all).
+            validation_rows: instead of ``validation_data``, the rows of x and y to evaluate a
+                member on, such as the other part of a fold: one for all, or PerMember.
+            metrics: as for :meth:`bp_xp.Network.fit`.
+            early_stopping: one for all members, or PerMember. A member whose monitored value has
+                stopped improving gets its best parameters and leaves the stack; the others
+                continue.
+            callbacks: objects, or functions of (ensemble, history), called as for a network.
+            checkpoint: as for a network; one file holds the run of all members.
+            warm_start: as for a network, except that a run resumed from its checkpoint continues
+                from there, and the next call continues from its end. Each member must have been in
+                the stack at the end of the last call; drop the others with ``ensemble[[0, 2]]``.
+                Only a checkpoint stores the state of an optimizer, and the state belongs to one
+                stack: after :meth:`load` and :meth:`from_networks` the optimizer starts at rest.
+            progress: as for a network; the values shown are means over members.
+            distributed: the processes to divide the members among: ``"mpi"``, ``"torch"``, a
                 communicator or ``"auto"``; not with a checkpoint. See docs/distributed.md.
             terms: fields of :class:`~bp_xp.Regularization` by name, for all or PerMember.
 
         Returns:
             A history of means over the members in each epoch, whose ``members[k]`` is the history
-            of member k as it would be alone. A member that diverged keeps its parameters of the
+            that member k would have alone. A member that diverges keeps its parameters from the
             epoch before, leaves the stack, and has ``stopped == "divergence"``.
 
         Raises:
             ValueError, TypeError, OutOfMemoryError, OSError, CheckpointError: as for a network; or
-                values PerMember are too many or too few, or the optimizers take different kinds of
-                step.
+                a PerMember has too many or too few values, or the optimizers take different kinds
+                of step.
             DivergenceError: every member diverged.
         """
         return stack_fitting.fit(
@@ -497,20 +504,20 @@ class Ensemble(Members):
         )
 
     def partial_fit(self, x: Any, y: Any, **options: Any) -> EpochRecord:
-        """Train all members on some samples more, as :meth:`bp_xp.Network.partial_fit` trains one.
+        """Train all members on more samples, as :meth:`bp_xp.Network.partial_fit` trains one.
 
         Args:
             x: inputs, shape (N, I).
             y: labels, shape (N,), or targets, shape (N, O).
-            options: those of :meth:`fit`, but for ``epochs`` and ``warm_start``; the optimizers and
-                dropout must be the same at each call.
+            options: those of :meth:`fit` except ``epochs`` and ``warm_start``; the optimizers and
+                dropout must be the same in each call.
 
         Returns:
             The record of the pass, the mean over the members.
 
         Raises:
-            ValueError, TypeError, OutOfMemoryError: as for :meth:`fit`; or a member diverged in a
-                call before, and is still there: ``ensemble[[0, 2]]`` goes on with the others.
+            ValueError, TypeError, OutOfMemoryError: as for :meth:`fit`; or a member diverged in an
+                earlier call and has not been dropped: continue with ``ensemble[[0, 2]]``.
             DivergenceError: every member diverged.
         """
         quiet: dict[str, Any] = {"progress": False} | options
@@ -536,14 +543,14 @@ class Ensemble(Members):
         """Write all members to one safetensors file, which any backend can load.
 
         Args:
-            path: the file, which ends in .safetensors or in nothing; an older one is replaced.
+            path: the file, with the extension .safetensors or none; an older file is replaced.
 
         Returns:
             The path.
 
         Raises:
-            ValueError: the name promises another format.
-            OSError: it could not be written; an older file is left as it was.
+            ValueError: the extension belongs to another format.
+            OSError: the file could not be written; an older file is unchanged.
         """
         return ensemble_file.write(path, EnsembleFile(self.describe()))
 
@@ -558,19 +565,19 @@ class Ensemble(Members):
         engine: str = "auto",
         custom: Iterable[Activation | Cost | MatchedCost] = (),
     ) -> "Ensemble":
-        """Read an ensemble that :meth:`save` or a checkpoint wrote; its optimizers are at rest.
+        """Read an ensemble that :meth:`save` or a checkpoint wrote; its optimizers start at rest.
 
         Args:
             path: the file.
-            device: where it shall live; as for :class:`Ensemble`.
-            backend: likewise.
-            engine: likewise.
+            device: where to put the ensemble, as in :class:`Ensemble`.
+            backend: as in :class:`Ensemble`.
+            engine: as in :class:`Ensemble`.
             custom: as for :meth:`bp_xp.Network.load`.
 
         Raises:
             FileNotFoundError: there is no such file.
-            CheckpointError: it is damaged, or is no ensemble, or a function of ``custom`` is
-                another than the one of that name then.
+            CheckpointError: the file is damaged, or does not hold an ensemble, or a function in
+                ``custom`` differs from the one of that name when the file was saved.
             DeviceError: the device does not work on this machine.
         """
         saved, placement = ensemble_file.read(path).network, place(device, backend, engine)

@@ -1,7 +1,7 @@
-"""The exceptions of bp_xp, each a subclass of the built-in that fits.
+"""The exceptions of bp_xp, each a subclass of the built-in exception that fits.
 
-Wherever a built-in says it all (``ValueError`` for a wrong shape, ``ImportError`` for a missing
-library), the built-in is raised.
+If a built-in exception is specific enough (``ValueError`` for a wrong shape, ``ImportError`` for a
+missing library), it is raised instead.
 """
 
 __all__ = [
@@ -15,23 +15,23 @@ __all__ = [
 
 
 class DeviceError(RuntimeError):
-    """A device that was asked for does not work here; the message says why and what helps."""
+    """A requested device does not work here; the message says why and what to do."""
 
 
 class OutOfMemoryError(MemoryError):
-    """A device has too little memory left; the message says how much was asked for."""
+    """A device has too little free memory; the message says how much was requested."""
 
 
 class DataFormatError(ValueError):
-    """A data file is damaged, or is not of the format that was expected."""
+    """A data file is damaged, or is not in the expected format."""
 
 
 class DownloadError(OSError):
-    """A data set could not be downloaded; the message says where to put it by hand."""
+    """A data set could not be downloaded; the message says where to put the files manually."""
 
 
 class CheckpointError(ValueError):
-    """A file of saved parameters is damaged, or does not hold what it should."""
+    """A file of saved parameters is damaged, or lacks something that it should contain."""
 
 
 class DivergenceError(FloatingPointError):

@@ -1,9 +1,9 @@
-"""Look into a network: each quantity of backpropagation, in each layer, by its name in the chapter.
+"""Inspect a network: each quantity of backpropagation in each layer, by its name in the chapter.
 
-- :func:`trace` runs samples forward and back once, and keeps everything on the way: z, a, σ′(z), δ
-  and the derivatives.
-- :class:`GradientFlow` watches over a run how fast each layer learns, and why one learns slowly.
-- :func:`sensitivity` nudges one neuron, and holds what the cost does against δ Δz.
+- :func:`trace` runs samples forward and back once, and keeps every intermediate quantity: z, a,
+  σ′(z), δ and the derivatives.
+- :class:`GradientFlow` records during a run how fast each layer learns, and why one learns slowly.
+- :func:`sensitivity` nudges one neuron, and compares the change of the cost with δ Δz.
 
 Layers are counted from 1, as in the chapter; the inputs are layer 0.
 """
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 SATURATED_BELOW = 0.05
-"""A neuron is saturated where |σ′(z)| is below this share of the greatest that σ′ has."""
+"""A neuron is saturated if |σ′(z)| is below this share of the largest value of |σ′|."""
 
 
 # ---------------------------------------------------------------------------------------------
@@ -53,8 +53,8 @@ class LayerTrace(NamedTuple):
         b: bˡ, shape (O,).
         z: zˡ = aˡ⁻¹ (Wˡ)ᵀ + bˡ, shape (N, O).
         a: aˡ = σ(zˡ), shape (N, O).
-        sigma_prime_z: σ′(zˡ), shape (N, O); the Jacobian ∂aₖ/∂zⱼ, shape (N, O, O), where the
-            neurons are coupled, as in softmax: a table shows its diagonal.
+        sigma_prime_z: σ′(zˡ), shape (N, O); if the neurons are coupled, as in softmax, the Jacobian
+            ∂aₖ/∂zⱼ, shape (N, O, O), of which a table shows the diagonal.
         delta: δˡ = ∂C/∂zˡ of the mean cost, shape (N, O).
         nabla_W: ∂C/∂Wˡ, shape (O, I).
         nabla_b: ∂C/∂bˡ, shape (O,).
@@ -72,18 +72,18 @@ class LayerTrace(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BackpropTrace:
-    """What backpropagation finds on its way; printing it shows a table.
+    """Every intermediate quantity of backpropagation; printing it shows a table.
 
-    All arrays live on the network's device. Printing, and only that, brings them to the host.
+    All arrays are on the network's device. Only printing copies them to the host.
 
     Attributes:
         model: what the network computes.
         x: the inputs, a⁰, shape (N, I).
         y: the targets, shape (N, O).
-        cost: C, the mean cost, an array without dimensions.
-        nabla_a: ∇ₐC of the mean cost, shape (N, O); None where the cost is matched to the output
-            activation, and gives δᴸ at once.
-        layers: what is found in each layer; the first is layer 1.
+        cost: C, the mean cost, shape ().
+        nabla_a: ∇ₐC of the mean cost, shape (N, O); None if the cost is matched to the output
+            activation, and gives δᴸ directly.
+        layers: the quantities of each layer; the first is layer 1.
     """
 
     model: Model
@@ -115,10 +115,10 @@ class BackpropTrace:
     __repr__ = __str__
 
     def equations(self) -> str:
-        """Return the four equations as text: each quantity over its shape and its norm ‖·‖."""
+        """Return the four equations as text: each quantity above its shape and its norm ‖·‖."""
         lines = [
-            f"The four equations for the mean cost of {_count(self.x)}, one a row. Below each",
-            "quantity stand its shape and its norm, the root of the sum of its squares.",
+            f"The four equations for the mean cost of {_count(self.x)}, one per row. Below each",
+            "quantity are its shape and its norm, the root of the sum of its squares.",
             "",
             *self._output_equation(),
             "",
@@ -144,7 +144,7 @@ class BackpropTrace:
         return "\n".join(lines)
 
     def _output_equation(self) -> list[str]:
-        """Return BP1, as this cost and this output activation have it."""
+        """Return BP1 in its form for this cost and this output activation."""
         last, top, cost = self.layers[-1], _up(len(self.layers)), self.model.cost.name
         activation = self.model.activations[-1]
         error, slope = (f"δ{top}", last.delta), (f"σ′(z{top})", last.sigma_prime_z)
@@ -164,13 +164,13 @@ class BackpropTrace:
 def trace(
     model: Model, layers: Sequence[Layer], x: Array, y: Array, *, xp: Namespace
 ) -> BackpropTrace:
-    """Run samples forward and back, and keep everything on the way.
+    """Run samples forward and back, and keep every intermediate quantity.
 
     The arguments are trusted: :meth:`bp_xp.Network.trace` checks them.
 
     Args:
         model: what the network computes.
-        layers: its parameters, inputs' side first.
+        layers: its parameters, first layer first.
         x: inputs, shape (N, I).
         y: targets, shape (N, O).
         xp: their namespace.
@@ -202,18 +202,18 @@ def trace(
 
 
 class FlowRecord(NamedTuple):
-    """How the layers learn at one moment of a run; what is a tuple has one number a layer.
+    """How the layers learn at one moment of a run; each tuple has one number per layer.
 
     Attributes:
-        step: steps taken in the run.
-        epoch: the epoch under way, or just over.
+        step: the number of steps taken in the run.
+        epoch: the current epoch, or the one that has just ended.
         gradient_norms: ‖(∂C/∂W, ∂C/∂b)‖, the length of the layer's part of the gradient.
-        update_ratios: ‖W − W′‖ / ‖W′‖, where W′ are the weights at the record before, or at the
-            start of the run: how far the weights have moved since then, against their size.
-        saturated: the share of the layer's neurons and samples where |σ′(z)| is below
-            :data:`SATURATED_BELOW` of the greatest that σ′ has.
+        update_ratios: ‖W − W′‖ / ‖W′‖, where W′ are the weights at the previous record, or at the
+            start of the run: how far the weights have moved since then, relative to their size.
+        saturated: the share of the layer's neurons and samples for which |σ′(z)| is below
+            :data:`SATURATED_BELOW` times the largest value of |σ′|.
         dead: the share of the layer's neurons that are saturated for every sample.
-        speeds: ‖∂C/∂b‖ = ‖Σₙ δₙ‖, which Nielsen takes as the speed at which a layer learns.
+        speeds: ‖∂C/∂b‖ = ‖Σₙ δₙ‖, which Nielsen uses as the speed at which a layer learns.
     """
 
     step: int
@@ -228,26 +228,26 @@ class FlowRecord(NamedTuple):
 class GradientFlow(Callback):
     """Records how fast each layer learns, and why one learns slowly.
 
-    A weight's derivative is δ aᵢₙ: it learns slowly where the input of its neuron is small, or
-    where the neuron is saturated, since σ′(z) is a factor of δ. After each epoch some samples,
-    always the same, run forward and back; the norms and shares that are recorded are computed on
-    the device, and stay there until :attr:`records` is read. The run does not change.
+    A weight's derivative is δ aᵢₙ: the weight learns slowly if its input is small, or if its neuron
+    is saturated, since σ′(z) is a factor of δ. After each epoch, the same samples run forward and
+    back. The recorded norms and shares are computed on the device, and stay there until
+    :attr:`records` is read. The run does not change.
 
     The gradient is that of the mean cost over these samples, with all neurons (no dropout) and
-    without penalties. Saturated outputs learn slowly by the quadratic cost only: a cross-entropy
-    cancels their σ′(z), and they become saturated as the network grows sure.
+    without penalties. Saturated outputs learn slowly only with the quadratic cost: a cross-entropy
+    cancels their σ′(z), and its outputs become saturated as the network becomes confident.
 
     Args:
-        x: inputs, shape (N, I); some hundreds of the training data will do.
+        x: inputs, shape (N, I); a few hundred samples of the training data are enough.
         y: labels, shape (N,), or targets, shape (N, O).
-        every: a record also after each so many steps; 0 for none.
+        every: also take a record every this many steps; 0 for none.
 
     Attributes:
-        every: likewise.
+        every: the argument of the same name.
 
     Raises:
-        ValueError: ``every`` is negative; when the run starts, x and y do not fit the network.
-        TypeError: ``every`` is no integer.
+        ValueError: ``every`` is negative; or, when the run starts, x and y do not fit the network.
+        TypeError: ``every`` is not an integer.
 
     References:
         Nielsen, ch. 2, 'The four fundamental equations behind backpropagation'; ch. 5, 'What's
@@ -276,9 +276,9 @@ class GradientFlow(Callback):
 
     @property
     def records(self) -> tuple[FlowRecord, ...]:
-        """The records of the last run (of ``fit`` or ``partial_fit``), fetched all at once.
+        """The records of the last run (of ``fit`` or ``partial_fit``), fetched together.
 
-        A run begins with none: what was read before stays what it is.
+        A new run starts with none; a tuple that was read before does not change.
         """
         if self._waiting:
             steps, epochs, measured = zip(*self._waiting, strict=True)
@@ -293,11 +293,11 @@ class GradientFlow(Callback):
     def on_train_start(self, network: Any, history: History) -> None:
         """Check the samples and move them to the network's device; forget the run before."""
         if not hasattr(network, "trace"):
-            raise TypeError(f"a GradientFlow looks into one network, not into {network!r}.")
+            raise TypeError(f"a GradientFlow records a single network, not {network!r}.")
         try:
             checked = network.trace(*self._samples)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"the samples given to GradientFlow do not serve: {error}") from error
+            raise type(error)(f"the samples of GradientFlow cannot be used: {error}") from error
         self._data = checked.x, checked.y
         self._greatest = [_greatest_slope(sigma, network) for sigma in network.model.activations]
         self._before, self._step = network.layers, 0
@@ -313,14 +313,14 @@ class GradientFlow(Callback):
             self._take(network, history.steps, history[-1].epoch)
 
     def on_train_end(self, network: Any, history: History) -> None:
-        """Let go of what is on the device, but for the records that nobody has read."""
+        """Release all arrays on the device except the records that have not been read."""
         self._data = self._before = self._greatest = ()
 
     def _take(self, network: Any, step: int, epoch: int) -> None:
         layers = network.layers
         engine = network.placement.engine
         measure = engine.compile(_measure, network.model, network.xp)
-        # A run that overflows ends in a DivergenceError, which says more than a warning.
+        # A run that overflows ends in a DivergenceError, which is clearer than a warning.
         with np.errstate(over="ignore", invalid="ignore"):
             values = measure(layers, self._before, self._greatest, *self._data)
         self._waiting.append((step, epoch, values))
@@ -359,7 +359,7 @@ def _measure(
     x: Array,
     y: Array,
 ) -> Array:
-    """Return six numbers a layer, shape (L, 6): what a FlowRecord is made of."""
+    """Return six numbers per layer, shape (L, 6), from which a FlowRecord is made."""
     rows = []
     found = trace(model, layers, x, y, xp=xp).layers
     for layer, (old, _), slope in zip(found, before, greatest, strict=True):
@@ -379,18 +379,18 @@ def _measure(
 
 
 def _record(step: int, epoch: int, values: np.ndarray) -> FlowRecord:
-    """Return a record of what :func:`_measure` found."""
+    """Return the record of the numbers that :func:`_measure` returned."""
     gradients, moved, size, saturated, dead, speeds = values.T.tolist()
-    # Weights that start at 0 have moved infinitely far, or not at all.
+    # For weights that start at 0, the ratio is infinite, or 0 if they have not moved.
     ratios = [m / s if s else (math.inf if m else 0.0) for m, s in zip(moved, size, strict=True)]
     return FlowRecord(step, epoch, *map(tuple, (gradients, ratios, saturated, dead, speeds)))
 
 
 def _length(values: Array, *, xp: Namespace) -> Array:
-    """Return ‖v‖ of all numbers of an array, as an array without dimensions.
+    """Return ‖v‖ of all numbers of an array, shape ().
 
-    Divided by the largest, squares can't vanish: in float32 they would below 1e-23, which a
-    gradient falls to behind some dozens of layers.
+    The numbers are divided by the largest so that their squares cannot underflow: in float32 they
+    would below 1e-23, which gradients reach in networks of some dozens of layers.
     """
     largest = xp.maximum(xp.max(xp.abs(values)), 1e-30)
     scaled = values / largest
@@ -398,9 +398,9 @@ def _length(values: Array, *, xp: Namespace) -> Array:
 
 
 def _greatest_slope(activation: Activation, network: Any) -> Array:
-    """Return the greatest |σ′(z)| for −10 ≤ z ≤ 10, as an array without dimensions.
+    """Return the largest |σ′(z)| for −10 ≤ z ≤ 10, shape ().
 
-    The slopes of a coupled σ are those of one neuron beside another of z = 0.
+    The slopes of a coupled σ are those of one neuron next to another with z = 0.
     """
     xp = network.xp
     z = network.asarray([[step / 100, 0.0] for step in range(-1000, 1001)])
@@ -409,7 +409,7 @@ def _greatest_slope(activation: Activation, network: Any) -> Array:
 
 
 def _own_slopes(sigma_prime_z: Array, *, xp: Namespace) -> Array:
-    """Return ∂aₖ/∂zₖ, shape (N, O): σ′(z), or of a Jacobian the diagonal."""
+    """Return ∂aₖ/∂zₖ, shape (N, O): σ′(z), or the diagonal of a Jacobian."""
     if sigma_prime_z.ndim == 2:
         return sigma_prime_z
     return xp.sum(xp.triu(xp.tril(sigma_prime_z)), axis=-1)
@@ -440,23 +440,23 @@ class Sensitivity(NamedTuple):
 def sensitivity(
     network: Any, x: Any, y: Any, layer: int, unit: int, nudge: float = 0.01
 ) -> Sensitivity:
-    """Add a little to the weighted input of one neuron, and see what the cost does.
+    """Add a little to the weighted input of one neuron, and measure how the cost changes.
 
     ΔC ≈ ∂C/∂zˡⱼ Δz = δˡⱼ Δz
 
     Args:
         network: a :class:`~bp_xp.Network`.
-        x: inputs, shape (N, I); of one sample, (1, I). Of more samples C is the mean cost, each of
-            them gets the same Δz, and δˡⱼ is the sum over the samples, Σₙ δˡₙⱼ.
+        x: inputs, shape (N, I); for a single sample, (1, I). For several samples C is the mean
+            cost, each sample gets the same Δz, and δˡⱼ is the sum over the samples, Σₙ δˡₙⱼ.
         y: labels, shape (N,), or targets, shape (N, O).
         layer: l, from 1; the last is the output layer.
         unit: j, from 0: the neuron's row of Wˡ.
-        nudge: Δz. The difference shrinks with it, until rounding outweighs it: in float32 ΔC is
-            known to some 1e-7 of C.
+        nudge: Δz. The difference shrinks with it, until rounding dominates: in float32 ΔC is
+            accurate to some 1e-7 of C.
 
     Raises:
-        ValueError: there is no such layer or neuron; x and y do not fit the network.
-        TypeError: an argument of the wrong kind.
+        ValueError: there is no such layer or neuron, or x and y do not fit the network.
+        TypeError: an argument has the wrong type.
 
     References:
         Nielsen, ch. 2: the demon that sits at a neuron, before the four equations.
@@ -488,7 +488,7 @@ def sensitivity(
     row[j] = size
     with network.placement.active():
         z = at.z + network.asarray(row)
-        if l < depth:  # the layers above are a network of their own, whose inputs are aˡ
+        if l < depth:  # the layers above form a network whose inputs are aˡ
             above = Model(model.sizes[l:], model.activations[l:], model.cost)
             a = model.activations[l - 1].sigma(z, xp=xp)
             z = backprop.forward(above, network.layers[l:], a, xp=xp).zs[-1]
@@ -515,7 +515,7 @@ def _up(number: int) -> str:
 
 
 def _count(x: Array) -> str:
-    """Return how many samples there are."""
+    """Return the number of samples as text."""
     return f"{x.shape[0]} sample{'s' * (x.shape[0] > 1)}"
 
 
@@ -532,7 +532,7 @@ def _norm(array: Array) -> float:
 
 
 def _stacked(*terms: tuple[str, Array] | str) -> list[str]:
-    """Return an equation in three lines: each named array over its shape over its norm."""
+    """Return an equation as three lines: each named array above its shape and its norm."""
     columns = [
         (term, "", "")
         if isinstance(term, str)

@@ -1,6 +1,6 @@
-"""What the members of an ensemble have in common: parameters in one stack, and where each is.
+"""The state that the members of an ensemble share: parameters in one stack, seeds, a device.
 
-:class:`bp_xp.Ensemble` is what is done with them.
+:class:`bp_xp.Ensemble` adds the operations on them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,8 +23,9 @@ __all__ = ["Members", "member_seed"]
 def member_seed(seed: int, member: int) -> int:
     """Return the seed of one member of an ensemble, a whole number below 2⁵³.
 
-    The first 53 bits that ``numpy.random.SeedSequence([seed, member])`` generates: members' streams
-    are independent, and member k of a larger ensemble is that of a smaller one.
+    It is the first 53 bits that ``numpy.random.SeedSequence([seed, member])`` generates. The
+    streams of the members are independent, and member k has the same seed in an ensemble of any
+    size.
 
     Examples:
         >>> member_seed(0, 0) == member_seed(0, 0) != member_seed(0, 1)
@@ -35,7 +36,7 @@ def member_seed(seed: int, member: int) -> int:
 
 
 class Members(Parameters):
-    """The parameters of many networks of one shape, on a device, each W of shape (members, O, I).
+    """The parameters of networks of the same shape on a device; each W has shape (members, O, I).
 
     Attributes:
         seeds: the seed of each member.
@@ -63,9 +64,9 @@ class Members(Parameters):
         return len(self.seeds)
 
     def _take(self, members: Sequence[int]) -> Self:
-        """Return an ensemble of some members."""
+        """Return an ensemble of the given members."""
         if not members:
-            raise ValueError("an ensemble has one member at least, and none was asked for.")
+            raise ValueError("an ensemble has at least one member, and none was asked for.")
         ensemble = type(self).__new__(type(self))
         ensemble._settle_members(
             self.model,
@@ -85,7 +86,7 @@ class Members(Parameters):
         return ensemble
 
     def describe(self, layers: Iterable[Layer] | None = None) -> Any:
-        """Return the ensemble as a file holds it, an ``EnsembleSection`` on the host."""
+        """Return the ensemble in the form that files store, an ``EnsembleSection`` on the host."""
         return EnsembleSection(
             **vars(super().describe(layers)),
             seeds=list(self.seeds),
@@ -93,7 +94,7 @@ class Members(Parameters):
         )
 
     def _go_on_as(self, section: Any) -> None:
-        """Have the seeds, and the states of the generators, of an :class:`EnsembleSection`."""
+        """Take the seeds and the states of the generators from an :class:`EnsembleSection`."""
         self.seed, self.seeds = section.seed, tuple(section.seeds)
         self._generator.bit_generator.state = section.generator
         for generator, state in zip(self._generators, section.generators, strict=True):
@@ -103,7 +104,7 @@ class Members(Parameters):
     def _made_of(
         cls, section: EnsembleSection, model: Model, placement: Placement, dtype: Any
     ) -> Self:
-        """Return an ensemble of what a file holds."""
+        """Return the ensemble that a file holds."""
         ensemble = cls.__new__(cls)
         ensemble._settle_members(
             model,

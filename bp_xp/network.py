@@ -1,4 +1,4 @@
-"""Networks: layers of parameters on a device, and what can be done with them."""
+"""Networks: layers of parameters on a device, and the operations on them."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,30 +49,30 @@ class Network(Parameters):
         sizes: neurons of each layer, inputs first: ``[784, 30, 10]``.
         activation: σ of the hidden layers, as a name or an :class:`~bp_xp.Activation`; or a list
             with one for each hidden layer.
-        output_activation: σ of the output layer; None takes the one that belongs to the cost
+        output_activation: σ of the output layer; None takes the one that goes with the cost
             (sigmoid for ``"quadratic"`` and ``"binary_cross_entropy"``, softmax for
             ``"categorical_cross_entropy"``, identity for ``"huber"``).
         cost: C, as a name (``"huber:delta=2"`` has settings) or a :class:`~bp_xp.Cost`.
         initializer: a name or a function (:data:`bp_xp.INITIALIZERS`), or a list with one for each
-            layer; None takes He for the ReLU family and the book's scaled normal weights elsewhere.
-        device: where the network lives: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``; with a
-            backend, in that library's words. None is the CPU or the backend's default.
-        backend: the array library: None chooses by the device (NumPy, or CuPy for CUDA); else a
-            name or a module. See :func:`bp_xp.backends.place`.
-        engine: how training steps are taken: ``"auto"`` is the library's own way, ``"plain"`` one
-            step after the other; the name of an engine insists on it. All give the same run, within
-            rounding.
+            layer; None takes He for the ReLU family and the book's scaled normal weights otherwise.
+        device: the device of the network: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``; with a
+            backend, a device name of that library. None is the CPU or the backend's default.
+        backend: the array library, as a name or a module; None chooses by the device (NumPy, or
+            CuPy for CUDA). See :func:`bp_xp.backends.place`.
+        engine: how training steps are taken: ``"auto"`` takes the library's own engine, ``"plain"``
+            takes one step after the other, and the name of an engine requires that one. All give
+            the same run, within rounding.
         dtype: ``"float32"`` or ``"float64"``.
         seed: seed of the generator of weights and data order. None draws one from the operating
-            system, which the attribute ``seed`` records.
+            system; the attribute ``seed`` records it.
 
     Attributes:
         seed: the seed.
         model: what the network computes, without its parameters.
 
     Raises:
-        ValueError: a name, size or option that does not exist; the message lists what does.
-        TypeError: an argument of the wrong kind.
+        ValueError: a name, size or option is not valid; the message lists the valid ones.
+        TypeError: an argument has the wrong type.
         DeviceError: the device does not work on this machine.
         ImportError: the backend is not installed.
         MemoryError: the parameters would not fit in this machine's memory.
@@ -126,21 +126,21 @@ class Network(Parameters):
         dtype: Any = "float32",
         seed: int | None = None,
     ) -> "Network":
-        """Make a network of given parameters.
+        """Make a network from given parameters.
 
-        These alone do not tell what the layers do with them: name the activations and the cost, or
-        ask a network that has them for :meth:`with_layers`.
+        The parameters do not determine the activations and the cost: pass these too, or call
+        :meth:`with_layers` of a network that has them.
 
         Args:
             layers: pairs (W, b), or Layers, with W of shape (O, I) and b of shape (O,). They are
                 copied; integers become floats.
-            activation: as for :class:`Network`, like all that follow.
-            output_activation: likewise.
-            cost: likewise.
-            device: likewise.
-            backend: likewise.
-            engine: likewise.
-            dtype: likewise.
+            activation: as in :class:`Network`.
+            output_activation: as in :class:`Network`.
+            cost: as in :class:`Network`.
+            device: as in :class:`Network`.
+            backend: as in :class:`Network`.
+            engine: as in :class:`Network`.
+            dtype: as in :class:`Network`.
             seed: seed of the generator of the data order.
 
         Raises:
@@ -178,9 +178,10 @@ class Network(Parameters):
         """Return the activations of the output layer.
 
         Args:
-            x: inputs, shape (N, I): host values, sparse or not, or an array on the device; or what
-                is stored or comes in batches, as for :meth:`fit`.
-            batch_size: samples taken through the network at once, which bounds the memory.
+            x: inputs, shape (N, I): host values, sparse or not, or an array on the device; or
+                stored data or batches, as for :meth:`fit`.
+            batch_size: the number of samples passed through the network at a time, which bounds
+                the memory.
 
         Returns:
             aᴸ, shape (N, O), on the network's device.
@@ -188,7 +189,7 @@ class Network(Parameters):
         Raises:
             ValueError: the shape is wrong, a value is not finite, or x is on another device.
             TypeError: x is an array of another library.
-            OutOfMemoryError: the device has too little memory for so many samples at once.
+            OutOfMemoryError: the device has too little memory for so many samples at a time.
         """
         return prediction.predict(self, x, batch_size)
 
@@ -197,40 +198,40 @@ class Network(Parameters):
 
         Args:
             x: inputs, shape (N, I).
-            batch_size: samples taken through the network at once.
+            batch_size: the number of samples passed through the network at a time.
             out: as for :meth:`predict`.
 
         Returns:
-            Shape (N, O): the outputs. One output is the probability of class 1, and becomes two
-            columns. Sigmoid outputs are probabilities each by itself: they need not add to 1.
+            The outputs, shape (N, O). A single output is the probability of class 1, and becomes
+            two columns. Several sigmoid outputs are separate probabilities: they need not sum to 1.
 
         Raises:
-            ValueError: the outputs are no probabilities; or as for :meth:`feedforward`.
+            ValueError: the outputs are not probabilities; or as for :meth:`feedforward`.
         """
         if not self.classifies:
             raise ValueError(
-                f"the outputs of this network ({self.model.activations[-1].name}) are no "
+                f"the outputs of this network ({self.model.activations[-1].name}) are not "
                 "probabilities: use feedforward, or make it with output_activation='softmax'."
             )
         return prediction.predict(self, x, batch_size, classes.probabilities, out)
 
     def predict(self, x: Any, *, batch_size: int = 4096, out: OutFile = None) -> Array:
-        """Return the class of each sample; without classes, the outputs.
+        """Return the class of each sample, or the outputs if there are no classes.
 
         Args:
-            x: inputs, shape (N, I); stored or in batches, as for :meth:`fit`.
-            batch_size: samples taken through the network at once.
-            out: a .npy file to write to, block by block, which is there once it is whole; what
-                comes back is its array, mapped. None returns an array on the device.
+            x: inputs, shape (N, I); may be stored data or batches, as for :meth:`fit`.
+            batch_size: the number of samples passed through the network at a time.
+            out: a .npy file to write to, block by block; it appears once it is complete, and its
+                memory-mapped array is returned. None returns an array on the device.
 
         Returns:
-            Labels, shape (N,): the largest output, or for one output whether it is above ½. Where
-            the output activation is neither sigmoid nor softmax, the outputs, shape (N, O). For
-            classes that do not exclude each other, use ``predict_proba(x) > 0.5``.
+            Labels, shape (N,): the index of the largest output, or for a single output whether it
+            is above ½. If the output activation is neither sigmoid nor softmax, the outputs, shape
+            (N, O). For classes that are not mutually exclusive, use ``predict_proba(x) > 0.5``.
 
         Raises:
-            ValueError: as for :meth:`feedforward`; or ``out`` is what x is read from.
-            OSError: ``out`` could not be written; an older file is left as it was.
+            ValueError: as for :meth:`feedforward`; or ``out`` is the file that x is read from.
+            OSError: ``out`` could not be written; an older file is unchanged.
         """
         read = classes.labels if self.classifies else None
         return prediction.predict(self, x, batch_size, read, out)
@@ -243,25 +244,25 @@ class Network(Parameters):
         sample_weight: Any = None,
         metrics: MetricLike | Sequence[MetricLike] = (),
     ) -> dict[str, Any]:
-        """Return the mean cost, the accuracy where the targets are classes, and other metrics.
+        """Return the mean cost, the accuracy if the targets are classes, and other metrics.
 
         Args:
-            x: inputs, shape (N, I); stored or in batches, as for :meth:`fit`.
+            x: inputs, shape (N, I); may be stored data or batches, as for :meth:`fit`.
             y: labels, shape (N,), or targets, shape (N, O).
-            sample_weight: how much each sample counts, shape (N,): for the cost, the accuracy, and
-                each metric that takes weights, as all of bp_xp's do.
+            sample_weight: how much each sample counts, shape (N,), in the cost, the accuracy, and
+                each metric that takes weights, as all metrics of bp_xp do.
             metrics: names of :data:`bp_xp.METRICS`, or functions of (outputs, targets, xp), or of
                 (outputs, targets, weights, xp); one or a list.
 
         Returns:
             ``{"cost": ..., "accuracy": ..., ...}``; the cost has no L2 term. The accuracy is the
-            share of samples whose label :meth:`predict` gives; it is left out where the outputs are
-            no probabilities, or the targets are not one class each. Metrics are numbers, the
-            confusion matrix is a NumPy array.
+            share of samples whose label :meth:`predict` returns; it is omitted if the outputs are
+            not probabilities, or the targets are not one class each. Metrics are numbers, except
+            that the confusion matrix is a NumPy array.
 
         Raises:
-            ValueError: shapes do not fit, a label is not a class, a value is not finite.
-            TypeError: an array of another library.
+            ValueError: shapes do not fit, a label is not a class, or a value is not finite.
+            TypeError: an array belongs to another library.
         """
         measured = as_metrics(metrics)
         with self._placement.active():
@@ -286,8 +287,8 @@ class Network(Parameters):
             One Layer for each layer: ∂C/∂W of shape (O, I), ∂C/∂b of shape (O,).
 
         Raises:
-            ValueError: shapes do not fit, a label is not a class, a value is not finite.
-            TypeError: an array of another library.
+            ValueError: shapes do not fit, a label is not a class, or a value is not finite.
+            TypeError: an array belongs to another library.
 
         References:
             Nielsen, ch. 2: BP1 to BP4.
@@ -299,7 +300,7 @@ class Network(Parameters):
             )
 
     def trace(self, x: Any, y: Any) -> BackpropTrace:
-        """Return everything that backpropagation finds on its way.
+        """Return every intermediate quantity of backpropagation.
 
         Args:
             x: inputs, shape (N, I).
@@ -310,8 +311,8 @@ class Network(Parameters):
             :meth:`backprop`, on the network's device. It prints as a table.
 
         Raises:
-            ValueError: shapes do not fit, a label is not a class, a value is not finite.
-            TypeError: an array of another library.
+            ValueError: shapes do not fit, a label is not a class, or a value is not finite.
+            TypeError: an array belongs to another library.
 
         References:
             Nielsen, ch. 2: BP1 to BP4.
@@ -355,73 +356,78 @@ class Network(Parameters):
         """Train on mini-batches.
 
         Args:
-            x: inputs, shape (N, I), never changed; moved once, a sparse matrix batch by batch. What
-                is stored (``numpy.memmap``, a data set of HDF5 or Zarr) is read as it is needed. Or
-                batches, with ``y`` None: a function that returns, or an object that is, an iterable
-                of (x, y) or (x, y, weights), begun again at each epoch. Mini-batches are cut from
-                these rows in their order; ``batch_size`` None is that of the first. A
-                :class:`~bp_xp.Stream` of either says how it is read.
+            x: inputs, shape (N, I), never changed. They are moved once; a sparse matrix is moved
+                batch by batch. Stored data (``numpy.memmap``, an HDF5 or Zarr data set) is read
+                when it is needed. Or batches, with ``y`` None: an iterable of (x, y) or
+                (x, y, weights), or a function that returns one, restarted at each epoch.
+                Mini-batches are cut from these rows in order; with ``batch_size`` None they have
+                the size of the first batch. A :class:`~bp_xp.Stream` of either sets how it is read.
             y: labels, shape (N,), or targets, shape (N, O).
-            sample_weight: how much each sample counts, shape (N,). Weight k is k copies of the
-                sample in its mini-batch, and 0 its absence.
-            class_weight: how much each class counts, ``{label: weight}`` (others 1), times the
-                sample's own weight; ``"balanced"`` lets all classes count alike, N / (K · count).
-            epochs: passes over the data.
-            batch_size: samples in a mini-batch; None is 32, or all where there are fewer. The last
-                of an epoch may be shorter: its gradient is the mean over the samples it holds.
+            sample_weight: how much each sample counts, shape (N,). Weight k is the same as k copies
+                of the sample in its mini-batch, and weight 0 leaves it out.
+            class_weight: how much each class counts, ``{label: weight}`` (1 for the others), times
+                the sample's own weight. With ``"balanced"`` all classes count equally: the weights
+                are N / (K · count).
+            epochs: the number of passes over the data.
+            batch_size: the number of samples in a mini-batch; None is 32, or all samples if there
+                are fewer. The last batch of an epoch may be shorter: its gradient is the mean over
+                its own samples.
             shuffle: whether each epoch has a new order, drawn from the network's generator.
             optimizer: an optimizer, or the name of one with its defaults: ``"sgd"`` (``SGD(0.1)``),
                 ``"adagrad"``, ``"rmsprop"``, ``"adam"``, ``"adamw"``. Its learning rate may be a
                 schedule, or a list with a rate or schedule for each layer that learns.
             regularization: penalties, dropout and limits together; or pass its fields by name, as
                 in ``fit(x, y, l2=1e-4, dropout=0.5)``.
-            trainable: whether each layer learns, as in ``[False, True]``; None lets all learn. A
-                layer that does not is as it was, to the bit: no penalty, limit or decay acts on it,
-                and the norms of gradients leave it out.
-            validation_data: (x, y) or (x, y, sample weights) to evaluate after each epoch, or what
-                yields batches of these; or a number, the share of samples in memory to hold out for
-                it, drawn from the network's generator, each class its share.
+            trainable: whether each layer learns, as in ``[False, True]``; None lets all learn. The
+                parameters of a layer that does not learn keep their bits: no penalty, limit or
+                decay acts on them, and the norms of gradients do not include them.
+            validation_data: (x, y) or (x, y, sample weights) to evaluate after each epoch, or
+                batches of these; or a number, the share of samples in memory to hold out for
+                validation. They are drawn from the network's generator, the same share of each
+                class.
             metrics: what to measure on the validation data after each epoch: names of
                 :data:`bp_xp.METRICS`, or functions of (outputs, targets, xp), or of (outputs,
-                targets, weights, xp); one or a list. Each is one number.
+                targets, weights, xp); one or a list. Each returns one number.
             early_stopping: ends the run when a value has stopped improving; a number n is
                 ``EarlyStopping(patience=n)``.
-            callbacks: objects of :class:`~bp_xp.Callback`, or functions of (network, history) that
-                are called after each epoch, one or a list; one that returns True ends the run, and
-                one that assigns ``network.layers`` is heard. An EarlyStopping may stand among them.
-            checkpoint: a file to keep the run in, or a :class:`~bp_xp.Checkpoint`, which says how
-                often and whether to resume.
-            warm_start: whether the optimizer goes on from where the call before left it, the step
-                of its schedule included, if that had warm_start as well.
-            progress: whether to show a bar on a terminal and in a notebook, and otherwise a line an
-                epoch: in the log, where logger ``"bp_xp"`` has level INFO, or on standard error.
-            distributed: how those that share the run talk: ``"mpi"``, ``"torch"``, ``"jax"``, a
-                communicator, or ``"auto"`` for what there is; see docs/distributed.md.
+            callbacks: :class:`~bp_xp.Callback` objects, or functions of (network, history) that
+                are called after each epoch; one or a list. A callback that returns True ends the
+                run; if it assigns ``network.layers``, training continues with these. The list may
+                include an EarlyStopping.
+            checkpoint: a file to keep the run in, or a :class:`~bp_xp.Checkpoint`, which sets how
+                often to write it and whether to resume.
+            warm_start: whether the optimizer, including the step of its schedule, continues where
+                the previous call left it, if that call had warm_start too.
+            progress: whether to show a bar on a terminal or in a notebook, and otherwise a line per
+                epoch: in the log if the logger ``"bp_xp"`` has level INFO, else on standard error.
+            distributed: how the processes that share the run communicate: ``"mpi"``, ``"torch"``,
+                ``"jax"``, a communicator, or ``"auto"`` to detect it; see docs/distributed.md.
             terms: fields of :class:`~bp_xp.Regularization` by name: ``l1``, ``l2``, ``dropout``,
                 ``clip_norm``, ``clip_value``, ``max_norm``.
 
         Returns:
-            A record for each epoch. Ctrl-C completes the step under way and returns what there is,
-            with ``history.stopped == "interrupt"``. The next call goes on from these parameters and
-            with the next data order; an optimizer starts at rest unless ``warm_start``.
+            A record for each epoch. Ctrl-C completes the current step and returns the history so
+            far, with ``history.stopped == "interrupt"``. The next call continues from these
+            parameters and with the next data order; the optimizer starts at rest unless
+            ``warm_start`` is true.
 
         Raises:
-            ValueError: shapes do not fit, a label is not a class, a value is not finite, a number
-                is out of range.
-            TypeError: an array of another library, an argument of the wrong kind, an iterator,
-                which can't begin again.
-            TimeoutError: samples took longer than their :class:`~bp_xp.Stream` allows. This and any
-                error of who reads them leave the network, and its checkpoint, as the last whole
-                step did.
-            CheckpointError: the checkpoint is damaged, or is of a run with other settings.
-            OSError: a checkpoint could not be written; the one before is left as it was. Or a file
-                of samples changed while it was read.
-            DivergenceError: the cost, a parameter or what early stopping monitors is no longer
-                finite. The network keeps the parameters of the last epoch before, or the best ones
-                with early stopping.
-            RuntimeError: those that share the run do not agree, or one of the others failed.
+            ValueError: shapes do not fit, a label is not a class, a value is not finite, or a
+                number is out of range.
+            TypeError: an array belongs to another library, an argument has the wrong type, or the
+                samples are an iterator, which cannot restart.
+            TimeoutError: samples took longer than their :class:`~bp_xp.Stream` allows. After this
+                and after any error in reading samples, the network and its checkpoint are as the
+                last complete step left them.
+            CheckpointError: the checkpoint is damaged, or belongs to a run with other settings.
+            OSError: a checkpoint could not be written; the previous one is unchanged. Or a file of
+                samples changed while it was read.
+            DivergenceError: the cost, a parameter or the value that early stopping monitors is no
+                longer finite. The network keeps the parameters of the previous epoch, or the best
+                ones with early stopping.
+            RuntimeError: the processes that share the run do not agree, or another one failed.
             OutOfMemoryError: a mini-batch needs more memory than the device has. The network keeps
-                the parameters of the last epoch before; a smaller ``batch_size`` can be tried.
+                the parameters of the previous epoch; try a smaller ``batch_size``.
 
         References:
             Nielsen, ch. 1, 'Learning with gradient descent'; ch. 3 on regularization.
@@ -450,20 +456,20 @@ class Network(Parameters):
         )
 
     def partial_fit(self, x: Any, y: Any, **options: Any) -> EpochRecord:
-        """Train on some samples more: one pass over them, the optimizer going on where it was.
+        """Train on more samples: one pass over them; the optimizer continues where it was.
 
         Args:
             x: inputs, shape (N, I).
             y: labels, shape (N,), or targets, shape (N, O).
-            options: those of :meth:`fit`, but for ``epochs`` and ``warm_start``; the optimizer and
-                dropout must be the same at each call.
+            options: those of :meth:`fit` except ``epochs`` and ``warm_start``; the optimizer and
+                dropout must be the same in each call.
 
         Returns:
             The record of the pass.
 
         Raises:
             ValueError, TypeError, DivergenceError, OutOfMemoryError: as for :meth:`fit`; the
-                parameters are then those of before, and the optimizer starts at rest again.
+                parameters are then those from before the call, and the optimizer starts at rest.
 
         Examples:
             >>> from bp_xp import SGD
@@ -487,15 +493,15 @@ class Network(Parameters):
         engine: str = "auto",
         dtype: Any = None,
     ) -> "Network":
-        """Return a copy of the network on another device; this one stays as it is.
+        """Return a copy of the network on another device; this one does not change.
 
-        The copy's generator continues where this one's is.
+        The copy's generator continues from the current state of this network's.
 
         Args:
-            device: as for :class:`Network`.
-            backend: likewise.
-            engine: likewise.
-            dtype: the dtype of the copy; None keeps it.
+            device: as in :class:`Network`.
+            backend: as in :class:`Network`.
+            engine: as in :class:`Network`.
+            dtype: the dtype of the copy; None keeps this network's.
 
         Raises:
             DeviceError: the device does not work on this machine.
@@ -507,10 +513,10 @@ class Network(Parameters):
         return copy
 
     def with_layers(self, layers: Iterable[tuple[Any, Any]]) -> "Network":
-        """Return a copy with other parameters; activations, cost, place and seed are this one's.
+        """Return a copy with other parameters, but the same activations, cost, device and seed.
 
         Args:
-            layers: pairs (W, b) of the shapes of this network's; they are copied.
+            layers: pairs (W, b) of the same shapes as this network's; they are copied.
 
         Raises:
             ValueError: the shapes do not fit, or a value is not finite.
@@ -521,23 +527,23 @@ class Network(Parameters):
         return copy
 
     def __copy__(self) -> "Network":
-        # A copy that shared the generator would change what this one draws.
+        # If a copy shared the generator, it would change what this network draws.
         return deepcopy(self)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the network to a safetensors file, which any backend can load.
 
-        The file is complete or not there: it is written beside its place and then renamed.
+        The write is atomic: a temporary file in the same folder is written and then renamed.
 
         Args:
-            path: the file, which ends in .safetensors or in nothing; an older one is replaced.
+            path: the file, with the extension .safetensors or none; an older file is replaced.
 
         Returns:
             The path.
 
         Raises:
-            ValueError: the name promises another format.
-            OSError: it could not be written; an older file is left as it was.
+            ValueError: the extension belongs to another format.
+            OSError: the file could not be written; an older file is unchanged.
         """
         return network_file.write(path, network_file.NetworkFile(self.describe()))
 
@@ -556,15 +562,17 @@ class Network(Parameters):
 
         Args:
             path: the file.
-            device: where the network shall live, wherever it was saved; as for :class:`Network`.
-            backend: likewise.
-            engine: likewise.
-            custom: the activations and costs of one's own that the network was made with.
+            device: where to put the network, as in :class:`Network`; it need not be the device
+                that it was saved on.
+            backend: as in :class:`Network`.
+            engine: as in :class:`Network`.
+            custom: the custom activations and costs that the network was made with.
 
         Raises:
             FileNotFoundError: there is no such file.
-            CheckpointError: it is damaged, or is no network, or a function of ``custom`` is another
-                than the one of that name then; the message says what is wrong.
+            CheckpointError: the file is damaged, or does not hold a network, or a function in
+                ``custom`` differs from the one of that name when the file was saved; the message
+                says what is wrong.
             DeviceError: the device does not work on this machine.
         """
         own = list(custom) if isinstance(custom, Iterable) else [custom]

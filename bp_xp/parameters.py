@@ -1,4 +1,4 @@
-"""Parameters on a device: what a network is, before anything is done with it."""
+"""Parameters on a device: the state of a network, without its operations."""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ __all__ = ["Parameters"]
 
 
 class Parameters:
-    """The parameters of a network, on a device; :class:`bp_xp.Network` is what is done with them.
+    """The parameters of a network on a device; :class:`bp_xp.Network` adds the operations on them.
 
     Attributes:
         seed: the seed of weights and data order.
@@ -48,9 +48,9 @@ class Parameters:
             check_own_functions(model, placement, self._dtype)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a pickle holds: arrays of the host, so that no library need be there to read.
+        """Return what a pickle holds: host arrays, which can be read without the array library.
 
-        The library is asked for when the network is made of it, and named where it is missing.
+        The library is imported when the network is restored; if it is missing, the error names it.
         """
         warm = self._warm
         if warm is not None:
@@ -59,7 +59,7 @@ class Parameters:
         return vars(self) | {"_layers": layers, "_warm": warm}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the content of a pickle."""
+        """Restore the content of a pickle."""
         vars(self).update(state)
 
         def placed(leaf: Any) -> Any:
@@ -72,7 +72,7 @@ class Parameters:
                 self._warm = self._warm._replace(position=position)
 
     def _go_on_as(self, section: NetworkSection) -> None:
-        """Have the seed, and the state of the generator, that a file or another process has."""
+        """Take the seed and the state of the generator from a file or another process."""
         self.seed = section.seed
         self._generator = restore_generator(section.generator)
 
@@ -83,27 +83,27 @@ class Parameters:
 
     @property
     def backend(self) -> str:
-        """Name of the array library."""
+        """The name of the array library."""
         return self._placement.backend
 
     @property
     def device(self) -> str:
-        """Name of the device, as ``device=`` takes it."""
+        """The name of the device, in the form that ``device=`` accepts."""
         return self._placement.device_name
 
     @property
     def placement(self) -> Placement:
-        """Library and device together: ``placement.active()`` makes the device the current one."""
+        """The library and the device; ``placement.active()`` makes the device the current one."""
         return self._placement
 
     @property
     def device_reason(self) -> str:
-        """Why ``device="auto"`` took this device; empty where it was asked for by name."""
+        """Why ``device="auto"`` chose this device; empty if the device was requested by name."""
         return self._placement.reason
 
     @property
     def dtype(self) -> str:
-        """Name of the dtype of parameters and results."""
+        """The name of the dtype of parameters and results."""
         return self._dtype
 
     @property
@@ -113,7 +113,7 @@ class Parameters:
 
     @property
     def engine(self) -> str:
-        """Name of the engine that takes training steps, as ``engine=`` takes it."""
+        """The name of the engine that takes training steps, as ``engine=`` accepts it."""
         return self._placement.engine.name
 
     @property
@@ -123,14 +123,14 @@ class Parameters:
 
     @property
     def n_parameters(self) -> int:
-        """How many weights and biases there are."""
+        """The number of weights and biases."""
         return sum(n_out * (n_in + 1) for n_in, n_out in itertools.pairwise(self.sizes))
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The parameters, Layer(W, b) for each layer; assign all of them to change any.
+        """The parameters, a Layer(W, b) for each layer; to change any of them, assign all.
 
-        Training makes new arrays: what was taken before is what the network was then.
+        Training makes new arrays, so arrays that were read before keep their values.
         """
         return tuple(self._layers)
 
@@ -143,13 +143,13 @@ class Parameters:
             self._layers = [self._check_layer(Layer(*pair), l) for l, pair in enumerate(pairs)]  # noqa: E741
 
     def _layers_for(self, x: Any) -> list[Layer]:
-        """Return the parameters, from now on in the order that products with inputs x read best.
+        """Return the parameters, stored from now on in the memory order that suits products with x.
 
-        Inputs that are not known beforehand, for which x is None, leave the order as it is.
+        If the inputs are not known in advance (x is None), the order does not change.
         """
         if x is None:
             return self._layers
-        # The list stays the same one: a new one would be parameters that a callback assigns.
+        # Keep the same list object: a new one would look like parameters assigned by a callback.
         self._layers[:] = self._placement.library.laid_out(self._layers, x)
         return self._layers
 
@@ -212,10 +212,10 @@ class Parameters:
         return "\n".join(lines)
 
     def explain(self) -> Report:
-        """Return how training steps are taken: which engine, why not a faster one.
+        """Return a report of how training steps are taken: which engine, and why not a faster one.
 
-        After a fit it tells what was done in it: how many steps each way, and the reasons. It
-        prints as a few lines; its ``program`` is the text of what the engine has generated.
+        After ``fit``, the report says how many steps were taken in which way, and why. It prints
+        as a few lines; its ``program`` is the source text that the engine generated.
 
         Examples:
             >>> from bp_xp import Network
@@ -227,12 +227,12 @@ class Parameters:
     def asarray(self, values: Any) -> Array:
         """Return host values as an array on the network's device, in its dtype.
 
-        Every method takes host values as they are; this moves them once for several calls. On a
-        CPU the memory may be shared: what is changed in one then changes in the other.
+        Every method accepts host values; this method moves them once for several calls. On a CPU
+        the two arrays may share memory: a change to one is then a change to the other.
 
         Raises:
-            ValueError: a value is not finite, or complex.
-            TypeError: an array of another library, or no numbers.
+            ValueError: a value is not finite, or is complex.
+            TypeError: the values are an array of another library, or are not numbers.
         """
         with self._placement.active():
             return intake.check_array(
@@ -240,10 +240,10 @@ class Parameters:
             )
 
     def describe(self, layers: Iterable[Layer] | None = None) -> NetworkSection:
-        """Return the network as a file holds it: names, numbers, and parameters on the host.
+        """Return the network in the form that files store: names, numbers, host parameters.
 
         Args:
-            layers: parameters in the place of the network's own, of the same shapes.
+            layers: parameters of the same shapes, to use instead of the network's own.
         """
         with self._placement.active():
             own = own_functions(self.model, self._placement, self._dtype)
@@ -260,11 +260,11 @@ class Parameters:
 
 
 def _with_arrays(function: Callable[[Any], Any], position: Position) -> Position:
-    """Return where a run is with a function applied to its arrays."""
+    """Return the position of a run with a function applied to its arrays."""
     state, totals = (map_leaves(function, part) for part in (position.state, position.totals))
     return position._replace(state=state, totals=totals)
 
 
 def _brought_home(leaf: Any) -> Any:
-    """Return an array on the host; what is no array as it is."""
+    """Return an array on the host; anything that is not an array is returned unchanged."""
     return leaf if library_of(leaf) is None else to_numpy(leaf)

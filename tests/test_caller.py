@@ -230,7 +230,7 @@ def test_fit_names_its_own_arguments(change):
 )
 def test_what_is_watched_and_not_recorded_is_told_without_another_functions_argument(watch):
     network = Network([2, 1], seed=0)
-    with pytest.raises(ValueError, match=r"let it monitor another value") as caught:
+    with pytest.raises(ValueError, match=r"or monitor another value") as caught:
         network.fit(np.ones((3, 2)), np.ones((3, 1)), progress=False, **watch)
     assert not strange_to_function(Network.fit, str(caught.value))
 
@@ -242,7 +242,7 @@ def test_what_is_watched_and_not_recorded_is_told_without_another_functions_argu
         ("Write numbers only, or pass header=True.", ["header"]),
         ("above the limit: raise max_bytes.", []),
         ("pass --missing allow.", ["--missing"]),
-        ("pass Checkpoint(path, resume=True) to go on from it.", []),
+        ("pass Checkpoint(path, resume=True) to resume it.", []),
         ("Save them with numpy.savez(path, x=..., y=...).", []),
     ],
 )

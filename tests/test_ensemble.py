@@ -456,7 +456,7 @@ def test_files_of_another_kind_are_refused_by_what_they_hold(tmp_path, samples, 
         ("net", "ensemble", r"holds an ensemble, which"),
         ("ensemble", "net-run", r"net-run\..* holds the run of a network, which Network\.load"),
         ("ensemble", "net", r"holds a network, which"),
-        ("ensemble", "ensemble", r"holds an ensemble and no run: pass .* checkpoint"),
+        ("ensemble", "ensemble", r"holds an ensemble, not a run: pass .* checkpoint"),
     ]
     for name, file, message in refused:
         there = Checkpoint(tmp_path / f"{file}.safetensors", resume=True)
@@ -479,7 +479,7 @@ def test_members_are_named_by_numbers_lists_slices_and_masks():
     for chosen in (True, "0", [True, False], 0.5):
         with pytest.raises(TypeError, match="a mask of the 3 members"):
             ensemble[chosen]
-    with pytest.raises(ValueError, match="one member at least"):
+    with pytest.raises(ValueError, match="at least one member"):
         ensemble[[]]
 
 
@@ -493,7 +493,7 @@ def test_networks_become_an_ensemble_that_goes_on_with_their_orders(samples):
             np.testing.assert_array_equal(part, wanted)
     with pytest.raises(TypeError, match="number 0 is Ensemble"):
         Ensemble.from_networks([ensemble])
-    with pytest.raises(ValueError, match="another model"):
+    with pytest.raises(ValueError, match="the same model"):
         Ensemble.from_networks([networks[0], Network([5, 3], dtype="float64")])
 
 
@@ -501,7 +501,7 @@ def test_networks_become_an_ensemble_that_goes_on_with_their_orders(samples):
     ("options", "error", "message"),
     [
         ({"optimizer": PerMember([SGD(0.1)])}, ValueError, "2 members"),
-        ({"optimizer": PerMember([SGD(0.1), Adam()])}, ValueError, "one kind of step"),
+        ({"optimizer": PerMember([SGD(0.1), Adam()])}, ValueError, "the same kind of step"),
         ({"sample_weight": np.ones((3, 23))}, ValueError, "2 members"),
         ({"rows": PerMember([[0, 1], [2]])}, ValueError, "from 1 to 2"),
         ({"rows": [0, 23]}, ValueError, "there are 23 rows"),
@@ -522,7 +522,7 @@ def test_what_a_partial_fit_refuses_changes_nothing(samples):
     for ensemble in ensembles:
         ensemble.partial_fit(*samples, optimizer=Adam(0.1))
     for _ in range(2):
-        with pytest.raises(ValueError, match="goes on with the optimizer"):
+        with pytest.raises(ValueError, match="continues with the optimizer"):
             ensembles[0].partial_fit(*samples)
     for ensemble in ensembles:
         ensemble.partial_fit(*samples, optimizer=Adam(0.1))

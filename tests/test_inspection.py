@@ -599,7 +599,7 @@ def test_flow_refuses_what_is_no_number_of_steps(every, error):
 def test_samples_that_do_not_fit_are_refused_before_the_first_step(rng):
     network = Network(SIZES, seed=0)
     before = network.layers
-    with pytest.raises(ValueError, match="given to GradientFlow do not serve: x has 5 features"):
+    with pytest.raises(ValueError, match="of GradientFlow cannot be used: x has 5 features"):
         fit(network, (np.ones((4, 4)), [0, 1, 2, 0]), GradientFlow(np.ones((2, 5)), [0, 1]))
     assert all(new is old for new, old in zip(network.layers, before, strict=True))
 

@@ -1,7 +1,8 @@
-"""Backends: which array library, which of its devices. A room for each library; only these know.
+"""Backends: array libraries and their devices, with a folder for each library.
 
-Everything else receives a :class:`Placement` (a namespace and a device) and computes with it. A
-library that has no room is served by :class:`Library` as it stands.
+Only these folders depend on a library. Everything else receives a :class:`Placement` (a namespace
+and a device) and computes with it. For a library without a folder, :class:`Library` is used
+directly.
 """
 
 from bp_xp.backends.library import SUPPORTED_DTYPES, Library, dtype_name

@@ -1,7 +1,7 @@
-"""What bp_xp asks of an array library, and of an engine for it.
+"""The interface of an array library.
 
-The rooms beside this file each hold one library: ``library.py`` with its devices, its dtypes and
-its way to NumPy, and ``engine.py`` where it has an engine of its own.
+Each folder next to this file has one library: ``library.py`` with its devices, its dtypes and its
+conversion to NumPy, and ``engine.py`` if it has its own engine.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ SUPPORTED_DTYPES = ("float32", "float64")
 
 
 class Form(NamedTuple):
-    """A form of array that can't be computed with as it is.
+    """A form of array that cannot be used for computations directly.
 
     Attributes:
-        words: what the array is, for messages: ``"a sparse tensor"``.
-        remedy: what makes another of it, with ``{0}`` for its name: ``"pass {0}.to_dense()"``.
-        comes_home: whether its values are all there is to it, so that they can be had on the host.
+        words: a description of the array, for messages: ``"a sparse tensor"``.
+        remedy: how to convert it, with ``{0}`` for its name: ``"pass {0}.to_dense()"``.
+        comes_home: whether its values are all of its content, so that it can be copied to the host.
     """
 
     words: str
@@ -39,10 +39,10 @@ class Form(NamedTuple):
 
 
 class Library:
-    """What bp_xp asks of an array library beyond the standard's own functions.
+    """The functions that bp_xp needs of an array library beyond those of the standard.
 
-    The base class serves any namespace that follows the standard. A subclass overrides what its
-    library words differently.
+    The base class works for any namespace that follows the standard. A subclass overrides what is
+    different in its library.
     """
 
     name: str = ""
@@ -50,11 +50,11 @@ class Library:
     engine: Engine = PLAIN
     """How it takes many training steps."""
     device_words: str = "one of its own devices"
-    """The forms of ``device=`` that the library takes, for messages."""
+    """The forms of ``device=`` that the library accepts, for messages."""
     talks_by: str = ""
-    """What ``distributed=`` calls the way in which its processes talk; empty without one."""
+    """The name in ``distributed=`` of its communication system; empty if it has none."""
     started_by: str = ""
-    """The command that starts what shares a run so; empty where nothing does."""
+    """The command that starts processes that share a run in this way; empty if there is none."""
 
     def __init__(self, xp: Namespace | None = None) -> None:
         self._xp = xp
@@ -62,7 +62,7 @@ class Library:
             self.name = xp.__name__
 
     def namespace(self) -> Namespace:
-        """The functions of the standard; ImportError where the library is not installed."""
+        """The functions of the standard; ImportError if the library is not installed."""
         return self._xp
 
     def version(self) -> str:
@@ -83,20 +83,20 @@ class Library:
         return self.default_device()
 
     def devices(self) -> list[Any]:
-        """Every device that works here, in the objects that the library's arrays name."""
+        """Every device that works here, as the objects that the library's arrays report."""
         xp, found = self.namespace(), []
         for device in xp.__array_namespace_info__().devices():
-            # What a library lists need not be what its arrays say of themselves, nor work.
+            # A listed device may differ from what arrays report, and need not work.
             with contextlib.suppress(Exception):
                 found.append(self.device_of(xp.empty(0, device=device)))
         return found
 
     def device_name(self, device: Any) -> str:
-        """The word for ``device`` that ``device=`` takes."""
+        """The name of ``device`` that ``device=`` accepts."""
         return str(device)
 
     def is_cpu(self, device: Any) -> bool:
-        """Whether ``device`` is a processor of this machine."""
+        """Whether ``device`` is a CPU of this machine."""
         return self.device_name(device).partition(":")[0] == "cpu"
 
     def find(self, word: str) -> Any:
@@ -119,15 +119,15 @@ class Library:
         )
 
     def device_of(self, array: Array) -> Any:
-        """The device that ``array`` lies on."""
+        """The device that ``array`` is on."""
         return array_api_compat.device(array)
 
     def lies_on(self, array: Array, device: Any) -> bool:
-        """Whether ``array`` can be computed with on ``device`` as it is."""
+        """Whether ``array`` can be used on ``device`` without a conversion."""
         return self.device_of(array) == device
 
     def dtype(self, name: str, device: Any) -> Any:
-        """The library's dtype object; ValueError where it can't compute in it on ``device``."""
+        """The library's dtype object; ValueError if ``device`` does not support it."""
         if self.has_dtype(name, device):
             return getattr(self.namespace(), name)
         others = [named("dtype", one) for one in SUPPORTED_DTYPES if one != name]
@@ -137,9 +137,9 @@ class Library:
         )
 
     def has_dtype(self, name: str, device: Any) -> bool:
-        """Whether ``device`` has numbers of a dtype."""
+        """Whether ``device`` supports a dtype."""
         xp = self.namespace()
-        with contextlib.suppress(Exception):  # in whatever way it says that there is none
+        with contextlib.suppress(Exception):  # however the library reports that it does not
             xp.empty(0, dtype=getattr(xp, name), device=device)
             return True
         return False
@@ -149,20 +149,20 @@ class Library:
         return self.namespace().asarray(array, device=device)
 
     def odd_form(self, array: Array) -> Form | None:
-        """The form of ``array`` if it is one that can't be computed with as it is."""
+        """The form of ``array`` if it cannot be used for computations directly."""
         del array
         return None
 
     def by_value(self, array: Array) -> Array:
-        """``array`` as plain values: not recorded, nor repeated by strides of 0."""
+        """``array`` as plain values: not recorded, and without strides of 0."""
         return array
 
     def to_numpy(self, array: Array) -> np.ndarray:
-        """``array`` as a NumPy array on the host; it may be one that can't be written to."""
+        """``array`` as a NumPy array on the host, which may be read-only."""
         try:
             return np.asarray(array)
         except (TypeError, ValueError, RuntimeError):
-            # The host by name: without one, a library may hand out memory of its device.
+            # Name the host: otherwise a library may return memory of its device.
             return np.from_dlpack(array, device="cpu")
 
     def cut(self, array: Array, rows: slice) -> Array:
@@ -170,55 +170,55 @@ class Library:
         return array[rows, ...]
 
     def join(self, parts: Sequence[Array]) -> Array:
-        """Arrays of the same columns as one, the rows of each below those of the one before."""
+        """Arrays with the same columns as one array, concatenated by rows."""
         return parts[0] if len(parts) == 1 else self.namespace().concat(parts, axis=0)
 
     def aligned(self, batches: Array) -> Array:
-        """Mini-batches, shape (steps, ...), each lying where a step rounds as it does elsewhere."""
+        """Mini-batches, shape (steps, ...), aligned so that a step rounds the same for each."""
         return batches
 
     def compute(self, arrays: Iterable[Array]) -> None:
-        """Have arrays computed where a library puts that off; it need not wait for them."""
+        """Compute arrays if the library evaluates lazily; need not wait for the results."""
         del arrays
 
     def sparse_batches(self, matrix: Any, axes: tuple[int, ...], device: Any) -> Array:
-        """Mini-batches, shape ``(*axes, batch, I)``, of the rows of a matrix of SciPy's in CSR.
+        """Mini-batches, shape ``(*axes, batch, I)``, of the rows of a SciPy matrix in CSR format.
 
-        Dense ones on ``device``, where the library has nothing better. The axes are (steps,), and
-        of a stack (steps, M).
+        They are dense arrays on ``device`` unless the library has something better. The axes are
+        (steps,), or (steps, M) for a stack.
         """
         dense = matrix.toarray().reshape(*axes, -1, matrix.shape[1])
         return self.from_numpy(dense, device)
 
     def sparse_row_entries(self, matrix: Any) -> float:
-        """How many numbers a row of :meth:`sparse_batches` holds, on average."""
+        """The average number of values in a row of :meth:`sparse_batches`."""
         return matrix.shape[1]
 
     def laid_out(self, tree: Any, x: Array) -> Any:
-        """A nesting of arrays, the same, in the order that products with inputs ``x`` read best."""
+        """A nesting of arrays, stored in the memory order that suits products with ``x``."""
         del x
         return tree
 
     def is_launched(self) -> bool:
-        """Whether this process is one of several that were started to talk in the library's way."""
+        """Whether this process is one of several that use the library's communication system."""
         return False
 
     def communicator(self, group: Any = None) -> Any:
-        """What lets processes talk in the library's own way, a :class:`bp_xp.ranks.Communicator`.
+        """A :class:`bp_xp.ranks.Communicator` that uses the library's communication system.
 
         Args:
             group: the library's own object for some processes; None for all.
 
         Returns:
-            The communicator; None where ``group`` is no such object.
+            The communicator; None if ``group`` is not such an object.
         """
         del group
 
     def among(self, host: Any, device: Any) -> Any:
-        """What adds up arrays on ``device`` over processes that MPI lets talk.
+        """A communicator that sums arrays on ``device`` over MPI processes.
 
         Args:
-            host: lets them talk, and adds up arrays of the host.
+            host: lets the processes communicate, and sums host arrays.
             device: that of this process.
         """
         del device
@@ -227,7 +227,7 @@ class Library:
     def engine_over_devices(self, device: Any) -> Engine | None:
         """The engine that shares mini-batches among the devices of this process, or None.
 
-        None where ``device`` is the only one of its kind, or the library can't do that.
+        None if ``device`` is the only one of its kind, or the library cannot do that.
         """
         del device
 
@@ -237,15 +237,15 @@ class Library:
         return contextlib.nullcontext()
 
     def ran_out_of_memory(self, error: Exception) -> bool:
-        """Whether ``error`` is how the library says that a device has too little memory."""
+        """Whether ``error`` means that a device has too little memory."""
         return isinstance(error, MemoryError)
 
 
 def dtype_name(dtype: Any) -> str:
-    """The name of a dtype given as a name, or as any library's dtype object.
+    """The name of a dtype that is given as a name or as any library's dtype object.
 
     Raises:
-        ValueError: it is not one that bp_xp computes in.
+        ValueError: bp_xp does not support the dtype.
 
     Examples:
         >>> dtype_name(np.float64)
@@ -266,7 +266,7 @@ def dtype_name(dtype: Any) -> str:
 
 
 def is_foreign_number(dtype: np.dtype) -> bool:
-    """Whether a dtype is a small number that another package has taught NumPy: bfloat16, ...
+    """Whether a dtype is a small number type that another package adds to NumPy: bfloat16, ...
 
     Examples:
         >>> is_foreign_number(np.dtype("float16")), is_foreign_number(np.dtype("V2"))
@@ -276,8 +276,8 @@ def is_foreign_number(dtype: np.dtype) -> bool:
 
 
 def adapted(module: ModuleType, **functions: Any) -> ModuleType:
-    """Return a namespace with all that a module has, and functions in the place of some of its."""
+    """Return a namespace with the content of a module, some of whose functions are replaced."""
     namespace = ModuleType(module.__name__, f"{module.__name__}, with functions of bp_xp.")
-    # What the module has is looked up when it is asked for, as somebody may listen in there.
+    # Attributes of the module are looked up on access, since other code may patch them.
     vars(namespace).update(functions, __getattr__=functools.partial(getattr, module))
     return namespace

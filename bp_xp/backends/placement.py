@@ -1,4 +1,4 @@
-"""A placement: an array library and one of its devices, where the arrays of a network live."""
+"""A placement: the array library and the device of a network's arrays."""
 
 import contextlib
 import ctypes
@@ -24,7 +24,7 @@ __all__ = ["DeviceTable", "LibraryReport", "Placement", "devices", "place"]
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """An array library and one of its devices: where the arrays of a network live.
+    """The array library and the device of a network's arrays.
 
     Two are equal if library and device have the same names: a device itself may have no hash.
 
@@ -32,7 +32,7 @@ class Placement:
         library: the library.
         xp: its functions.
         device: the device, as the library's own object.
-        reason: why this one, for people; empty where it was asked for by name.
+        reason: why this device was chosen, as text; empty if it was requested by name.
         engine: how training steps are taken here.
     """
 
@@ -54,12 +54,12 @@ class Placement:
 
     @property
     def backend(self) -> str:
-        """The name of the library, as ``backend=`` takes it."""
+        """The name of the library, as ``backend=`` accepts it."""
         return self.library.name
 
     @property
     def device_name(self) -> str:
-        """The name of the device, as ``device=`` takes it."""
+        """The name of the device, as ``device=`` accepts it."""
         return self.library.device_name(self.device)
 
     def __str__(self) -> str:
@@ -67,11 +67,11 @@ class Placement:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the device is a processor of this machine."""
+        """Whether the device is a CPU of this machine."""
         return self.library.is_cpu(self.device)
 
     def new_report(self) -> Report:
-        """What the engine will say of a run."""
+        """A new report for the engine to fill in during a run."""
         why = ""
         if self.engine.name != self.library.engine.name:
             why = f"asked for by engine={self.engine.name!r}"
@@ -80,7 +80,7 @@ class Placement:
         return Report(self.engine.name, self.engine.way, why)
 
     def dtype(self, name: str) -> Any:
-        """The library's own dtype object for ``name``; ValueError where the device lacks it."""
+        """The library's own dtype object for ``name``; ValueError if the device lacks it."""
         return self.library.dtype(name, self.device)
 
     def asarray(self, values: Any, dtype: str | None = None) -> Array:
@@ -88,24 +88,24 @@ class Placement:
 
         Args:
             values: a NumPy array of any layout and byte order, or what ``numpy.asarray`` takes.
-            dtype: name of a dtype, or None for that of the values.
+            dtype: the name of a dtype, or None for that of the values.
         """
         host = np.asarray(values)
         native = host.dtype.newbyteorder("=") if dtype is None else np.dtype(dtype)
         return self.library.from_numpy(np.asarray(host, dtype=native, order="C"), self.device)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A namespace is a module, which can't be copied or pickled; names can.
+        # A namespace is a module, which cannot be copied or pickled; names can.
         return place, (self.device_name, self.backend_word, self.engine_word)
 
     @property
     def backend_word(self) -> str | Namespace:
-        """What ``backend=`` takes for this library: its name, or the module itself."""
+        """The value of ``backend=`` for this library: its name, or the module itself."""
         return self.backend if self.backend in LIBRARIES else self.xp
 
     @property
     def engine_word(self) -> str:
-        """What ``engine=`` takes for this engine."""
+        """The value of ``engine=`` for this engine."""
         return "auto" if self.engine is self.library.engine else self.engine.name
 
     @contextlib.contextmanager
@@ -113,10 +113,10 @@ class Placement:
         """A context in which the library computes on this device.
 
         Args:
-            advice: what helps where there is too little memory: a sentence.
+            advice: a sentence that says what to do if there is too little memory.
 
         Raises:
-            OutOfMemoryError: the device has too little memory, in whatever way the library says so.
+            OutOfMemoryError: the device has too little memory, however the library reports it.
         """
         with self.library.active(self.device):
             try:
@@ -126,7 +126,7 @@ class Placement:
             except Exception as error:
                 if not self.library.ran_out_of_memory(error):
                     raise
-                # The frames that it came through hold arrays, which the next try may need.
+                # The frames of the traceback hold arrays, whose memory the next try may need.
                 traceback.clear_frames(error.__traceback__)
                 why = str(error).rstrip(".") or "nothing is left"
                 raise OutOfMemoryError(
@@ -141,15 +141,15 @@ def place(
 
     Args:
         device: without a backend: ``"cpu"`` is NumPy, ``"cuda"`` or ``"cuda:1"`` is CuPy,
-            ``"auto"`` is the best that works here. With one: a device in that library's words, or
-            ``"auto"``. None is the CPU, or the backend's default device.
+            ``"auto"`` is the best that works here. With a backend: a device name of that library,
+            or ``"auto"``. None is the CPU, or the backend's default device.
         backend: ``"numpy"``, ``"cupy"``, ``"torch"``, ``"jax"``, ``"dpnp"``, ``"mlx"``,
             ``"array_api_strict"``, or any module that follows the array API standard.
-        engine: how training steps are taken: ``"auto"`` is the library's own way, ``"plain"`` the
-            plain loop, one step after the other, and the name of an engine insists on it.
+        engine: how training steps are taken: ``"auto"`` is the library's own engine, ``"plain"``
+            the plain loop, one step after the other, and the name of an engine requires that one.
 
     Raises:
-        ValueError: the backend or the device is not known, or the library has no such engine.
+        ValueError: the backend or the device is unknown, or the library has no such engine.
         ImportError: the backend is not installed; the message names the extra that installs it.
         DeviceError: the device does not work on this machine; the message says why.
 
@@ -223,9 +223,9 @@ def _devices_found() -> Iterator[str]:
 
 
 def _best_placement() -> Placement:
-    """A GPU through the first library that has one that works; otherwise NumPy."""
+    """The first library with a GPU that works; otherwise NumPy."""
     numpy = LIBRARIES["numpy"]
-    # No library is imported to look for a GPU that can't be there.
+    # No library is imported to look for a GPU that cannot be there.
     candidates = [name for names, is_there in _GPUS.items() if is_there() for name in names]
     reasons = [] if candidates else ["no driver of a GPU on this machine"]
     for name in candidates:
@@ -277,13 +277,13 @@ _GPUS: dict[tuple[str, ...], Callable[[], bool]] = {
 
 @dataclass(frozen=True)
 class LibraryReport:
-    """What one array library offers on this machine.
+    """The devices of one array library on this machine.
 
     Attributes:
-        backend: its name, as ``backend=`` takes it.
-        version: its version; None where it is not installed.
-        devices: the names of its devices, as ``device=`` takes them; empty where none works.
-        reason: why it can't be used; empty where it can.
+        backend: its name, as ``backend=`` accepts it.
+        version: its version; None if it is not installed.
+        devices: the names of its devices, as ``device=`` accepts them; empty if none works.
+        reason: why it cannot be used; empty if it can.
     """
 
     backend: str
@@ -307,9 +307,9 @@ class DeviceTable(tuple[LibraryReport, ...]):
 
 @own_arguments
 def devices() -> DeviceTable:
-    """List each array library with its devices, or with the reason why it can't be used.
+    """List each array library with its devices, or with the reason why it cannot be used.
 
-    Imports every library that is installed, which can take seconds.
+    This imports every installed library, which can take seconds.
 
     Examples:
         >>> devices()[0].devices

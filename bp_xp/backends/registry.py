@@ -1,6 +1,6 @@
-"""The libraries that bp_xp knows, and what it takes of their arrays.
+"""The libraries that bp_xp supports by name, and functions for their arrays.
 
-To add one: a room beside this file, and a line in the table.
+To add a library, add a folder next to this file, and a line in the table.
 """
 
 import contextlib
@@ -35,11 +35,11 @@ LIBRARIES: dict[str, Library] = {
     library.name: library
     for library in (NumPy(), CuPy(), Torch(), JAX(), DPNP(), MLX(), ArrayAPIStrict())
 }
-"""The libraries that ``backend=`` knows by name."""
+"""The libraries that ``backend=`` accepts by name."""
 
 
 def library_of(array: Any) -> Library | None:
-    """The library that ``array`` belongs to, or None if it is no array of the standard's kind."""
+    """The library that ``array`` belongs to, or None if it does not follow the standard."""
     for library in LIBRARIES.values():
         if library.owns(array):
             return library
@@ -57,7 +57,7 @@ def active_for(array: Any) -> contextlib.AbstractContextManager[Any]:
 
 
 def _form_of(values: Any) -> Form | None:
-    """The form of what people pass if it is one that can't be computed with as it is."""
+    """The form of an argument if it cannot be used for computations directly."""
     if any(hasattr(values, word) for word in ("tocsr", "toarray", "todense")):
         word = (
             "todense" if not hasattr(values, "tocsr") and hasattr(values, "todense") else "toarray"
@@ -68,14 +68,14 @@ def _form_of(values: Any) -> Form | None:
 
 
 def check_form(values: Any, name: str) -> None:
-    """Refuse a form of array that can't be computed with as it is.
+    """Refuse a form of array that cannot be used for computations directly.
 
     Args:
-        values: what people pass.
-        name: what the caller calls it.
+        values: the user's argument.
+        name: the caller's name for it.
 
     Raises:
-        TypeError: it is sparse, masked, sharded ...; the message says what makes another of it.
+        TypeError: it is sparse, masked, sharded ...; the message says how to convert it.
     """
     _refuse_form(values, name)
 
@@ -91,7 +91,7 @@ def _refuse_form(values: Any, name: str, *, to_bring_home: bool = False) -> None
 
 
 def as_array(values: Any, name: str) -> Array:
-    """An array of any library as it is, host values as an array of the host.
+    """Return an array of any library unchanged, and host values as a host array.
 
     Raises:
         TypeError: as for :func:`check_form`.
@@ -103,25 +103,25 @@ def as_array(values: Any, name: str) -> Array:
 
 
 def as_host_array(values: Any) -> np.ndarray:
-    """What ``numpy.asarray`` makes of host values, with numbers that NumPy knows."""
+    """Return host values as ``numpy.asarray`` does, in a dtype that NumPy has."""
     host = np.asarray(values)
     return host.astype(np.float32) if is_foreign_number(host.dtype) else host
 
 
 def to_numpy(array: Array) -> np.ndarray:
-    """Bring an array of any library and device home.
+    """Copy an array of any library and device to the host.
 
     Args:
-        array: an array of any shape, of any library that follows the standard; or what
-            ``numpy.asarray`` takes.
+        array: an array of any shape, of any library that follows the standard; or values that
+            ``numpy.asarray`` accepts.
 
     Returns:
-        The same values as a NumPy array; no copy where the memory can be shared. That of another
-        library's array may be written to. Floats that NumPy lacks, such as bfloat16, become
+        The same values as a NumPy array, without a copy if the memory can be shared. The result for
+        another library's array is writable. Floats that NumPy lacks, such as bfloat16, become
         float32.
 
     Raises:
-        TypeError: it is sparse, or some of it is masked: its values are not all there is to it.
+        TypeError: the array is sparse or masked, so that its values are not all of its content.
 
     Examples:
         >>> to_numpy([1.0, 2.0])
@@ -132,16 +132,16 @@ def to_numpy(array: Array) -> np.ndarray:
     if library is None or library.name == "numpy":
         return as_host_array(array)
     host = library.to_numpy(array)
-    # Memory that another library owns, and hands out to be read only.
+    # Memory that another library owns, and exposes as read-only.
     return host if host.flags.writeable else host.copy()
 
 
 def find_library(backend: str | Namespace) -> Library:
-    """The library that a name or a module stands for.
+    """Return the library for a name or a module.
 
     Raises:
         ValueError: no library has that name.
-        TypeError: it is neither a name nor a module.
+        TypeError: the value is neither a name nor a module.
     """
     if isinstance(backend, str):
         if backend not in LIBRARIES:

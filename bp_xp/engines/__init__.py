@@ -1,8 +1,8 @@
-"""Engines: how many training steps are taken, each the way its library takes them best.
+"""Engines: ways to take many training steps, each suited to its library.
 
-Here is what engines share: what an engine is (``engine``), the plain loop (``plain``), what is
-told of a run (``report``), and for engines that record a step the recorder, the replayed program
-and the writer of CUDA kernels. The engines themselves are in the rooms of their libraries
+This folder has what engines share: the interface (``engine``), the plain loop (``plain``), the
+report of a run (``report``), and for engines that record a step, the recorder, the replayed program
+and the writer of CUDA kernels. The engines themselves are in the folders of their libraries
 (:mod:`bp_xp.backends`): ``backends/NAME/engine.py``.
 
     step ──► recorder ──► program ──► replay

@@ -1,4 +1,4 @@
-"""What an engine is."""
+"""The interface of an engine."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -28,9 +28,9 @@ class Loop(Protocol):
         """Take one step for each mini-batch of a chunk.
 
         Args:
-            step: the step, the same at each call.
-            state: a nesting of tuples and lists of arrays; used up.
-            batches: what the steps are given, each with a first axis of that many steps: inputs of
+            step: the step, the same in each call.
+            state: a nesting of tuples and lists of arrays; consumed.
+            batches: the arguments of the steps, each with a first axis for the steps: inputs of
                 shape (steps, batch, I), targets of shape (steps, batch, O).
             xp: their namespace.
 
@@ -41,7 +41,7 @@ class Loop(Protocol):
 
 
 class Compile(Protocol):
-    """Makes a fast function of a pure one."""
+    """Makes a fast function from a pure one."""
 
     def __call__(
         self, function: Callable[..., Any], *settings: Any, consumes: bool = False
@@ -57,7 +57,7 @@ class Compile(Protocol):
 
 
 class MapRows(Protocol):
-    """Makes a fast function of one that takes each row by itself, for any number of rows."""
+    """Makes a fast function from one that treats each row separately, for any number of rows."""
 
     def __call__(
         self, function: Callable[..., Any], *settings: Any, at_most: int
@@ -65,20 +65,20 @@ class MapRows(Protocol):
         """Return the function with its first arguments given.
 
         Args:
-            function: a pure function, called as ``function(*settings, shared, *arrays)``: what
-                all rows share, and arrays of N rows. It returns an array of N rows, or a nesting
-                of them, and no row of these depends on another row. So a library may give it more
-                rows than there are, and leave out what it returns for them.
+            function: a pure function, called as ``function(*settings, shared, *arrays)``: the
+                values that all rows share, and arrays of N rows. It returns an array of N rows, or
+                a nesting of them, in which no row depends on another. So a library may pad the
+                rows, and drop the results of the padding.
             settings: its first arguments, hashable.
-            at_most: how many rows it will be given at once, at most.
+            at_most: the largest number of rows in a call.
         """
         ...
 
 
 OneByOne = Callable[[Callable[[Array], Any], int], Any]
-"""Inside of a compiled function, ``one_by_one(f, n)``: computes f(0), ..., f(n − 1), nestings of
-arrays, one after the other, and returns them as one nesting with a first axis of n. What f is given
-is an array of shape ()."""
+"""Inside a compiled function, ``one_by_one(f, n)`` computes f(0), ..., f(n − 1), nestings of
+arrays, one after the other, and returns them as one nesting with a first axis of n. The argument of
+f is an array of shape ()."""
 
 
 def _not_compiled(
@@ -102,7 +102,7 @@ def _as_it_is(xp: Namespace) -> Namespace:
 
 
 def argmax(values: Array, *, xp: Namespace) -> Array:
-    """Return where the greatest entry of each row is, the first of equal ones, shape (..., N)."""
+    """Return the index of the largest entry of each row, the first of equals, shape (..., N)."""
     return xp.argmax(values, axis=-1)
 
 
@@ -111,25 +111,26 @@ class Engine:
     """How one library runs many steps.
 
     Attributes:
-        name: what ``engine=`` calls it: the name of its library, or ``"plain"``.
+        name: its name in ``engine=``: the name of its library, or ``"plain"``.
         way: how it takes steps, in a few words.
-        new_loop: returns what takes the chunks of one training run, which keeps the accounts of a
-            report.
-        compile: makes a fast function of a pure one; where there is no compiler, it only gives it
-            the settings.
-        map_rows: makes a fast function of one that takes each row by itself; likewise.
-        fuse: makes one operation of an elementwise function ``f(*arrays, xp=xp)``, where the
-            library can and ``compile`` does not do it anyway.
-        argmax: the library's fastest ``argmax(values, xp=xp)``, alike to :func:`argmax`.
-        over_rows: returns the namespace for what goes over the rows of a chunk at once: the
-            library's own, or one with faster functions of the same results.
-        in_place: whether steps move the state in its memory, so that on a CPU a few networks of a
-            stack at a time, which stay in its cache, are faster than all at once.
-        one_by_one: takes networks of a stack one after the other in a compiled program; None where
-            there is none.
-        remark: what is to be said of how mini-batches of a shape are taken, if anything.
-        describe: returns what writes the program of a step as text, (step, state, batches, xp), of
-            mini-batches as a loop takes them; None where the loop itself tells the report.
+        new_loop: returns the loop for the chunks of one training run, which updates a report.
+        compile: makes a fast function from a pure one; without a compiler, it only binds the
+            settings.
+        map_rows: makes a fast function from one that treats each row separately; without a
+            compiler, it only binds the settings.
+        fuse: makes one operation from an elementwise function ``f(*arrays, xp=xp)``, if the
+            library can, and ``compile`` does not do so anyway.
+        argmax: the library's fastest ``argmax(values, xp=xp)``, with the results of :func:`argmax`.
+        over_rows: returns the namespace for functions of all rows of a chunk: the library's own, or
+            one with faster functions and the same results.
+        in_place: whether steps update the state in place. Then, on a CPU, a few networks of a stack
+            at a time, which fit in its cache, are faster than all together.
+        one_by_one: takes networks of a stack one after the other in a compiled program; None if
+            there is no such program.
+        remark: returns a remark on how mini-batches of a shape are taken, if there is one.
+        describe: returns a function that writes the program of a step as text, for (step, state,
+            batches, xp), with mini-batches as a loop takes them; None if the loop writes the report
+            itself.
     """
 
     name: str

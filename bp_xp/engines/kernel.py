@@ -1,21 +1,21 @@
-"""A training step as one CUDA kernel, which takes many steps for one launch.
+"""A training step as one CUDA kernel, which takes many steps in one launch.
 
-On a GPU, a small network waits for launches: each operation of a step takes longer to ask for than
-to do. Here the operations of a step (:mod:`bp_xp.engines.operations`) become loops of one kernel.
-Its threads divide the entries of each result among themselves, and meet at a barrier only before an
-entry that needs what other threads have computed; what lies between two barriers is a *phase*.
-Whatever is done entry by entry to a result, bias, σ, the descent of a weight, follows in the loop
-that computes it.
+On a GPU, a small network waits for launches: launching each operation of a step takes longer than
+executing it. Here the operations of a step (:mod:`bp_xp.engines.operations`) become loops of one
+kernel. Its threads divide the entries of each result among themselves, and meet at a barrier only
+before an entry that needs results of other threads; the part between two barriers is a *phase*.
+Elementwise operations on a result, such as the bias, σ or the descent of a weight, are part of the
+loop that computes it.
 
-The phases of a step of plain gradient descent with two layers, for instance:
+The phases of a step of plain gradient descent with two layers, for example:
 
     1. z¹ = x W¹ᵀ + b¹, a¹ = σ(z¹)
     2. z² = a¹ W²ᵀ + b², a² = σ(z²), δ² = (a² − y) ⊙ σ′(z²)
     3. δ¹ = (δ² W²) ⊙ σ′(z¹)
     4. W¹ −= η δ¹ᵀ x, W² −= η δ²ᵀ a¹, b¹ −= η Σ δ¹, b² −= η Σ δ²
 
-The kernel is C++; what is CUDA's own in it, the barrier and the sum over neighbouring threads, is
-``PRELUDE``, for which the tests have another, that runs it on a CPU.
+The kernel is C++. Its CUDA-specific parts, the barrier and the sum over neighboring threads, are in
+``PRELUDE``; the tests have another prelude, which runs the kernel on a CPU.
 """
 
 import math
@@ -42,17 +42,17 @@ PRELUDE = """
 
 __device__ inline int thread_number() { return blockIdx.x * BLOCK + threadIdx.x; }
 
-// Wait for all threads, and see what they have written.
+// Wait for all threads, and make their writes visible.
 __device__ inline void barrier(unsigned* arrived) {
 #if CLUSTERED
     asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");
 #else
     __syncthreads();
 #if BLOCKS > 1
-    // One thread of each block counts it, and all of them together turn the first bit over. Where
-    // fewer blocks were launched nobody waits: results are wrong then, which is noticed. Nobody
-    // waits for ever either: who has waited too long says so in the next word, and from then on all
-    // run on to the end, with wrong results, which the host throws away.
+    // One thread of each block counts it, and all of them together flip the first bit. If fewer
+    // blocks were launched, no thread waits: the results are then wrong, which is detected. No
+    // thread waits forever: one that has waited too long sets the next word, and from then on all
+    // run to the end without waiting, with wrong results, which the host discards.
     volatile unsigned* const gave_up = arrived + 1;
     if (threadIdx.x == 0 && gridDim.x == BLOCKS && !*gave_up) {
         __threadfence();
@@ -69,22 +69,23 @@ __device__ inline void barrier(unsigned* arrived) {
 #endif
 }
 
-// The value of the neighbour whose number differs in one bit, among a team of some threads.
+// The value of the neighbor whose number differs in one bit, within a team of threads.
 template <int team, class Number>
 __device__ inline Number of_neighbour(Number value, int bit) {
     const unsigned all = team == 32 ? 0xffffffffu : (1u << team % 32) - 1;
     return __shfl_xor_sync(all << (threadIdx.x % 32 / team * team), value, bit);
 }
 """
-"""What a kernel needs of CUDA, which needs definitions of ``BLOCK``, the threads of a block;
-``BLOCKS``; and ``CLUSTERED``, 1 if these are one cluster, and 0 if they are launched together. The
-second word of ``scratch`` is 1 after a launch whose threads have waited too long for each other."""
+"""The CUDA functions that a kernel needs. They need definitions of ``BLOCK``, the threads of a
+block; ``BLOCKS``; and ``CLUSTERED``, 1 if these are one cluster, and 0 if they are launched
+together. The second word of ``scratch`` is 1 after a launch whose threads have waited too long for
+each other."""
 
 _WARP = 32
 _ALIGNMENT = 16
 _TILES = (4, 4), (2, 4), (2, 2)  # rows and columns
-_LEAST_BUSY = 7 / 8  # of the threads, so that a tile is worth while
-_UNROLLED = 8  # so many terms of a sum are asked for before the first is needed
+_LEAST_BUSY = 7 / 8  # of the threads, so that a tile is worthwhile
+_UNROLLED = 8  # this many terms of a sum are loaded before the first is needed
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,11 @@ class Kernel:
         source: C++, without the prelude. The function is ``take_steps``.
         arguments: the arguments before the number of steps: the name of each buffer, and its type
             in C. The last is ``scratch``.
-        scratch: bytes that it needs for what lives within a step, and for its barriers; zeros.
-        n_phases: in a step; at the end of each, all threads wait for each other.
+        scratch: the bytes that it needs for temporaries within a step, and for its barriers; zeros.
+        n_phases: the number of phases in a step; after each, all threads wait for each other.
         constants: the values of buffers ``c0``, ``c1`` ...
         z: the shape and the dtype of zᴸ.
-        n_operations: how many times an expression is computed in a step.
+        n_operations: the number of expressions computed in a step.
     """
 
     source: str
@@ -116,10 +117,10 @@ class Kernel:
 
 
 def _is_entrywise(later: Operation, earlier: Operation) -> bool:
-    """Whether a thread that takes one entry after the other in one loop keeps them in order.
+    """Whether two operations can share a loop: a thread that takes entry after entry keeps order.
 
-    It does where both loop over the same entries, and every buffer that one writes and the other
-    uses is used entry for entry.
+    They can if both loop over the same entries, and every buffer that one writes and the other uses
+    is used entry by entry.
     """
     if later.out.shape != earlier.out.shape:
         return False
@@ -143,13 +144,13 @@ def _depends(later: Operation, earlier: Operation) -> bool:
 def phases_of(
     operations: Sequence[Operation], *, alone: Callable[[Operation], bool] = lambda _: False
 ) -> list[int]:
-    """Return the phase of each operation, from 0: as late as what follows allows.
+    """Return the phase of each operation, from 0: as late as the operations after it allow.
 
-    What is ``alone`` shares no loop with what it depends on, or what depends on it.
+    An operation in ``alone`` shares no loop with its dependencies or its dependents.
 
-    A gradient is computed late, so that the descent, which must wait until its weights have
-    carried the error back, can follow in the same loop. What nothing follows, such as the writing
-    of zᴸ, stays with what it is made of.
+    A gradient is computed late, so that the descent, which must wait until the error has been
+    propagated back through its weights, can follow in the same loop. An operation without
+    dependents, such as writing zᴸ, stays with its dependencies.
     """
 
     def may_share(later: Operation, earlier: Operation) -> bool:
@@ -246,7 +247,7 @@ def write_kernel(step: OperationList, *, threads: int) -> Kernel:
 
 
 def _stored(loops: Sequence[_Loop]) -> set[str]:
-    """Return the temporaries that another loop than the writer's reads; the rest never leave it."""
+    """Return the temporaries that another loop reads; the others never leave their own loop."""
     written, read = defaultdict(set), defaultdict(set)
     for i, loop in enumerate(loops):
         for one in loop.operations:
@@ -259,7 +260,7 @@ def _stored(loops: Sequence[_Loop]) -> set[str]:
 
 
 def _places(step: OperationList, stored: set[str]) -> tuple[dict[str, int], int]:
-    """Return where in the scratch memory each temporary lies, and how much that needs."""
+    """Return the offset of each temporary in the scratch memory, and the total size."""
     places, end = {}, _ALIGNMENT  # the first words are the barriers'
     for name in sorted(stored, key=lambda name: int(name[1:])):
         places[name] = end
@@ -270,13 +271,13 @@ def _places(step: OperationList, stored: set[str]) -> tuple[dict[str, int], int]
 
 @dataclass(frozen=True)
 class _Tiling:
-    """How the entries of a loop are shared out among threads.
+    """How the entries of a loop are divided among threads.
 
     Attributes:
-        team: threads that share the sums of an entry.
-        rows: of the tile of entries that a team makes at once. What they have in common is read
+        team: the threads that share the sums of an entry.
+        rows: the rows of the tile of entries that a team computes together. Common terms are read
             once.
-        columns: of that tile.
+        columns: the columns of that tile.
     """
 
     team: int
@@ -285,16 +286,16 @@ class _Tiling:
 
     @property
     def tile(self) -> int:
-        """Entries that a team makes at once."""
+        """The entries that a team computes together."""
         return self.rows * self.columns
 
 
 def _tiling_for(loop: _Loop, threads: int) -> _Tiling:
-    """Return how to share a loop out.
+    """Return how to divide a loop among threads.
 
-    Neighbours that read neighbouring numbers are served together, so a team is a whole warp where
-    the terms of a sum lie in a row; elsewhere as many threads as would be idle. Where there are
-    more entries than threads, each makes a tile of them.
+    Reads of neighboring numbers by neighboring threads are combined, so a team is a whole warp if
+    the terms of a sum are contiguous; otherwise, as many threads as would be idle. If there are
+    more entries than threads, each computes a tile of them.
     """
     sums = [one for one in loop.operations if one.combine]
     shortest = min((math.prod(one.reduced) for one in sums), default=1)
@@ -314,7 +315,7 @@ def _tiling_for(loop: _Loop, threads: int) -> _Tiling:
 def _write_loop(
     loop: _Loop, stored: set[str], threads: int, tiling: _Tiling, began: int
 ) -> Iterator[str]:
-    """Write a loop over entries; ``began`` threads have something to do already, and come last."""
+    """Write a loop over entries; ``began`` threads are already busy, and come last."""
     team, times = tiling.team, math.prod(loop.shape) // tiling.tile
     number = f"(thread + {threads - began}) % {threads}" if began else "thread"
     number = f"{number} / {team}" if team > 1 else number
@@ -328,7 +329,7 @@ def _write_loop(
 
 
 def _write_entries(loop: _Loop, stored: set[str], tiling: _Tiling) -> Iterator[str]:
-    """Write what makes an entry, or some at once: first the sums, which are of memory alone."""
+    """Write the computation of an entry, or of a tile: first the sums, which only read memory."""
     names: dict[View, str] = {}
     for one in loop.operations:
         if one.combine:
@@ -339,7 +340,7 @@ def _write_entries(loop: _Loop, stored: set[str], tiling: _Tiling) -> Iterator[s
 
 
 def _write_elementwise(loop: _Loop, names: dict[View, str], stored: set[str]) -> Iterator[str]:
-    """Write what follows the sums of an entry, which have names."""
+    """Write the expressions after the sums of an entry, which have names."""
     changed: dict[View, str] = {}
     for one in loop.operations:
         if not one.combine:
@@ -360,7 +361,7 @@ def _write_elementwise(loop: _Loop, names: dict[View, str], stored: set[str]) ->
 def _write_sum(
     one: Operation, names: dict[View, str], shape: tuple[int, ...], tiling: _Tiling
 ) -> Iterator[str]:
-    """Write the loop over what is combined in an entry, or in some at once."""
+    """Write the loop over the terms that are combined in an entry, or in a tile."""
     team, declared = tiling.team, f"v{len(names)}"
     names[one.out] = name = f"{declared}[t]" if tiling.tile > 1 else declared
     kind, length = C_TYPES[one.out.dtype], math.prod(one.reduced)
@@ -389,7 +390,7 @@ def _write_sum(
 
 
 def _for_each(shape: tuple[int, ...], tiling: _Tiling, lines: list[str]) -> Iterator[str]:
-    """Write lines for each of the entries that are made at once, number t of them."""
+    """Write lines for each entry of a tile, number t."""
     if tiling.tile == 1:
         yield from lines
         return
@@ -403,7 +404,7 @@ def _index_lines(shape: tuple[int, ...], tiling: _Tiling, lines: list[str]) -> I
     """Write the indices i0, i1 ... of an entry, as far as lines use them."""
     indices = _indices("i", shape)
     if tiling.tile > 1:
-        # The entries of a tile lie apart, so that neighbouring threads make neighbouring ones.
+        # The entries of a tile are apart, so that neighboring threads compute neighboring entries.
         height, width = shape[0] // tiling.rows, shape[1] // tiling.columns
         indices = [
             f"i / {width} + t / {tiling.columns} * {height}",

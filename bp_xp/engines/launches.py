@@ -1,12 +1,12 @@
-"""A training step as few launches: the library's matrix products, and a kernel for what is between.
+"""A training step in few launches: the library's matrix products, and one kernel between them.
 
 For networks that are too large for one kernel (:mod:`bp_xp.engines.kernel`), the library multiplies
-matrices faster than a kernel written here. All else in a step is done entry by entry, or sums a
-little up, and waits for launches if each function is one. Here everything that lies between two
-products, or between two barriers, is one launch: bias, σ and the error of the outputs; δ ⊙ σ′; the
-sums over samples, the optimizer's rule for every parameter and what dropout hashes.
+matrices faster than a kernel written here. All other operations of a step are elementwise, or small
+sums, and would wait for launches if each were one. Here everything between two products, or between
+two barriers, is one launch: bias, σ and the error of the outputs; δ ⊙ σ′; the sums over samples,
+the optimizer's rule for every parameter and the hashes of dropout.
 
-A step of plain gradient descent with two layers, for instance, is nine launches:
+A step of plain gradient descent with two layers, for example, is nine launches:
 
     x W¹ᵀ | z¹, a¹ | a¹ W²ᵀ | z², a², δ² | δ² W² | δ¹ | δ¹ᵀ x, δ²ᵀ a¹ | W¹, W², b¹, b²
 """
@@ -25,7 +25,7 @@ class Product:
     """A product of matrices, for the library.
 
     Attributes:
-        out: where it goes, shape (..., N, O).
+        out: the result, shape (..., N, O).
         left: the first factor, shape (..., N, K).
         right: the second, shape (..., K, O).
     """
@@ -45,9 +45,9 @@ class Product:
 
 
 def list_launches(step: OperationList) -> list[Product | OperationList]:
-    """Return the launches of a step in their order: products, and operations of one kernel each.
+    """Return the launches of a step in order: products, and groups of operations for a kernel.
 
-    The name of a temporary that lives longer than a launch begins with ``h``.
+    The name of a temporary that is used by more than one launch begins with ``h``.
     """
     phases = phases_of(step.operations, alone=_is_product)
     launches: list[list[Operation]] = []
@@ -80,13 +80,13 @@ def _is_product(one: Operation) -> bool:
 
 
 def _product(one: Operation) -> Product:
-    """Return the product that an operation over entries (..., i, j) and terms k stands for."""
+    """Return the product equivalent to an operation over entries (..., i, j) and terms k."""
     left, right = one.views
     return Product(one.out, _without(left, -2), _transposed(_without(right, -3)))
 
 
 def _without(view: View, axis: int) -> View:
-    """Return a view without an axis, along which nothing changes."""
+    """Return a view without an axis along which nothing changes."""
     shape, strides = list(view.shape), list(view.strides)
     del shape[axis], strides[axis]
     return replace(view, shape=tuple(shape), strides=tuple(strides))
@@ -103,7 +103,7 @@ def _held(launches: Sequence[Sequence[Operation]]) -> dict[str, str]:
     for i, ones in enumerate(launches):
         for one in ones:
             for view in (*one.views, one.out):
-                # A product is the library's, which knows nothing of what is inside of a kernel.
+                # The library computes a product, and has no access to temporaries of a kernel.
                 users.setdefault(view.buffer, set()).update({i, -1} if _is_product(one) else {i})
     return {
         name: f"h{name[1:]}" for name, used in users.items() if name[0] == "t" and len(used) > 1

@@ -1,9 +1,9 @@
-"""A step as a list of operations on numbers: what a kernel is written from.
+"""A step as a list of operations on numbers, from which a kernel is written.
 
-Each :class:`Operation` says what every single entry of its result is: an expression of entries of
-other arrays, or a sum of such expressions. Arrays are views of buffers, told by offset and strides,
-so that a transposed matrix, a slice or a broadcast bias are nothing but other strides. The step is
-written down by NumPy on copies (:mod:`bp_xp.engines.recorder`), which also tells the strides.
+Each :class:`Operation` defines every entry of its result: an expression of entries of other arrays,
+or a sum of such expressions. Arrays are views of buffers, with an offset and strides, so that a
+transposed matrix, a slice or a broadcast bias only differ in their strides. The step is recorded
+with NumPy on copies (:mod:`bp_xp.engines.recorder`), which also gives the strides.
 """
 
 import math
@@ -27,7 +27,7 @@ C_TYPES: Mapping[str, str] = {
     "int64": "long long",
     "bool": "bool",
 }
-"""What C calls the dtypes that a kernel computes in."""
+"""The C names of the dtypes that a kernel computes in."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,16 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """What each entry of a result is.
+    """The definition of each entry of a result.
 
     Attributes:
-        out: where it goes, with an axis for each index that runs over entries.
-        inputs: what it is made of: views of shape (*out.shape, *reduced), or numbers as text.
-        expression: the entry in C, a format of the inputs.
-        combine: how two terms become one over the axes of ``reduced``, in C, a format of both;
-            empty where there are no such axes.
-        reduced: the extents of the axes that are reduced up, or whose largest or least is taken.
+        out: the result, with an axis for each index that runs over entries.
+        inputs: its inputs: views of shape (*out.shape, *reduced), or numbers as text.
+        expression: the entry in C, as a format string for the inputs.
+        combine: how two terms are combined over the axes of ``reduced``, in C, as a format string
+            for both; empty if there are no such axes.
+        reduced: the extents of the axes that are summed, or whose largest or smallest entry is
+            taken.
     """
 
     out: View
@@ -75,7 +76,7 @@ class Operation:
 
     @property
     def size(self) -> int:
-        """How many times the expression is computed."""
+        """The number of times that the expression is computed."""
         return math.prod(self.out.shape) * math.prod(self.reduced)
 
 
@@ -83,7 +84,7 @@ class Operation:
 class OperationList:
     """A step, as operations in their order.
 
-    The first letter of a buffer's name says what it is: ``s0``, ``s1`` ... are the leaves of the
+    The first letter of a buffer's name shows its kind: ``s0``, ``s1`` ... are the leaves of the
     state, ``x0``, ``x1`` ... the parts of a mini-batch, ``c0`` ... constants, ``t0`` ...
     temporaries, and ``z`` is zᴸ.
 
@@ -105,7 +106,7 @@ class OperationList:
 # ---------------------------------------------------------------------------------------------
 # Elementwise functions in C, with the arguments cast to the type that NumPy computes in
 
-# A maximum with a NaN is NaN, as in NumPy; fmax would leave it out.
+# A maximum with a NaN is NaN, as in NumPy; fmax would ignore the NaN.
 _EXPRESSIONS: Mapping[np.ufunc, str] = {
     np.add: "{0} + {1}",
     np.subtract: "{0} - {1}",
@@ -140,15 +141,15 @@ _SAME_IN_C = (
     *(np.exp, np.exp2, np.expm1, np.log, np.log2, np.log1p, np.sqrt, np.cbrt),
     *(np.sin, np.cos, np.tan, np.sinh, np.cosh, np.tanh),
 )
-# Integers without a sign wrap in C, as NumPy's do with one.
+# Unsigned integers wrap in C, as NumPy's signed integers do.
 _WRAPPING = (np.add, np.subtract, np.multiply, np.square, np.negative)
 
-# Numbers in all arrays of a step, which is taken on the host to be written down.
+# The limit of numbers in all arrays of a step, which is taken on the host to be recorded.
 _MOST_ENTRIES = 1 << 26
 
 SUM = _EXPRESSIONS[np.add]
 PRODUCT = _EXPRESSIONS[np.multiply]
-"""What a product of matrices sums up."""
+"""The terms that a product of matrices sums."""
 _REDUCTIONS: Mapping[Any, str] = {
     np.sum: SUM,
     np.max: _EXPRESSIONS[np.maximum],
@@ -157,7 +158,7 @@ _REDUCTIONS: Mapping[Any, str] = {
 
 
 def _ufunc_in_c(ufunc: np.ufunc, dtype: str, inputs: Sequence[Any]) -> str:
-    """Return the expression of a function of arguments of a dtype."""
+    """Return the expression of a function for arguments of a dtype."""
     if ufunc is np.power and isinstance(inputs[1], int | float) and inputs[1] == 2:
         ufunc = np.square
     if ufunc in _SAME_IN_C and dtype.startswith("float"):
@@ -182,7 +183,7 @@ def _ufunc_in_c(ufunc: np.ufunc, dtype: str, inputs: Sequence[Any]) -> str:
 
 
 class _Tape:
-    """Writes operations down. A recorded array's name is that of its buffer."""
+    """Records operations. A recorded array's name is that of its buffer."""
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
@@ -191,7 +192,7 @@ class _Tape:
         self.entries = 0
 
     def new_buffer(self, prefix: str, values: Any, *, order: Literal["C", "K"] = "C") -> Recorded:
-        """Take an array in as a buffer of its own; ``"K"`` keeps the order that NumPy gave it."""
+        """Add an array as a new buffer; ``"K"`` keeps the memory order that NumPy gave it."""
         array = np.array(values, order=order)
         self.entries += array.size
         if self.entries > _MOST_ENTRIES:
@@ -229,11 +230,11 @@ class _Tape:
     def write_elementwise(
         self, out: Recorded, inputs: Sequence[Any], dtype: np.dtype, expression: str
     ) -> None:
-        """Write an elementwise operation, with its arguments taken in a dtype."""
+        """Write an elementwise operation, with its arguments converted to a dtype."""
         target = self.view_of(out)
         views = tuple(self.operand(one, target.shape, dtype) for one in inputs)
         if any(v != target and isinstance(v, View) and v.buffer == target.buffer for v in views):
-            # Other entries of what changes are read, as in a[1:] += a[:-1]: first all are made.
+            # Other entries of the changed array are read, as in a[1:] += a[:-1]: compute all first.
             fresh = self.new_buffer("t", out.value)
             self.write_elementwise(fresh, inputs, dtype, expression)
             self.write_elementwise(out, [fresh], out.dtype, "{0}")
@@ -248,8 +249,8 @@ class _Tape:
     # What every tape does.
 
     def call(self, function: Any, array: Recorded) -> Recorded:
-        """Refuse a function from outside: other processes are not reached from a kernel."""
-        raise CannotRecordError("the step adds up over processes, which a kernel can't do")
+        """Refuse an outside function: a kernel cannot reach other processes."""
+        raise CannotRecordError("the step sums over processes, which a kernel cannot do")
 
     def view(self, of: Recorded, part: np.ndarray, key: Any) -> Recorded:
         """Take a view."""
@@ -334,7 +335,7 @@ def _kind_of(value: Any) -> Any:
 
 
 def _number(value: np.ndarray) -> str:
-    """Return a number as C reads it, to the last bit."""
+    """Return a number as a C literal, exact to the last bit."""
     kind = value.dtype.name
     if kind not in C_TYPES or not np.isfinite(value):
         raise CannotRecordError(f"the number {value}")
@@ -399,7 +400,7 @@ def _write_triangle(keep: np.ufunc) -> Callable[..., None]:
     def write(tape: _Tape, out: Recorded, array: Any, k: int = 0) -> None:
         rows, columns = out.shape[-2:]
         kept = keep(np.arange(columns), np.arange(rows)[:, None] + k)
-        # The mask is a constant; an entry outside is 0, whatever it was.
+        # The mask is a constant; an entry outside becomes 0, whatever its value.
         tape.write_elementwise(out, [array, kept], out.dtype, "{1} != 0 ? {0} : 0")
 
     return write
@@ -422,16 +423,16 @@ _FUNCTIONS: Mapping[Any, Callable[..., None]] = {
 
 
 def list_operations(step: Step, state: Any, batch: Sequence[np.ndarray]) -> OperationList:
-    """Return what a step does.
+    """Return the operations of a step.
 
     Args:
         step: the step.
-        state: a nesting of tuples and lists of NumPy arrays, of the shapes and dtypes of its
-            state; the values are of no matter.
-        batch: a mini-batch, likewise.
+        state: a nesting of tuples and lists of NumPy arrays, with the shapes and dtypes of its
+            state; the values do not matter.
+        batch: a mini-batch, whose values do not matter either.
 
     Raises:
-        CannotRecordError: it does what is no operation in the sense of this module.
+        CannotRecordError: the step does something that this module cannot express.
     """
     tape = _Tape()
     with np.errstate(all="ignore"):
@@ -440,7 +441,7 @@ def list_operations(step: Step, state: Any, batch: Sequence[np.ndarray]) -> Oper
     zs = Recorded(np.empty(z.shape, z.dtype), "z", tape)
     tape.write_elementwise(zs, [z], z.dtype, "{0}")
     for i, (leaf, before) in enumerate(zip(new, leaves_of(state), strict=True)):
-        # What was never used has no memory yet, and is as it was.
+        # A leaf that was never used has no memory yet, and does not change.
         here = Recorded(tape.memory.get(f"s{i}", leaf.value), f"s{i}", tape)
         if leaf.name == here.name and tape.view_of(leaf) == tape.view_of(here):
             continue

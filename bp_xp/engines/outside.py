@@ -1,4 +1,4 @@
-"""Calls of what is no operation of the standard, such as a sum over processes."""
+"""Calls of functions outside of the standard, such as a sum over processes."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -21,8 +21,8 @@ _hearer: ContextVar[Callable[[Outside, Array], Array] | None] = ContextVar(
 def call_outside(function: Outside, array: Array) -> Array:
     """Return ``function(array)``.
 
-    A recorder could not see into the function: so it is told of the call as a whole, and writes it
-    down as one line. It does not make the call, as other processes may record at another step.
+    A recorder cannot see into the function, so it gets the call as a whole, and records it as one
+    line. It does not make the call, since other processes may record at another step.
     """
     if isinstance(array, Recorded):
         return array.tape.call(function, array)
@@ -32,10 +32,10 @@ def call_outside(function: Outside, array: Array) -> Array:
 
 @contextlib.contextmanager
 def heard_by(hear: Callable[[Outside, Array], Array]) -> Iterator[None]:
-    """Hand calls to a recorder whose arrays can't be told from others, while this context lasts.
+    """Pass calls to a recorder whose arrays look like others, while this context is active.
 
     Args:
-        hear: writes a call down, and returns an array of the form of its result.
+        hear: records a call, and returns an array of the form of its result.
     """
     before = _hearer.set(hear)
     try:

@@ -30,4 +30,4 @@ def _new_loop(report: Report) -> Loop:
 
 
 PLAIN = Engine("plain", "one step after the other", _new_loop)
-"""The engine of every library that has none of its own, and of ``engine="plain"``."""
+"""The engine of every library without its own one, and of ``engine="plain"``."""

@@ -1,9 +1,9 @@
-"""Arrays that tell a tape what is done to them: how a step is written down with NumPy.
+"""Arrays that report their operations to a tape: how a step is recorded with NumPy.
 
-NumPy asks the type of an array before it computes with it (``__array_ufunc__``,
-``__array_function__``). So a step that is given these arrays computes as ever, and each operation
-goes past a tape, which writes it down: as a line of Python (:mod:`bp_xp.backends.numpy.engine`) or
-of CUDA (:mod:`bp_xp.engines.kernel`).
+NumPy consults the type of an array before it computes with it (``__array_ufunc__``,
+``__array_function__``). So a step with these arrays computes as usual, and each operation passes a
+tape, which records it: as a line of Python (:mod:`bp_xp.backends.numpy.engine`) or of CUDA
+(:mod:`bp_xp.engines.kernel`).
 """
 
 from collections.abc import Callable, Sequence
@@ -23,17 +23,17 @@ _BASIC = (slice, int, type(None), type(...))
 
 
 class Tape(Protocol):
-    """Writes operations down. Each method computes, and returns the result."""
+    """Records operations. Each method computes, and returns the result."""
 
     def ufunc(self, ufunc: np.ufunc, inputs: Sequence[Any], out: "Recorded | None") -> "Recorded":
         """Apply an elementwise function, or a matrix product, to arrays and numbers.
 
-        ``out`` is the array that takes the result, or None for a fresh one.
+        ``out`` is the array for the result, or None for a new one.
         """
         ...
 
     def function(self, function: Any, inputs: Sequence[Any], options: Any) -> "Recorded":
-        """Call another of NumPy's functions."""
+        """Call another NumPy function."""
         ...
 
     def call(self, function: Callable[[Any], Any], array: "Recorded") -> "Recorded":
@@ -41,17 +41,17 @@ class Tape(Protocol):
         ...
 
     def view(self, of: "Recorded", part: np.ndarray, key: Any) -> "Recorded":
-        """Take the part ``of[key]``; ``"mT"`` stands for the transposed matrix."""
+        """Take the part ``of[key]``; ``"mT"`` means the transposed matrix."""
         ...
 
 
 class Recorded(NDArrayOperatorsMixin):
-    """An array that has what is done to it written down, and does it.
+    """An array that executes operations and records them.
 
     Attributes:
-        value: the values, for the shapes and dtypes of what comes next.
-        name: what the tape calls it.
-        tape: what writes down.
+        value: the values, for the shapes and dtypes of later operations.
+        name: its name on the tape.
+        tape: the tape that records its operations.
     """
 
     def __init__(self, value: np.ndarray, name: str, tape: Tape):
@@ -104,14 +104,14 @@ def all_recorded(tree: Any) -> list[Recorded]:
 def record(
     step: Step, state: Any, batch: Sequence[np.ndarray], tape: Tape
 ) -> tuple[list[Recorded], Recorded]:
-    """Take a step on copies, past a tape, which knows them as ``s0``, ``s1`` ... and ``x0`` ...
+    """Record a step on copies with a tape, which names them ``s0``, ``s1`` ... and ``x0`` ...
 
     Returns:
         The leaves of the new state, and zᴸ.
 
     Raises:
-        CannotRecordError: the step does what is no array operation, such as looking at a value, or
-            its state changes its form. Other exceptions are those of the step.
+        CannotRecordError: the step does something other than array operations, such as reading a
+            value, or its state changes its form. Other exceptions are those of the step.
     """
     names = (f"s{i}" for i, _ in enumerate(leaves_of(state)))
 

@@ -1,18 +1,18 @@
-"""Record a step once, replay it on every mini-batch: what recording engines share.
+"""Record a step once, replay it on every mini-batch: the common part of recording engines.
 
 With small networks, most of the time of a step goes into calling functions and making arrays, not
-into arithmetic. So a library's recorder takes the step once, on copies, and writes each operation
-down as a line of a Python function, with the memory of its first result as ``out``. For the
-sigmoid, for instance::
+into arithmetic. So a library's recorder takes the step once, on copies, and records each operation
+as a line of a Python function, with the memory of its first result as ``out``. For the sigmoid, for
+example::
 
     matmul(x, v0, out=t0)
     add(t0, v1, out=t0)
     multiply(c0, t0, out=t1)
     tanh(t1, out=t2)
 
-That function then runs the mini-batches. Since it is made from the step, nothing of the mathematics
-is written a second time. A step that does something that can't be recorded, such as looking at a
-value, is taken by the plain loop; so are a few steps, for which it is not worth while.
+That function then runs the mini-batches. Since it is made from the step, no mathematics is written
+a second time. The plain loop takes a step that cannot be recorded, for example because it reads a
+value, and a few steps for which recording is not worthwhile.
 """
 
 import math
@@ -35,31 +35,31 @@ __all__ = [
     "new_loop",
 ]
 
-# To record a step takes as long as some tens of steps of a small network in the plain loop.
+# Recording a step takes as long as some tens of steps of a small network in the plain loop.
 _STEPS_BEFORE = 32
-_LEAST = 4  # as of any network: a step is taken on copies
+_LEAST = 4  # for any network, since a step is taken on copies
 
 
 class CannotRecordError(Exception):
-    """The step does something that a list of array operations can't express."""
+    """The step does something that a list of array operations cannot express."""
 
 
 class PlainIsBetterError(CannotRecordError):
-    """The step could be recorded, and would gain nothing."""
+    """The step could be recorded, but would not be faster."""
 
 
 class GaveUpError(Exception):
-    """A program could not finish its steps; the state is as it was before them."""
+    """A program could not finish its steps; the state is the same as before them."""
 
 
 class Program(NamedTuple):
     """A recorded step.
 
     Attributes:
-        run: runs mini-batches, ``run(leaves of the state, batches, zs)``: moves the state where it
-            is, and writes zᴸ to zs.
+        run: runs mini-batches, ``run(leaves of the state, batches, zs)``: updates the state in
+            place, and writes zᴸ to zs.
         z: an array of the shape and dtype of zᴸ.
-        text: what was written, for people.
+        text: the source text, for reading.
     """
 
     run: Callable[[Sequence[Array], Sequence[Array], Array], None]
@@ -68,7 +68,7 @@ class Program(NamedTuple):
 
 
 class Record(Protocol):
-    """Takes a step on copies of the state and of a mini-batch, and returns what was done."""
+    """Takes a step on copies of the state and of a mini-batch, and returns its program."""
 
     def __call__(self, step: Step, state: Any, batch: Sequence[Array], *, xp: Namespace) -> Program:
         """Raise CannotRecordError, or any other exception, where the plain loop has to serve."""
@@ -78,8 +78,8 @@ class Record(Protocol):
 class Lines:
     """The lines of a function under way, and the objects that they name.
 
-    The lines know the leaves of the state as ``s0``, ``s1`` ..., the parts of a mini-batch as
-    ``x0``, ``x1`` ... and zᴸ as ``z``.
+    In the lines, the leaves of the state are ``s0``, ``s1`` ..., the parts of a mini-batch are
+    ``x0``, ``x1`` ... and zᴸ is ``z``.
     """
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ class Lines:
         return name
 
     def write_back(self, new_state: Sequence[str], copy: Callable[[str, str], str]) -> None:
-        """Put parts of the state that were returned as new arrays where the old ones are.
+        """Copy parts of the state that were returned as new arrays to the old ones.
 
         Args:
             new_state: the names of the new leaves.
@@ -120,7 +120,7 @@ class Lines:
                 self.each.append(copy(f"s{i}", name))
 
     def compile(self, n_leaves: int, n_parts: int) -> tuple[Callable[..., None], str]:
-        """Return the function whose lines are on the tape, and its text for people."""
+        """Return the function whose lines are on the tape, and its text for reading."""
         state = ", ".join(f"s{i}" for i in range(n_leaves)) + "," * (n_leaves == 1)
         parts = "".join(f"x{i}, " for i in range(n_parts))
         run = [
@@ -130,7 +130,7 @@ class Lines:
             f"    for {parts}z in zip(*map(items, batches), zs):",
             *(f"        {line}" for line in self.each),
         ]
-        # The objects that lines name are arguments around them: those are found fastest.
+        # The objects in the lines are arguments of an outer function: their lookup is the fastest.
         make = [f"def make(items, {', '.join(self.objects)}):", *(f"    {line}" for line in run)]
         scope: dict[str, Any] = {}
         exec("\n".join([*make, "    return run"]), scope)
@@ -138,7 +138,7 @@ class Lines:
 
 
 def _items(array: Array) -> Any:
-    """Return what can be iterated over: the items of an array, each an array."""
+    """Return an iterable of the items of an array, each an array."""
     return array if array.ndim > 1 else [array[k, ...] for k in range(array.shape[0])]
 
 
@@ -150,19 +150,19 @@ def new_loop(
     small: float = math.inf,
     is_known: Callable[[Step, Any, Sequence[Array]], bool] = lambda *_: False,
 ) -> Loop:
-    """Return the loop that replays what a recorder records, once for each shape of mini-batch.
+    """Return the loop that replays recorded steps, recorded once for each shape of mini-batch.
 
-    A program may differ from the plain loop in its rounding. So which of them takes a step depends
-    on the number of the step in the whole run, and on nothing that differs where the run is cut
-    into chunks or resumed: a shape of which an epoch has many is recorded at once, any other one
-    after a number of steps.
+    A program may differ from the plain loop in its rounding. So the choice between them depends on
+    the number of the step in the whole run, and not on how the run is divided into chunks or
+    whether it was resumed: a shape that occurs often in an epoch is recorded immediately, any other
+    one after a number of steps.
 
     Args:
         record: the recorder.
-        report: what to keep the accounts in.
-        effort: how long it takes, against that of NumPy.
-        small: up to how many numbers in the state a step takes no longer than with few of them;
-            with so many times as many, recording is worth as many times fewer steps.
+        report: the report to update.
+        effort: the time that it takes, relative to that of NumPy.
+        small: the number of values in the state up to which a step takes constant time; with k
+            times as many, recording pays off after k times fewer steps.
         is_known: whether a step on a state and a mini-batch needs no recording, since another run
             had the same. Its first steps then differ from that run's by rounding.
     """
@@ -180,7 +180,7 @@ def new_loop(
         most = effort * _STEPS_BEFORE
         least = max(min(_LEAST, most), math.ceil(most / max(1.0, numbers / small)))
         rows = shape[-2:][0]  # of a mini-batch, in a stack of networks that of each
-        # What nobody knows is not guessed from the chunk: a run that is resumed has other chunks.
+        # Unknown counts are not guessed from the chunk: a resumed run has other chunks.
         of_epoch = 1 if report.epoch is None else report.epoch.get(rows, cast(int, n))
         few = of_epoch < least and number < least
         if few and not is_known(step, state, [part[0, ...] for part in batches]):
@@ -199,8 +199,8 @@ def new_loop(
     ) -> tuple[Any, Array]:
         n, shape = batches[0].shape[0], report.whole(batches[0].shape[1:])
         account = report.account(shape)
-        # Networks may leave a stack: the state then has another form, whatever the mini-batches.
-        # And of a mini-batch of shards, a process may bring any part.
+        # When networks leave a stack, the state has another form, whatever the mini-batches are.
+        # And with shards, a process may have any part of a mini-batch.
         part = tuple(batches[0].shape[1:])
         form = shape, part, tuple(getattr(next(leaves_of(state), None), "shape", ()))
         if form not in programs:
@@ -234,13 +234,13 @@ def _recorded(
     shape = tuple(batches[0].shape[1:])
     try:
         program = record(step, state, [part[0, ...] for part in batches], xp=xp)
-    except (Warning, AssertionError):  # somebody wants them to be errors
+    except (Warning, AssertionError):  # the user wants them to be errors
         raise
     except PlainIsBetterError as error:
         report.fall_back(shape, str(error), expected=True)
     except CannotRecordError as error:
         report.fall_back(shape, str(error))
-    except Exception as error:  # whatever it is, the plain loop serves, or says what is wrong
+    except Exception as error:  # whatever it is, the plain loop works, or reports what is wrong
         report.fall_back(shape, f"{type(error).__name__} while recording: {error}")
     else:
         account = report.account(shape)
@@ -252,7 +252,7 @@ def _recorded(
 
 
 def _plainly(step: Step, state: Any, batches: Sequence[Array], xp: Namespace) -> tuple[Any, Array]:
-    """Take steps in the plain loop, and return what a recorded step can go on from."""
+    """Take steps in the plain loop, and return a state from which a recorded step can continue."""
     state, zs = plain.loop(step, state, batches, xp=xp)
-    # NumPy makes scalars of arrays without axes, which nothing can be written to.
+    # NumPy turns arrays without axes into scalars, which cannot be written to.
     return map_leaves(xp.asarray, state), zs

@@ -1,4 +1,4 @@
-"""What an engine says of a run: how mini-batches were taken, and why not in a faster way."""
+"""The report of an engine on a run: how mini-batches were taken, and why not in a faster way."""
 
 import functools
 import logging
@@ -16,12 +16,12 @@ class Account:
     """How the mini-batches of one shape were taken.
 
     Attributes:
-        steps: steps taken.
-        plain: those of them that the plain loop took.
-        before: steps that the run took before it was resumed.
-        reason: why the plain loop took steps; empty where it took none.
+        steps: the number of steps taken.
+        plain: the number of these that the plain loop took.
+        before: the number of steps that the run took before it was resumed.
+        reason: why the plain loop took steps; empty if it took none.
         program: returns the text of the program that took the others; None without one.
-        remark: what else there is to say of these steps, or nothing.
+        remark: a remark on these steps, or empty.
     """
 
     steps: int = 0
@@ -37,7 +37,7 @@ class Account:
         return self.steps - self.plain
 
     def __getstate__(self) -> dict[str, Any]:
-        # What writes the text holds on to an engine's own things, which can't be pickled.
+        # The function that writes the text refers to objects of an engine that cannot be pickled.
         text = self.program and functools.partial(str, self.program())
         return vars(self) | {"program": text}
 
@@ -49,14 +49,14 @@ class Report:
     Attributes:
         engine: the name of the engine.
         way: how it takes steps, in a few words.
-        why: why this engine, where the library has no faster one or another was asked for.
-        accounts: what became of the mini-batches of each shape.
-        epoch: how many mini-batches of so many rows an epoch has; None where nobody knows.
-        rows: how many rows the mini-batches at hand have, of which this process may take a share; 0
-            where nobody has said so. Accounts and programs are of whole mini-batches, so that all
-            processes that share a run take a step in one way.
-        unfused: elementwise functions that could not be made one operation in the plain loop, by
-            name, and why.
+        why: why this engine is used, if the library has no faster one or another was requested.
+        accounts: how the mini-batches of each shape were taken.
+        epoch: returns the number of mini-batches of so many rows in an epoch; None if unknown.
+        rows: the number of rows in the current mini-batches, of which this process may take a
+            share; 0 if it is not set. Accounts and programs are for whole mini-batches, so that all
+            processes that share a run take a step in the same way.
+        unfused: elementwise functions that could not be fused into one operation in the plain loop,
+            by name, with the reason.
     """
 
     engine: str
@@ -83,7 +83,7 @@ class Report:
         Args:
             shape: that of a mini-batch.
             reason: why.
-            expected: whether that is as it should be, as for a network that gains nothing from the
+            expected: whether this is normal, as for a network that would not be faster with the
                 engine; otherwise it is logged as a warning.
         """
         account = self.account(shape)
@@ -99,14 +99,14 @@ class Report:
 
     @property
     def ran(self) -> str:
-        """The name of the engine that took steps; ``"plain"`` where the plain loop took all."""
+        """The name of the engine that took steps; ``"plain"`` if the plain loop took all."""
         taken = self.accounts.values()
         only_plain = any(one.plain for one in taken) and not any(one.fast > 0 for one in taken)
         return "plain" if only_plain else self.engine
 
     @property
     def program(self) -> str:
-        """The text of the programs that took steps; empty where there is none."""
+        """The text of the programs that took steps; empty if there are none."""
         programs = [one.program for one in self.accounts.values() if one.program is not None]
         return "\n\n".join(write() for write in programs)
 

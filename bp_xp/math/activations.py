@@ -1,7 +1,7 @@
-"""Activation functions: each σ beside its σ′.
+"""Activation functions: each σ next to its σ′.
 
 σ takes the weighted input z. σ′ takes z and a = σ(z), and uses whichever is cheaper: the sigmoid's
-a(1 − a) needs no second exponential. Both return fresh arrays and leave their arguments alone. No
+a(1 − a) needs no second exponential. Both return new arrays and do not change their arguments. No
 function here overflows or warns, however large z is.
 """
 
@@ -19,15 +19,15 @@ class Sigma(Protocol):
     """σ: the weighted input to the activation."""
 
     def __call__(self, z: Array, *, xp: Namespace) -> Array:
-        """Return σ(z), of the shape of z, (N, O)."""
+        """Return σ(z), with the shape of z, (N, O)."""
         ...
 
 
 class SigmaPrime(Protocol):
-    """σ′: the derivative of the activation by the weighted input."""
+    """σ′: the derivative of the activation with respect to the weighted input."""
 
     def __call__(self, z: Array, a: Array, *, xp: Namespace) -> Array:
-        """Return σ′(z), where a = σ(z), of the shape of z, (N, O)."""
+        """Return σ′(z), with the shape of z, (N, O); a is σ(z)."""
         ...
 
 
@@ -36,16 +36,17 @@ class Activation:
     """An activation function: σ and σ′.
 
     Attributes:
-        name: what files and messages call it.
+        name: its name in files and messages.
         sigma: σ, called as ``sigma(z, xp=xp)``; ``xp`` is the namespace of ``z``.
         sigma_prime: σ′, called as ``sigma_prime(z, a, xp=xp)`` with ``a`` = σ(z).
-        coupled: each output depends on every z of its sample, as in softmax. Then ``sigma_prime``
-            returns the Jacobian ∂aₖ/∂zⱼ of shape (N, O, O), and the function serves the output
-            layer only.
-        probability: the outputs are probabilities between 0 and 1, so that a class can be told.
+        coupled: whether each output depends on every z of its sample, as in softmax. Then
+            ``sigma_prime`` returns the Jacobian ∂aₖ/∂zⱼ of shape (N, O, O), and only the output
+            layer can use the function.
+        probability: whether the outputs are probabilities between 0 and 1, so that a class can be
+            predicted.
 
     Examples:
-        A sine, which bp_xp does not have:
+        A sine, which is not built in:
 
         >>> sine = Activation(
         ...     "sine", lambda z, *, xp: xp.sin(z), lambda z, a, *, xp: xp.cos(z)
@@ -60,10 +61,10 @@ class Activation:
 
 
 def _sigmoid(z: Array, *, xp: Namespace) -> Array:
-    # 1/(1 + e⁻ᶻ), where no z goes so far to the left that the exponential overflows. There σ(z) is
-    # the smallest normal number. (½(1 + tanh ½z) needs no limit, and loses this tail to rounding.)
-    # PyTorch's engine knows these lines, and puts its own sigmoid in their place:
-    # backends/torch/operators.py. Who changes one changes both.
+    # 1/(1 + e⁻ᶻ), with a lower limit on z so that the exponential does not overflow. At the limit
+    # σ(z) is the smallest normal number. (½(1 + tanh ½z) needs no limit, but loses this tail to
+    # rounding.) PyTorch's engine recognizes these lines and replaces them by its own sigmoid:
+    # backends/torch/operators.py. Change both together.
     a = xp.exp(-xp.maximum(z, -_furthest(z.dtype, xp)))
     a += 1.0
     return 1.0 / a
@@ -117,7 +118,7 @@ def _elu_prime(z: Array, a: Array, *, xp: Namespace) -> Array:
 
 
 def _silu(z: Array, *, xp: Namespace) -> Array:
-    # Where σ falls no further, z may not go on either: −10³⁸ times the smallest number is −1.
+    # z has the same lower limit as in σ: −10³⁸ times the smallest number would be −1.
     return xp.maximum(z, -_furthest(z.dtype, xp)) * _sigmoid(z, xp=xp)
 
 
@@ -133,7 +134,7 @@ _GELU_CUBIC = 0.044715
 
 
 def _near(z: Array, xp: Namespace) -> Array:
-    # Beyond ±10 tanh u is ±1 to the last digit, and z³ would overflow some day.
+    # Beyond ±10, tanh u is ±1 to the last digit, and for large z, z³ would overflow.
     return xp.minimum(xp.maximum(z, -10.0), 10.0)
 
 
@@ -165,7 +166,7 @@ def _gelu_exact_prime(z: Array, a: Array, *, xp: Namespace) -> Array:
 
 
 def _softplus(z: Array, *, xp: Namespace) -> Array:
-    # log(1 + eᶻ), written so that the exponential can't overflow.
+    # log(1 + eᶻ), written so that the exponential cannot overflow.
     return xp.maximum(z, 0.0) + xp.log1p(xp.exp(-xp.abs(z)))
 
 
@@ -182,7 +183,7 @@ def _identity_prime(z: Array, a: Array, *, xp: Namespace) -> Array:
 
 
 def _softmax(z: Array, *, xp: Namespace) -> Array:
-    # The largest z is subtracted so that exp can't overflow; the quotient does not change.
+    # The largest z is subtracted so that exp cannot overflow; the quotient does not change.
     a = xp.exp(z - xp.max(z, axis=-1, keepdims=True))
     a /= xp.sum(a, axis=-1, keepdims=True)
     return a
@@ -190,7 +191,7 @@ def _softmax(z: Array, *, xp: Namespace) -> Array:
 
 def _softmax_jacobian(z: Array, a: Array, *, xp: Namespace) -> Array:
     # ∂aₖ/∂zⱼ = aₖ (1 if k = j else 0) − aₖ aⱼ
-    # The unit matrix is cut out of ones, since an array inside a compiled step has no device.
+    # The identity matrix is cut out of ones, since an array inside a compiled step has no device.
     unit = xp.triu(xp.tril(xp.ones_like(a[..., :, None] * a[..., None, :])))
     return a[..., :, None] * (unit - a[..., None, :])
 
@@ -211,12 +212,12 @@ ACTIVATIONS: dict[str, Activation] = {
         Activation("softmax", _softmax, _softmax_jacobian, coupled=True, probability=True),
     )
 }
-"""The activation functions that a name stands for.
+"""The built-in activation functions, by name.
 
-In PyTorch they are those of ``torch.nn.functional`` with its defaults, but for two: ``"gelu"`` is
-``gelu(z, approximate="tanh")``, and PyTorch's default is ``"gelu_exact"``, z Φ(z), which takes
-longer; ``"softplus"`` has no threshold beyond which it is z. The slope of ``"leaky_relu"`` on the
-left is 0.01, in Keras's layer 0.3.
+In PyTorch they are those of ``torch.nn.functional`` with its defaults, with two exceptions:
+``"gelu"`` is ``gelu(z, approximate="tanh")``, and PyTorch's default is ``"gelu_exact"``, z Φ(z),
+which takes longer; ``"softplus"`` has no threshold beyond which it is z. The negative slope of
+``"leaky_relu"`` is 0.01; in Keras's layer it is 0.3.
 
 References:
     Hendrycks & Gimpel, *Gaussian error linear units (GELUs)*, 2016, for both of ``"gelu"`` and

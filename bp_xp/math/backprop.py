@@ -1,7 +1,7 @@
-"""Backpropagation: the trace forward, the loop backward.
+"""Backpropagation: the forward trace, the backward loop.
 
 The functions here apply the equations to a :class:`~bp_xp.math.model.Model` layer by layer. They
-trust their arguments.
+do not check their arguments.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,13 +26,13 @@ __all__ = [
 
 
 class Trace(NamedTuple):
-    """What a pass forward leaves behind.
+    """The arrays that a forward pass keeps.
 
     Attributes:
         zs: z¹ ... zᴸ, the weighted inputs, shape (N, sizes[l]) each.
         activations: a⁰ = x, a¹ ... aᴸ; one more than ``zs``.
-        passed: ã⁰ ... ãᴸ⁻¹, what each layer passes on to the next: its activations, times its mask
-            where it has dropout.
+        passed: ã⁰ ... ãᴸ⁻¹, what each layer passes to the next: its activations, times its mask
+            if it has dropout.
     """
 
     zs: list[Array]
@@ -60,7 +60,7 @@ def forward(
     masks: Masks | None = None,
     xp: Namespace,
 ) -> Trace:
-    """Feed x forward and keep every z and a on the way.
+    """Feed x forward and keep every z and a.
 
     zˡ = ãˡ⁻¹ (Wˡ)ᵀ + bˡ, aˡ = σ(zˡ), and ãˡ = aˡ ⊙ mˡ with a mask, otherwise aˡ
     """
@@ -93,28 +93,28 @@ def errors(
     of_sum: bool = False,
     xp: Namespace,
 ) -> Iterator[tuple[Array, Array | None]]:
-    """Carry the error back, from the output layer down (BP1, then BP2).
+    """Propagate the error back, from the output layer down (BP1, then BP2).
 
     δᴸ = ∇ₐC ⊙ σ′(zᴸ), and δˡ = (δˡ⁺¹ Wˡ⁺¹) ⊙ σ′(zˡ) for l = L − 1, ..., 1
 
     Args:
         model: what the network computes.
-        layers: its parameters, inputs' side first.
-        run: what the pass forward left behind.
+        layers: its parameters, first layer first.
+        run: the trace of the forward pass.
         y: targets, shape (N, O).
         weights: how much each sample counts, as for :func:`backpropagate`.
-        masks: those of the pass forward.
+        masks: those of the forward pass.
         of_sum: as for :func:`backpropagate`.
         xp: their namespace.
 
     Yields:
-        For l = L, ..., 1: δˡ = ∂C/∂zˡ of the mean cost, shape (N, sizes[l]), and the σ′(zˡ) in it:
-        times the mask where the layer has one, and None where the cost is matched to σ, so that
-        σ′(zᴸ) cancels.
+        For l = L, ..., 1: δˡ = ∂C/∂zˡ of the mean cost, shape (N, sizes[l]), and its factor σ′(zˡ).
+        The factor includes the mask if the layer has one, and is None if the cost is matched to σ,
+        so that σ′(zᴸ) cancels.
     """
     zs, activations, _ = run
     delta, sigma_prime_z = _output_error(model, zs[-1], activations[-1], y, xp=xp)
-    # δ is small and the gradients are large: the mean's 1/N is taken here, once.
+    # The 1/N of the mean is applied once, here, since δ is smaller than the gradients.
     share = _counts(weights) if of_sum else _shares(weights, delta.shape[-2], xp=xp)
     if isinstance(model.cost, MatchedCost) and not returns_fresh(model.cost.error):
         delta = delta * share  # it may be y itself
@@ -146,28 +146,29 @@ def backpropagate(
     of_sum: bool = False,
     xp: Namespace,
 ) -> tuple[list[Layer], Array]:
-    """Find the derivatives of the mean cost by every weight and bias.
+    """Compute the derivatives of the mean cost with respect to every weight and bias.
 
     Args:
         model: what the network computes.
-        layers: its parameters, inputs' side first.
+        layers: its parameters, first layer first.
         x: inputs, shape (N, I).
         y: targets, shape (N, O).
-        weights: how much each sample counts, shape (N,), not negative; None is alike. Weight k is
-            k copies of the sample, and 0 its absence: the cost is Σ wₙ Cₙ / Σ wₙ.
+        weights: how much each sample counts, shape (N,), not negative; with None all samples count
+            equally. Weight k is the same as k copies of the sample, and weight 0 leaves it out: the
+            cost is Σ wₙ Cₙ / Σ wₙ.
         masks: those of dropout, or None.
-        trainable: whether each layer's derivatives are wanted, at least one; None wants all. The
-            error is carried back no further than they need.
-        of_sum: whether the cost is Σ wₙ Cₙ instead, of a share of a mini-batch, whose mean has to
-            wait for the other shares; N may be 0.
+        trainable: which layers' derivatives to compute, at least one; None computes all. The error
+            is propagated back only as far as they need it.
+        of_sum: whether to use the cost Σ wₙ Cₙ instead: for one share of a mini-batch, whose mean
+            needs the other shares; N may be 0.
         xp: their namespace.
 
     Returns:
-        One Layer of derivatives for each layer that is wanted, and zᴸ of shape (N, O), from which
-        the cost follows (:func:`cost_of_samples`).
+        One Layer of derivatives for each chosen layer, and zᴸ of shape (N, O), from which
+        :func:`cost_of_samples` computes the cost.
 
     References:
-        Nielsen, ch. 2, 'The backpropagation algorithm', for a whole mini-batch at once.
+        Nielsen, ch. 2, 'The backpropagation algorithm', here for a whole mini-batch.
     """
     run = forward(model, layers, x, masks=masks, xp=xp)
     walk = errors(model, layers, run, y, weights=weights, masks=masks, of_sum=of_sum, xp=xp)
@@ -184,7 +185,7 @@ def backpropagate(
 def _output_error(
     model: Model, z: Array, a: Array, y: Array, *, xp: Namespace
 ) -> tuple[Array, Array | None]:
-    """Return δᴸ of each sample by itself, shape (N, O), and the σ′(zᴸ) in it, if any."""
+    """Return δᴸ of each sample's own cost, shape (N, O), and its factor σ′(zᴸ), if any."""
     if isinstance(model.cost, MatchedCost):
         return model.cost.error(a, y, xp=xp), None
     activation = model.activations[-1]
@@ -195,7 +196,7 @@ def _output_error(
 
 
 def _shares(weights: Array | None, n: int, *, xp: Namespace) -> float | Array:
-    """Return wₙ / Σ wₙ, shape (..., N, 1), or 1/N; all 0 where no sample counts."""
+    """Return wₙ / Σ wₙ, shape (..., N, 1), or 1/N; all 0 if the weights are."""
     if weights is None:
         return 1.0 / n
     total = xp.sum(weights, axis=-1, keepdims=True)

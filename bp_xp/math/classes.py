@@ -1,6 +1,7 @@
-"""What outputs tell of classes: probabilities and labels.
+"""Classes from outputs: probabilities and labels.
 
-A single column is the probability of class 1, told where it is above ½, and makes two classes.
+A single column is the probability of class 1, which is predicted if it is above ½; it makes two
+classes.
 """
 
 from bp_xp._typing import Array, Namespace
@@ -14,6 +15,6 @@ def probabilities(a: Array, *, xp: Namespace) -> Array:
 
 
 def labels(a: Array, *, xp: Namespace) -> Array:
-    """Return the class that is told of each sample, shape (N,): of equal outputs the first."""
+    """Return the predicted class of each sample, shape (N,): the first of equal outputs."""
     label = xp.argmax(a, axis=-1)
     return label if a.shape[-1] > 1 else xp.astype(a[..., 0] > 0.5, label.dtype)

@@ -1,13 +1,14 @@
-"""Cost functions: each C beside its derivative.
+"""Cost functions: each C next to its derivative.
 
-A cost is a mean over samples, so the functions here return one number a sample. There are two
+The cost is a mean over samples, so the functions here return one number per sample. There are two
 kinds. A :class:`Cost` is a function of the outputs a and the targets y; its gradient ∇ₐC enters BP1
-beside the σ′ of any output activation. A :class:`MatchedCost` is defined together with one output
-activation and computed from the weighted input z: the logarithm undoes the exponential before
-either is rounded, and the error of the output layer becomes a − y.
+together with the σ′ of any output activation. A :class:`MatchedCost` is defined together with one
+output activation and computed from the weighted input z: the logarithm cancels the exponential
+before either is rounded, and the error of the output layer becomes a − y.
 
-Some costs have settings. A function of the cost's name takes them, as in ``huber(delta=2.0)``; so
-does a text that follows its name, ``"huber:delta=2"``, and that is how files and commands have it.
+Some costs have settings. Pass them to the function with the cost's name, as in
+``huber(delta=2.0)``, or write them after the name, ``"huber:delta=2"``. Files and commands use the
+second form.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +45,7 @@ class CostValue(Protocol):
 
 
 class CostGradient(Protocol):
-    """∇ₐC: the derivatives of each sample's cost by its outputs."""
+    """∇ₐC: the derivatives of each sample's cost with respect to its outputs."""
 
     def __call__(self, a: Array, y: Array, *, xp: Namespace) -> Array:
         """Return ∇ₐC, shape (N, O)."""
@@ -72,11 +73,11 @@ class Cost:
     """A cost of the outputs, for any output activation.
 
     Attributes:
-        name: what files and messages call it.
-        value: C, called as ``value(a, y, xp=xp)``, one number a sample.
-        gradient: ∇ₐC, called as ``gradient(a, y, xp=xp)``, for each sample by itself: the division
-            by the number of samples is not its business.
-        output: name of the output activation that a network takes unless told otherwise.
+        name: its name in files and messages.
+        value: C, called as ``value(a, y, xp=xp)``, one number per sample.
+        gradient: ∇ₐC, called as ``gradient(a, y, xp=xp)``, of each sample's own cost, not divided
+            by the number of samples.
+        output: the name of the output activation that a network uses by default.
 
     Examples:
         The sum of fourth powers:
@@ -96,13 +97,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class MatchedCost:
-    """A cost together with the one output activation that it is meant for.
+    """A cost for one particular output activation.
 
     Attributes:
-        name: what files and messages call it.
-        value: C, called as ``value(z, y, xp=xp)``, one number a sample.
-        error: δᴸ, called as ``error(a, y, xp=xp)``, for each sample by itself.
-        output: name of its output activation.
+        name: its name in files and messages.
+        value: C, called as ``value(z, y, xp=xp)``, one number per sample.
+        error: δᴸ, called as ``error(a, y, xp=xp)``, of each sample's own cost.
+        output: the name of its output activation.
     """
 
     name: str
@@ -123,7 +124,7 @@ def _quadratic(a: Array, y: Array, *, xp: Namespace) -> Array:
 
 
 def _huber(a: Array, y: Array, *, delta: float = 1.0, xp: Namespace) -> Array:
-    # Σ ½r² where |r| ≤ δ, δ(|r| − ½δ) beyond; with m = min(|r|, δ) both are m(|r| − ½m).
+    # Σ ½r² if |r| ≤ δ, otherwise δ(|r| − ½δ); with m = min(|r|, δ) both are m(|r| − ½m).
     r = xp.abs(a - y)
     m = xp.minimum(r, delta)
     return xp.sum(m * (r - 0.5 * m), axis=-1)
@@ -144,9 +145,9 @@ def cross_entropy_of_outputs(a: Array, y: Array, *, xp: Namespace) -> Array:
 
     C = −Σ y ln a + (1 − y) ln(1 − a)
 
-    Training computes the same from the weighted input, without loss. An output that is rounded to
-    0 or 1 has lost how near it was: the term counts 0 where that is its target, and the largest
-    number there is where it is not.
+    Training computes the same from the weighted input, without loss of precision. An output that
+    was rounded to 0 or 1 no longer shows how close it was: its term counts as 0 if that is the
+    target, and otherwise as the largest finite number.
 
     Args:
         a: outputs from 0 to 1, shape (..., N, O).
@@ -154,7 +155,7 @@ def cross_entropy_of_outputs(a: Array, y: Array, *, xp: Namespace) -> Array:
         xp: their namespace.
 
     References:
-        Nielsen, ch. 3, eq. (63), with 0 · ln 0 = 0 and finite numbers as in his program.
+        Nielsen, ch. 3, eq. (63), with 0 · ln 0 = 0 and finite numbers, as in his program.
     """
     terms = -(y * xp.log(a) + (1 - y) * xp.log(1 - a))
     terms = xp.where(xp.isnan(terms), xp.zeros_like(terms), terms)
@@ -196,7 +197,7 @@ def _weighted_targets(
     y = _smoothed(y, label_smoothing, 2)
     if not isinstance(positive_weight, tuple):
         return positive_weight * y, 1.0 - y
-    # No array is made of the weights: inside a compiled step it would have no device.
+    # The weights are not made into an array: inside a compiled step it would have no device.
     columns = [p * y[..., k : k + 1] for k, p in enumerate(positive_weight)]
     return xp.concat(columns, axis=-1), 1.0 - y
 
@@ -216,7 +217,7 @@ def _categorical_error(a: Array, y: Array, *, label_smoothing: float, xp: Namesp
 
 
 def _smoothed(y: Array, share: float, n_classes: int) -> Array:
-    """Return targets of which a share goes to all classes alike: (1 − ε) y + ε/K."""
+    """Return targets with a share ε spread equally over all classes: (1 − ε) y + ε/K."""
     return (1.0 - share) * y + share / n_classes if share else y
 
 
@@ -235,19 +236,19 @@ COSTS: dict[str, Cost | MatchedCost] = {
         _CATEGORICAL,
     )
 }
-"""The cost functions that a name stands for, beside those with settings (``cost_named``).
+"""The built-in cost functions, by name; :func:`cost_named` returns those with settings.
 
-The cost of a sample is a sum over outputs, and that of a run a mean over samples. PyTorch's
-``reduction="mean"`` divides by the number of outputs too, but in ``CrossEntropyLoss``: for N
-samples,
+The cost of a sample is a sum over outputs, and the cost of a run is a mean over samples. PyTorch's
+``reduction="mean"`` divides by the number of outputs too, except in ``CrossEntropyLoss``. For N
+samples:
 
     quadratic                  ``MSELoss(reduction="sum")`` / 2N
     huber                      ``HuberLoss(reduction="sum")`` / N
     binary_cross_entropy       ``BCEWithLogitsLoss(reduction="sum")`` / N, of z
     categorical_cross_entropy  ``CrossEntropyLoss()``, of z
 
-A network with a cross-entropy has the sigmoid or softmax as its last activation, and takes the cost
-from z by itself: nothing is to be left out of it, as in PyTorch.
+A network with a cross-entropy has the sigmoid or softmax as its output activation, and still
+computes the cost from z. Do not leave out the output activation, as you would in PyTorch.
 """
 
 
@@ -257,7 +258,7 @@ from z by itself: nothing is to be left out of it, as in PyTorch.
 
 @dataclass(frozen=True)
 class _With:
-    """A function of a cost with settings of its own; equal where these are, as values are."""
+    """A function of a cost, with settings; two are equal if their functions and settings are."""
 
     function: Callable[..., Array]
     settings: tuple[tuple[str, Any], ...]
@@ -267,19 +268,19 @@ class _With:
 
 
 def huber(delta: float = 1.0) -> Cost:
-    """Return Huber's cost: quadratic near the target, linear far from it, so outliers pull less.
+    """Return Huber's cost: quadratic near the target, linear far from it, so outliers weigh less.
 
-    C = Σ ½r² where |r| ≤ δ, and δ(|r| − ½δ) beyond, with r = a − y
+    C = Σ ½r² if |r| ≤ δ, and otherwise δ(|r| − ½δ), with r = a − y
 
     Args:
         delta: δ, above 0, in units of the outputs.
 
     Returns:
-        The cost; its name is ``"huber"``, or for another δ such as ``"huber:delta=2.0"``.
+        The cost; its name is ``"huber"``, or with another δ, for example, ``"huber:delta=2.0"``.
 
     Raises:
         ValueError: delta is not finite or not above 0.
-        TypeError: it is no number.
+        TypeError: delta is not a number.
 
     In PyTorch: ``HuberLoss(delta=delta, reduction="sum")`` divided by the number of samples; the
     ``"mean"`` of PyTorch and of Keras divides by the number of outputs too. ``SmoothL1Loss(beta)``
@@ -303,30 +304,31 @@ def huber(delta: float = 1.0) -> Cost:
 def binary_cross_entropy(
     positive_weight: float | Sequence[float] = 1.0, label_smoothing: float = 0.0
 ) -> MatchedCost:
-    """Return the cross-entropy of sigmoid outputs, with a weight of those that should be 1.
+    """Return the cross-entropy of sigmoid outputs, with a weight for targets of 1.
 
     C = −Σ p y′ ln a + (1 − y′) ln(1 − a) with y′ = (1 − ε) y + ε/2, and
     δᴸ = a (1 − y′) − p y′ (1 − a)
 
-    A weight above 1 makes misses cost more than false alarms, as where few targets are 1. It is a
-    weight inside the sum over outputs; those of samples and classes are arguments of ``fit``, and
-    divide the cost by their sum, which this one does not.
+    With a weight above 1, false negatives cost more than false positives, which helps if few
+    targets are 1. The weight applies inside the sum over outputs. The weights of samples and
+    classes are arguments of ``fit``; the cost is divided by their sum, but not by this weight.
 
     Args:
         positive_weight: p, above 0; or a sequence with one for each output.
-        label_smoothing: ε, the share of a target that goes to 0 and 1 alike, from 0 to below 1.
+        label_smoothing: ε, the share of a target that is split equally between 0 and 1, from 0 to
+            below 1.
 
     Returns:
-        The cost; its name is ``"binary_cross_entropy"``, with settings after it such as
+        The cost; its name is ``"binary_cross_entropy"``, followed by settings such as
         ``":positive_weight=3.0"`` or ``":positive_weight=1.0,3.0"``.
 
     Raises:
-        ValueError: a number is not finite or out of its range, or there are none.
-        TypeError: it is no number.
+        ValueError: a number is not finite or out of range, or the sequence is empty.
+        TypeError: a value is not a number.
 
     In PyTorch: ``BCEWithLogitsLoss(pos_weight=p, reduction="sum")`` divided by the number of
     samples; the ``"mean"`` of PyTorch and of Keras divides by the number of outputs too. PyTorch
-    has no label smoothing here; Keras has this one.
+    has no label smoothing for this loss; Keras has the same as here.
 
     References:
         Nielsen, ch. 3, eq. (63). King & Zeng, *Logistic regression in rare events data*, Political
@@ -347,7 +349,7 @@ def binary_cross_entropy(
 
 
 def _weights(weights: float | Sequence[float]) -> float | tuple[float, ...]:
-    """Return a weight, or one for each output; of one output it is the weight itself."""
+    """Return a weight, or a tuple of one for each output; for one output, the weight itself."""
     weights = getattr(weights, "tolist", lambda: weights)()  # an array of any library
     if isinstance(weights, str) or not isinstance(weights, Sequence):
         return checks.check_number(weights, "positive_weight", above=0.0)
@@ -365,23 +367,25 @@ def _share(label_smoothing: float) -> float:
 
 
 def categorical_cross_entropy(label_smoothing: float = 0.0) -> MatchedCost:
-    """Return the cross-entropy of softmax outputs, of labels that are a little unsure.
+    """Return the cross-entropy of softmax outputs with smoothed labels.
 
     C = −Σ y′ₖ ln aₖ with y′ = (1 − ε) y + ε/K for K classes, and δᴸ = a − y′
 
-    The cost of a sure and right answer is not 0 any more, and its weights do not grow forever. All
-    costs of a run are of y′, those of validation data too; accuracies and metrics are of y.
+    The cost of a confident, correct prediction is then not 0, and the weights do not grow forever.
+    All costs of a run are computed from y′, including those of validation data; accuracies and
+    metrics are computed from y.
 
     Args:
-        label_smoothing: ε, the share of a target that goes to all classes alike, from 0 to below 1.
+        label_smoothing: ε, the share of a target that is spread equally over all classes, from 0 to
+            below 1.
 
     Returns:
-        The cost; its name is ``"categorical_cross_entropy"``, with ``":label_smoothing=0.1"`` after
-        it if ε is 0.1.
+        The cost; its name is ``"categorical_cross_entropy"``, followed by
+        ``":label_smoothing=0.1"`` if ε is 0.1.
 
     Raises:
-        ValueError: the share is not finite or out of its range.
-        TypeError: it is no number.
+        ValueError: the share is not finite or out of range.
+        TypeError: the share is not a number.
 
     In PyTorch: ``CrossEntropyLoss(label_smoothing=ε)``, of z, not of a.
 
@@ -402,13 +406,13 @@ def categorical_cross_entropy(label_smoothing: float = 0.0) -> MatchedCost:
 
 
 def cost_named(cost: Any) -> Any:
-    """Return the cost that a name with settings stands for; anything else as it is.
+    """Return the cost that a name with settings means; any other value is returned unchanged.
 
     Args:
-        cost: such as ``"huber:delta=2"``.
+        cost: a name, such as ``"huber:delta=2"``, or any other value.
 
     Raises:
-        ValueError: there is no such setting, or its value is not in its range.
+        ValueError: there is no such setting, or its value is out of range.
 
     Examples:
         >>> cost_named("huber:delta=2") == huber(delta=2.0)
@@ -438,7 +442,7 @@ def cost_named(cost: Any) -> Any:
 
 
 def n_outputs_of(cost: Cost | MatchedCost) -> int | None:
-    """Return how many outputs a cost is for; None if for any number."""
+    """Return the number of outputs that a cost requires; None if it accepts any number."""
     weights = dict(getattr(cost.value, "settings", ())).get("positive_weight")
     return len(weights) if isinstance(weights, tuple) else None
 
@@ -450,12 +454,12 @@ def _settled(
     plain: Mapping[str, float],
     **settings: Any,
 ) -> C:
-    """Return a cost with settings: its functions take them, and its name tells them.
+    """Return a cost with settings, which are passed to its functions and included in its name.
 
     Args:
-        cost: the one without.
-        functions: those that take settings, by the field of the cost.
-        plain: the settings of the one without.
+        cost: the cost without settings.
+        functions: the functions that take settings, by the field of the cost.
+        plain: the settings that are equivalent to the cost without settings.
         settings: the settings, in the order of the name.
     """
     each = tuple((key, value) for key, value in settings.items() if value != plain[key])
@@ -483,4 +487,4 @@ _SETTINGS: Mapping[str, tuple[Callable[..., Cost | MatchedCost], Mapping[str, Ca
     ),
     "categorical_cross_entropy": (categorical_cross_entropy, {"label_smoothing": float}),
 }
-"""For each name: what makes the cost of settings, and what makes each setting of its text."""
+"""For each name: the function that makes the cost, and a parser for each of its settings."""

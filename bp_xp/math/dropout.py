@@ -1,27 +1,26 @@
-"""Dropout: neurons left out at random while training, with masks that are the same everywhere.
+"""Dropout: neurons left out at random during training, with masks that are the same everywhere.
 
 Inverted dropout multiplies activations by a mask m whose entries are 1/(1 − rate) with probability
-1 − rate and 0 otherwise, so that their mean is 1 and nothing is scaled when the network is used:
+1 − rate and 0 otherwise, so that their mean is 1 and no scaling is needed at inference:
 
     forward:   ãˡ = aˡ ⊙ mˡ, and zˡ⁺¹ = ãˡ (Wˡ⁺¹)ᵀ + bˡ⁺¹
     backward:  δˡ = (δˡ⁺¹ Wˡ⁺¹) ⊙ mˡ ⊙ σ′(zˡ), and ∂C/∂Wˡ⁺¹ = (δˡ⁺¹)ᵀ ãˡ
 
 σ′ is taken at the activation before the mask. The outputs have no mask.
 
-A mask is a pure function of the run's seed, the step's number, the layer and the place in the
-array; no generator has a state to keep. Each place has a *counter*, a hashed 32-bit integer that is
-made once on the host; each step has a *key*, which a bijection makes of its number. A place is kept
-if a hash of counter ⊕ key is high enough. All of it is arithmetic on int32, which wraps alike in
-every array library (JAX has no more than 32 bits by default, and PyTorch little arithmetic without
-a sign), so the masks are equal to the bit. Two steps of a run never have the same key before 2³²
-of them are taken.
+A mask is a pure function of the run's seed, the step's number, the layer and the position in the
+array; no generator state has to be kept. Each position has a *counter*, a hashed 32-bit integer
+that is computed once on the host; each step has a *key*, which is a bijection of its number. A
+position is kept if a hash of counter ⊕ key is high enough. All of this is arithmetic on int32,
+which wraps in the same way in every array library, so the masks are equal to the bit. (JAX has at
+most 32 bits by default, and PyTorch little unsigned arithmetic.) No two of the first 2³² steps of a
+run have the same key.
 
 References:
     Srivastava et al., *Dropout: a simple way to prevent neural networks from overfitting*, Journal
     of Machine Learning Research 15, 2014.
 
-    Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC 2011: generators without a
-    state.
+    Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC 2011: stateless generators.
 
     Jarzynski and Olano, *Hash functions for GPU rendering*, Journal of Computer Graphics Techniques
     9, 2020: nested hashes of several coordinates.
@@ -50,19 +49,19 @@ __all__ = [
 # 2³² over the golden ratio: its multiples are spread evenly over all 32-bit numbers.
 _GOLDEN = 0x9E3779B9
 
-# lowbias32, a bijection of 32-bit numbers without a sign:
+# lowbias32, a bijection of unsigned 32-bit numbers:
 #     x ^= x >> 16; x *= first; x ^= x >> 15; x *= second; x ^= x >> 16
-# On int32 a shift brings in copies of the sign, which are cut off.
+# On int32 a shift fills in copies of the sign bit, which are masked off.
 _FIRST = 0x7FEB352D
 _SECOND = 0x846CA68B - 2**32
 
 
 class MaskState(NamedTuple):
-    """What dropout carries from step to step: the only part that changes is ``step``.
+    """The state of dropout; only ``step`` changes from step to step.
 
     Attributes:
         seed: two words, int32, shape (2,); in a stack of M networks two for each, (M, 1, 2).
-        step: number of the next step, int32, shape (1,). It wraps after 2³¹ steps.
+        step: the number of the next step, int32, shape (1,). It wraps after 2³¹ steps.
         counters: int32, shape (batch, sizes[l]), for each layer l that has dropout.
     """
 
@@ -76,7 +75,7 @@ class MaskState(NamedTuple):
 
 
 def seed_words(seed: int) -> np.ndarray:
-    """Return two words, int32, shape (2,), for a seed of any size from 0.
+    """Return two words, int32, shape (2,), for a nonnegative seed of any size.
 
     Examples:
         >>> seed_words(0)
@@ -86,11 +85,11 @@ def seed_words(seed: int) -> np.ndarray:
 
 
 def counters(layer: int, shape: Sequence[int]) -> np.ndarray:
-    """Return a number for each place of a layer's mask, all different: int32, of that shape.
+    """Return a different number for each position of a layer's mask: int32, of the given shape.
 
-    The numbers are those of the rows one after the other, so the mask of a shorter mini-batch is
-    the first rows of a longer one's. Different layers' numbers differ as well, as long as there
-    are fewer than 2³² / (3 × number of layers) places in each.
+    The positions are numbered row by row, so the mask of a shorter mini-batch is the first rows of
+    a longer one's. The numbers of different layers differ as well, as long as each layer has fewer
+    than 2³² / (3 × number of layers) positions.
 
     Args:
         layer: l, 0 for the inputs.
@@ -120,9 +119,9 @@ def init_masks(
         rates: the probability with which a neuron of layer l is left out, from 0 to below 1; the
             inputs' first, none for the outputs.
         sizes: neurons of each layer, the inputs first.
-        batch_size: the most samples of a mini-batch.
-        seed: an integer from 0.
-        asarray: moves an array of the host to where the network's arrays live.
+        batch_size: the largest number of samples in a mini-batch.
+        seed: an integer of at least 0.
+        asarray: moves a host array to the network's device.
     """
     return MaskState(
         asarray(seed_words(seed)),
@@ -139,17 +138,17 @@ def init_masks(
 # In every step: pure functions of arrays
 
 Threshold: TypeAlias = tuple[Array, Array]
-"""What :func:`threshold` returns for each network of a stack, shape (M, 1, 1) both."""
+"""What :func:`threshold` returns, for each network of a stack: two arrays of shape (M, 1, 1)."""
 
 
 def step_key(seed: Array, step: Array) -> Array:
-    """Return the key of a step, a bijection of its number: int32, of the shape of ``step``.
+    """Return the key of a step, a bijection of its number: int32, with the shape of ``step``.
 
     key = P(step ⊕ seed₀) ⊕ seed₁, where P is lowbias32
 
     Args:
         seed: two words, int32, shape (2,); or (M, 1, 2), which makes keys of shape (M, 1, 1).
-        step: numbers of steps, int32, shape (1,) or any other but ().
+        step: numbers of steps, int32, shape (1,) or any other except ().
 
     References:
         Even and Mansour, *A construction of a cipher from a single pseudorandom permutation*,
@@ -166,9 +165,9 @@ def step_key(seed: Array, step: Array) -> Array:
 
 
 def threshold(rate: float) -> tuple[int, float]:
-    """Return the least int32 that a place is kept for, and 1/(1 − rate).
+    """Return the smallest int32 for which a position is kept, and 1/(1 − rate).
 
-    A share ``rate`` of all words lies below.
+    A share ``rate`` of all words is below it.
     """
     return min(round(rate * 2**32), 2**32 - 1) - 2**31, 1.0 / (1.0 - rate)
 
@@ -178,15 +177,15 @@ def keep_scale(
 ) -> Array:
     """Return a mask: 1/(1 − rate) with probability 1 − rate, otherwise 0.
 
-    The middle of the hash that has mixed both words before: its first shift is not needed again,
-    and its last would move the upper bits, which the comparison looks at, to the lower ones. Since
-    nothing here has to be a bijection, the shift may copy the sign. Elementwise, so that a compiler
-    can make one kernel of it.
+    This is the middle part of the hash that has mixed both words before. Its first shift is not
+    needed again, and its last would move the upper bits, which decide the comparison, to the lower
+    ones. Since nothing here has to be a bijection, the shift may copy the sign. All operations are
+    elementwise, so that a compiler can fuse them into one kernel.
 
     Args:
         counters: int32, shape (N, O).
         key: that of the step, int32, shape (1,), or (M, 1, 1).
-        rate: from 0 to below 1; or what :func:`threshold` makes of one for each network.
+        rate: from 0 to below 1; or the result of :func:`threshold` for each network's rate.
         xp: their namespace.
         dtype: the dtype of the mask.
 
@@ -216,15 +215,16 @@ def draw_masks(
 
     Args:
         state: that of this step.
-        rates: as in :func:`init_masks`; or for a layer what :func:`keep_scale` takes.
-        n: N, samples in the mini-batch, at most as many as were said at the start.
+        rates: as in :func:`init_masks`; or any rate that :func:`keep_scale` accepts.
+        n: N, the number of samples in the mini-batch, at most the ``batch_size`` of
+            :func:`init_masks`.
         share: (r, R): the samples are the rows r, r + R, r + 2R ... of the mini-batch.
         xp: the namespace of the state.
         dtype: the dtype of the masks.
 
     Returns:
-        For each layer from the inputs to the last hidden one a mask of shape (N, sizes[l]), or
-        None where its rate is 0.
+        For each layer from the inputs to the last hidden one, a mask of shape (N, sizes[l]), or
+        None if its rate is 0.
     """
     key = step_key(state.seed, state.step)
     places = iter(state.counters)

@@ -5,7 +5,7 @@ Samples are rows: a batch of N samples is an (N, I) matrix A, the weights of a l
 w a is our A Wᵀ, its wᵀ δ our Δ W, its δ aᵀ our Δᵀ A.
 
 Every function broadcasts over leading axes, so a stack of networks, W of shape (..., O, I), trains
-as one product. Arguments are trusted: nothing is checked here.
+with one product. Arguments are not checked here.
 
 References:
     M. Nielsen, *Neural Networks and Deep Learning*, Determination Press, 2015, chapter 2.
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def weighted_input(a: Array, W: Array, b: Array) -> Array:
-    """Weigh the activations of the layer below.
+    """Compute the weighted input from the activations of the layer below.
 
     zˡ = aˡ⁻¹ (Wˡ)ᵀ + bˡ
 
@@ -46,12 +46,12 @@ def weighted_input(a: Array, W: Array, b: Array) -> Array:
 
 
 def output_error(nabla_a: Array, sigma_prime_z: Array) -> Array:
-    """Find the error of the output layer (BP1).
+    """Compute the error of the output layer (BP1).
 
     δᴸ = ∇ₐC ⊙ σ′(zᴸ)
 
     Args:
-        nabla_a: ∇ₐC, the derivatives of each sample's cost by its outputs, shape (N, O).
+        nabla_a: ∇ₐC, each sample's derivatives of the cost by its outputs, shape (N, O).
         sigma_prime_z: σ′(zᴸ), shape (N, O).
 
     Returns:
@@ -64,7 +64,7 @@ def output_error(nabla_a: Array, sigma_prime_z: Array) -> Array:
 
 
 def coupled_error(nabla_a: Array, jacobian: Array) -> Array:
-    """Find the error of an output layer whose neurons depend on each other, as in softmax (BP1).
+    """Compute the error of an output layer whose neurons are coupled, as in softmax (BP1).
 
     δᴸⱼ = Σₖ ∂C/∂aₖ ∂aₖ/∂zⱼ
 
@@ -84,7 +84,7 @@ def coupled_error(nabla_a: Array, jacobian: Array) -> Array:
 
 
 def hidden_error(delta_next: Array, W_next: Array, sigma_prime_z: Array) -> Array:
-    """Carry the error back through one layer (BP2).
+    """Propagate the error back through one layer (BP2).
 
     δˡ = (δˡ⁺¹ Wˡ⁺¹) ⊙ σ′(zˡ)
 
@@ -123,7 +123,7 @@ def bias_gradient(delta: Array, *, xp: Namespace) -> Array:
 
 
 def weight_gradient(delta: Array, a_below: Array) -> Array:
-    """Multiply the error with the activations below: the gradient of the weights (BP4).
+    """Multiply the error by the activations below: the gradient of the weights (BP4).
 
     ∂C/∂Wˡ = (δˡ)ᵀ aˡ⁻¹
 

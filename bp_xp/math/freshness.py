@@ -1,8 +1,8 @@
-"""Which arrays may be written to: those that nobody else holds.
+"""Which arrays may be overwritten: those that nothing else refers to.
 
-To write a result over one of its arguments saves memory and time. What a function of bp_xp returns
-is an array anew, and may be written to. What a function of a user's own returns may be one of its
-arguments, such as the targets, or an array that it keeps.
+Writing a result over one of its arguments saves memory and time. A function of bp_xp returns a new
+array, which may be overwritten. A custom function may return one of its arguments, such as the
+targets, or an array that it keeps.
 """
 
 import sys
@@ -12,10 +12,10 @@ __all__ = ["returns_fresh"]
 
 
 def returns_fresh(function: Any) -> bool:
-    """Return whether what a function returns is known to be held by nobody else.
+    """Return whether a function is known to return an array that nothing else refers to.
 
-    That is known of functions of bp_xp, found under their names in their modules, and of its
-    callable objects, where it is known of what they call.
+    This is known for functions of bp_xp, which are found by name in their modules, and for its
+    callable objects if it is known for the functions that they call.
 
     Examples:
         >>> from bp_xp.math.costs import COSTS

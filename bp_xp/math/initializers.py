@@ -1,7 +1,7 @@
 """Initial weights and biases, drawn on the host.
 
 The array API standard has no random numbers. All libraries start from the same weights because
-NumPy draws them, in float64, from the network's one generator; they are rounded to the network's
+NumPy draws them, in float64, from the network's only generator; they are rounded to the network's
 dtype when they move to its device.
 """
 
@@ -23,16 +23,16 @@ __all__ = [
 
 
 class Initializer(Protocol):
-    """What draws a layer; any function of this signature will do."""
+    """Draws the parameters of a layer; any function with this signature can be used."""
 
     def __call__(self, generator: np.random.Generator, n_out: int, n_in: int) -> Layer:
-        """Return W of shape (n_out, n_in) and b of shape (n_out,), float64 on the host."""
+        """Return W of shape (n_out, n_in) and b of shape (n_out,), in float64 on the host."""
         ...
 
 
 @dataclass(frozen=True)
 class _Normal:
-    """Normal weights of standard deviation √(gain / fan), normal or zero biases."""
+    """Normal weights with standard deviation √(gain / fan), normal or zero biases."""
 
     gain: float
     fan: str  # "in", "mean" of in and out, or "none"
@@ -47,7 +47,7 @@ class _Normal:
 
 @dataclass(frozen=True)
 class _Uniform:
-    """Uniform weights of standard deviation √(gain / fan), zero biases."""
+    """Uniform weights with standard deviation √(gain / fan), zero biases."""
 
     gain: float
     fan: str
@@ -64,7 +64,7 @@ def _scale(gain: float, fan: str, n_out: int, n_in: int) -> float:
 
 
 def _zeros(generator: np.random.Generator, n_out: int, n_in: int) -> Layer:
-    """Return zeros: every neuron of a hidden layer then learns the same, so mind where."""
+    """Return zeros; in a hidden layer, all neurons would then learn the same."""
     del generator
     return Layer(np.zeros((n_out, n_in)), np.zeros(n_out))
 
@@ -80,39 +80,40 @@ INITIALIZERS: dict[str, Initializer] = {
     "lecun_uniform": _Uniform(1.0, "in"),
     "zeros": _zeros,
 }
-"""The initialisers that a name stands for.
+"""The built-in initializers, by name.
 
 ``normal`` is the book's first choice, N(0, 1) for weights and biases (Nielsen, ch. 1);
-``scaled_normal`` its better one, N(0, 1)/√n_in weights (ch. 3). He: He et al., 2015, ICCV, variance
-2/n_in, for the ReLU family. Glorot: Glorot and Bengio, 2010, AISTATS, variance 2/(n_in + n_out).
-LeCun: LeCun et al., 1998, *Efficient BackProp*, variance 1/n_in.
+``scaled_normal`` is its better one, with weights N(0, 1)/√n_in (ch. 3). He: He et al., 2015, ICCV,
+variance 2/n_in, for the ReLU family. Glorot: Glorot and Bengio, 2010, AISTATS, variance
+2/(n_in + n_out). LeCun: LeCun et al., 1998, *Efficient BackProp*, variance 1/n_in.
 
 In PyTorch: He is ``kaiming_normal_`` and ``kaiming_uniform_`` with ``nonlinearity="relu"``, Glorot
-is ``xavier_normal_`` and ``xavier_uniform_``, LeCun is He's with ``nonlinearity="linear"``. None is
-what ``torch.nn.Linear`` starts with, uniform on ±1/√n_in for weights and biases. Keras draws the
-normal ones from a truncated normal distribution of the same variance.
+is ``xavier_normal_`` and ``xavier_uniform_``, LeCun is He's with ``nonlinearity="linear"``. None of
+them is the default of ``torch.nn.Linear``, uniform on ±1/√n_in for weights and biases. Keras draws
+the normal ones from a truncated normal distribution with the same variance.
 """
 
 
 def suited_initializer(activation: str) -> str:
-    """Return the name of the initialiser that suits the layer's activation.
+    """Return the name of the initializer that suits the layer's activation.
 
-    He for the functions that pass half of their inputs, the book's scaled normal for the rest.
+    It is He for the functions that pass half of their inputs, and the book's scaled normal for the
+    others.
     """
     rectifiers = ("relu", "leaky_relu", "elu", "silu", "gelu", "gelu_exact", "softplus")
     return "he_normal" if activation in rectifiers else "scaled_normal"
 
 
 def make_generator(seed: int) -> np.random.Generator:
-    """Return the host's generator, from which weights and data order come."""
+    """Return the host's generator, from which weights and data order are drawn."""
     return np.random.default_rng(seed)
 
 
 def restore_generator(state: Any) -> np.random.Generator:
-    """Return a generator that continues where another's ``bit_generator.state`` was taken.
+    """Return a generator that continues from the ``bit_generator.state`` of another one.
 
     Raises:
-        ValueError: it is no such state.
+        ValueError: the value is not such a state.
     """
     generator = make_generator(0)
     try:

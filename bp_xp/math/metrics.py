@@ -1,16 +1,17 @@
-"""Metrics: what to judge a network by, over a whole set of samples.
+"""Metrics: measures of a network's quality over a whole set of samples.
 
 A metric takes outputs a and targets y, both of shape (N, O), and returns one number, shape (), in
 the dtype of a. Nothing is fetched from the device.
 
-Where classes are told, row i of y is the class of sample i: 1 in one column, 0 in the others. The
-class that the network tells is the first of the largest outputs. A single column is the
-probability of class 1, told where it is above ½, and makes two classes. What would be 0/0 is 0.
+For metrics of classes, row i of y is the class of sample i: 1 in one column, 0 in the others. The
+predicted class is the first of the largest outputs. A single column is the probability of class 1,
+which is predicted if it is above ½; it makes two classes. A ratio of 0/0 counts as 0.
 
-Samples may have weights, shape (N,): weight k is k copies of the sample, and 0 its absence.
+Samples may have weights, shape (N,): weight k is the same as k copies of the sample, and weight 0
+leaves it out.
 
-Counts of samples are exact, as integers, and sums are taken block by block, so that float32 serves
-for millions of rows.
+Counts of samples are exact integers, and sums are taken block by block, so that float32 is accurate
+enough for millions of rows.
 """
 
 import functools
@@ -32,25 +33,25 @@ class MetricFunction(Protocol):
     def __call__(self, a: Array, y: Array, *, xp: Namespace) -> Array:
         """Return the metric, shape (), for outputs and targets of (N, O), N at least 1.
 
-        It may be compiled, so it must do nothing but compute with arrays. A function that has an
-        argument ``weights`` as well is given those of the samples, shape (N,), or None.
+        It may be compiled, so it must only compute with arrays. If the function has an argument
+        ``weights``, it gets those of the samples, shape (N,), or None.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric under its name; to call it is to call its function.
+    """A metric with a name; calling it calls its function.
 
     Attributes:
-        name: what records and messages call it.
+        name: its name in records and messages.
         function: the metric, called as ``function(a, y, xp=xp)``; as ``function(a, y,
             weights=weights, xp=xp)`` if it has such an argument.
         needs_classes: whether each target must be one class.
         higher_is_better: whether a better network has a higher value; otherwise a lower one.
 
     Examples:
-        The largest error, which bp_xp does not have:
+        The largest error, which is not built in:
 
         >>> worst = Metric(
         ...     "worst",
@@ -67,17 +68,17 @@ class Metric:
 
     @property
     def takes_weights(self) -> bool:
-        """Whether the function has an argument ``weights``; without it, all samples count alike."""
+        """Whether the function has an argument ``weights``; if not, all samples count equally."""
         try:
             return "weights" in inspect.signature(self.function).parameters
-        except (TypeError, ValueError):  # it does not tell
+        except (TypeError, ValueError):  # it has no readable signature
             return False
 
     def __call__(self, a: Array, y: Array, *, weights: Array | None = None, xp: Namespace) -> Array:
         """Return the metric, shape (), for outputs and targets of (N, O), and weights of (N,).
 
         Raises:
-            ValueError: there are weights, and its function does not take them.
+            ValueError: there are weights, but the function does not take them.
         """
         if weights is None:
             return self.function(a, y, xp=xp)
@@ -101,7 +102,7 @@ def _columns(values: Array, *, xp: Namespace) -> Array:
 
 
 def _one_class(values: Array, *, xp: Namespace) -> Array:
-    """Return whether each class is the sample's, shape (N, K): one column has two classes."""
+    """Return whether each class is the sample's, shape (N, K); one column makes two classes."""
     if values.shape[-1] == 1:
         is_one = values > 0.5
         return xp.concat([xp.logical_not(is_one), is_one], axis=-1)
@@ -110,19 +111,19 @@ def _one_class(values: Array, *, xp: Namespace) -> Array:
 
 
 def _count(truths: Array, weights: Array | None, dtype: Any, *, xp: Namespace) -> Array:
-    """Return how much the rows weigh that are true, for each column: without weights, how many."""
+    """Return the total weight of the true rows of each column; without weights, their number."""
     if weights is None:
         return xp.astype(xp.sum(xp.astype(truths, xp.int32), axis=0), dtype)
     return sum_rows(xp.astype(truths, dtype) * weights[:, None], xp=xp)
 
 
 def _total(a: Array, weights: Array | None, *, xp: Namespace) -> Any:
-    """Return how much all samples weigh together: without weights, N."""
+    """Return the total weight of all samples; without weights, N."""
     return a.shape[0] if weights is None else sum_rows(weights[:, None], xp=xp)[0]
 
 
 class _Counts:
-    """For each class, shape (K,), samples that are of it, told to be of it, and both."""
+    """For each class, shape (K,): how many samples are of it, are predicted as it, and are both."""
 
     def __init__(self, a: Array, y: Array, weights: Array | None, *, xp: Namespace) -> None:
         told, true = (_one_class(values, xp=xp) for values in (a, y))
@@ -132,18 +133,18 @@ class _Counts:
 
 
 def _ratio(numerator: Array, denominator: Array, *, xp: Namespace) -> Array:
-    """Return the ratio of two counts, 0 where the lower one is 0: then the upper one is as well."""
+    """Return the ratio of two counts; 0 if the denominator is 0, as the numerator is then too."""
     return numerator / xp.where(denominator > 0.0, denominator, xp.ones_like(denominator))
 
 
 def _mean_over(classes: Array, values: Array, *, xp: Namespace) -> Array:
-    """Return the mean of the values of some classes."""
+    """Return the mean of the values of the marked classes."""
     weights = xp.astype(classes, values.dtype)
     return xp.sum(weights * values) / xp.sum(weights)
 
 
 def _accuracy(a: Array, y: Array, *, weights: Array | None = None, xp: Namespace) -> Array:
-    # Share of samples told right.
+    # The share of correctly classified samples.
     right = xp.sum(_Counts(a, y, weights, xp=xp).right)
     return right / _total(a, weights, xp=xp)
 
@@ -158,11 +159,11 @@ class _OfClasses(Protocol):
 
 @dataclass(frozen=True)
 class _Score:
-    """A score of classes: of class 1 where there are two, or the mean over those that occur.
+    """A score of classes: of class 1 if there are two, otherwise the mean over those that occur.
 
     Attributes:
         of_classes: the score of each class.
-        macro: whether two classes have their mean as well.
+        macro: whether to take the mean for two classes too.
     """
 
     of_classes: _OfClasses
@@ -177,12 +178,12 @@ class _Score:
 
 
 def _precision(n: _Counts, *, xp: Namespace) -> Array:
-    # Of the samples told to be of a class, the share that is.
+    # Of the samples predicted as a class, the share that is of it.
     return _ratio(n.right, n.told, xp=xp)
 
 
 def _recall(n: _Counts, *, xp: Namespace) -> Array:
-    # Of the samples of a class, the share that is told.
+    # Of the samples of a class, the share that is predicted as it.
     return _ratio(n.right, n.true, xp=xp)
 
 
@@ -192,13 +193,13 @@ def _f1(n: _Counts, *, xp: Namespace) -> Array:
 
 
 def _balanced_accuracy(a: Array, y: Array, *, weights: Array | None = None, xp: Namespace) -> Array:
-    # Recall, as a mean over the classes that samples are of; told ones do not count.
+    # The mean recall over the classes that have samples, not those that are only predicted.
     n = _Counts(a, y, weights, xp=xp)
     return _mean_over(n.true > 0, _recall(n, xp=xp), xp=xp)
 
 
 def confusion_matrix(a: Array, y: Array, *, weights: Array | None = None, xp: Namespace) -> Array:
-    """Return how often each class was told for each class.
+    """Return how often samples of each class were predicted as each class.
 
     As a product of matrices with a 1 in each row: Trueᵀ Told
 
@@ -209,9 +210,9 @@ def confusion_matrix(a: Array, y: Array, *, weights: Array | None = None, xp: Na
         xp: their namespace.
 
     Returns:
-        Counts as int32, shape (K, K): row i, column j holds the samples of class i that were told
-        to be of class j. K is O, or 2 where O = 1. With weights, how much these samples weigh, in
-        the dtype of a.
+        Counts as int32, shape (K, K): row i, column j has the number of samples of class i that
+        were predicted as class j. K is O, or 2 if O = 1. With weights, it has the total weight of
+        these samples, in the dtype of a.
     """
     true, told = (xp.astype(_one_class(values, xp=xp), a.dtype) for values in (y, a))
     if weights is not None:
@@ -221,17 +222,17 @@ def confusion_matrix(a: Array, y: Array, *, weights: Array | None = None, xp: Na
 
 @functools.cache
 def top_k(k: int) -> Metric:
-    """Return the metric ``"top_<k>"``: the share of samples whose class has one of k best outputs.
+    """Return the metric ``"top_<k>"``: how many samples have their class among the k best outputs.
 
-    Of equal outputs the first is the better one, so that top_1 is the accuracy. (scikit-learn's
-    ``top_k_accuracy_score`` takes the last.) With k classes or fewer every sample counts, unless
-    its outputs are NaN.
+    It is a share of the samples. Of equal outputs the first ranks higher, so that top_1 is the
+    accuracy. (scikit-learn's ``top_k_accuracy_score`` prefers the last.) With k classes or fewer
+    every sample counts, unless its outputs are NaN.
 
     Args:
         k: at least 1.
 
     Raises:
-        TypeError: k is no integer.
+        TypeError: k is not an integer.
         ValueError: k is below 1.
     """
     k = checks.check_integer(k, "k")
@@ -246,7 +247,7 @@ def _top(a: Array, y: Array, *, k: int, weights: Array | None = None, xp: Namesp
     columns = _columns(a, xp=xp)
     own = xp.sum(xp.where(true, a, xp.zeros_like(a)), axis=-1, keepdims=True)
     place = xp.argmax(xp.astype(true, xp.int32), axis=-1, keepdims=True)
-    # Its own output included; a comparison with NaN is false.
+    # This includes its own output; a comparison with NaN is false.
     no_better = (a < own) | ((a == own) & (columns >= place))
     behind = xp.sum(xp.astype(no_better, xp.int32), axis=-1, keepdims=True)
     hits = behind > a.shape[-1] - min(k, a.shape[-1])
@@ -260,7 +261,7 @@ def _expected_calibration_error(
     a: Array, y: Array, *, weights: Array | None = None, xp: Namespace
 ) -> Array:
     # Σ_b (n_b / N) |accuracy(b) − confidence(b)| over bins b of equal width, where a sample's
-    # confidence is its largest output: how far the outputs are from the share of right ones
+    # confidence is its largest output: how far the confidence is from the share of correct ones
     # (Guo, Pleiss, Sun and Weinberger, *On calibration of modern neural networks*, ICML 2017, eq.
     # 5, with their 15 bins). In each bin both means have the factor n_b / N.
     right = xp.any(_one_class(a, xp=xp) & _one_class(y, xp=xp), axis=-1, keepdims=True)
@@ -303,10 +304,10 @@ def _mse(a: Array, y: Array, *, weights: Array | None = None, xp: Namespace) -> 
 
 def _r2(a: Array, y: Array, *, weights: Array | None = None, xp: Namespace) -> Array:
     # 1 − Σ(a − y)² / Σ(y − ȳ)² for each output, then the mean over outputs. An output whose
-    # targets are all the same scores 1 where each is met, otherwise 0.
+    # targets are all the same scores 1 if every target is met exactly, otherwise 0.
     residual = a - y
     unexplained = sum_rows(_weigh(residual * residual, weights), xp=xp)
-    # Equal targets are exactly 0 from the first of them, but not always from their rounded mean.
+    # Equal targets differ by exactly 0 from the first of them, but maybe not from the rounded mean.
     deviation = y - _first_row(y, weights, xp=xp)
     deviation = deviation - _mean_rows(deviation, weights, xp=xp)
     total = sum_rows(_weigh(deviation * deviation, weights), xp=xp)
@@ -315,7 +316,7 @@ def _r2(a: Array, y: Array, *, weights: Array | None = None, xp: Namespace) -> A
     scores = xp.where(varies, 1.0 - unexplained / xp.where(varies, total, met + 1.0), met)
     score = xp.mean(scores)
     if weights is None:
-        return score if a.shape[0] > 1 else score * float("nan")  # there is no variance of one
+        return score if a.shape[0] > 1 else score * float("nan")  # one sample has no variance
     several = xp.sum(xp.astype(weights > 0.0, xp.int32)) > 1
     return xp.where(several, score, score * float("nan"))
 
@@ -358,14 +359,14 @@ METRICS: dict[str, Metric] = {
         Metric("mse", _mse, needs_classes=False, higher_is_better=False),
     )
 }
-"""The metrics that a name stands for, beside ``"top_<k>"`` for any k (:func:`top_k`).
+"""The built-in metrics, by name; for ``"top_<k>"``, with any k, see :func:`top_k`.
 
-Precision, recall and f1 of two classes are those of class 1, as scikit-learn's are by default. Of
-more classes they are the mean over the classes that occur, ``average="macro"``; so are
-``precision_macro``, ``recall_macro`` and ``f1_macro``, of two classes as well. Balanced accuracy is
-the mean recall of the classes that samples are of. The expected calibration error is that of the
-largest output, in 15 bins of equal width. The others are as scikit-learn has them with
-``zero_division=0``, and r2 of one sample is NaN, as it is there.
+For two classes, precision, recall and f1 are those of class 1, as in scikit-learn by default. For
+more classes they are the mean over the classes that occur, ``average="macro"``;
+``precision_macro``, ``recall_macro`` and ``f1_macro`` are this mean for two classes as well.
+Balanced accuracy is the mean recall of the classes that have samples. The expected calibration
+error is that of the largest output, in 15 bins of equal width. The others are the same as in
+scikit-learn with ``zero_division=0``; as there, r2 of one sample is NaN.
 
 All take the weights of the samples. A class whose samples all have weight 0 does not occur.
 """

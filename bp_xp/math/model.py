@@ -24,17 +24,17 @@ class Model:
 
     @property
     def classifies(self) -> bool:
-        """Whether the outputs are probabilities, so that a class can be told."""
+        """Whether the outputs are probabilities, so that a class can be predicted."""
         return self.activations[-1].probability
 
 
 def classify_pairing(cost: Cost | MatchedCost, output: Activation, n_outputs: int) -> str:
-    """Return what keeps a cost and an output activation apart; empty where they go together.
+    """Return why a cost and an output activation do not fit together; empty if they do.
 
     Returns:
         ``"unmatched"``: the cost is computed together with another activation; ``"one output"``:
-        the activation shares 1 among outputs, and there is one; ``"weights"``: the cost has weights
-        for another number of outputs.
+        the activation makes the outputs sum to 1, and there is only one; ``"weights"``: the cost
+        has weights for another number of outputs.
     """
     if isinstance(cost, MatchedCost) and cost.output != output.name:
         return "unmatched"

@@ -1,6 +1,6 @@
-"""The standard normal distribution: its function Φ and its density φ.
+"""The standard normal distribution: its distribution function Φ and its density φ.
 
-The array API standard has no error function, and NumPy has none, so it is written here, once for
+Neither the array API standard nor NumPy has an error function, so it is implemented here, once for
 all libraries.
 """
 
@@ -11,7 +11,7 @@ from bp_xp._typing import Array, Namespace
 __all__ = ["normal_cdf", "normal_density"]
 
 # (1 + 2x) exp(x²) erfc(x) on x ≥ 0, as a Chebyshev series in t = (x − 3.75)/(x + 3.75), from −1 to
-# 1: one series for all x, right to the same relative error everywhere (Shepherd & Laframboise).
+# 1: one series for all x, with the same relative error everywhere (Shepherd & Laframboise).
 _MIDDLE = 3.75
 _SERIES = (
     1.177578934567401754,
@@ -41,12 +41,12 @@ _SERIES = (
     5.068148904796111317e-17,
 )
 
-# From ±40 on φ is 0 in float64, and z² would overflow some day.
+# From ±40 on, φ is 0 in float64, and for large z, z² would overflow.
 _FURTHEST = 40.0
 
 
 def normal_density(z: Array, *, xp: Namespace) -> Array:
-    """Return the density of the standard normal distribution, of the shape of z.
+    """Return the density of the standard normal distribution, with the shape of z.
 
     φ(z) = exp(−½ z²)/√(2π)
 
@@ -59,12 +59,12 @@ def normal_density(z: Array, *, xp: Namespace) -> Array:
 
 
 def normal_cdf(z: Array, density: Array, *, xp: Namespace) -> Array:
-    """Return the standard normal distribution function, of the shape of z.
+    """Return the standard normal distribution function, with the shape of z.
 
     Φ(z) = ½ erfc(−z/√2)
 
-    The absolute error is below 2 units of rounding of the dtype. On the left, where Φ is small, the
-    relative error is below 4 + z² units: the rounding of z² is in the exponent of φ.
+    The absolute error is below 2 units of rounding of the dtype. For negative z, where Φ is small,
+    the relative error is below 4 + z² units, because the exponent of φ has the rounding of z².
 
     Args:
         z: any shape.
@@ -84,7 +84,7 @@ def normal_cdf(z: Array, density: Array, *, xp: Namespace) -> Array:
 
 
 def _terms(z: Array, xp: Namespace) -> tuple[float, ...]:
-    """Return the terms of the series that its dtype has digits for."""
+    """Return the terms of the series that matter at the precision of the dtype."""
     least = float(xp.finfo(z.dtype).eps) / 8.0
     return tuple(term for term in _SERIES if abs(term) > least)
 

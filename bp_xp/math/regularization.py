@@ -1,25 +1,25 @@
-"""Regularization: terms that the cost does not have and the gradient does, and limits.
+"""Regularization: penalties, which change the gradient but not the reported cost, and limits.
 
-L2 adds (l2/2) Σ w² and L1 adds l1 Σ |w| to the mean cost, over all weights, never the biases, so
-that each weight's derivative gains l2·w and l1·sign(w), whatever the batch size. Elsewhere the
-strength is written otherwise; the same term is
+L2 adds (l2/2) Σ w² and L1 adds l1 Σ |w| to the mean cost, over all weights but not the biases, so
+that l2·w and l1·sign(w) are added to each weight's derivative, whatever the batch size. Other
+sources define the strength differently; the same penalty is
 
     the book: λ for n training samples         l2 = λ / n, and l1 = λ / n (eqs. 87 and 95)
     the deep classifier: λ over m samples      l2 = λ / m
     scikit-learn: MLPClassifier(alpha)         l2 = alpha / batch_size, since it divides the term
                                                by the samples of each mini-batch (a short last one
-                                               is thus penalised more); with solver="lbfgs"
+                                               is thus penalized more); with solver="lbfgs"
                                                l2 = alpha / n
     PyTorch: SGD(weight_decay)                 l2 = weight_decay, if biases are exempted in a
-                                               parameter group of their own
+                                               separate parameter group
     PyTorch: AdamW(weight_decay)               no l2: weights decay apart from the gradient
     Keras: regularizers.L2(c), L1(c)           l2 = 2 c, l1 = c
 
 The limits keep a step from going too far (:func:`clip_by_norm`, :func:`clip_by_value`) and weights
-from growing too large (:func:`limit_weight_norms`). What is within its limit keeps its bits.
+from growing too large (:func:`limit_weight_norms`). Values within their limit keep their bits.
 
 A strength is a number, or one for each layer; in a stack of networks, an array with one for each
-of them (:mod:`bp_xp.math.settings`), and so is a limit.
+network (:mod:`bp_xp.math.settings`). A limit is a number or, in a stack, such an array.
 """
 
 from collections.abc import Sequence
@@ -43,28 +43,29 @@ __all__ = [
 Strength: TypeAlias = "float | Array | Sequence[float]"
 """One for all layers, or a list or tuple with one for each."""
 
-# A norm is summed up in units of so many limits: squares that matter beside the limit are far from
-# underflow, and in float32 a norm 10³¹ times the limit does not overflow.
+# A norm is summed in units of this many limits: squares that matter compared with the limit are far
+# from underflow, and in float32 a norm 10³¹ times the limit does not overflow.
 _UNIT = 2.0**40
 
 
 @dataclass(frozen=True)
 class Regularization:
-    """What shapes a run's gradients and parameters besides the cost.
+    """Penalties, dropout and limits of a run.
 
     Attributes:
         l1: adds l1 Σ |w| over the weights, not the biases, to the mean cost.
-        l2: adds (l2/2) Σ w² likewise; the book's λ is l2 · N. Neither depends on the batch size;
-            both may be a list with one for each layer.
-        dropout: probability with which a hidden neuron is left out of a step: one for all hidden
-            layers, or one for each; one more, in front, is that of the inputs.
-        clip_norm: the largest Euclidean norm of the whole gradient, or None; longer ones are
-            shortened.
+        l2: adds (l2/2) Σ w² over the weights, not the biases; the book's λ is l2 · N. Neither l1
+            nor l2 depends on the batch size; each may be a list with one for each layer.
+        dropout: the probability with which a hidden neuron is left out of a step: one for all
+            hidden layers, or one for each. A list with one more value starts with that of the
+            inputs.
+        clip_norm: the largest Euclidean norm of the whole gradient, or None; larger gradients are
+            scaled down to it.
         clip_value: the largest absolute value of a derivative, or None.
         max_norm: the largest norm of the weights into a neuron, kept after each step, or None.
 
     In PyTorch: ``dropout`` is p of ``nn.Dropout``; ``clip_norm`` and ``clip_value`` are
-    ``clip_grad_norm_`` and ``clip_grad_value_``, the value first where both are given; ``max_norm``
+    ``clip_grad_norm_`` and ``clip_grad_value_``, the value first if both are given; ``max_norm``
     is ``torch.renorm(W, 2, 0, max_norm)``.
 
     Examples:
@@ -85,7 +86,7 @@ class Regularization:
         return self.dropout if isinstance(self.dropout, Sequence) else ()
 
     def of_layers(self, chosen: Sequence[bool]) -> "Regularization":
-        """Return the terms of some layers: where there is a strength for each, only theirs."""
+        """Return the regularization of the chosen layers: from a list of strengths, only theirs."""
         l1, l2 = (
             tuple(one for one, is_chosen in zip(strength, chosen, strict=True) if is_chosen)
             if isinstance(strength, list | tuple)
@@ -97,7 +98,7 @@ class Regularization:
     def shape_gradients(
         self, gradients: list[Layer], layers: Sequence[Layer], *, xp: Namespace
     ) -> list[Layer]:
-        """Return the gradients of the mean cost with the terms added and the limits kept."""
+        """Return the gradients of the mean cost with the penalties and the limits applied."""
         if _is_there(self.l2):
             gradients = add_l2_gradient(gradients, layers, self.l2)
         if _is_there(self.l1):
@@ -111,9 +112,9 @@ class Regularization:
     def bound_parameters(
         self, layers: list[Layer], *, fresh: bool = True, xp: Namespace
     ) -> list[Layer]:
-        """Return the parameters after a step with the limits on them kept.
+        """Return the parameters after a step with their limits applied.
 
-        They may be overwritten if they are ``fresh``: held by nobody else.
+        They may be overwritten if they are ``fresh``: nothing else refers to them.
         """
         if self.max_norm is None:
             return layers
@@ -121,7 +122,7 @@ class Regularization:
 
 
 # ---------------------------------------------------------------------------------------------
-# Terms
+# Penalties
 
 
 def l2_penalty(layers: Sequence[Layer], l2: Strength, *, xp: Namespace) -> Array:
@@ -171,7 +172,8 @@ def add_l1_gradient(
 ) -> list[Layer]:
     """Return the gradients with l1·sign(w) added to those of the weights.
 
-    At w = 0 the term has a kink, and any slope from −l1 to l1 would do; 0 leaves the weight there.
+    At w = 0 the penalty has a kink, where any slope from −l1 to l1 is valid; 0 keeps the weight
+    there.
 
     References:
         Nielsen, ch. 3, eq. (96), with l1 = λ/n.
@@ -187,14 +189,14 @@ def add_l1_gradient(
 def _sign(W: Array, *, xp: Namespace) -> Array:
     """Return 1, 0 or −1 for each weight.
 
-    The standard's sign of NaN is NaN, for which a wrapper of a GPU's library asks the host how many
-    there are, at each step. Here it is 0: a weight that is NaN stays it, whatever is added.
+    In the standard, the sign of NaN is NaN, and a wrapper of a GPU library counts the NaNs on the
+    host for that, at each step. Here the sign is 0: a weight that is NaN stays NaN in any case.
     """
     return xp.astype(W > 0.0, W.dtype) - xp.astype(W < 0.0, W.dtype)
 
 
 def _is_there(strength: Strength) -> bool:
-    """Return whether a strength is anything but 0; an array is taken to be."""
+    """Return whether a strength is not 0; an array is assumed not to be."""
     return bool(strength) if isinstance(strength, int | float | Sequence) else True
 
 
@@ -203,7 +205,7 @@ def _is_there(strength: Strength) -> bool:
 
 
 def clip_by_norm(gradients: Sequence[Layer], limit: Any, *, xp: Namespace) -> list[Layer]:
-    """Return the gradients, scaled down to a norm of ``limit`` if theirs is above it.
+    """Return the gradients, scaled down to a norm of ``limit`` if their norm is above it.
 
     g ← g · min(1, limit/‖g‖), where ‖g‖ is taken over all weights and biases together
 
@@ -213,12 +215,13 @@ def clip_by_norm(gradients: Sequence[Layer], limit: Any, *, xp: Namespace) -> li
         xp: their namespace.
 
     Returns:
-        Gradients in the same direction. Their bits are those of before where ‖g‖ is at most the
-        limit; all of them are NaN where one is NaN or infinite.
+        Gradients in the same direction. If ‖g‖ is at most the limit, they keep their bits; if one
+        derivative is NaN or infinite, all are NaN.
 
     References:
         Pascanu, Mikolov and Bengio, *On the difficulty of training recurrent neural networks*,
-        ICML 2013. PyTorch's ``clip_grad_norm_`` does the same but for 1e-6 added to the norm.
+        ICML 2013. PyTorch's ``clip_grad_norm_`` does the same, except that it adds 1e-6 to the
+        norm.
     """
     squares = []
     for layer in gradients:
@@ -232,7 +235,7 @@ def clip_by_norm(gradients: Sequence[Layer], limit: Any, *, xp: Namespace) -> li
 
 
 def clip_by_value(gradients: Sequence[Layer], limit: Any, *, xp: Namespace) -> list[Layer]:
-    """Return the gradients with each derivative brought between −limit and limit.
+    """Return the gradients with each derivative clipped to the range from −limit to limit.
 
     Args:
         gradients: one Layer of derivatives for each layer.
@@ -250,16 +253,16 @@ def clip_by_value(gradients: Sequence[Layer], limit: Any, *, xp: Namespace) -> l
 def limit_weight_norms(
     layers: Sequence[Layer], limit: Any, *, fresh: bool = True, xp: Namespace
 ) -> list[Layer]:
-    """Return the layers, each neuron's incoming weights scaled down to a norm of at most ``limit``.
+    """Return the layers with each neuron's incoming weights scaled to a norm of at most ``limit``.
 
     W[j, :] ← W[j, :] · min(1, limit/‖W[j, :]‖)
 
-    For use after an update, beside dropout above all. Biases stay as they are.
+    Use it after an update, mainly together with dropout. Biases do not change.
 
     Args:
         layers: the parameters.
         limit: above 0; 3 to 4 is usual.
-        fresh: whether they may be overwritten, as by an optimizer.
+        fresh: whether the parameters may be overwritten.
         xp: their namespace.
 
     References:

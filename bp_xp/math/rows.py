@@ -1,4 +1,4 @@
-"""Rows of samples: summed block by block, and cut into blocks."""
+"""Rows of samples: summing them block by block, and dividing them into blocks."""
 
 import functools
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ _ROWS_SUMMED_AT_ONCE = 256
 def sum_rows(values: Array, *, xp: Namespace) -> Array:
     """Sum over the rows, block by block.
 
-    A running float32 sum of 5 million rows is 4 % off, since the sum outgrows its summands. The
-    sums of short blocks do not, nor do the sums of blocks of those.
+    A running float32 sum of 5 million rows is off by 4 %, since the sum outgrows its summands.
+    Sums of short blocks avoid this, and so do sums of blocks of these.
 
     Args:
         values: shape (..., N, K).
@@ -36,9 +36,9 @@ def sum_rows(values: Array, *, xp: Namespace) -> Array:
 
 @functools.cache
 def _rows_of_a_block(n: int, most: int) -> int:
-    """Return how many rows to sum at once, so that none are left over if that is possible.
+    """Return how many rows to sum at a time, so that none are left over if possible.
 
-    Each sum is a launch on a GPU, and adding up what is left over takes two more.
+    Each sum is a launch on a GPU, and adding leftover rows takes two more.
 
     Examples:
         >>> _rows_of_a_block(1000, 256), _rows_of_a_block(257, 256)
@@ -49,12 +49,13 @@ def _rows_of_a_block(n: int, most: int) -> int:
 
 
 def row_blocks(n: int, size: int, share: tuple[int, int] = (0, 1)) -> Iterator[slice]:
-    """Cut n rows into blocks of ``size``, the last one shorter.
+    """Divide n rows into blocks of ``size``; the last one may be shorter.
 
     Args:
-        n: number of rows.
-        size: rows of a block.
-        share: (r, R): of R parts of the rows, as equal as can be, the blocks of part r alone.
+        n: the number of rows.
+        size: the number of rows in a block.
+        share: (r, R): divide the rows into R parts of nearly equal size, and yield only the blocks
+            of part r.
 
     Examples:
         >>> list(row_blocks(5, 3))

@@ -1,7 +1,8 @@
-"""Settings that differ: by layer, or by network of a stack.
+"""Settings that differ between layers, or between the networks of a stack.
 
 A setting such as a learning rate is a number, or an array of shape (); or a list or tuple of these,
-one for each layer; or, in a stack of M networks whose weights are (M, O, I), an array of (M,).
+one for each layer; or, in a stack of M networks with weights of shape (M, O, I), an array of shape
+(M,).
 """
 
 from collections.abc import Sequence
@@ -13,14 +14,14 @@ __all__ = ["by_layer", "each_layer", "spread"]
 
 
 def spread(setting: Any, axes: int) -> Any:
-    """Return a setting in a form that broadcasts against arrays with so many axes of their own.
+    """Return a setting in a form that broadcasts against arrays with this many axes per network.
 
     Args:
         setting: a number, or an array of shape () or (M,).
         axes: 2 for weights, 1 for biases.
 
     Returns:
-        What has no axes as it is; otherwise shape (M, 1, 1) or (M, 1).
+        A setting without axes is returned unchanged; otherwise the shape is (M, 1, 1) or (M, 1).
     """
     if getattr(setting, "ndim", 0) == 0:
         return setting
@@ -28,7 +29,7 @@ def spread(setting: Any, axes: int) -> Any:
 
 
 def by_layer(setting: Any, layers: Sequence[Layer]) -> list[Array]:
-    """Return a setting for each layer, as it is: each its own, or one for all."""
+    """Return a list with the setting of each layer, in its original form."""
     return list(setting) if isinstance(setting, list | tuple) else [setting] * len(layers)
 
 

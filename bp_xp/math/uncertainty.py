@@ -1,9 +1,9 @@
-"""What the members of an ensemble, taken together, do not know.
+"""The uncertainty of an ensemble.
 
-The mean of the members' probabilities is what the ensemble tells. Its entropy has two parts: the
-entropy that the members have in the mean, which more of them would not lower (a sample is
-ambiguous), and the mutual information between the class and the member, which is what the members
-disagree on (nobody has learned such a sample).
+The prediction of an ensemble is the mean of its members' probabilities. The entropy of this mean
+has two parts: the mean entropy of the members, which more members would not lower (the sample is
+ambiguous), and the mutual information between the class and the member, which measures how much the
+members disagree (no member has learned such a sample).
 
 References:
     Lakshminarayanan, Pritzel and Blundell, *Simple and scalable predictive uncertainty estimation
@@ -22,7 +22,7 @@ from bp_xp.math.model import Model
 
 __all__ = ["Uncertainty", "cost_of_outputs", "entropy", "spread_of", "uncertainty"]
 
-# What a probability of 0 counts as in a logarithm; near the least normal number of float32.
+# A probability of 0 counts as this in a logarithm; it is near float32's smallest normal number.
 _LEAST = 1e-37
 
 
@@ -32,8 +32,8 @@ class Uncertainty(NamedTuple):
     Attributes:
         entropy: predictive entropy, H[p̄] = −Σₖ p̄ₖ ln p̄ₖ of the mean p̄ of the members'
             probabilities, shape (N,).
-        mutual_information: the part of it that the members disagree on, H[p̄] less the mean of
-            their own entropies, shape (N,); 0 where all members say the same.
+        mutual_information: the part of it that is due to disagreement: H[p̄] minus the mean of the
+            members' own entropies, shape (N,); 0 if all members agree.
     """
 
     entropy: Array
@@ -41,7 +41,7 @@ class Uncertainty(NamedTuple):
 
 
 def entropy(p: Array, *, xp: Namespace) -> Array:
-    """Return the entropy of probabilities, shape (..., N), for those of K classes, (..., N, K).
+    """Return the entropy, shape (..., N), of the probabilities of K classes, shape (..., N, K).
 
     H[p] = −Σₖ pₖ ln pₖ, with 0 · ln 0 = 0
     """
@@ -53,16 +53,17 @@ def uncertainty(outputs: Array, *, exclusive: bool, xp: Namespace) -> Uncertaint
 
     Args:
         outputs: aᴸ of each member, probabilities, shape (M, N, O).
-        exclusive: whether a sample has one class: the outputs add up to 1, or there is one. Else
-            each output is a yes or no of its own, and their entropies are added up.
+        exclusive: whether a sample has exactly one class: the outputs sum to 1, or there is only
+            one. Otherwise each output is a separate yes-or-no question, and the entropies are
+            summed.
         xp: their namespace.
     """
-    # Of outputs that do not exclude each other, each has a no and a yes: shape (M, N, O, 2).
+    # Outputs that do not exclude each other have a no and a yes each: shape (M, N, O, 2).
     yes = outputs if exclusive else outputs[..., None]
     p = probabilities(yes, xp=xp)
     total = entropy(xp.mean(p, axis=0), xp=xp)
     own = xp.mean(entropy(p, xp=xp), axis=0)
-    # Rounding may leave a little less than none.
+    # Rounding may make it slightly negative.
     shared = xp.maximum(total - own, 0.0)
     if exclusive:
         return Uncertainty(total, shared)
@@ -79,13 +80,13 @@ def spread_of(outputs: Array, *, xp: Namespace) -> Array:
 
 
 def cost_of_outputs(model: Model, a: Array, y: Array, *, xp: Namespace) -> Array | None:
-    """Return the cost of each sample, shape (N,), from outputs that no weighted input belongs to.
+    """Return the cost of each sample, shape (N,), from outputs without a known weighted input.
 
-    The mean of the members' outputs is one. A matched cost is computed from z: it is given the z
-    that has these outputs, ln a for softmax, and ln a − ln(1 − a) for sigmoid.
+    The mean of the members' outputs is an example. A matched cost is computed from z, so it gets a
+    z that has these outputs: ln a for softmax, and ln a − ln(1 − a) for sigmoid.
 
     Returns:
-        None for a matched cost of a user's own whose output activation has no known inverse.
+        None for a custom matched cost whose output activation has no known inverse.
     """
     if not isinstance(model.cost, MatchedCost):
         return model.cost.value(a, y, xp=xp)

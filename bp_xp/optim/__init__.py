@@ -25,4 +25,4 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "adamw": AdamW(),
     "nadam": NAdam(),
 }
-"""The optimizers that a name stands for, each with its defaults."""
+"""The built-in optimizers, by name, each with its defaults."""

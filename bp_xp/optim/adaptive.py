@@ -35,7 +35,7 @@ __all__ = [
 
 
 class AdagradState(NamedTuple):
-    """What Adagrad carries from step to step.
+    """The state of Adagrad.
 
     Attributes:
         learning_rate: η, shape ().
@@ -58,16 +58,16 @@ class Adagrad:
 
     s ← s + g²,  w ← w − η / (1 + κ t) · g / (√s + ε)
 
-    where t counts the steps before.
+    where t is the number of earlier steps.
 
     Args:
         learning_rate: η, above 0, or a schedule; or a list with one for each layer.
         learning_rate_decay: κ, at least 0.
         initial_accumulator: s at the start, at least 0.
-        epsilon: ε, above 0: what keeps a parameter without gradients from 0/0.
+        epsilon: ε, above 0; it prevents 0/0 for a parameter without gradients.
 
     Raises:
-        ValueError: a number is out of its range or not finite.
+        ValueError: a number is out of range or not finite.
         TypeError: it is not a number.
 
     In PyTorch: ``torch.optim.Adagrad``, with ``lr_decay`` and ``initial_accumulator_value``. Keras
@@ -90,7 +90,7 @@ class Adagrad:
         checks.check_number(self.epsilon, "epsilon", above=0.0)
 
     def init(self, layers: Sequence[Layer], *, placement: Placement, dtype: str) -> AdagradState:
-        """Start with the initial sums."""
+        """Make the initial state, with the initial sums."""
         number = functools.partial(placement.asarray, dtype=dtype)
         return AdagradState(
             initial_rates(self.learning_rate, layers, number),
@@ -102,7 +102,7 @@ class Adagrad:
 
     @property
     def update(self) -> Update:
-        """The rule of this optimizer."""
+        """The update rule of this optimizer."""
         return _adagrad_update
 
 
@@ -123,7 +123,7 @@ def _adagrad_update(
 
 
 class RMSpropState(NamedTuple):
-    """What RMSprop carries from step to step.
+    """The state of RMSprop.
 
     Attributes:
         learning_rate: η, shape ().
@@ -131,8 +131,8 @@ class RMSpropState(NamedTuple):
         epsilon: ε, shape ().
         momentum: μ, shape ().
         square: s, one Layer for each layer.
-        mean: a, likewise; empty unless centered.
-        velocity: √(1 − α) v, likewise; empty without momentum.
+        mean: a, one Layer for each layer; empty unless centered.
+        velocity: √(1 − α) v, one Layer for each layer; empty without momentum.
     """
 
     learning_rate: Array
@@ -146,7 +146,7 @@ class RMSpropState(NamedTuple):
 
 @dataclass(frozen=True)
 class RMSprop:
-    """RMSprop: steps in units of the gradient's recent size.
+    """RMSprop: steps in units of the gradient's recent magnitude.
 
     plain:     s ← α s + g²,  w ← w − η d
                with d = g / (√((1 − α) s) + ε)
@@ -156,17 +156,17 @@ class RMSprop:
 
     Args:
         learning_rate: η, above 0, or a schedule; or a list with one for each layer.
-        alpha: α, how much of the past a step keeps, from 0 to below 1.
+        alpha: α, the share of the past that each step keeps, from 0 to below 1.
         momentum: μ, from 0 (none) to below 1.
         centered: whether to divide by the standard deviation.
-        epsilon: ε, above 0: what keeps a parameter without gradients from 0/0.
+        epsilon: ε, above 0; it prevents 0/0 for a parameter without gradients.
 
     Raises:
-        ValueError: a number is out of its range or not finite.
+        ValueError: a number is out of range or not finite.
         TypeError: it is not a number.
 
-    In PyTorch: ``torch.optim.RMSprop``, with ``eps`` for ε. Keras calls α ``rho``, 0.9 unless told
-    otherwise, and has ε = 1e-7 inside the root.
+    In PyTorch: ``torch.optim.RMSprop``, with ``eps`` for ε. Keras calls α ``rho``, with the default
+    0.9, and has ε = 1e-7 inside the root.
 
     References:
         Tieleman & Hinton, *Neural networks for machine learning*, lecture 6.5, 2012; centered:
@@ -187,7 +187,7 @@ class RMSprop:
         checks.check_number(self.epsilon, "epsilon", above=0.0)
 
     def init(self, layers: Sequence[Layer], *, placement: Placement, dtype: str) -> RMSpropState:
-        """Start without a past."""
+        """Make the initial state."""
         number = functools.partial(placement.asarray, dtype=dtype)
         return RMSpropState(
             initial_rates(self.learning_rate, layers, number),
@@ -201,7 +201,7 @@ class RMSprop:
 
     @property
     def update(self) -> Update:
-        """The rule of this optimizer; the form of the state says which parts it has."""
+        """The update rule of this optimizer; the form of the state shows which parts it has."""
         return _rmsprop_update
 
 
@@ -231,7 +231,7 @@ def _rmsprop_update(
         spread = s = accumulate(s, alpha, g * g)
         if a is not None:
             a = accumulate(a, alpha, g)
-            # Rounding can leave less than nothing of a variance, which has no root.
+            # Rounding can make a variance negative, which has no root.
             spread = xp.maximum(s - c_squared * a * a, 0.0)
         g /= root(spread, epsilon, xp)
         if v is None:
@@ -252,7 +252,7 @@ def _rmsprop_update(
 
 
 class AdamState(NamedTuple):
-    """What Adam and AdamW carry from step to step.
+    """The state of Adam and AdamW.
 
     Attributes:
         learning_rate: η, shape ().
@@ -263,8 +263,8 @@ class AdamState(NamedTuple):
         count1: n₁, shape ().
         count2: n₂, shape ().
         mean: m, one Layer for each layer.
-        square: v, likewise.
-        largest: u, likewise; empty without AMSGrad.
+        square: v, one Layer for each layer.
+        largest: u, one Layer for each layer; empty without AMSGrad.
     """
 
     learning_rate: Array
@@ -281,25 +281,26 @@ class AdamState(NamedTuple):
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam: steps along the mean gradient, in units of the gradient's recent size.
+    """Adam: steps along the mean gradient, in units of the gradient's recent magnitude.
 
     Adam:     m ← β₁ m + g,   n₁ ← β₁ n₁ + 1
               v ← β₂ v + g²,  n₂ ← β₂ n₂ + 1
               w ← w − η (m/n₁) / (√(v/n₂) + ε)
     AMSGrad:  u ← max(u, v) as well, in place of v in the step
 
-    A gradient of k steps ago weighs βᵏ, and n is the sum of these weights, (1 − βᵗ)/(1 − β) after t
-    steps: m/n₁ and v/n₂ are the paper's m̂ and v̂, without bias from the first step on.
+    A gradient from k steps ago has weight βᵏ, and n is the sum of these weights,
+    (1 − βᵗ)/(1 − β) after t steps: m/n₁ and v/n₂ are the paper's m̂ and v̂, without bias from the
+    first step on.
 
     Args:
         learning_rate: η, above 0, or a schedule; or a list with one for each layer.
         beta1: β₁, from 0 to below 1.
         beta2: β₂, from 0 to below 1.
-        epsilon: ε, above 0: what keeps a parameter without gradients from 0/0.
-        amsgrad: whether a step never grows because gradients have become smaller.
+        epsilon: ε, above 0; it prevents 0/0 for a parameter without gradients.
+        amsgrad: whether to keep steps from growing when gradients become smaller.
 
     Raises:
-        ValueError: a number is out of its range or not finite.
+        ValueError: a number is out of range or not finite.
         TypeError: it is not a number.
 
     In PyTorch: ``torch.optim.Adam`` with ``betas=(beta1, beta2)``. Keras has ε = 1e-7, and adds
@@ -328,7 +329,7 @@ class Adam:
         checks.check_number(self.epsilon, "epsilon", above=0.0)
 
     def init(self, layers: Sequence[Layer], *, placement: Placement, dtype: str) -> AdamState:
-        """Start without a past."""
+        """Make the initial state."""
         number = functools.partial(placement.asarray, dtype=dtype)
         return AdamState(
             initial_rates(self.learning_rate, layers, number),
@@ -345,19 +346,19 @@ class Adam:
 
     @property
     def update(self) -> Update:
-        """The rule of this optimizer; the form of the state says whether it is AMSGrad."""
+        """The update rule of this optimizer; the form of the state shows whether it is AMSGrad."""
         return _adam_update
 
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """AdamW: Adam, with parameters that decay at a rate of their own.
+    """AdamW: Adam with weight decay that is decoupled from the gradient.
 
     w ← (1 − η λ) w, then Adam's step
 
-    The L2 term of ``fit`` is another thing: it adds l2·w to the gradient, and Adam divides that by
-    the gradient's size, so that weights with large gradients hardly decay. (In plain gradient
-    descent, λ and l2 are the same.) To use both is to decay twice.
+    The L2 penalty of ``fit`` is different: it adds l2·w to the gradient, and Adam divides that by
+    the gradient's magnitude, so that weights with large gradients hardly decay. (In plain gradient
+    descent, λ and l2 are the same.) With both, weights decay twice.
 
     Args:
         learning_rate: η, above 0, or a schedule, which the decay follows too; or a list with one
@@ -367,11 +368,11 @@ class AdamW(Adam):
         epsilon: ε, above 0.
         amsgrad: as in :class:`Adam`.
         weight_decay: λ, at least 0.
-        decay_biases: whether biases decay like weights, as in the paper and in PyTorch. Most
-            practice lets them be, as does the L2 term of ``fit``: False.
+        decay_biases: whether biases decay like weights, as in the paper and in PyTorch. Most users
+            exempt them, as the L2 penalty of ``fit`` does: use False for that.
 
     Raises:
-        ValueError: a number is out of its range or not finite.
+        ValueError: a number is out of range or not finite.
         TypeError: it is not a number.
 
     In PyTorch: ``torch.optim.AdamW``; ``decay_biases=False`` is a parameter group of the biases
@@ -390,13 +391,13 @@ class AdamW(Adam):
         checks.check_number(self.weight_decay, "weight_decay", least=0.0)
 
     def init(self, layers: Sequence[Layer], *, placement: Placement, dtype: str) -> AdamState:
-        """Start without a past."""
+        """Make the initial state."""
         state = super().init(layers, placement=placement, dtype=dtype)
         return state._replace(weight_decay=placement.asarray(self.weight_decay, dtype))
 
     @property
     def update(self) -> Update:
-        """The rule of this optimizer; the form of the state says whether it is AMSGrad."""
+        """The update rule of this optimizer; the form of the state shows whether it is AMSGrad."""
         return _adamw_update if self.decay_biases else _adamw_weights_update
 
 
@@ -457,7 +458,7 @@ def _adamw_weights_update(
 
 
 def _kept(state: AdamState) -> Any:
-    """Return what weight decay leaves of a parameter: 1 − η λ, for each learning rate."""
+    """Return the share of a parameter that weight decay keeps: 1 − η λ, for each learning rate."""
     return map_leaves(lambda eta: 1.0 - eta * state.weight_decay, state.learning_rate)
 
 

@@ -11,21 +11,24 @@ __all__ = ["CosineDecayRestarts", "OneCycle"]
 
 @dataclass(frozen=True)
 class CosineDecayRestarts:
-    """A rate that falls along half a cosine wave, and starts again from the top, cycle by cycle.
+    """A rate that falls along half a cosine wave, and restarts from the top in each cycle.
 
     η(t) = final + ½ (initial − final) (1 + cos(π s / T))
 
-    where s counts the steps of a cycle and T is its length: ``steps`` at first, and from cycle to
-    cycle ``cycle_factor`` times as long. The network is best at the end of a cycle.
+    where s counts the steps of a cycle and T is the length of the cycle: ``steps`` for the first,
+    and for each further cycle ``cycle_factor`` times that of the one before. The network is best at
+    the end of a cycle.
 
     Args:
         initial: the rate at the start of each cycle, above 0.
         steps: the length of the first cycle.
-        cycle_factor: how many times as long as the one before a cycle is, an integer of at least 1.
-        final: what the rate falls towards, at least 0; the step that would have it restarts.
+        cycle_factor: the length of a cycle divided by that of the one before, an integer of at
+            least 1.
+        final: the limit that the rate falls toward, at least 0; the step that would reach it
+            restarts the cycle.
 
     Raises:
-        ValueError: a number is out of its range or not finite.
+        ValueError: a number is out of range or not finite.
         TypeError: it is not a number.
 
     In PyTorch: ``CosineAnnealingWarmRestarts(T_0=steps, T_mult=cycle_factor, eta_min=final)``,
@@ -65,27 +68,27 @@ class CosineDecayRestarts:
 
 @dataclass(frozen=True)
 class OneCycle:
-    """A rate that rises to its largest and falls far below its first: one cycle for a whole run.
+    """A rate that rises to its maximum and falls far below its start: one cycle for a whole run.
 
-    From largest / first_divisor it rises to the largest, which step ``rise`` · steps − 1 has, and
-    falls to largest / (first_divisor · last_divisor), which the last step has; later steps too. In
-    three phases it falls as fast as it has risen, to where it began, and then on to its end. A
-    phase is half a cosine wave, or a straight line.
+    The rate starts at largest / first_divisor, reaches ``largest`` at step ``rise`` · steps − 1,
+    and falls to largest / (first_divisor · last_divisor) at the last step, where it stays. With
+    three phases it first falls to its initial value, as fast as it rose, and then to its final
+    value. A phase is half a cosine wave, or a straight line.
 
-    The paper lets the momentum fall while the rate rises. Here it stays as the optimizer has it.
+    The paper lowers the momentum while the rate rises. Here the momentum does not change.
 
     Args:
         largest: the largest rate, above 0.
-        steps: those of the whole run.
-        rise: the share of the steps in which the rate rises, from 0 to below 1; in three phases at
-            most ½.
+        steps: the number of steps of the whole run.
+        rise: the share of the steps in which the rate rises, from 0 to below 1; with three phases
+            at most ½.
         first_divisor: the largest rate divided by the first, above 0.
         last_divisor: the first rate divided by the last, above 0.
         linear: whether the phases are straight lines.
-        three_phases: whether the rate falls to the first before it falls further.
+        three_phases: whether the rate falls to its initial value before it falls further.
 
     Raises:
-        ValueError: a number is out of its range or not finite.
+        ValueError: a number is out of range or not finite.
         TypeError: it is not a number.
 
     In PyTorch: ``OneCycleLR(max_lr=largest, total_steps=steps, pct_start=rise,
@@ -119,7 +122,7 @@ class OneCycle:
         checks.check_number(self.last_divisor, "last_divisor", above=0.0)
         if self.three_phases and self.rise > 0.5:
             raise ValueError(
-                f"rise must be at most 0.5 in three phases, of which two are as long as it, not "
+                f"rise must be at most 0.5 with three phases, two of which have this length, not "
                 f"{self.rise!r}."
             )
 

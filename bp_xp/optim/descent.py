@@ -24,7 +24,7 @@ __all__ = ["SGD", "SGDState"]
 
 
 class SGDState(NamedTuple):
-    """What gradient descent carries from step to step.
+    """The state of gradient descent.
 
     Attributes:
         learning_rate: η, shape ().
@@ -55,8 +55,8 @@ class SGD:
         TypeError: it is not a number.
 
     In PyTorch: ``torch.optim.SGD`` with ``dampening=0``. Its ``weight_decay=λ``, like that of all
-    of ``torch.optim`` but AdamW, is ``fit(l2=λ)``, which leaves biases alone. Keras keeps −η v in
-    the place of v: the same while η stays the same.
+    of ``torch.optim`` except AdamW, is ``fit(l2=λ)``, which does not affect biases. Keras keeps
+    −η v instead of v, which is equivalent while η is constant.
 
     References:
         Nielsen, ch. 1, eq. (20), (21); ch. 3 on momentum, whose v is our −η v. Sutskever et al.,
@@ -81,7 +81,7 @@ class SGD:
             )
 
     def init(self, layers: Sequence[Layer], *, placement: Placement, dtype: str) -> SGDState:
-        """Start with the velocity at rest."""
+        """Make the initial state, with zero velocity."""
         number = functools.partial(placement.asarray, dtype=dtype)
         return SGDState(
             initial_rates(self.learning_rate, layers, number),
@@ -91,7 +91,7 @@ class SGD:
 
     @property
     def update(self) -> Update:
-        """The rule of this optimizer."""
+        """The update rule of this optimizer."""
         if not self.momentum:
             return _plain_update
         return _nesterov_update if self.nesterov else _momentum_update

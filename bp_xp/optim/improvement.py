@@ -1,4 +1,4 @@
-"""Whether a value gets better: what schedules and early stopping ask of each epoch."""
+"""Whether a monitored value improves, for schedules and early stopping."""
 
 import math
 import re
@@ -14,14 +14,14 @@ _ALWAYS = ("cost", "accuracy", "validation_cost", "validation_accuracy")
 
 
 def improves_upwards(name: str) -> bool:
-    """Return whether a value is better the larger it is, which the words of its name tell.
+    """Return whether higher values of a metric are better, according to the words in its name.
 
     Args:
         name: such as ``"validation_accuracy"``, ``"top_5"`` or ``"mean_absolute_error"``.
 
     Raises:
-        ValueError: the name does not tell.
-        TypeError: it is no text.
+        ValueError: the name does not show the direction.
+        TypeError: the name is not a string.
 
     Examples:
         >>> improves_upwards("validation_accuracy"), improves_upwards("cost")
@@ -33,19 +33,19 @@ def improves_upwards(name: str) -> bool:
     up, down = bool(words & _UPWARDS), bool(words & _DOWNWARDS)
     if up == down:
         raise ValueError(
-            f"the name {name!r} does not tell whether more is better: it should have one of the "
-            f"words {', '.join(sorted(_UPWARDS))} (more is better) or "
-            f"{', '.join(sorted(_DOWNWARDS))} (less is).{did_you_mean(name, _ALWAYS)}"
+            f"the name {name!r} does not show whether higher is better: it should have one of the "
+            f"words {', '.join(sorted(_UPWARDS))} (higher is better) or "
+            f"{', '.join(sorted(_DOWNWARDS))} (lower is).{did_you_mean(name, _ALWAYS)}"
         )
     return up
 
 
 def improvements(values: Iterable[float], upwards: bool, min_delta: float = 0.0) -> Iterator[bool]:
-    """Tell of each value whether it is better than the best before it.
+    """Yield for each value whether it is better than the best one before it.
 
     Args:
         values: one for each epoch; NaN is never better.
-        upwards: whether more is better.
+        upwards: whether higher is better.
         min_delta: how much better a value must be to count.
 
     Examples:

@@ -25,7 +25,7 @@ __all__ = ["NAdam", "NAdamState"]
 
 
 class NAdamState(NamedTuple):
-    """What NAdam carries from step to step.
+    """The state of NAdam.
 
     Attributes:
         learning_rate: η, shape ().
@@ -37,7 +37,7 @@ class NAdamState(NamedTuple):
         product: μ₁ ... μₜ, shape ().
         count2: n₂, shape ().
         mean: m, one Layer for each layer.
-        square: v, likewise.
+        square: v, one Layer for each layer.
     """
 
     learning_rate: Array
@@ -62,14 +62,14 @@ class NAdam:
     w ← w − η d / (√(v/n₂) + ε)
 
     where μₜ = β₁ (1 − ½ 0.96^(ψ t)) is a momentum that warms up, from about β₁/2 to β₁, and steps
-    are counted from t = 1. In the place of Adam's mean of gradients stands that of the next step,
-    for what can be known of it.
+    are counted from t = 1. Instead of Adam's mean of gradients, NAdam uses an estimate of the mean
+    at the next step.
 
     Args:
         learning_rate: η, above 0, or a schedule; or a list with one for each layer.
         beta1: β₁, from 0 to below 1.
         beta2: β₂, from 0 to below 1.
-        epsilon: ε, above 0: what keeps a parameter without gradients from 0/0.
+        epsilon: ε, above 0; it prevents 0/0 for a parameter without gradients.
         momentum_decay: ψ, at least 0: how fast the momentum warms up; 0 leaves it at β₁/2.
 
     Raises:
@@ -98,7 +98,7 @@ class NAdam:
         checks.check_number(self.momentum_decay, "momentum_decay", least=0.0)
 
     def init(self, layers: Sequence[Layer], *, placement: Placement, dtype: str) -> NAdamState:
-        """Start without a past."""
+        """Make the initial state."""
         number = functools.partial(placement.asarray, dtype=dtype)
         return NAdamState(
             initial_rates(self.learning_rate, layers, number),
@@ -115,7 +115,7 @@ class NAdam:
 
     @property
     def update(self) -> Update:
-        """The rule of this optimizer."""
+        """The update rule of this optimizer."""
         return _nadam_update
 
 

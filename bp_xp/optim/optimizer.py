@@ -1,20 +1,19 @@
 """Optimizers: how the gradients move the parameters.
 
-An optimizer is a pair. ``init`` makes its state; ``update``, a pure function of arrays, takes
-parameters, gradients and state to new parameters and a new state. Whatever may change from step to
-step, the learning rate above all, is an array in the state, so that a library which compiles the
-step compiles it once; so are all numbers of a rule, and two optimizers that differ in numbers only
-share one compiled step.
+An optimizer has two parts. ``init`` makes its state; ``update``, a pure function of arrays, maps
+parameters, gradients and state to new parameters and a new state. Everything that may change from
+step to step, above all the learning rate, is an array in the state, so that a library that compiles
+the step compiles it only once. All numbers of a rule are in the state too, so that two optimizers
+that differ only in numbers share one compiled step.
 
-``update`` consumes what it is given: libraries that can reuse memory do. Gradients are fresh
-temporaries, and whoever wants to keep parameters keeps a copy. Only the learning rate is left as it
-is.
+``update`` consumes its arguments: libraries that can reuse memory do so. Gradients are temporary
+arrays; to keep parameters, copy them. Only the learning rate is not overwritten.
 
-In the formulas w is any parameter, g the gradient of the mean cost over the mini-batch, and all
-arithmetic is of each entry by itself. What is remembered starts at 0.
+In the formulas w is any parameter, g is the gradient of the mean cost over the mini-batch, and all
+arithmetic is elementwise. All accumulated values start at 0.
 
-Where papers have a moving average, v ← β v + (1 − β) g², the state holds the sum v ← β v + g². The
-factor that makes averages of sums is one number, which goes to the learning rate and to ε: that
+Papers use a moving average, v ← β v + (1 − β) g². The state holds the sum v ← β v + g² instead. The
+factor between the two is a single number, which is applied to the learning rate and to ε: this
 saves a pass over all parameters.
 
 A learning rate may also be a list with one for each layer; in a stack of networks all numbers of a
@@ -54,8 +53,8 @@ class Update(Protocol):
 
         ``xp`` is the namespace of all these arrays.
 
-        Engines record or compile it, so it must do nothing but compute with arrays: whatever else
-        it does happens once, and not at each step.
+        Engines record or compile this function, so it must only compute with arrays: anything else
+        that it does happens once, not at each step.
         """
         ...
 
@@ -65,7 +64,7 @@ class Optimizer(Protocol):
 
     @property
     def update(self) -> Update:
-        """The step; hashable, and the same object for the same rule, whatever the rate."""
+        """The step: hashable, and the same object for the same rule, whatever its numbers."""
         ...
 
     def init(self, layers: Sequence[Layer], *, placement: Placement, dtype: str) -> Any:
@@ -74,19 +73,20 @@ class Optimizer(Protocol):
 
 
 # ---------------------------------------------------------------------------------------------
-# What rules are made of. An array that is assigned to in place is one that nobody needs any more.
+# The building blocks of rules. Only arrays that are no longer needed are modified in place.
 
 
 def each_parameter(
     rule: Callable[..., tuple[Any, ...]], *trees: Sequence[Layer], settings: Sequence[Any] = ()
 ) -> list[list[Layer]]:
-    """Apply a rule to corresponding parameters, and return what it returns, each as layers again.
+    """Apply a rule to corresponding parameters, and return each of its results as layers.
 
-    An optional memory is an empty tree: the rule is given None, returns None, and it stays empty.
+    An accumulator that is not used is an empty tree: the rule gets None, returns None, and the tree
+    stays empty.
 
     Args:
         rule: takes a parameter of each tree, and each setting in a form that broadcasts against it.
-        trees: parameters, gradients, memories; one Layer for each layer.
+        trees: parameters, gradients, accumulators; one Layer for each layer.
         settings: numbers of the rule, as :func:`bp_xp.math.settings.each_layer` takes them.
     """
     nothing = [Layer(None, None)] * len(trees[0])
@@ -99,7 +99,7 @@ def each_parameter(
 
 
 def initial_rates(learning_rate: LearningRates, layers: Sequence[Layer], number: Any) -> Any:
-    """Return the learning rate of step 0 as a state holds it: one array, or a list by layer.
+    """Return the learning rate of step 0 in the form for a state: one array, or one for each layer.
 
     Args:
         learning_rate: a number, a schedule, or a list of these.
@@ -119,12 +119,12 @@ def initial_rates(learning_rate: LearningRates, layers: Sequence[Layer], number:
 
 
 def constant(value: float, layers: Sequence[Layer]) -> list[Layer]:
-    """Return layers of the same form that are filled with a number."""
+    """Return layers with the same shapes, filled with a number."""
     return [Layer(0.0 * W + value, 0.0 * b + value) for W, b in layers]
 
 
 def accumulate(total: Array, kept: Array, term: Array | float) -> Array:
-    """Return kept · total + term, in the memory of the total where a library allows it."""
+    """Return kept · total + term, in the memory of the total if the library allows it."""
     total *= kept
     total += term
     return total
@@ -138,13 +138,13 @@ def root(square: Array, epsilon: Array, xp: Namespace) -> Array:
 
 
 def scale(array: Array, factor: Array) -> Array:
-    """Return the array times a factor, likewise."""
+    """Return the array times a factor, in its memory if the library allows it."""
     array *= factor
     return array
 
 
 def descend(parameter: Array, step: Array) -> Array:
-    """Return the parameter less a step, in its memory where a library allows it."""
+    """Return the parameter minus a step, in its memory if the library allows it."""
     parameter -= step
     return parameter
 
@@ -152,7 +152,7 @@ def descend(parameter: Array, step: Array) -> Array:
 def descend_along(parameter: Array, direction: Array, eta: Array) -> Array:
     """Return w − η d, in the memory of both.
 
-    PyTorch's engine knows these lines, and never makes η d: backends/torch/operators.py. Who
-    changes one changes both.
+    PyTorch's engine recognizes these lines, and never computes η d as a separate array:
+    backends/torch/operators.py. Change both together.
     """
     return descend(parameter, scale(direction, eta))

@@ -1,15 +1,16 @@
 """Schedules: how the learning rate changes over a run.
 
-A learning rate is a number or a schedule, which is anything that returns the rate of a step when it
-is called with the step's number, counted from 0 over the whole run: one of the classes here, or a
-function such as ``lambda step: 0.5 / (1 + step)``.
+A learning rate is a number or a schedule. A schedule is any callable that takes the number of a
+step, counted from 0 over the whole run, and returns its rate: an object of one of the classes here,
+or a function such as ``lambda step: 0.5 / (1 + step)``.
 
-A schedule that looks at how the run goes has a second method, ``scale``, which takes the record of
-the epochs so far and returns what to multiply the rate by. It reads all of that record each time
-and keeps nothing, so that a run which is resumed goes on exactly as it would have.
+A schedule that depends on the progress of the run has a second method, ``scale``, which takes the
+record of the epochs so far and returns a factor for the rate. It reads the whole record each time
+and keeps no state, so that a resumed run continues exactly as it would have.
 
-Whoever thinks in epochs multiplies by the steps of one: ⌈samples / batch size⌉. A scheduler of
-PyTorch counts calls of its ``step``: it is the same as one here if it is called after each step.
+To convert epochs to steps, multiply by the steps of an epoch, ⌈samples / batch size⌉. A PyTorch
+scheduler counts calls of its ``step``; it is equivalent to one here if it is called after each
+step.
 """
 
 import math
@@ -53,7 +54,7 @@ class Schedule(Protocol):
 
 
 class Past(Protocol):
-    """The record of a run so far: its history, or a dictionary of lists."""
+    """The record of a run so far: a history, or a dictionary of lists."""
 
     def __len__(self) -> int:
         """Return 0 if there is nothing yet."""
@@ -77,17 +78,17 @@ LearningRates: TypeAlias = LearningRate | Sequence[LearningRate]
 
 @dataclass(frozen=True)
 class StepDecay:
-    """A rate that falls at once, after every so many steps.
+    """A rate that drops after every fixed number of steps.
 
     η(t) = initial · factor^⌊t / every⌋
 
     Args:
         initial: the first rate, above 0.
-        factor: what it is multiplied by, above 0.
-        every: for how many steps a rate stays.
+        factor: the factor that the rate is multiplied by, above 0.
+        every: the number of steps between two changes.
 
     Raises:
-        ValueError: a number is out of its range or not finite.
+        ValueError: a number is out of range or not finite.
         TypeError: it is not a number.
 
     In PyTorch: ``StepLR(step_size=every, gamma=factor)``.
@@ -116,15 +117,16 @@ class ExponentialDecay:
 
     η(t) = initial · factor^(t / every)
 
-    A factor above 1 lets it grow, as in a search for the largest rate that a network bears.
+    With a factor above 1 the rate grows, as in a search for the largest rate at which a network
+    still trains.
 
     Args:
         initial: the first rate, above 0.
-        factor: what it is multiplied by, above 0.
-        every: over how many steps.
+        factor: the factor that the rate is multiplied by over ``every`` steps, above 0.
+        every: the number of steps.
 
     Raises:
-        ValueError: a number is out of its range or not finite.
+        ValueError: a number is out of range or not finite.
         TypeError: it is not a number.
 
     In PyTorch: ``ExponentialLR(gamma=factor)`` if ``every`` is 1, else ``gamma=factor**(1/every)``.
@@ -148,22 +150,22 @@ class ExponentialDecay:
 
 @dataclass(frozen=True)
 class CosineDecay:
-    """A rate that falls along half a cosine wave, and stays where it ends.
+    """A rate that falls along half a cosine wave, and then stays constant.
 
     η(t) = final + ½ (initial − final) (1 + cos(π t / steps))  for t < steps, then final
 
     Args:
         initial: the first rate, above 0.
-        steps: how long it takes.
+        steps: the number of steps until the last rate.
         final: the last rate, at least 0.
 
     Raises:
-        ValueError: a number is out of its range or not finite.
+        ValueError: a number is out of range or not finite.
         TypeError: it is not a number.
 
-    In PyTorch: ``CosineAnnealingLR(T_max=steps, eta_min=final)`` as far as it ends; there the rate
-    then rises again, and here it stays. Keras's CosineDecay stays too, with ``alpha`` for
-    final/initial.
+    In PyTorch: ``CosineAnnealingLR(T_max=steps, eta_min=final)`` until the last rate; then its rate
+    rises again, and this one stays constant, like that of Keras's CosineDecay, which has ``alpha``
+    for final/initial.
 
     References:
         Loshchilov & Hutter, *SGDR: stochastic gradient descent with warm restarts*, ICLR 2017,
@@ -200,7 +202,7 @@ class InverseScaling:
         power: the exponent, at least 0.
 
     Raises:
-        ValueError: a number is out of its range or not finite.
+        ValueError: a number is out of range or not finite.
         TypeError: it is not a number.
 
     In PyTorch: ``LambdaLR(lr_lambda=lambda t: (t + 1) ** -power)``.
@@ -226,15 +228,15 @@ class InverseScaling:
 class LinearWarmUp:
     """A rate that rises in equal steps, and then follows another schedule.
 
-    η(t) = then(0) · (t + 1) / (steps + 1)  for t < steps, afterwards then(t − steps)
+    η(t) = then(0) · (t + 1) / (steps + 1)  for t < steps, afterward then(t − steps)
 
     Args:
-        steps: how long it rises.
-        then: the rate that it rises to, or a schedule, which begins when the rise ends.
+        steps: the number of steps in which the rate rises.
+        then: the rate that it rises to, or a schedule, which starts when the rise ends.
 
     Raises:
-        ValueError: a number is out of its range or not finite.
-        TypeError: it is not a number, or ``then`` no schedule either.
+        ValueError: a number is out of range or not finite.
+        TypeError: it is not a number, or ``then`` is neither a number nor a schedule.
 
     In PyTorch: ``LinearLR(start_factor=1/(steps + 1), total_iters=steps)``, and ``SequentialLR``
     with the milestone ``steps`` for a schedule that follows.
@@ -262,7 +264,7 @@ class LinearWarmUp:
         return _rate(self.then, step - self.steps)
 
     def scale(self, history: Past) -> float:
-        """Return what ``then`` multiplies its rate by."""
+        """Return the scale of ``then``."""
         return _scale(self.then, history)
 
 
@@ -278,35 +280,35 @@ def _check_decay(initial: Any, factor: Any, every: Any) -> None:
 
 
 # ---------------------------------------------------------------------------------------------
-# By how the run goes
+# By the progress of the run
 
 
 @dataclass(frozen=True)
 class ReduceOnPlateau:
-    """A rate that is cut when a value has stopped improving: the book's way.
+    """A rate that is reduced when a value has stopped improving, as in the book.
 
-    When the monitored value has not been better than its best for ``patience`` epochs, the rate is
-    multiplied by ``factor``, and the count begins again. NaN is never better.
+    If the monitored value has not improved on its best for ``patience`` epochs, the rate is
+    multiplied by ``factor``, and the count starts again. NaN is never an improvement.
 
     Args:
-        initial: the rate before any cut, above 0, or a schedule of it.
-        factor: what it is multiplied by at each cut, above 0 and below 1.
-        patience: how many epochs in a row without an improvement bring a cut.
-        monitor: name of the value, as the run's history has it.
-        least: where the cuts end, as a share of the uncut rate, from 0 to below 1; the book takes
-            1/1024.
+        initial: the rate before any reduction, above 0, or a schedule of it.
+        factor: the factor that the rate is multiplied by each time, above 0 and below 1.
+        patience: the number of consecutive epochs without an improvement before a reduction.
+        monitor: the name of the value, as in the run's history.
+        least: the lower limit of the reductions, as a share of the rate without them, from 0 to
+            below 1; the book uses 1/1024.
         min_delta: how much better than the best a value must be to count, at least 0.
-        higher_is_better: the value's direction; None if its name tells
+        higher_is_better: the value's direction; None derives it from the name
             (:func:`bp_xp.optim.improvement.improves_upwards`).
 
     Raises:
-        ValueError: a number is out of its range or not finite, or the name does not tell.
-        TypeError: it is not a number, or ``initial`` no schedule either.
+        ValueError: a number is out of range or not finite, or the name does not show the direction.
+        TypeError: it is not a number, or ``initial`` is neither a number nor a schedule.
 
     In PyTorch: ``ReduceLROnPlateau(patience=patience - 1, threshold=min_delta,
-    threshold_mode="abs", eps=0)``: it cuts when *more* than its patience of epochs have not
-    improved, so 0 there is 1 here. Its ``min_lr`` is a rate, ``least · initial`` here; its factor
-    is 0.1 unless told otherwise, and its threshold a share, 1e-4. Keras counts as here.
+    threshold_mode="abs", eps=0)``: it reduces the rate when *more* epochs than its patience have
+    not improved, so 0 there is 1 here. Its ``min_lr`` is a rate, ``least · initial`` here; by
+    default its factor is 0.1, and its threshold is a share, 1e-4. Keras counts as here.
 
     References:
         Nielsen, ch. 3, on the learning rate schedule: hold the rate "until the validation accuracy
@@ -336,25 +338,26 @@ class ReduceOnPlateau:
         checks.check_number(self.min_delta, "min_delta", least=0.0)
 
     def __call__(self, step: int) -> float:
-        """Return the rate of a step before any cut."""
+        """Return the rate of a step without reductions."""
         return _rate(self.initial, step)
 
     def scale(self, history: Past) -> float:
-        """Return what the cuts so far come to.
+        """Return the product of the reductions so far.
 
         Args:
             history: the record of the run so far.
 
         Raises:
             KeyError: the record has epochs, but no such value.
-            ValueError: it has the name, but no values, for want of validation data or of classes.
+            ValueError: it has the name but no values, because validation data or classes are
+                missing.
         """
         values = history[self.monitor] if len(history) else []
         if any(value is None for value in values):
             raise ValueError(
                 f"ReduceOnPlateau monitors {self.monitor}, which this run does not record: "
-                "give it validation data (and classes, for an accuracy), or let it monitor another "
-                "value, such as 'cost'."
+                "give it validation data (and classes, for an accuracy), or monitor another value, "
+                "such as 'cost'."
             )
         upwards = self.higher_is_better
         if upwards is None:
@@ -368,7 +371,7 @@ class ReduceOnPlateau:
 
 
 # ---------------------------------------------------------------------------------------------
-# What optimizers and training ask
+# Used by optimizers and training
 
 
 def check_learning_rate(learning_rate: Any, name: str = "learning_rate") -> None:
@@ -376,7 +379,7 @@ def check_learning_rate(learning_rate: Any, name: str = "learning_rate") -> None
 
     Raises:
         ValueError: the number is not finite or not above 0.
-        TypeError: it is neither.
+        TypeError: it is neither a number nor a schedule.
     """
     if isinstance(learning_rate, type):
         raise TypeError(
@@ -399,7 +402,7 @@ def check_learning_rates(learning_rate: Any) -> None:
 
 
 def is_scheduled(learning_rate: Any) -> bool:
-    """Return whether a learning rate, or that of a layer, changes from step to step."""
+    """Return whether a learning rate, or that of any layer, is a schedule."""
     if isinstance(learning_rate, MemberRates):
         return any(map(is_scheduled, learning_rate.each))
     if isinstance(learning_rate, list | tuple):
@@ -428,12 +431,13 @@ def rates(
     Args:
         learning_rate: a number or a schedule, or one for each layer; or those of a stack.
         first: the number of the first step, counted from 0 over the whole run.
-        n: how many steps.
+        n: the number of steps.
         history: the record of the epochs before these steps, a :class:`Past`, for schedules that
-            look at it; that of a stack has one for each member in ``members``.
+            use it; that of a stack has one for each member in ``members``.
 
     Returns:
-        The rates, float64, shape (n,), or (n, L) for one of each layer; of a stack (..., M).
+        The rates, float64, shape (n,), or (n, L) with a rate for each layer; for a stack, with a
+        last axis M.
 
     Raises:
         ValueError: a rate is negative or not finite; the message names the schedule and the step.
@@ -470,21 +474,21 @@ def _rate(learning_rate: LearningRate, step: int) -> float:
 
 
 def _checked(schedule: Schedule, step: int) -> float:
-    """Return the rate of a step, which must be one."""
+    """Return the rate of a step, checked to be a rate."""
     try:
         rate: Any = schedule(step)
-    except OverflowError:  # what Python's powers of floats end in
+    except OverflowError:  # raised by a power of Python floats
         rate = math.inf
-    # This is asked at each step: a message is only put together where there is reason to.
+    # This is called at each step, so a message is composed only if needed.
     if isinstance(rate, float) and 0.0 <= rate < math.inf:
         return rate
-    if getattr(rate, "shape", None) == ():  # an array, of a schedule written for another library
+    if getattr(rate, "shape", None) == ():  # an array, from a schedule written for another library
         rate = float(rate)
     return checks.check_number(rate, f"the learning rate of {schedule} at step {step}", least=0.0)
 
 
 def _scale(learning_rate: LearningRate, history: Past) -> float:
-    """Return what a schedule that looks at the run multiplies its rate by; 1 for any other."""
+    """Return the factor of a schedule that depends on the run; 1 for any other schedule."""
     scale = getattr(learning_rate, "scale", None)
     if not callable(learning_rate) or not callable(scale):
         return 1.0

@@ -1,8 +1,8 @@
 """Ranks: the processes that share a run, each of which takes a part of every mini-batch.
 
-They talk through what a machine has for that, never through sockets of this library: MPI
-(``mpi``) for NumPy, and a library's own way, in its room under :mod:`bp_xp.backends`. The trainer
-knows them as :class:`Ranks`, and what talks as a :class:`Communicator`.
+They communicate through existing systems, never through sockets of bp_xp: MPI (``mpi``) for NumPy,
+and the array library's own system, in its folder under :mod:`bp_xp.backends`. The trainer uses the
+processes as :class:`Ranks`, and the system as a :class:`Communicator`.
 """
 
 from bp_xp.ranks.communicator import Communicator

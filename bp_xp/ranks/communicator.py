@@ -1,4 +1,4 @@
-"""What is asked of a way in which processes talk."""
+"""The interface that a way of communication between processes must have."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,7 +9,7 @@ __all__ = ["Communicator"]
 
 @runtime_checkable
 class Communicator(Protocol):
-    """Lets processes talk. All of them call the same methods in the same order."""
+    """Lets processes communicate. All of them call the same methods in the same order."""
 
     @property
     def rank(self) -> int:
@@ -18,7 +18,7 @@ class Communicator(Protocol):
 
     @property
     def size(self) -> int:
-        """How many processes there are."""
+        """The number of processes."""
         ...
 
     def total(self, array: Array) -> Array:
@@ -29,12 +29,12 @@ class Communicator(Protocol):
         ...
 
     def gather(self, value: Any) -> list[Any]:
-        """Return what each process gives, in their order; values can be pickled."""
+        """Return the value from each process, in their order; values can be pickled."""
         ...
 
     def fail(self, error: BaseException) -> None:
-        """End all processes, since this one failed where others wait for it.
+        """End all processes, since this one failed while others wait for it.
 
-        It may return where no process waits: all have failed alike, or will notice by themselves.
+        It may return if no process waits: all have failed in the same way, or will notice it.
         """
         ...

@@ -1,4 +1,4 @@
-"""From ``distributed=`` to the processes that share a run."""
+"""Find the processes that share a run, from ``distributed=``."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,23 +14,23 @@ from bp_xp.ranks.ranks import Ranks
 __all__ = ["WORDS", "find_ranks", "launched", "over_devices"]
 
 WORDS = ("auto", *dict.fromkeys(one.talks_by for one in LIBRARIES.values() if one.talks_by))
-"""What ``distributed=`` takes, besides a communicator: ``"auto"``, and how libraries talk."""
+"""The words that ``distributed=`` accepts: ``"auto"``, and the libraries' communication systems."""
 
 
 def find_ranks(distributed: Any, placement: Placement) -> Ranks:
     """Return the processes that share a run.
 
     Args:
-        distributed: None for a process alone; ``"mpi"``, ``"torch"``; ``"auto"`` for whatever has
-            started this process; a communicator of mpi4py's, a process group of the library, or a
-            :class:`Communicator`, which adds up the arrays of the network itself.
-        placement: where the network lives.
+        distributed: None for a single process; ``"mpi"``, ``"torch"``; ``"auto"`` for the system
+            that started this process; a communicator of mpi4py, a process group of the library, or
+            a :class:`Communicator`, which sums the arrays of the network itself.
+        placement: library and device of the network.
 
     Raises:
-        ValueError: there is no such word, or the network's library does not talk that way.
+        ValueError: there is no such word, or the network's library does not use that system.
         TypeError: it is neither a word nor a communicator.
         ImportError: mpi4py is not installed.
-        RuntimeError: the library's processes were not started in its way.
+        RuntimeError: the processes were not started in the way that the library requires.
     """
     if distributed is None:
         return Ranks()
@@ -54,14 +54,14 @@ def find_ranks(distributed: Any, placement: Placement) -> Ranks:
 
 
 def over_devices(distributed: Any, placement: Placement) -> Placement:
-    """Return where steps are taken: on all devices of this process, where the library shares so.
+    """Return where steps are taken: on all devices of this process, if the library supports it.
 
     Args:
         distributed: as for :func:`find_ranks`.
-        placement: where the network lives.
+        placement: library and device of the network.
 
     Raises:
-        ValueError: devices are to share the steps of the plain loop.
+        ValueError: devices would have to share the steps of the plain loop.
     """
     library = placement.library
     if distributed not in ("auto", library.talks_by) or not library.talks_by:
@@ -78,7 +78,7 @@ def over_devices(distributed: Any, placement: Placement) -> Placement:
 
 
 def launched() -> str:
-    """Return the word for what has started this process as one of several; empty for nothing."""
+    """Return the word for the system that started this process as one of several, or empty."""
     found = [one.talks_by for one in LIBRARIES.values() if one.is_launched()]
     return mpi.WORD if mpi.is_launched() else next(iter(found), "")
 
@@ -93,7 +93,7 @@ def _communicator(word: str, placement: Placement) -> Communicator | None:
 
 
 def _over_mpi(host: mpi.MPICommunicator, placement: Placement) -> Communicator:
-    """Return what adds up the arrays of a network over processes of MPI."""
+    """Return a communicator that sums the arrays of a network over MPI processes."""
     if host.size == 1:
         return host
     host.meet()
@@ -101,7 +101,7 @@ def _over_mpi(host: mpi.MPICommunicator, placement: Placement) -> Communicator:
 
 
 def _check_starter(placement: Placement, word: str) -> None:
-    """Refuse processes that were started in a way in which the network's library does not talk."""
+    """Refuse processes that were started by a system that the network's library does not use."""
     ours = placement.library
     if not word or ours.talks_by == word:
         return
@@ -116,7 +116,7 @@ def _check_starter(placement: Placement, word: str) -> None:
 
 
 def _check_talks(placement: Placement, word: str) -> None:
-    """Refuse a way of talking that the network's library does not have."""
+    """Refuse a communication system that the network's library does not have."""
     if (own := placement.library.talks_by) == word:
         return
     theirs = [one.name for one in LIBRARIES.values() if one.talks_by == word]

@@ -1,7 +1,7 @@
-"""MPI: processes that ``mpiexec``, ``srun`` or a queue has started, for arrays of the host.
+"""MPI: processes started by ``mpiexec``, ``srun`` or a queue, for host arrays.
 
-``mpiexec -n 4 python -m mpi4py script.py``: with ``-m mpi4py``, an error that one process does not
-catch ends all of them.
+``mpiexec -n 4 python -m mpi4py script.py``: with ``-m mpi4py``, an uncaught error on one process
+ends all of them.
 """
 
 import functools
@@ -18,13 +18,13 @@ from bp_xp._optional import require
 __all__ = ["WORD", "MPICommunicator", "is_launched", "world"]
 
 WORD = "mpi"
-"""What ``distributed=`` calls it."""
+"""Its name in ``distributed=``."""
 
-# How the ways of starting MPI's processes tell each how many there are.
+# The variables in which MPI launchers store the number of processes.
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
 _SECONDS_FOR_OTHERS, _SECONDS_TO_BE_READ = 5.0, 1.0
 _SECONDS_UNTIL_TOLD, _LONGEST_NAP = 60.0, 0.1
-_HERE = 20803  # the tag of what a rank says when it is there, which no other message has
+_HERE = 20803  # the tag of a rank's message that it is present, which no other message has
 
 
 def is_launched() -> bool:
@@ -47,10 +47,10 @@ def world() -> "MPICommunicator":
 
 
 class MPICommunicator:
-    """Processes that talk through MPI; see :class:`bp_xp.ranks.Communicator`.
+    """Processes that communicate through MPI; see :class:`bp_xp.ranks.Communicator`.
 
     Args:
-        comm: a communicator of mpi4py's: ``MPI.COMM_WORLD``, or what its ``Split`` gives.
+        comm: a communicator of mpi4py: ``MPI.COMM_WORLD``, or a result of its ``Split``.
     """
 
     def __init__(self, comm: Any) -> None:
@@ -58,12 +58,12 @@ class MPICommunicator:
         self.rank, self.size = int(comm.Get_rank()), int(comm.Get_size())
 
     def meet(self) -> None:
-        """Wait for all before a run; rank 0 says for whom if that takes long."""
+        """Wait for all before a run; if that takes long, rank 0 reports which are missing."""
         if self.rank:
             self._comm.send(None, dest=0, tag=_HERE)
         else:
             self._wait_for_others()
-        _twin(self._comm)  # while all are here to make it
+        _twin(self._comm)  # while all are present to make it
 
     def _wait_for_others(self) -> None:
         missing, waited, nap, told = [*range(1, self.size)], time.monotonic(), 0.0, False
@@ -72,7 +72,7 @@ class MPICommunicator:
                 told = True
                 checks.warn(
                     f"rank 0 has waited {_SECONDS_UNTIL_TOLD:.0f} seconds for ranks "
-                    f"{', '.join(map(str, missing))} to begin the run: see what they do, or end "
+                    f"{', '.join(map(str, missing))} to begin the run: check what they do, or end "
                     "the job. docs/distributed.md says how."
                 )
             time.sleep(nap)
@@ -92,7 +92,7 @@ class MPICommunicator:
         return array
 
     def gather(self, value: Any) -> list[Any]:
-        """Return what each process gives."""
+        """Return the value from each process."""
         return self._comm.allgather(value)
 
     def fail(self, error: BaseException) -> None:
@@ -107,9 +107,9 @@ class MPICommunicator:
 
 
 def _twin(comm: Any) -> Any:
-    """Return a communicator of the same processes, the same one at each call.
+    """Return a second communicator of the same processes, the same one in each call.
 
-    Who has failed must not take what others send for an answer.
+    A process that has failed must not mistake other messages for an answer.
     """
     twin = comm.Get_attr(_twin_key())
     if twin is None:

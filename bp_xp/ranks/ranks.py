@@ -1,4 +1,4 @@
-"""What the processes that share a run do together, so that none waits for another in vain."""
+"""Joint operations of the processes that share a run, so that none waits for another in vain."""
 
 import functools
 import socket
@@ -15,17 +15,17 @@ T = TypeVar("T")
 
 
 class Ranks:
-    """The processes that share a run, as one of them sees them.
+    """The processes that share a run, from the point of view of one of them.
 
-    Of a process that is alone, no method does anything but what it is given.
+    With a single process, the methods only do their own part, without communication.
 
     Args:
-        communicator: how they talk; None for a process alone.
+        communicator: how they communicate; None for a single process.
 
     Attributes:
-        rank: the number of this process, from 0; 0 shows progress and writes files.
-        size: how many there are.
-        total: the sum of an array over all; None for a process alone.
+        rank: the number of this process, from 0; rank 0 shows progress and writes files.
+        size: the number of processes.
+        total: sums an array over all; None for a single process.
 
     Examples:
         >>> Ranks().gather("alone")
@@ -46,24 +46,24 @@ class Ranks:
         return self._communicator is not None
 
     def gather(self, value: T) -> list[T]:
-        """Return what each process gives, in their order."""
+        """Return the value from each process, in their order."""
         return [value] if self._communicator is None else self._communicator.gather(value)
 
     def each(
         self, function: Callable[[], T], *, alike: type[Exception] | tuple[()] = ()
     ) -> list[T]:
-        """Call a function on every process; return what each finds.
+        """Call a function on every process; return the results of all.
 
-        The function does not talk to other processes itself.
+        The function must not communicate with other processes itself.
 
         Args:
             function: the function.
-            alike: a kind of exceptions that are raised on all processes where one raises them and
-                none fails.
+            alike: a type of exception that is raised on all processes if one raises it and none
+                fails otherwise.
 
         Raises:
             RuntimeError: the function failed on another process; the message says on which, and
-                how. Where it failed here, that is what is raised.
+                how. If it failed on this one, its own error is raised.
         """
         if self._communicator is None:
             return [function()]
@@ -73,7 +73,7 @@ class Ranks:
             found = function()
         except alike as error:
             common = error
-        except BaseException as error:  # whatever it is, the others wait for an answer
+        except BaseException as error:  # in any case, the others wait for an answer
             failure, own = self.told_of(error), error
         answers = self.gather((found, failure, common))
         if own is not None:
@@ -85,24 +85,24 @@ class Ranks:
         return [found for found, *_ in answers]
 
     def told_of(self, error: BaseException) -> str:
-        """Return what the other processes say of an error on this one."""
+        """Return the error that the other processes raise for an error on this one."""
         return (
             f"rank {self.rank} on {_host()} failed, and all end with it: "
             f"{type(error).__name__}: {error}"
         )
 
     def together(self, function: Callable[[], T]) -> T:
-        """Return what a function finds here; an error on one process is one on all of them."""
+        """Return the result of a function here; an error on one process is raised on all."""
         found = []
         self.each(lambda: found.append(function()))
         return found[0]
 
     def first(self, function: Callable[[], T]) -> T:
-        """Return on every process what a function finds on rank 0, where alone it is called."""
+        """Call a function on rank 0 only, and return its result on every process."""
         return self.each(function if self.rank == 0 else _nothing)[0]
 
     def guarded(self, function: Callable[P, T]) -> Callable[P, T]:
-        """Return a function whose error ends all processes, as others wait for this one in it."""
+        """Return a function whose error ends all processes, since others wait for this one."""
         communicator = self._communicator
         if communicator is None:
             return function
@@ -118,18 +118,18 @@ class Ranks:
         return call
 
     def check_alike(self, described: Mapping[str, Any], *, when: str) -> None:
-        """Refuse to go on, on all processes, where one has another value of something.
+        """Raise an error on all processes if their values differ.
 
         Args:
             described: the values by name, which must be the same everywhere.
-            when: what was looked at, for the message: ``"at the start"``.
+            when: the moment of the check, for the message: ``"at the start"``.
 
         Raises:
-            RuntimeError: they are not; the message names the ranks, what differs and both values.
+            RuntimeError: they differ; the message names the ranks, the value and both versions.
         """
         each = self.gather((_flat(described), _host()))
         theirs, first_host = each[0]
-        differences: dict[str, str] = {}  # of each name the first rank that has another value
+        differences: dict[str, str] = {}  # for each name, the first rank with another value
         for rank, (ours, host) in enumerate(each):
             for name in dict.fromkeys([*theirs, *ours]):
                 if (first := theirs.get(name)) != (own := ours.get(name)):
@@ -139,13 +139,13 @@ class Ranks:
             raise RuntimeError(
                 f"the ranks of a run must agree, and {when} they do not: "
                 f"{'; '.join(differences.values())}."
-                " Each is given the same arguments and all samples, and takes its share by itself."
-                + in_python(" Where each has its own, pass Stream(samples, sharded=True) on all.")
+                " Pass the same arguments and all samples on each; it takes its own share."
+                + in_python(" If each has its own, pass Stream(samples, sharded=True) on all.")
             )
 
 
 def _flat(described: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nesting of dictionaries as one, with dots in its names."""
+    """Return nested dictionaries as one, with dots in its names."""
     flat: dict[str, Any] = {}
     for key, value in described.items():
         if isinstance(value, Mapping):

@@ -1,10 +1,10 @@
-"""Sources: from what people pass to the mini-batches of a step.
+"""Sources: turn the samples that users pass into the mini-batches of a step.
 
 ``intake`` checks arrays and moves them to the device, ``samples`` makes inputs, targets and weights
-of them, ``source`` says what a source of mini-batches is. There are three: ``memory``, whose
-samples lie on the device, ``stored``, whose samples are read from a file or a store, and
-``batches``, whose samples come as they are made; ``making`` tells which it is. Nothing outside this
-room reads all rows of anything.
+from them, and ``source`` defines what a source of mini-batches is. There are three: ``memory`` for
+samples on the device, ``stored`` for samples that are read from a file or a store, and ``batches``
+for samples that arrive in batches; ``making`` chooses among them. Nothing outside this folder reads
+all rows of anything.
 """
 
 from bp_xp.sources.making import Stream, make_source, validation_source

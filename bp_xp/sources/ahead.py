@@ -1,4 +1,4 @@
-"""Reading ahead: a thread fetches what comes next while the run computes with what came."""
+"""Reading ahead: a thread reads the next rows while the run computes with the current ones."""
 
 import contextlib
 import contextvars
@@ -17,8 +17,8 @@ __all__ = ["Ahead", "Piece", "StoppedError", "stopping"]
 Piece = Sequence[Array]
 """Inputs, targets and perhaps weights of some rows, on the host or on the device."""
 
-# How long the end of a run waits for a read that is under way. A reader that is stuck must not
-# keep the program: its thread is a daemon.
+# How long the end of a run waits for a read in progress. A blocked reader must not keep the
+# program from ending: its thread is a daemon.
 _SECONDS_TO_END = 5.0
 _SECONDS_UNTIL_ASKED = 0.1
 
@@ -28,12 +28,12 @@ _shall_stop: contextvars.ContextVar[Callable[[], bool]] = contextvars.ContextVar
 
 
 class StoppedError(Exception):
-    """The run shall end, and the samples that it waits for have not come."""
+    """The run must end, and the samples that it waits for have not arrived."""
 
 
 @contextlib.contextmanager
 def stopping(shall_stop: Callable[[], bool]) -> Iterator[None]:
-    """Let who waits for samples ask whether the run shall end, some times a second."""
+    """Let code that waits for samples check several times a second whether the run must end."""
     before = _shall_stop.set(shall_stop)
     try:
         yield
@@ -42,21 +42,21 @@ def stopping(shall_stop: Callable[[], bool]) -> Iterator[None]:
 
 
 class Ahead(Iterator[Piece]):
-    """Pieces of rows, read in a thread of its own; at most so many bytes wait to be taken.
+    """Pieces of rows, read in a separate thread; at most so many bytes wait to be taken.
 
     The thread ends with the last piece, with an error, or by :meth:`close`. An error of the reader
-    is raised where the piece would have been taken, with the reader's own traceback.
+    is raised when the piece would have been taken, with the reader's own traceback.
 
     Args:
         read: returns an iterator of pieces; called in the thread.
-        placement: what the thread computes with.
-        name: what is read, for messages.
+        placement: library and device that the thread computes with.
+        name: the name of the samples, for messages.
         most: another piece is read as long as fewer bytes wait.
-        timeout: how many seconds a piece is waited for; None is as long as it takes.
+        timeout: how many seconds to wait for a piece; None waits without a limit.
 
     Raises:
         TimeoutError: a piece takes longer.
-        StoppedError: it has not come, and the run shall end.
+        StoppedError: it has not arrived, and the run must end.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Ahead(Iterator[Piece]):
         self._error: BaseException | None = None
         self._patience = _SECONDS_TO_END
         self._changed = threading.Condition()
-        # Messages speak to the caller in the thread as well: see _caller.py.
+        # Messages use the caller's words in this thread too: see _caller.py.
         context = contextvars.copy_context()
         self._thread = threading.Thread(
             target=context.run, args=(self._run,), name=f"bp_xp reads {name}", daemon=True
@@ -85,7 +85,7 @@ class Ahead(Iterator[Piece]):
 
     def __next__(self) -> Piece:
         with self._changed:
-            # Whoever gives up waiting, at Ctrl-C too, does not wait for the end of the thread.
+            # Code that gives up waiting, also at Ctrl-C, does not wait for the end of the thread.
             self._patience = 0.0
             self._wait()
             self._patience = _SECONDS_TO_END
@@ -113,7 +113,7 @@ class Ahead(Iterator[Piece]):
             self._changed.wait(min(left, _SECONDS_UNTIL_ASKED))
 
     def close(self) -> None:
-        """End the thread, after the piece that it reads; what waits is dropped."""
+        """End the thread after its current piece; waiting pieces are dropped."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
@@ -124,7 +124,7 @@ class Ahead(Iterator[Piece]):
         try:
             with self._placement.library.active(self._placement.device):
                 self._fill()
-        except BaseException as error:  # whatever it is, the run shall hear of it
+        except BaseException as error:  # the run must raise it, whatever it is
             self._error = error
         finally:
             with self._changed:
@@ -138,7 +138,7 @@ class Ahead(Iterator[Piece]):
                 with self._changed:
                     self._waiting.append(piece)
                     self._bytes += _bytes_of(piece)
-                    del piece  # or a piece too many would be kept while the next one is read
+                    del piece  # otherwise one piece too many is kept while the next one is read
                     self._changed.notify_all()
                     self._changed.wait_for(lambda: self._bytes < self._most or self._closed)
                     if self._closed:
@@ -148,5 +148,5 @@ class Ahead(Iterator[Piece]):
 
 
 def _bytes_of(piece: Piece) -> int:
-    # About: not all arrays tell.
+    # An estimate: not all arrays report it.
     return sum(8 * math.prod(getattr(part, "shape", ())) for part in piece)

@@ -1,4 +1,4 @@
-"""A source whose samples come in batches, from whatever can be iterated over again and again."""
+"""A source whose samples come in batches, from a restartable iterable."""
 
 import contextlib
 import copy
@@ -24,7 +24,7 @@ _BYTES_AHEAD = 1 << 24
 
 
 def is_batches(x: Any) -> bool:
-    """Return whether x is no array of any kind, but can be iterated over or called for batches."""
+    """Return whether x is not an array, but can be iterated over or called for batches."""
     if (callable(x) and not hasattr(x, "shape")) or _is_list_of_batches(x):
         return True
     array_like = isinstance(x, Sequence) or library_of(x) is not None
@@ -37,30 +37,30 @@ def is_batches(x: Any) -> bool:
 
 
 def _is_list_of_batches(x: Any) -> bool:
-    """Return whether x is a list of batches (x, y) or (x, y, weights), and not of samples."""
+    """Return whether x is a list of batches (x, y) or (x, y, weights), not of samples."""
     first = x[0] if isinstance(x, list) and x else None
     return isinstance(first, tuple) and len(first) in (2, 3) and np.ndim(first[0]) == 2
 
 
 def open_batches(batches: Any, name: str) -> Iterator[Any]:
-    """Return an iterator over batches that begins anew.
+    """Return a new iterator over batches.
 
     Args:
-        batches: what can be iterated over again and again, or a function that is called for it.
-        name: what the caller calls it.
+        batches: a restartable iterable, or a function that returns an iterable.
+        name: the caller's name for it.
 
     Raises:
-        TypeError: it can't be iterated over, or not a second time.
+        TypeError: it cannot be iterated over, or not a second time.
     """
     found: Any = batches() if callable(batches) else batches
     if not callable(batches) and isinstance(batches, Iterator):
         raise TypeError(
-            f"{name} is an iterator ({type(batches).__name__}), which can't begin again at the "
+            f"{name} is an iterator ({type(batches).__name__}), which cannot restart at the "
             f"next epoch: pass the function that makes it, as in {name}=batches without ()."
         )
     if not isinstance(found, Iterable) and not hasattr(found, "__getitem__"):
         raise TypeError(
-            f"{name} must be arrays, or what yields batches (x, y) or (x, y, weights), not "
+            f"{name} must be arrays, or an iterable of batches (x, y) or (x, y, weights), not "
             f"{type(found).__name__}."
         )
     return iter(found)
@@ -69,21 +69,21 @@ def open_batches(batches: Any, name: str) -> Iterator[Any]:
 class BatchesSource:
     """Samples that come batch by batch; see :class:`Source`.
 
-    Mini-batches are cut from the rows as they come, wherever a batch ends. The batches are read
-    ahead in a thread, some 16 MB of them.
+    Mini-batches are cut from the rows in their order, independent of where a batch ends. The
+    batches are read ahead in a thread, some 16 MB of them.
 
     Args:
         batches: as for :func:`open_batches`; yields (x, y) or (x, y, weights).
-        maker: what is asked of samples.
-        name: what the caller calls the batches.
-        timeout: seconds to wait for a batch; None is as long as it takes.
-        sharded: whether the batches are those of one of several processes alone.
+        maker: the requirements for samples.
+        name: the caller's name for the batches.
+        timeout: seconds to wait for a batch; None waits without a limit.
+        sharded: whether the batches belong to only one of several processes.
 
     Attributes:
-        first: the first batch, which tells what is not known otherwise.
+        first: the first batch, which shows the form of all.
 
     Raises:
-        ValueError, TypeError: the first batch is none, or can't be trained on.
+        ValueError, TypeError: there is no first batch, or it cannot be used for training.
     """
 
     n_rows = None
@@ -111,14 +111,14 @@ class BatchesSource:
         with contextlib.closing(peek):
             found = next(peek, None)
         if found is None:
-            raise ValueError(f"{name} gave no batch: there is nothing to learn from.")
+            raise ValueError(f"{name} yielded no batches: there is nothing to learn from.")
         self.first = self._samples(found[0], 0)
-        # What is begun serves the first epoch: to begin may be slow, or draw a random order.
+        # The first epoch uses this iterator: a start may be slow, or draw a random order.
         self._begun: tuple[Sequence[Any], Iterator[Any]] | None = (found, opened)
 
     @property
     def some_targets(self) -> Array:
-        """Targets to look at before the first step, those of the first batch, shape (n, O)."""
+        """Targets to inspect before the first step, those of the first batch, shape (n, O)."""
         return on_device(self.first.y, self.placement, self._maker.dtype)
 
     @property
@@ -128,17 +128,17 @@ class BatchesSource:
 
     @property
     def dtype(self) -> str:
-        """That of the inputs of the first batch."""
+        """The dtype of the inputs of the first batch."""
         return str(self.first.x.dtype)
 
     @property
     def has_classes(self) -> bool:
-        """Whether each target of the first batch is one class, as all must be then."""
+        """Whether each target of the first batch is one class; then all others must be too."""
         return self.first.has_classes
 
     @property
     def weighted(self) -> bool:
-        """Whether a batch comes with weights."""
+        """Whether batches have weights."""
         return self.first.weighted or self._maker.per_class is not None
 
     @property
@@ -147,7 +147,7 @@ class BatchesSource:
         return self._maker.placement
 
     def start_epoch(self, batch_size: int, generator: Any) -> StreamEpoch:
-        """Return the next epoch; the order is that of the batches, and nothing is drawn."""
+        """Return the next epoch, in the order of the batches; nothing is drawn."""
         del generator
 
         def read(first_row: int) -> Ahead:
@@ -156,7 +156,7 @@ class BatchesSource:
         return StreamEpoch(read, batch_size, self.placement, self._maker.dtype, self._ranks)
 
     def blocks(self, rows: int) -> Iterator[list[Array]]:
-        """Yield all samples in the order in which they come."""
+        """Yield all samples in the order of the batches."""
         with contextlib.closing(self.start_epoch(rows, None)) as epoch:
             while batches := epoch.take(1):
                 if batches[0].shape[1]:  # the last one may have no row for a share
@@ -171,7 +171,7 @@ class BatchesSource:
         return share
 
     def _copy(self) -> "BatchesSource":
-        """Return a copy, which goes on with what is begun: two can't."""
+        """Return a copy that takes over the open iterator, which only one of them can use."""
         twin = copy.copy(self)
         self._begun = None
         return twin
@@ -183,7 +183,7 @@ class BatchesSource:
         return weighed
 
     def fingerprint(self) -> None:
-        """Return None: nobody knows the samples before they come."""
+        """Return None: the samples are not known in advance."""
 
     def fingerprint_of_first(self) -> str:
         """Return the SHA-256 of the first batch."""
@@ -194,7 +194,7 @@ class BatchesSource:
         return digest.hexdigest()
 
     def _ahead(self, first_row: int, batch_size: int) -> Ahead:
-        # Begun here, and not in the thread: a loader may start processes, by copying this one.
+        # Opened here, not in the thread: a loader may start processes by forking this one.
         begun, self._begun = self._begun, None
         first, others = begun or ((), open_batches(self._batches, self._name))
         return Ahead(
@@ -224,36 +224,34 @@ class BatchesSource:
         self._check_end(taken, n, first_row - batch_size)
 
     def _check_end(self, taken: int, n: int, before: int) -> None:
-        """Refuse an epoch that ends before it should.
+        """Refuse an epoch that ends too early.
 
         Args:
-            taken: how many batches it had.
-            n: how many rows.
-            before: a number of rows of which a run that goes on has taken more: its last mini-batch
+            taken: the number of its batches.
+            n: the number of its rows.
+            before: a number of rows that a resumed run has already exceeded: its last mini-batch
                 may have been a short one.
 
         Raises:
-            ValueError: it has no batch, fewer than it says, or fewer than a run had that goes on.
+            ValueError: it has no batches, fewer than ``len()`` says, or too few for a resumed run.
         """
         if not taken:
             raise ValueError(
-                f"{self._name} gave no batch when it was begun again: pass what begins anew each "
-                "time, such as a function that makes the iterator."
+                f"{self._name} yielded no batches when it was restarted: pass an iterable that can "
+                "restart each time, such as a function that makes the iterator."
             )
         said = len(self._batches) if hasattr(self._batches, "__len__") else taken
         if taken < said:
-            raise ValueError(
-                f"{self._name} ended after {taken} batches, and len() says that it has {said}."
-            )
-        # The shard of one process may be at its end long before those of others.
+            raise ValueError(f"{self._name} ended after {taken} batches, but its len() is {said}.")
+        # The shard of one process may end long before those of others.
         if n <= before and not self.sharded:
             raise ValueError(
-                f"{self._name} ended after {n} rows, and the run that is resumed had taken more "
-                f"than {before} in this epoch."
+                f"{self._name} ended after {n} rows, but the resumed run had taken more than "
+                f"{before} in this epoch."
             )
 
     def _samples(self, batch: Any, number: int) -> Samples:
-        """Return the samples of a batch, of the form of the first."""
+        """Return the samples of a batch, with the form of the first."""
         if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
             size = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
             raise TypeError(
@@ -269,7 +267,7 @@ class BatchesSource:
             if number and self.has_classes and not samples.has_classes:
                 raise ValueError(
                     "y has targets that are not one class each, as all of batch 0 are. If they "
-                    "are no classes, let the first batch have some of these."
+                    "are not classes, include some of these in the first batch."
                 )
         return samples
 
@@ -281,7 +279,7 @@ class BatchesSource:
         first = self._forms = self._forms or forms
         if forms != first:
             raise ValueError(
-                f"it has parts of (dtype, dimensions) {_listed(forms)}, and batch 0 had "
+                f"it has parts of (dtype, dimensions) {_listed(forms)}, but batch 0 had "
                 f"{_listed(first)}: all batches must be alike."
             )
 

@@ -1,7 +1,7 @@
-"""Arrays that people pass: checked, and moved to the network's device.
+"""Arrays that users pass: checked, and moved to the network's device.
 
-Each function returns its argument in the form that the inside trusts, or raises an error that says
-what was expected, what came, and what to do.
+Each function returns its argument in the form that the rest of bp_xp expects, or raises an error
+that says what was expected, what was found, and what to do.
 """
 
 import contextlib
@@ -43,9 +43,9 @@ _first_row: ContextVar[int | None] = ContextVar(
 
 @contextlib.contextmanager
 def rows_from(first: int) -> Iterator[None]:
-    """Let messages count rows from a number on, where a part of the samples is checked.
+    """Let messages count rows from a given number, for checks of a part of the samples.
 
-    How many rows are wrong, and which is the first of them, nobody knows then.
+    The messages then omit how many rows are wrong, and which is the first, since that is unknown.
     """
     before = _first_row.set(first)
     try:
@@ -60,7 +60,7 @@ def _row_of_all(row: int) -> int:
 
 
 def _counted(text: str) -> str:
-    """Return what is said of all samples; nothing where a part of them is checked."""
+    """Return a text about all samples; empty if only a part of them is checked."""
     return text if _first_row.get() is None else ""
 
 
@@ -78,15 +78,15 @@ def check_samples(
     Args:
         x: host values (lists, NumPy, data frames) or an array of the network's own library on its
             own device, shape (N, columns).
-        name: what the caller calls it, for messages.
+        name: the caller's name for it, for messages.
         placement: the network's library and device.
         dtype: the network's dtype.
-        columns: how many columns there must be; None for any number.
-        keep_bytes: whether integers of one byte on the host stay what they are, and there.
+        columns: the required number of columns; None for any number.
+        keep_bytes: whether one-byte integers on the host keep their dtype and stay there.
 
     Raises:
-        TypeError: an array of another library, a masked array, a matrix, or no numbers.
-        ValueError: the wrong device, shape, or values that are complex, NaN or infinite.
+        TypeError: x is an array of another library, a masked array or a matrix, or not numbers.
+        ValueError: x has the wrong device or shape, or values that are complex, NaN or infinite.
     """
     name = named(name)
     values = check_kind(x, name, placement)
@@ -99,9 +99,9 @@ def check_samples(
 def check_inputs(
     x: Any, name: str, *, placement: Placement, dtype: str, columns: int | None = None
 ) -> Array | SparseInputs:
-    """Return inputs as :func:`check_samples` does, or those of a sparse matrix, which stay sparse.
+    """Return inputs as :func:`check_samples` does; a sparse matrix stays sparse.
 
-    What is checked of a sparse matrix are the entries that it holds.
+    Only the stored entries of a sparse matrix are checked.
     """
     matrix: Any = x.tocsr() if is_sparse(x) else None
     if not isinstance(getattr(matrix, "data", None), np.ndarray):  # dense, or on some device
@@ -114,7 +114,7 @@ def check_inputs(
 
 
 def check_targets(y: Any, name: str, *, placement: Placement, dtype: str, rows: int) -> Array:
-    """Return targets or labels as they came, as a host array or an array on the network's device.
+    """Return targets or labels as a host array or an array on the network's device.
 
     The checks are those of :func:`check_samples`; shape (rows,) or (rows, K).
     """
@@ -127,7 +127,7 @@ def check_targets(y: Any, name: str, *, placement: Placement, dtype: str, rows: 
 
 
 def check_target_shape(values: Any, name: str, rows: int) -> None:
-    """Refuse targets or labels of a shape that is neither (rows,) nor (rows, K)."""
+    """Refuse targets or labels whose shape is neither (rows,) nor (rows, K)."""
     shape = tuple(values.shape)
     if len(shape) not in (1, 2) or 0 in shape[1:]:
         raise ValueError(
@@ -145,7 +145,7 @@ def check_sample_weight(
 ) -> Array:
     """Return how much each sample counts, shape (rows,), on the network's device: not negative.
 
-    Where these are a part of the samples, all of them may weigh nothing.
+    If these are a part of a larger set, all weights may be zero.
     """
     host = check_kind(weights, name, placement)
     check_weight_shape(host, name, rows)
@@ -156,7 +156,7 @@ def check_sample_weight(
         raise ValueError(
             f"{name} is negative at row {_row_of_all(int(negative[0]))}: "
             f"{to_numpy(values)[negative[0]]:g}"
-            + _counted(f" ({negative.size} negative number(s), the least {least:g})")
+            + _counted(f" ({negative.size} negative number(s), the smallest {least:g})")
             + "."
         )
     if most == 0.0 and not partial:
@@ -165,7 +165,7 @@ def check_sample_weight(
 
 
 def check_weight_shape(values: Any, name: str, rows: int) -> None:
-    """Refuse weights of another shape than (rows,)."""
+    """Refuse weights whose shape is not (rows,)."""
     shape = tuple(values.shape)
     if shape != (rows,):
         raise ValueError(
@@ -177,8 +177,8 @@ def check_class_weight(class_weight: Any, counts: np.ndarray) -> np.ndarray:
     """Return a weight for each class, from a dictionary or ``"balanced"``.
 
     Args:
-        class_weight: what the user gave.
-        counts: samples of each class, shape (K,).
+        class_weight: the user's argument.
+        counts: the number of samples of each class, shape (K,).
     """
     n_classes = len(counts)
     if isinstance(class_weight, str):
@@ -196,8 +196,8 @@ def check_class_weight(class_weight: Any, counts: np.ndarray) -> np.ndarray:
     weights = np.ones(n_classes)
     classes = {label: label for label in range(n_classes)}
     for key, weight in class_weight.items():
-        # By value, as labels are: True, 1.0 and numpy.int8(1) are class 1. None of them may become
-        # an index itself.
+        # Compare by value, as for labels: True, 1.0 and numpy.int8(1) mean class 1. None of them
+        # may be used as an index directly.
         if (label := classes.get(key)) is None:
             raise ValueError(
                 f"{named('class_weight')} has the label {key!r}, but the classes are 0 to "
@@ -227,7 +227,7 @@ def check_parameter(
 
 
 def check_kind(values: Any, name: str, placement: Placement) -> Any:
-    """Return ``values`` as an array of real numbers: the network's own kind, or a host array."""
+    """Return ``values`` as an array of real numbers: of the network's library, or on the host."""
     check_form(values, name)
     library = library_of(values)
     if library is not None and library.name != "numpy":
@@ -275,7 +275,7 @@ def _check_own(values: Array, name: str, library: Any, placement: Placement) -> 
 
 
 def check_matrix(values: Any, name: str, columns: int | None) -> None:
-    """Refuse inputs of a shape that is not (N, columns)."""
+    """Refuse inputs whose shape is not (N, columns)."""
     shape = tuple(values.shape)
     if len(shape) == 1:
         raise ValueError(
@@ -309,7 +309,7 @@ def check_matrix(values: Any, name: str, columns: int | None) -> None:
 
 
 def _place_finite(values: Any, name: str, placement: Placement, dtype: str) -> Array:
-    """Move to the device in the network's dtype, and refuse what is not finite there."""
+    """Move to the device in the network's dtype, and refuse values that are not finite there."""
     if isinstance(values, np.ndarray):
         if (finite := _finite(values, dtype)) is not None:
             return placement.asarray(finite)
@@ -322,16 +322,16 @@ def _place_finite(values: Any, name: str, placement: Placement, dtype: str) -> A
 
 
 def _finite(values: np.ndarray, dtype: str) -> np.ndarray | None:
-    """Return host values in a dtype, or None where one of them is not finite there."""
+    """Return host values in a dtype, or None if one of them is not finite there."""
     with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused
         host = values.astype(dtype, order="C", copy=False)
-    # The extremes are NaN or infinite where any value is, and need no memory.
+    # The extremes are NaN or infinite if any value is, and need no memory.
     extremes = (host.min(), host.max()) if host.size else ()
     return host if np.isfinite(extremes).all() else None
 
 
 def _not_finite(values: np.ndarray, name: str, dtype: str, of: Any = None) -> ValueError:
-    """Return the error of values that are not finite: an array's, or entries of a sparse one."""
+    """Return the error for values that are not finite: an array's, or entries of a sparse one."""
     nan = np.isnan(values)
     with np.errstate(over="ignore"):
         bad = nan if nan.any() else ~np.isfinite(values.astype(dtype))
@@ -352,8 +352,8 @@ def one_hot(labels: Any, name: str, *, classes: int, placement: Placement, dtype
 
     Args:
         labels: whole numbers from 0 to ``classes`` − 1, shape (N,).
-        name: what the caller calls them.
-        classes: how many classes there are; two of them make one output, the probability of 1.
+        name: the caller's name for them.
+        classes: the number of classes; two classes can have a single output, the probability of 1.
         placement: the network's library and device.
         dtype: the network's dtype.
 
@@ -372,7 +372,7 @@ def one_hot(labels: Any, name: str, *, classes: int, placement: Placement, dtype
         raise ValueError(
             f"Unknown label type: {name}[{_row_of_all(row)}] is {host[row]!s}, and labels "
             f"are whole numbers from 0 to {classes - 1}."
-            + in_python(" Numbers to be fitted need a network with output_activation='identity'.")
+            + in_python(" To fit numbers, make the network with output_activation='identity'.")
         )
     wrong = np.flatnonzero((host < 0) | (host >= classes))
     if wrong.size:
@@ -397,13 +397,13 @@ def check_target_range(
 
     Args:
         y: targets on the device, shape (N, O).
-        name: what the caller calls them.
-        bounded: the cost takes probabilities, from 0 to 1.
-        exclusive: the cost takes the probabilities of a row to add to 1.
+        name: the caller's name for them.
+        bounded: whether the cost requires probabilities, from 0 to 1.
+        exclusive: whether the cost requires that the probabilities of a row sum to 1.
         placement: its library and device.
 
     Raises:
-        ValueError: the cost takes probabilities, and these are none.
+        ValueError: the cost requires probabilities, and these are not.
     """
     name = named(name)
     low, high = _extremes(y, placement)
@@ -420,7 +420,7 @@ def check_target_range(
             ": classes that do not exclude each other need {}", "cost", "binary_cross_entropy"
         )
         raise ValueError(
-            f"the cost takes targets that add to 1 in each row, but a row of {name} is off by "
+            f"the cost takes targets that sum to 1 in each row, but a row of {name} is off by "
             f"{off:g}{other}."
         )
     whole = bool(xp.all((y == 0.0) | (y == 1.0)))
@@ -428,7 +428,7 @@ def check_target_range(
 
 
 def warn_of_unreachable(y: Array, name: str, output: str, *, placement: Placement) -> None:
-    """Warn of targets that outputs from 0 to 1 can't reach."""
+    """Warn of targets that outputs from 0 to 1 cannot reach."""
     low, high = _extremes(y, placement)
     if low < 0.0 or high > 1.0:
         warn(
@@ -445,10 +445,10 @@ def _extremes(values: Array, placement: Placement) -> tuple[float, float]:
 
 
 def _to_look_at(values: Array, placement: Placement) -> tuple[Array, Namespace]:
-    """Return values in a form to be looked at, with its namespace.
+    """Return values in a form for inspection, with its namespace.
 
-    What lies in the memory of the host NumPy reads there: a library may compile each operation for
-    each shape.
+    NumPy inspects values that are in host memory, since another library may compile each operation
+    for each shape.
     """
     if placement.on_cpu:
         return placement.library.to_numpy(values), np

@@ -1,4 +1,4 @@
-"""From what people pass as samples to a source, wherever they lie."""
+"""Make a source from the samples that users pass, in memory or not."""
 
 import contextlib
 import os
@@ -43,29 +43,31 @@ AnySource = MemorySource | StoredSource | BatchesSource
 
 @dataclass(frozen=True)
 class Stream:
-    """Samples that do not lie in memory, and how they are read.
+    """Samples that are not in memory, and how to read them.
 
-    Without it they are read as its defaults say.
+    Samples that are not wrapped in a Stream are read with its defaults.
 
     Args:
-        samples: what is stored (shape, dtype and slicing by rows: ``numpy.memmap``, a data set of
-            HDF5 or Zarr); or what yields batches, and can begin again at each epoch.
-        buffer_size: rows of what is stored that are shuffled among each other, those of some blocks
-            that are drawn at random; None is what takes 256 MiB as the network's floats. Twice as
-            many are in memory. As many as there are give the run of samples in memory.
-        timeout: seconds to wait for samples before the run ends in a TimeoutError; None waits.
-        sharded: where several processes share a run, whether each passes samples of its own, its
-            *shard*. A mini-batch is then what all bring together: each takes as many rows of its
-            shard as its share of the mini-batch has, until all shards are at their end. Without it
-            all pass the same samples. See docs/distributed.md.
-        transform: what makes inputs of rows as they are read, such as ``lambda x: x / 255``: a
-            function of a NumPy array of some rows, (n, ...), that returns a new one of shape (n,
-            I), and treats each row by itself. It is called in the thread that reads. Of batches it
-            is given the inputs. None takes the rows as they are.
+        samples: stored data with shape, dtype and slicing by rows (``numpy.memmap``, an HDF5 or
+            Zarr data set); or an iterable of batches that can restart at each epoch.
+        buffer_size: the number of rows of stored data that are shuffled together; they come from
+            blocks that are drawn at random. None is as many as take 256 MiB as the network's
+            floats. Twice as many are in memory. A buffer for all rows gives the same run as samples
+            in memory.
+        timeout: seconds to wait for samples before the run ends with a TimeoutError; None waits
+            without a limit.
+        sharded: whether each of several processes that share a run passes its own samples, its
+            *shard*. Then all of them contribute to a mini-batch: each takes as many rows of its
+            shard as its share of the mini-batch has, until all shards have ended. If False, all
+            pass the same samples. See docs/distributed.md.
+        transform: a function that makes inputs from rows as they are read, such as
+            ``lambda x: x / 255``. It gets a NumPy array of some rows, shape (n, ...), and returns a
+            new one of shape (n, I); it must treat each row separately. It is called in the thread
+            that reads. With batches, it gets the inputs. None uses the rows unchanged.
 
     Raises:
-        ValueError: a number is out of its range.
-        TypeError: it is no number, or ``transform`` is no function.
+        ValueError: a number is out of range.
+        TypeError: a value is not a number, or ``transform`` is not a function.
 
     Examples:
         >>> import tempfile, numpy as np
@@ -98,18 +100,19 @@ class Stream:
             )
 
     def __array__(self, *_: Any, **__: Any) -> Any:
-        """Refuse to be read whole, by whoever takes arrays alone."""
+        """Refuse to be converted to an array by code that only accepts arrays."""
         raise TypeError(
-            "a Stream is read as it is needed, by fit, partial_fit, evaluate and predict of "
+            "a Stream is read when needed, by fit, partial_fit, evaluate and predict of "
             "Network: elsewhere pass the samples themselves, as an array."
         )
 
 
 def _as_stream(x: Any) -> Stream:
-    """Return samples, wherever they lie, with how they are read.
+    """Return samples, in memory or not, as a Stream.
 
     Raises:
-        TypeError: it is a path, which does not say where the targets are or what bytes mean.
+        TypeError: the value is a path, which does not show where the targets are or what its bytes
+            mean.
     """
     stream = x if isinstance(x, Stream) else Stream(x)
     if isinstance(path := stream.samples, str | bytes | os.PathLike):
@@ -137,30 +140,31 @@ def make_source(
     class_weight: Any = None,
     shuffle: bool = True,
 ) -> AnySource:
-    """Return a source of samples: in memory, stored, or batch by batch where y is None.
+    """Return a source of samples: in memory, stored, or batch by batch if y is None.
 
     Args:
         model: what the network computes.
-        x: inputs, shape (N, I); or what yields batches; or a :class:`Stream` of these. Where its
-            buffer holds all that is stored, it is read into memory.
+        x: inputs, shape (N, I); or an iterable of batches; or a :class:`Stream` of these. If its
+            buffer holds all stored rows, they are read into memory.
         y: labels, shape (N,), or targets, shape (N, O); None for batches.
         weights: how much each sample counts, shape (N,), or None.
         placement: the network's library and device.
         dtype: the network's dtype.
-        prefix: what messages put before ``x`` and ``y``.
+        prefix: the prefix of ``x`` and ``y`` in messages.
         class_weight: as for :func:`bp_xp.sources.samples.weigh_classes`.
-        shuffle: whether each epoch has an order of its own; batches come as they come.
+        shuffle: whether each epoch has a new order; batches keep their order.
 
     Raises:
-        ValueError: shapes do not fit, a label is not a class, a value is not finite.
-        TypeError: an array of another library, no numbers, an iterator that can't begin again.
+        ValueError: shapes do not fit, a label is not a class, or a value is not finite.
+        TypeError: an array belongs to another library, the values are not numbers, or an iterator
+            cannot restart.
     """
     stream = _as_stream(x)
     x, timeout, sharded = stream.samples, stream.timeout, stream.sharded
     if sharded and isinstance(class_weight, str):
         raise ValueError(
-            f"{named('class_weight', class_weight)} counts all samples, and a process that has a "
-            "shard knows no others: pass a dictionary {label: weight}."
+            f"{named('class_weight', class_weight)} counts all samples, but a process that has a "
+            "shard does not know the others: pass a dictionary {label: weight}."
         )
     where: dict[str, Any] = {"placement": placement, "dtype": dtype}
     maker = PartMaker(model, **where, prefix=prefix, transform=stream.transform)
@@ -168,7 +172,7 @@ def make_source(
         return _of_batches(x, weights, maker, class_weight, timeout=timeout, sharded=sharded)
     if is_batches(x):
         raise TypeError(
-            f"{prefix}x yields batches (x, y), which bring their targets: leave {prefix}y out."
+            f"{prefix}x yields batches (x, y), which include targets: leave {prefix}y out."
         )
     if is_stored(x):
         buffer_rows = buffer_rows_of(stream.buffer_size, maker.row_entries, dtype)
@@ -194,7 +198,7 @@ def make_source(
 
 
 def _whole(x: Any, transform: Transform | None, name: str, columns: int) -> Any:
-    """Return all inputs as an array in memory, made block by block where there is a transform."""
+    """Return all inputs as an array in memory, made block by block if there is a transform."""
     if transform is None:
         return read_whole(x)
     if not is_stored(x):
@@ -219,7 +223,7 @@ def _of_batches(
         )
     if weights is not None:
         raise TypeError(
-            f"{named('sample_weight')} is for arrays: batches bring weights as (x, y, weights)."
+            f"{named('sample_weight')} is for arrays: batches have weights as (x, y, weights)."
         )
     name = "validation_data" if maker.prefix else "x"
     source = BatchesSource(x, maker, name=name, **options)
@@ -229,8 +233,8 @@ def _of_batches(
         raise ValueError(f"{named('class_weight')} needs targets that are one class each.")
     if isinstance(class_weight, str):
         raise ValueError(
-            f"{named('class_weight', class_weight)} counts all samples, and batches are not known "
-            "before they come: pass a dictionary {label: weight}."
+            f"{named('class_weight', class_weight)} counts all samples, but batches are not known "
+            "in advance: pass a dictionary {label: weight}."
         )
     counts = np.ones(max(maker.outputs, 2))
     return source.weighed(intake.check_class_weight(class_weight, counts))
@@ -240,7 +244,7 @@ def validation_source(model: Model, validation_data: Any, **options: Any) -> Any
     """Return the source of validation data: (x, y), (x, y, sample weights), or batches.
 
     Raises:
-        TypeError: it is something else; or as for :func:`make_source`.
+        TypeError: the value has another form; or as for :func:`make_source`.
     """
     if isinstance(validation_data, Stream) or is_batches(validation_data):
         parts: Sequence[Any] = (validation_data, None)
@@ -255,19 +259,20 @@ def input_blocks(
     """Return inputs, checked, and the blocks that they are cut into to be computed with.
 
     Args:
-        x: inputs, shape (N, columns), in memory or stored; or what yields batches, of which those
-            that are tuples begin with the inputs.
-        size: rows of a block, at most; a batch is one block.
+        x: inputs, shape (N, columns), in memory or stored; or an iterable of batches, which are
+            inputs or tuples that begin with the inputs.
+        size: the largest number of rows in a block; a batch is one block.
         placement: the network's library and device.
         dtype: the network's dtype.
         columns: I.
 
     Returns:
-        What lies in memory, None for others, and the blocks on the device, shape (n, columns).
+        The inputs if they are in memory, otherwise None; and the blocks on the device, shape
+        (n, columns).
 
     Raises:
-        ValueError, TypeError: as for :func:`bp_xp.sources.intake.check_inputs`; for what does not
-            lie in memory, when the block is taken.
+        ValueError, TypeError: as for :func:`bp_xp.sources.intake.check_inputs`; if the inputs are
+            not in memory, when the block is taken.
     """
     where: dict[str, Any] = {"placement": placement, "dtype": dtype, "columns": columns}
     stream = _as_stream(x)
@@ -312,7 +317,7 @@ def _batch_blocks(
                 block = _placed(block, name, placement=placement, columns=columns, **where)
             yield block
     if k < 0:
-        raise ValueError("x gave no batch.")
+        raise ValueError("x yielded no batches.")
 
 
 def _inputs_of(batch: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A source whose samples lie on the device."""
+"""A source whose samples are on the device."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -19,14 +19,14 @@ class MemoryEpoch(CountedEpoch):
     """Mini-batches cut from arrays on the device, in a given order; see :class:`Epoch`.
 
     Args:
-        arrays: arrays on the device, shape (N, ...) each, of which the first may be sparse inputs;
-            one order serves all.
-        batch_size: samples in a mini-batch; the last may be shorter.
-        order: the numbers of the rows in the order of the epoch, on the host; None takes them as
-            they come.
+        arrays: arrays on the device, shape (N, ...) each, the first of which may be sparse inputs;
+            all have the same order.
+        batch_size: the number of samples in a mini-batch; the last may be shorter.
+        order: the numbers of the rows in the order of the epoch, on the host; None keeps their
+            order.
         placement: library and device.
-        rank: which share of each mini-batch is taken: its rows ``rank::ranks``.
-        ranks: how many shares there are.
+        rank: the share of each mini-batch to take: its rows ``rank::ranks``.
+        ranks: the number of shares.
     """
 
     def __init__(
@@ -91,13 +91,13 @@ class MemoryEpoch(CountedEpoch):
 
 
 def next_mini_batches(first: int, at_most: int, size: int, n: int) -> tuple[int, int] | None:
-    """Return how many mini-batches come next, and how many rows each has; None after the last.
+    """Return the number of the next mini-batches, and the rows in each; None after the last.
 
     Args:
-        first: how many are taken already.
-        at_most: how many there may be.
-        size: rows of a mini-batch.
-        n: rows of the epoch. Those that are left over are one short mini-batch.
+        first: the number of mini-batches already taken.
+        at_most: the largest number to return.
+        size: rows in a mini-batch.
+        n: rows in the epoch. The rows left over form one short mini-batch.
 
     Examples:
         >>> [next_mini_batches(k, 2, 10, 35) for k in (0, 2, 3, 4)]
@@ -117,7 +117,7 @@ def gather_rows(xp: Namespace, axes: tuple[int, ...], rows: Array, *arrays: Arra
 
 
 class OfSamples:
-    """What a source of samples on the device knows by them."""
+    """Properties that a source of samples on the device derives from them."""
 
     samples: Samples
 
@@ -128,7 +128,7 @@ class OfSamples:
 
     @property
     def weighted(self) -> bool:
-        """Whether a mini-batch comes with weights."""
+        """Whether a mini-batch has weights."""
         return self.samples.weights is not None
 
 
@@ -139,10 +139,10 @@ class MemorySource(OfSamples):
     Attributes:
         samples: the samples.
         placement: their library and device.
-        shuffle: whether each epoch has an order of its own.
-        rank: which share of each mini-batch is taken.
-        ranks: how many shares there are.
-        sharded: whether the samples are those of one process alone, and have no shares.
+        shuffle: whether each epoch has a new order.
+        rank: the share of each mini-batch to take.
+        ranks: the number of shares.
+        sharded: whether the samples belong to a single process, and are not divided.
     """
 
     samples: Samples
@@ -161,12 +161,12 @@ class MemorySource(OfSamples):
 
     @property
     def some_targets(self) -> Array:
-        """Targets to look at before the first step, here all of them, shape (N, O)."""
+        """Targets to inspect before the first step, here all of them, shape (N, O)."""
         return self.samples.y
 
     @property
     def row_entries(self) -> int:
-        """I + O; of sparse inputs, what a step is given of them."""
+        """I + O; for sparse inputs, the numbers that a step gets of them."""
         return entries_of_row(self.samples.x) + self.samples.y.shape[1]
 
     @property
@@ -187,7 +187,7 @@ class MemorySource(OfSamples):
         )
 
     def blocks(self, rows: int) -> Iterator[list[Array]]:
-        """Yield all samples in the order in which they lie."""
+        """Yield all samples in their stored order."""
         for block in blocks_of(self.samples.x, rows, (self.rank, self.ranks)):
             yield [cut_rows(values, block, self.placement) for values in self.samples.arrays]
 

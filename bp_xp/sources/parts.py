@@ -1,6 +1,6 @@
-"""A part of many samples: read, checked and made targets and weights, on the host where it can be.
+"""Parts of large sample sets: read, checked and converted, on the host if possible.
 
-What streams goes through here part by part, by the same checks as what lies in memory.
+Streamed samples pass through here part by part, with the same checks as samples in memory.
 """
 
 import contextlib
@@ -19,23 +19,23 @@ from bp_xp.sources.samples import Samples, make_samples, weigh
 __all__ = ["TRANSFORMED", "PartMaker", "Transform", "at_home", "host", "told_of", "transformed"]
 
 Transform = Callable[[np.ndarray], Any]
-"""What makes inputs (n, I) of n rows as they are stored."""
+"""A function that makes inputs (n, I) from n rows as they are stored."""
 
 TRANSFORMED = "what transform returned"
-"""What messages call inputs that went through a transform."""
+"""The name in messages for inputs that a transform returned."""
 
 
 @dataclass(frozen=True)
 class PartMaker:
-    """What is asked of samples, and where they go.
+    """The requirements for samples, and their destination.
 
     Attributes:
         model: what the network computes.
         placement: its library and device.
         dtype: its dtype.
-        prefix: what messages put before ``x`` and ``y``.
+        prefix: the prefix of ``x`` and ``y`` in messages.
         per_class: how much each class counts, shape (K,), or None.
-        transform: what makes the inputs of some rows, or None; see :func:`transformed`.
+        transform: a function that makes the inputs of some rows, or None; see :func:`transformed`.
     """
 
     model: Model
@@ -46,9 +46,9 @@ class PartMaker:
     transform: Transform | None = None
 
     def inputs(self, x: Any) -> Any:
-        """Return the inputs of some rows, which :meth:`make` takes, of what is stored or yielded.
+        """Return the inputs of stored or yielded rows, for :meth:`make`.
 
-        What a user's function raises is not touched: its traceback says where.
+        An error of a user's function is raised unchanged: its traceback shows where.
 
         Raises:
             ValueError, TypeError: as for :func:`transformed`.
@@ -56,15 +56,15 @@ class PartMaker:
         return transformed(x, self.transform, columns=self.model.sizes[0])
 
     def make(self, x: Any, y: Any, weights: Any = None, *, first_row: int = 0) -> Samples:
-        """Return some samples: on the device if x lies there, otherwise on the host.
+        """Return some samples: on the device if x is there, otherwise on the host.
 
-        Integers of one byte stay what they are on the host.
+        On the host, one-byte integers keep their dtype.
 
         Args:
             x: inputs, shape (n, I).
             y: labels, shape (n,), or targets, shape (n, O).
             weights: shape (n,), or None.
-            first_row: the number of their first row, from which messages count.
+            first_row: the number of their first row, for messages.
 
         Raises:
             ValueError, TypeError: as for :func:`bp_xp.sources.samples.make_samples`.
@@ -84,7 +84,7 @@ class PartMaker:
 
     @property
     def x_name(self) -> str:
-        """What messages call the inputs."""
+        """The name of the inputs in messages."""
         return f"{self.prefix}x" if self.transform is None else TRANSFORMED
 
     @property
@@ -99,15 +99,15 @@ class PartMaker:
 
 
 def transformed(x: Any, transform: Transform | None, *, columns: int) -> Any:
-    """Return what a function of the user's makes of the inputs of some rows; None changes nothing.
+    """Return the inputs that a user's function makes from some rows; None changes nothing.
 
     Args:
         x: rows on the host, shape (n, ...).
         transform: the function, which gets a copy.
-        columns: I, how many columns it must return.
+        columns: I, the number of columns that it must return.
 
     Raises:
-        TypeError: the rows lie on another device, or it returned no array.
+        TypeError: the rows are on another device, or the function did not return an array.
         ValueError: it returned another shape than (n, columns).
     """
     if transform is None:
@@ -115,10 +115,10 @@ def transformed(x: Any, transform: Transform | None, *, columns: int) -> Any:
     library = library_of(x)
     if library is not None and not library.is_cpu(device := library.device_of(x)):
         raise TypeError(
-            f"transform is given NumPy arrays, and x is on device "
-            f"{library.device_name(device)!r}: do there what it does, and leave it out."
+            f"transform works on NumPy arrays, but x is on device "
+            f"{library.device_name(device)!r}: apply it on that device, and leave it out here."
         )
-    # What is mapped or held by others must not be changed by a function that works in place.
+    # A function that works in place must not change mapped or shared memory.
     rows = np.array(to_numpy(x))
     found = transform(rows)
     if not hasattr(found, "shape"):
@@ -132,7 +132,7 @@ def transformed(x: Any, transform: Transform | None, *, columns: int) -> Any:
 
 
 def at_home(values: Any, placement: Placement) -> Any:
-    """Return an array of a library that lies on a CPU, and not on our device, as NumPy's."""
+    """Return an array that is on a CPU, but not on the network's device, as a NumPy array."""
     library = library_of(values)
     if library is None or library.name == "numpy" or _is_own(values, placement):
         return values
@@ -141,7 +141,7 @@ def at_home(values: Any, placement: Placement) -> Any:
 
 
 def _is_own(values: Any, placement: Placement) -> bool:
-    """Return whether values lie on a device as arrays of its library, which is not NumPy."""
+    """Return whether values are arrays of a device's library other than NumPy."""
     library, ours = library_of(values), placement.library
     return (
         library is not None
@@ -151,13 +151,13 @@ def _is_own(values: Any, placement: Placement) -> bool:
 
 
 def host() -> Placement:
-    """Return where parts of samples are made: NumPy."""
+    """Return the placement where parts of samples are made: NumPy."""
     return place("cpu")
 
 
 @contextlib.contextmanager
 def told_of(where: str) -> Iterator[None]:
-    """Let an error say where among the samples it was found."""
+    """Add the location among the samples to an error."""
     try:
         yield
     except (TypeError, ValueError) as error:

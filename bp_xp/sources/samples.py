@@ -1,4 +1,4 @@
-"""Samples: inputs, targets and weights on one device, made of what people pass."""
+"""Samples: inputs, targets and weights on one device, made from user arguments."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -36,8 +36,8 @@ class Samples(NamedTuple):
     Attributes:
         x: inputs, shape (N, I); sparse ones are on the host.
         y: targets, shape (N, O).
-        has_classes: whether each target is one class, so that an accuracy can be told.
-        weights: how much each sample counts, shape (N,), or None where all count alike.
+        has_classes: whether each target is one class, so that there is an accuracy.
+        weights: how much each sample counts, shape (N,), or None if all count equally.
     """
 
     x: Array | SparseInputs
@@ -52,7 +52,7 @@ class Samples(NamedTuple):
 
     @property
     def arrays(self) -> list[Array | SparseInputs]:
-        """What each mini-batch is cut from."""
+        """The arrays that mini-batches are cut from."""
         return [self.x, self.y] if self.weights is None else [self.x, self.y, self.weights]
 
 
@@ -69,24 +69,24 @@ def make_samples(
     sparse: bool = False,
     partial: bool = False,
 ) -> Samples:
-    """Return inputs and targets on the device, labels made targets.
+    """Return inputs and targets on the device; labels become targets.
 
     Args:
-        model: what the network computes, which says what targets it takes.
+        model: what the network computes, which determines the targets that it accepts.
         x: inputs, shape (N, I).
         y: labels, shape (N,), or targets, shape (N, O).
         weights: how much each sample counts, shape (N,), or None.
         placement: the network's library and device.
         dtype: the network's dtype.
-        prefix: what messages put before ``x`` and ``y``.
-        x_name: what they call the inputs; None is ``x``.
+        prefix: the prefix of ``x`` and ``y`` in messages.
+        x_name: the name of the inputs in messages; None is ``x``.
         sparse: whether the inputs may be a sparse matrix.
-        partial: whether these are a part of many samples: small integers of the host stay what they
-            are, to be made floats where they are used, and all may weigh nothing.
+        partial: whether these are a part of a larger set. Then small integers on the host keep
+            their dtype, and become floats where they are used; and all weights may be zero.
 
     Raises:
-        ValueError: shapes do not fit, a label is not a class, a value is not finite.
-        TypeError: an array of another library, or no numbers.
+        ValueError: shapes do not fit, a label is not a class, or a value is not finite.
+        TypeError: an array belongs to another library, or the values are not numbers.
     """
     where: dict[str, Any] = {"placement": placement, "dtype": dtype}
     x_name = x_name or f"{prefix}x"
@@ -111,7 +111,7 @@ def make_targets(
     y = intake.check_targets(y, name, rows=rows, **where)
     if y.ndim == 1 and (classifies or outputs > 1):  # labels
         return intake.one_hot(y, name, classes=outputs, **where), classifies
-    if y.ndim == 1:  # one number a sample, for the one output of a regression
+    if y.ndim == 1:  # one number per sample, for the single output of a regression
         y = intake.check_samples(y[:, None], name, columns=1, **where)
     if y.shape[1] != outputs:
         raise ValueError(
@@ -133,7 +133,7 @@ def parts_of_validation(validation_data: Any) -> Sequence[Any]:
     """Return (x, y) or (x, y, sample weights).
 
     Raises:
-        TypeError: it is something else.
+        TypeError: the value has another form.
     """
     if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
         came = type(validation_data).__name__
@@ -151,7 +151,7 @@ def weigh_classes(
     """Return the samples with each one's weight times that of its class.
 
     Raises:
-        ValueError: the targets are no classes, or the weights are not for these.
+        ValueError: the targets are not classes, or the weights are for other classes.
         TypeError: ``class_weight`` is neither a dictionary nor ``"balanced"``.
     """
     if not samples.has_classes:
@@ -161,13 +161,13 @@ def weigh_classes(
 
 
 def count_classes(y: Array, placement: Placement) -> np.ndarray:
-    """Return how many samples of each class there are, shape (K,), of targets (N, O)."""
+    """Return the number of samples of each class, shape (K,), for targets (N, O)."""
     y = probabilities(y, xp=placement.xp)
     return to_numpy(sum_rows(y, xp=placement.xp))
 
 
 def weigh(samples: Samples, per_class: np.ndarray, *, placement: Placement, dtype: str) -> Samples:
-    """Return the samples with each one's weight times that of its class, of shape (K,)."""
+    """Return the samples with each one's weight times that of its class; class weights are (K,)."""
     y = probabilities(samples.y, xp=placement.xp)
     weights = y @ placement.asarray(per_class, dtype)
     if samples.weights is not None:
@@ -178,17 +178,17 @@ def weigh(samples: Samples, per_class: np.ndarray, *, placement: Placement, dtyp
 def hold_out(
     samples: Samples, fraction: Any, generator: np.random.Generator, *, placement: Placement
 ) -> tuple[Samples, Samples]:
-    """Return training and validation samples, parted at random, by class where there are any.
+    """Return training and validation samples, split at random, by class if there are any.
 
     Args:
         samples: all samples.
         fraction: the share of the second part, above 0 and below 1.
-        generator: draws.
+        generator: draws the split.
         placement: their library and device.
 
     Raises:
-        ValueError: the share is out of its range, or a part would be empty.
-        TypeError: it is no number.
+        ValueError: the share is out of range, or a part would be empty.
+        TypeError: the share is not a number.
     """
     parts = rows_to_hold_out(samples, fraction, [generator], placement=placement)[0]
     first, second = (take_rows(samples.arrays, rows, placement) for rows in parts)
@@ -220,13 +220,13 @@ def _labels(y: Array, xp: Namespace) -> np.ndarray:
 def split_rows(
     n: int, fraction: float, labels: np.ndarray | None, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Part the rows 0 .. n − 1 in two at random.
+    """Split the rows 0 .. n − 1 in two at random.
 
     Args:
-        n: number of rows.
+        n: the number of rows.
         fraction: the share of the second part.
-        labels: the class of each row, shape (n,), to take the share of each class; or None.
-        generator: draws.
+        labels: the class of each row, shape (n,), to take the same share of each class; or None.
+        generator: draws the split.
 
     Returns:
         The numbers of the rows of both parts, in order.
@@ -236,7 +236,7 @@ def split_rows(
     """
     order = generator.permutation(n)
     groups = [order] if labels is None else [order[labels[order] == c] for c in np.unique(labels)]
-    # Rounding each class by itself could leave none: the shares are rounded as they add up.
+    # Rounding each class separately could leave none: the cumulative shares are rounded instead.
     ends = np.round(np.cumsum([fraction * len(group) for group in groups])).astype(int)
     counts = np.diff(ends, prepend=0)
     second = [group[:k] for group, k in zip(groups, counts, strict=True)]
@@ -245,6 +245,6 @@ def split_rows(
     if not all(map(len, parts)):
         raise ValueError(
             f"{named('validation_data', fraction)} leaves {len(parts[0])} of {n} samples to train "
-            f"on and {len(parts[1])} to validate on: both need some."
+            f"on and {len(parts[1])} to validate on: both need at least one."
         )
     return parts

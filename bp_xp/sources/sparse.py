@@ -1,7 +1,7 @@
-"""Inputs of which only the entries other than zero are kept: SciPy's sparse matrices.
+"""Sparse inputs: SciPy's sparse matrices, which store only the nonzero entries.
 
-A library that multiplies with sparse rows is given sparse rows; any other one is given dense
-arrays, a mini-batch or a block of rows at a time.
+A library that can multiply by sparse rows gets sparse rows; any other library gets dense arrays, a
+mini-batch or a block of rows at a time.
 """
 
 import math
@@ -16,13 +16,13 @@ from bp_xp.math.rows import row_blocks
 
 __all__ = ["SparseInputs", "blocks_of", "cut_rows", "entries_of_row", "is_sparse", "take_rows"]
 
-# What a block of rows may take where no step follows, if they are dense there.
+# The size limit of a block of rows outside of training steps, if it is dense there.
 _BYTES_AT_ONCE = 1 << 25
 _BYTES_OF_A_NUMBER = 8
 
 
 def is_sparse(x: Any) -> bool:
-    """Return whether something is a sparse matrix, in whatever form SciPy has it."""
+    """Return whether a value is a sparse matrix, in any of SciPy's formats."""
     return hasattr(x, "tocsr")
 
 
@@ -30,14 +30,14 @@ class SparseInputs:
     """Inputs, shape (N, I), in a sparse matrix on the host.
 
     Args:
-        matrix: SciPy's, in any form of its own; it is never changed.
-        placement: library and device of what steps are given.
+        matrix: a SciPy matrix in any format; it is never changed.
+        placement: library and device of the arrays for the steps.
         dtype: the network's dtype.
 
     Attributes:
         shape: (N, I).
-        dtype: the network's dtype, as NumPy's object.
-        row_entries: how many numbers steps are given of a row, on average.
+        dtype: the network's dtype, as a NumPy object.
+        row_entries: the average number of values per row that steps get.
     """
 
     ndim = 2
@@ -51,26 +51,26 @@ class SparseInputs:
 
     @property
     def rows_at_once(self) -> int:
-        """How many rows there is memory for at once."""
+        """The number of rows that fit in memory at a time."""
         entries = _BYTES_AT_ONCE // _BYTES_OF_A_NUMBER
         return max(1, int(entries // max(self.row_entries, 1.0)))
 
     @property
     def parts(self) -> list[np.ndarray]:
-        """Arrays on the host that tell the inputs apart from others."""
+        """Host arrays that identify the inputs."""
         matrix = self._matrix.copy()
-        matrix.sum_duplicates()  # which sorts the columns of a row as well
+        matrix.sum_duplicates()  # this also sorts the columns of each row
         matrix.eliminate_zeros()
         return [matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data]
 
     def batches(self, rows: slice | np.ndarray, *axes: int) -> Array:
-        """Return some rows as mini-batches, shape (*axes, batch, I), for steps to take."""
+        """Return some rows as mini-batches for the steps, shape (*axes, batch, I)."""
         every = rows == slice(0, self.shape[0]) if isinstance(rows, slice) else False
         matrix = self._matrix if every else self._matrix[rows]
         return self._placement.library.sparse_batches(matrix, axes, self._placement.device)
 
     def __getitem__(self, key: Sequence[Any]) -> Array:
-        """Return ``x[rows, ...]``, some rows for steps to take; of the columns, all."""
+        """Return ``x[rows, ...]``, some rows for the steps, with all columns."""
         return self.batches(key[0], 1)[0, ...]
 
     def take(self, rows: np.ndarray) -> "SparseInputs":
@@ -79,7 +79,7 @@ class SparseInputs:
 
 
 def entries_of_row(x: Array | SparseInputs) -> int:
-    """Return how many numbers a row of inputs holds where steps are given it."""
+    """Return the number of values in a row of inputs as steps get it."""
     return math.ceil(x.row_entries) if isinstance(x, SparseInputs) else x.shape[1]
 
 
@@ -102,9 +102,9 @@ def cut_rows(values: Any, rows: slice, placement: Placement) -> Array:
 
 
 def blocks_of(x: Any, most: int, share: tuple[int, int] = (0, 1)) -> Sequence[slice]:
-    """Return the blocks of at most so many rows that inputs are cut into where no step follows.
+    """Return the blocks of at most so many rows for passes outside of training steps.
 
-    With a share (r, R), those of one of R parts of the rows.
+    With a share (r, R), return those of one of R parts of the rows.
     """
     if isinstance(x, SparseInputs):
         most = min(most, x.rows_at_once)

@@ -1,7 +1,7 @@
-"""The mini-batches of a stack of networks: of each its own, or one for all.
+"""The mini-batches of a stack of networks: separate for each network, or shared.
 
-The samples lie on the device once. A mini-batch of the stack is one gather, of shape (M, batch, I)
-where each of M networks has an order of its own, and of shape (1, batch, I) where all share one.
+The samples are on the device once. A mini-batch of the stack is one gather, of shape (M, batch, I)
+if each of M networks has its own order, and of shape (1, batch, I) if all share one.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ __all__ = ["Generators", "OwnEpoch", "OwnRows", "RowsSource", "StackSource", "di
 
 
 class Generators:
-    """The generators of the members of a stack, which the trainer takes for one.
+    """The generators of the members of a stack, with the interface of a single generator.
 
     Args:
         each: a generator for each member.
@@ -40,7 +40,7 @@ class Generators:
 
     @property
     def bit_generator(self) -> "Generators":
-        """What has the state."""
+        """The object that has the state."""
         return self
 
     @property
@@ -62,11 +62,11 @@ class _SharedEpoch(Epoch):
 
     @property
     def place(self) -> int:
-        """How many mini-batches are taken."""
+        """The number of mini-batches taken."""
         return self._epoch.place
 
     def seek(self, place: Any) -> None:
-        """Go on after so many mini-batches."""
+        """Continue after so many mini-batches."""
         self._epoch.seek(place)
 
     def take(self, at_most: int) -> list[Array] | None:
@@ -76,18 +76,18 @@ class _SharedEpoch(Epoch):
 
 
 class OwnRows:
-    """Mini-batches of each network's own, which are gathered for those that take them.
+    """Separate mini-batches for each network, gathered when a network takes them.
 
     Args:
-        numbers: the numbers of their rows, shape (steps · M · batch,); of sparse inputs, on the
+        numbers: the numbers of their rows, shape (steps · M · batch,); for sparse inputs, on the
             host.
-        values: what they are rows of, shape (N, ...).
+        values: the array that has the rows, shape (N, ...).
         axes: (steps, M, batch).
         placement: library and device.
 
     Attributes:
         shape: that of the mini-batches of all networks, (steps, M, batch, ...).
-        values: what they are rows of, shape (N, ...).
+        values: the array that has the rows, shape (N, ...).
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class OwnRows:
         self.ndim = len(self.shape)
 
     def lay_out(self, tree: Any) -> Any:
-        """Return a nesting of arrays, the same, in the order that products with them read best."""
+        """Return a nesting of arrays, stored in the memory order that suits products with them."""
         return self._placement.library.laid_out(tree, self) if self.are_sparse else tree
 
     @property
@@ -131,14 +131,14 @@ class OwnRows:
 
 
 class OwnEpoch(CountedEpoch):
-    """Mini-batches of each network's own; see :class:`Epoch`.
+    """Separate mini-batches for each network; see :class:`Epoch`.
 
     Args:
-        shared: arrays that all networks take rows of, shape (N, ...) each; inputs may be sparse.
-        own: arrays of each network's own, shape (M · N, ...) each, one network after the other.
+        shared: arrays from which all networks take rows, shape (N, ...) each; inputs may be sparse.
+        own: separate arrays for each network, shape (M · N, ...) each, one network after the other.
         orders: the numbers of the rows in the order of each network, shape (M, n), on the host.
-        first_own: the number of the first row of each network in what is its own, shape (M,).
-        batch_size: samples in a mini-batch of a network; the last may be shorter.
+        first_own: the number of each network's first row in ``own``, shape (M,).
+        batch_size: the number of samples in a network's mini-batch; the last may be shorter.
         placement: library and device.
     """
 
@@ -185,7 +185,7 @@ class OwnEpoch(CountedEpoch):
 
 
 def _by_step(orders: np.ndarray, batch_size: int) -> np.ndarray:
-    """Return numbers of rows, shape (M, n), as steps need them: those of a step one after another.
+    """Return numbers of rows, shape (M, n), in the order of the steps, flattened.
 
     Examples:
         >>> _by_step(np.array([[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]), 2)
@@ -202,13 +202,13 @@ class StackSource(OfSamples):
     """Samples on the device for a stack of networks; see :class:`Source`.
 
     Attributes:
-        samples: the samples; their weights may be of each member, shape (members, N).
+        samples: the samples; their weights may differ between members, shape (members, N).
         placement: their library and device.
         members: the numbers of the members in the stack; the list changes as they leave.
-        shuffle: whether each epoch has an order of its own.
+        shuffle: whether each epoch has a new order.
         shared_order: whether it is the same one for all members.
-        rows: the numbers of the rows that each member learns, shape (members, n); None is all.
-        at_once: how many networks take their mini-batches together, at most; None is all.
+        rows: the rows that each member learns from, as numbers, shape (members, n); None is all.
+        at_once: the largest number of networks that take their mini-batches together; None is all.
     """
 
     samples: Samples
@@ -224,12 +224,12 @@ class StackSource(OfSamples):
 
     @property
     def n_rows(self) -> int:
-        """How many samples each member learns in an epoch."""
+        """The number of samples that each member learns from in an epoch."""
         return self.samples.x.shape[0] if self.rows is None else self.rows.shape[1]
 
     @property
     def row_entries(self) -> int:
-        """I + O of each network whose samples are gathered together; once where all share them."""
+        """I + O for each network whose samples are gathered together; once if all share them."""
         entries = entries_of_row(self.samples.x) + self.samples.y.shape[1]
         n = len(self.members)
         return entries if self._is_one_for_all else entries * min(n, self.at_once or n)
@@ -285,11 +285,11 @@ class StackSource(OfSamples):
         return orders
 
     def blocks(self, rows: int) -> Iterator[list[Array]]:
-        """Yield all samples in the order in which they lie."""
+        """Yield all samples in their stored order."""
         return MemorySource(self.samples, self.placement).blocks(rows)
 
     def share(self, rank: int, ranks: int) -> Source:
-        """Refuse: the members of a stack are trained by one process.
+        """Refuse to be shared: the members of a stack are trained by one process.
 
         Raises:
             ValueError: there are several processes.
@@ -314,7 +314,7 @@ def digest_of_rows(rows: Iterable[np.ndarray]) -> str:
 
 @dataclass(frozen=True)
 class RowsSource(OfSamples):
-    """Some rows of samples, to be judged by: no copy of all of them is made.
+    """Some rows of samples, for validation, without a copy of all of them.
 
     Attributes:
         samples: the samples.
@@ -327,7 +327,7 @@ class RowsSource(OfSamples):
     placement: Placement
 
     def blocks(self, rows: int) -> Iterator[list[Array]]:
-        """Yield the rows, at most so many at once."""
+        """Yield the rows, at most so many at a time."""
         inputs = self.samples.x
         if isinstance(inputs, SparseInputs):
             rows = min(rows, inputs.rows_at_once)

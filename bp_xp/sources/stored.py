@@ -1,7 +1,7 @@
-"""A source whose samples lie in a file or a store, and are read block by block.
+"""A source whose samples are in a file or a store, and are read block by block.
 
-The order of an epoch: the blocks are shuffled, so many of them as the buffer holds are read, and
-their rows are shuffled among each other. Both orders follow from the seed.
+The order of an epoch: the blocks are shuffled, as many as fit in the buffer are read, and their
+rows are shuffled together. Both orders follow from the seed.
 """
 
 import contextlib
@@ -39,17 +39,17 @@ __all__ = [
     "told_of_files",
 ]
 
-# Bytes, as the network's floats: what the buffer takes where nobody says, and what is read at once.
+# Bytes, as the network's floats: the default size of the buffer, and the size of one read.
 _BUFFER, _BLOCK = 1 << 28, 1 << 20
-_LEAST_BLOCKS = 16  # of a buffer, so that the rows of each come from many places
+_LEAST_BLOCKS = 16  # in a buffer, so that its rows come from many places
 _ROWS_CHECKED_AT_ONCE = 1 << 16
 _BLOCKS_IN_A_FINGERPRINT, _ROWS_IN_A_FINGERPRINT = 32, 16
 
 
 def is_stored(x: Any) -> bool:
-    """Return whether x has shape, dtype and slicing by rows, and does not lie in memory.
+    """Return whether x has shape, dtype and slicing by rows, and is not in memory.
 
-    A memory-mapped file is such a one, and so are the data sets of HDF5 and Zarr.
+    Memory-mapped files and HDF5 and Zarr data sets are examples.
     """
     if isinstance(x, np.memmap):
         return getattr(x, "_mmap", None) is not None  # rows picked out of one are in memory
@@ -62,34 +62,34 @@ def is_stored(x: Any) -> bool:
 
 
 def check_stored(x: Any, transform: Transform | None, name: str, columns: int) -> None:
-    """Refuse stored inputs of a shape that neither the network nor a transform can take."""
+    """Refuse stored inputs with a shape that neither the network nor a transform accepts."""
     if transform is None:
         intake.check_matrix(x, named(name), columns)
     elif not all(x.shape) or len(x.shape) < 2:
         raise ValueError(
-            f"{named(name)} has shape {tuple(x.shape)}, and transform is given rows of (n, ...)."
+            f"{named(name)} has shape {tuple(x.shape)}, but transform takes rows of (n, ...)."
         )
 
 
 def buffer_rows_of(buffer_size: int | None, columns: int, dtype: str) -> int:
-    """Return how many rows of so many numbers the buffer holds; None is what takes 256 MiB."""
+    """Return how many rows of so many numbers the buffer holds; None means 256 MiB."""
     if buffer_size is not None:
         return buffer_size
     return max(1, _BUFFER // (columns * np.dtype(dtype).itemsize))
 
 
 def read_whole(values: Any) -> Any:
-    """Return what is stored as an array in memory; anything else as it is."""
+    """Return stored data as an array in memory; anything else is returned unchanged."""
     return np.array(values[0 : values.shape[0]]) if is_stored(values) else values
 
 
 class _File(NamedTuple):
-    """A file as it was when the run began.
+    """The state of a file at the start of the run.
 
     Attributes:
-        path: where it is.
-        size: its bytes.
-        changed: when it was last written to, in nanoseconds.
+        path: its path.
+        size: its size in bytes.
+        changed: the time of its last modification, in nanoseconds.
     """
 
     path: str
@@ -97,9 +97,9 @@ class _File(NamedTuple):
     changed: int
 
     def check(self) -> None:
-        """Raise OSError if the file was cut, or written to.
+        """Raise OSError if the file was truncated or modified.
 
-        A file that is cut while a block is read ends the program (SIGBUS), whoever reads it.
+        If a file is truncated while a block is being read, the program ends with SIGBUS.
         """
         now = os.stat(self.path)
         if (now.st_size, now.st_mtime_ns) != (self.size, self.changed):
@@ -113,11 +113,11 @@ class _File(NamedTuple):
 
 
 def files_of(*stored: Any) -> tuple[_File, ...]:
-    """Return the files that samples lie in, as far as these say so."""
+    """Return the files that contain the samples, as far as they are known."""
     found = {}
     for one in stored:
-        # numpy.memmap has a filename itself, and a data set of HDF5 that of its file. What is open
-        # for writing HDF5 may write while rows are read.
+        # numpy.memmap has a filename, and an HDF5 data set has that of its file. HDF5 may write to
+        # a file that is open for writing while rows are read.
         file = getattr(one, "file", None)
         path = getattr(one, "filename", None)
         if path is None and getattr(file, "mode", None) == "r":
@@ -129,7 +129,7 @@ def files_of(*stored: Any) -> tuple[_File, ...]:
 
 
 def told_of_files(files: Sequence[_File]) -> contextlib.AbstractContextManager[None]:
-    """Let an error say which files the samples lie in."""
+    """Add the files of the samples to an error."""
     return told_of(", ".join(file.path for file in files)) if files else contextlib.nullcontext()
 
 
@@ -148,19 +148,19 @@ def make_stored(
     """Return a source of stored samples. All targets are checked now, inputs when they are read.
 
     Args:
-        maker: what is asked of samples.
+        maker: the requirements for samples.
         x: inputs, shape (N, I), with slicing by rows.
         y: labels or targets, (N,) or (N, O), in memory or stored.
         weights: shape (N,), or None.
         class_weight: as for :func:`bp_xp.sources.samples.weigh_classes`.
-        shuffle: whether each epoch has an order of its own.
-        buffer_rows: how many rows are shuffled among each other.
-        timeout: seconds to wait for what is read.
-        sharded: whether the samples are those of one of several processes alone.
+        shuffle: whether each epoch has a new order.
+        buffer_rows: the number of rows that are shuffled together.
+        timeout: seconds to wait for a read.
+        sharded: whether the samples belong to only one of several processes.
 
     Raises:
-        ValueError, TypeError: shapes do not fit, a label is not a class; or of the first rows,
-            what :meth:`PartMaker.make` raises.
+        ValueError, TypeError: shapes do not fit, or a label is not a class; or an error of
+            :meth:`PartMaker.make` for the first rows.
     """
     prefix = maker.prefix
     check_stored(x, maker.transform, f"{prefix}x", maker.model.sizes[0])
@@ -191,7 +191,7 @@ def make_stored(
 
 
 def _sliced(values: Any, name: str, maker: PartMaker) -> Any:
-    """Return targets or weights as what rows can be cut from, on the host."""
+    """Return targets or weights on the host, in a form with slicing by rows."""
     return values if is_stored(values) else to_numpy(intake.check_kind(values, name, host()))
 
 
@@ -215,20 +215,20 @@ def _check_targets(maker: PartMaker, y: Any, n: int) -> tuple[bool, np.ndarray]:
 
 @dataclass(frozen=True)
 class StoredSource:
-    """Samples that are read as they are needed; see :class:`Source`.
+    """Samples that are read when they are needed; see :class:`Source`.
 
-    Twice the buffer is in memory: rows that mini-batches are cut from, and those that come next.
+    Two buffers are in memory: the rows of the current mini-batches, and the next ones.
 
     Attributes:
-        maker: what is asked of samples.
+        maker: the requirements for samples.
         arrays: inputs, targets and perhaps weights, each with slicing by rows.
         has_classes: whether each target is one class.
-        shuffle: whether each epoch has an order of its own.
-        buffer_rows: how many rows are shuffled among each other.
-        timeout: seconds to wait for what is read; None is as long as it takes.
-        files: the files that they lie in, as far as they are known.
-        ranks: (rank, ranks), which share of each mini-batch is taken.
-        sharded: whether the samples are those of one process alone, and have no shares.
+        shuffle: whether each epoch has a new order.
+        buffer_rows: the number of rows that are shuffled together.
+        timeout: seconds to wait for a read; None waits without a limit.
+        files: the files that contain the samples, as far as they are known.
+        ranks: (rank, ranks), the share of each mini-batch to take.
+        sharded: whether the samples belong to a single process, and are not divided.
     """
 
     maker: PartMaker
@@ -250,12 +250,12 @@ class StoredSource:
 
     @property
     def first_rows(self) -> slice:
-        """The rows that are looked at before the first step."""
+        """The rows that are inspected before the first step."""
         return slice(0, min(self.n_rows, self.block_rows))
 
     @property
     def some_targets(self) -> Array:
-        """Targets to look at before the first step, shape (n, O)."""
+        """Targets to inspect before the first step, shape (n, O)."""
         return on_device(self.read(self.first_rows)[1], self.placement, self.maker.dtype)
 
     @property
@@ -265,12 +265,12 @@ class StoredSource:
 
     @property
     def dtype(self) -> str:
-        """That of the inputs where they are stored."""
+        """The dtype of the stored inputs."""
         return str(self.arrays[0].dtype)
 
     @property
     def weighted(self) -> bool:
-        """Whether a mini-batch comes with weights."""
+        """Whether a mini-batch has weights."""
         return len(self.arrays) > 2 or self.maker.per_class is not None
 
     @property
@@ -280,7 +280,7 @@ class StoredSource:
 
     @property
     def block_rows(self) -> int:
-        """How many rows are read at once: a whole number of the chunks that they are stored in."""
+        """The number of rows in one read: a multiple of the chunks that they are stored in."""
         x = self.arrays[0]
         row_bytes = math.prod(x.shape[1:]) * np.dtype(self.maker.dtype).itemsize
         rows = max(1, min(self.buffer_rows // _LEAST_BLOCKS, _BLOCK // row_bytes))
@@ -301,7 +301,7 @@ class StoredSource:
         return StreamEpoch(read, batch_size, self.placement, self.maker.dtype, self.ranks)
 
     def blocks(self, rows: int) -> Iterator[list[Array]]:
-        """Yield all samples in the order in which they lie."""
+        """Yield all samples in their stored order."""
         spans = row_blocks(self.n_rows, rows, self.ranks)
         pieces = self._ahead(lambda: (self.read(span) for span in spans))
         try:
@@ -315,7 +315,7 @@ class StoredSource:
         return self if self.sharded else replace(self, ranks=(rank, ranks))
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of shapes, of what lies in memory, and of some rows of the rest."""
+        """Return the SHA-256 of shapes, of the arrays in memory, and of some rows of the others."""
         digest = hashlib.sha256()
         firsts = np.linspace(0, self.n_rows - 1, _BLOCKS_IN_A_FINGERPRINT, dtype=int)
         for k, values in enumerate(self.arrays):
@@ -325,7 +325,7 @@ class StoredSource:
                 continue
             for first in map(int, firsts):
                 rows: Any = np.asarray(values[first : first + _ROWS_IN_A_FINGERPRINT])
-                if not k:  # so that a run with another transform is another run
+                if not k:  # so that another transform makes another run
                     rows = np.asarray(self.maker.inputs(rows))
                 digest.update(np.ascontiguousarray(rows).tobytes())
         per_class = self.maker.per_class
@@ -333,7 +333,7 @@ class StoredSource:
         return digest.hexdigest()
 
     def read(self, rows: slice) -> Piece:
-        """Return some rows that lie one after the other, checked.
+        """Return some consecutive rows, checked.
 
         Raises:
             OSError: the file changed since the run began.
@@ -351,14 +351,14 @@ class StoredSource:
         return Ahead(read, self.placement, name=name, timeout=self.timeout)
 
     def _groups(self, blocks: np.ndarray, seed: int | None, first_row: int) -> Iterator[Piece]:
-        """Yield the rows of an epoch, a buffer at a time, from the row of the order on."""
+        """Yield the rows of an epoch, a buffer at a time, from a row of the order on."""
         begin, at_once = 0, max(1, self.buffer_rows // self.block_rows)
         for k, first in enumerate(range(0, len(blocks), at_once)):
             starts = blocks[first : first + at_once] * self.block_rows
             spans = [slice(int(s), min(int(s) + self.block_rows, self.n_rows)) for s in starts]
             n = sum(span.stop - span.start for span in spans)
             if begin + n > first_row:
-                # Each buffer has a generator of its own: a run that goes on reads none before.
+                # Each buffer has its own generator, so that a resumed run reads no earlier ones.
                 drawn = None if seed is None else np.random.default_rng([seed, k])
                 skip = max(first_row - begin, 0)
                 yield [part[skip:] for part in self._filled(spans, n, drawn)]

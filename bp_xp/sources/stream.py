@@ -1,4 +1,4 @@
-"""Mini-batches cut from rows that come one piece after the other."""
+"""Mini-batches cut from a stream of pieces of rows."""
 
 from collections import deque
 from collections.abc import Callable
@@ -15,11 +15,11 @@ __all__ = ["StreamEpoch", "on_device"]
 
 
 class StreamEpoch(CountedEpoch):
-    """Mini-batches of one size, cut from pieces of rows wherever these end.
+    """Mini-batches of one size, cut from pieces of rows of any size.
 
     Args:
-        read: begins to read the epoch at a row, counted in its order.
-        batch_size: samples in a mini-batch; the last may be shorter.
+        read: starts to read the epoch at a row, counted in its order.
+        batch_size: the number of samples in a mini-batch; the last may be shorter.
         placement: library and device.
         dtype: the network's dtype.
         share: (rank, ranks): the rows ``rank::ranks`` of each mini-batch are taken.
@@ -39,7 +39,7 @@ class StreamEpoch(CountedEpoch):
         self._held: deque[Piece] = deque()
         self._n_held = 0
         self._error: Exception | None = None
-        self._at = 0  # how many rows of the first piece are used up
+        self._at = 0  # how many rows of the first piece have been used
 
     def take(self, at_most: int) -> list[Array] | None:
         """Return the next mini-batches, or None; see :meth:`Epoch.take`."""
@@ -58,18 +58,18 @@ class StreamEpoch(CountedEpoch):
         return [self._as_batches(part, steps) for part in parts]
 
     def close(self) -> None:
-        """End the reading."""
+        """Stop reading."""
         if self._pieces is not None:
             self._pieces.close()
         self._held.clear()
 
     def _hold(self, pieces: Ahead) -> bool:
-        """Hold another piece; return whether there was one.
+        """Add another piece; return whether there was one.
 
-        An error waits until the mini-batches before it are taken.
+        An error is held back until the mini-batches before it have been taken.
         """
         if self._at:
-            # What is left is copied, so that the memory of its piece is free for the next one.
+            # The remaining rows are copied, so that the memory of their piece can be reused.
             rest = slice(self._at, self._held[0][0].shape[0])
             self._held[0] = [_copied(self._rows(part, rest)) for part in self._held[0]]
             self._at = 0
@@ -120,9 +120,9 @@ class StreamEpoch(CountedEpoch):
 
 
 def on_device(values: Array, placement: Placement, dtype: str) -> Array:
-    """Return values on the device as floats; small integers are moved as they are.
+    """Return values on the device as floats; small integers are moved before the conversion.
 
-    A pixel is a byte on its way, and becomes a float of four where it is used.
+    A pixel is moved as one byte, and becomes a four-byte float on the device.
     """
     if not isinstance(values, np.ndarray):
         return values

@@ -1,7 +1,7 @@
-"""The means to prove that a computation is the same on every array library and device.
+"""Tools to check that a computation gives the same results on every array library and device.
 
-For this project's tests and for other people's. The pytest plugin
-(:mod:`bp_xp.testing.pytest_plugin`) is there as soon as bp_xp is installed; everything here works
+They are for this project's tests and for those of other projects. The pytest plugin
+(:mod:`bp_xp.testing.pytest_plugin`) is available once bp_xp is installed; everything here works
 without pytest as well.
 """
 

@@ -1,8 +1,8 @@
-"""Why a run strays from the reference: what there is to say, and how it is found.
+"""Find and report why a run differs from the reference.
 
-The last parameters that agreed are given to both networks, and one pass forward and back over the
-mini-batch of the step that went wrong tells which quantity of backpropagation is the first to
-differ. A wrong σ shows in every parameter after one step, but in one quantity first.
+Both networks get the last parameters that agreed. One forward and backward pass over the mini-batch
+of the step that went wrong shows which quantity of backpropagation is the first to differ. A wrong
+σ affects every parameter after one step, but one quantity first.
 """
 
 import math
@@ -26,7 +26,7 @@ _ROUNDINGS_OF_A_PASS = 100
 
 
 def explain(run: Other, x: Any, y: Any, options: dict[str, Any]) -> list[str]:
-    """Return what there is to say of a run that strays, in lines.
+    """Return the report on a run that differs, as lines.
 
     Args:
         run: the run; its network and that of the reference are changed.

@@ -1,7 +1,7 @@
-"""A training run as textbooks have it: plain, slow, in NumPy and float64.
+"""A training run in textbook form: plain, slow, in NumPy and float64.
 
-Nothing here is shared with the rooms that it checks. Names of attributes are those of bp_xp's
-optimizers and schedules, of which each is written down a second time.
+It shares no code with the modules that it checks. The names of attributes are those of bp_xp's
+optimizers and schedules, each of which is implemented a second time here.
 """
 
 import math
@@ -262,7 +262,7 @@ class PlainRun:
         return found
 
     def _judge(self, z: np.ndarray, a: np.ndarray, y: np.ndarray) -> tuple[float, bool]:
-        """Return the cost of one sample, and whether its class is told right."""
+        """Return the cost of one sample, and whether it is correctly classified."""
         cost = self._model.cost
         outputs = z if isinstance(cost, MatchedCost) else a
         right = (a[0] > 0.5) == (y[0] > 0.5) if len(a) == 1 else np.argmax(a) == np.argmax(y)
@@ -295,7 +295,7 @@ class PlainRun:
         return slopes @ sigma_prime if activation.coupled else slopes * sigma_prime
 
     def _add_penalties(self, gradients: list[list[np.ndarray]], learning: Sequence[int]) -> None:
-        """Add what penalties have for the gradients of some layers, and keep their limits."""
+        """Add the penalties to the gradients of some layers, and apply the limits."""
         for l in learning:  # noqa: E741
             W = self.layers[l][0]
             gradients[l][0] = gradients[l][0] + self._strength("l2", l) * W

@@ -1,4 +1,4 @@
-"""The runs that a check of parity compares: the reference, and those held against it."""
+"""The runs that a parity check compares: the reference, and the others."""
 
 import math
 from typing import Any, NamedTuple
@@ -15,8 +15,8 @@ from bp_xp.training.history import EpochRecord, History
 
 __all__ = ["Difference", "Other", "Quantity", "Reference", "Values", "difference"]
 
-# A bias whose gradient cancels holds nothing but rounding. So a tensor is measured against its own
-# largest value, or a thousandth of that of its layer if that is more.
+# A bias whose gradient cancels holds only rounding errors. So a tensor's differences are relative
+# to its own largest value, or to a thousandth of that of its layer if that is larger.
 _LEAST_OF_LAYER = 1e-3
 
 
@@ -181,7 +181,7 @@ class Reference(_Run):
             if not math.isfinite(largest):
                 raise DivergenceError(
                     f"the reference {self} diverges: {quantity} is not finite after step "
-                    f"{self.step}, and from then on nothing can be compared. Take a smaller "
+                    f"{self.step}, so that nothing can be compared after it. Use a smaller "
                     f"learning rate, or fewer steps{in_python(', or scaled inputs')}."
                 )
             self._largest[quantity] = max(largest, self._largest.get(quantity, 0.0))
@@ -199,17 +199,17 @@ class Reference(_Run):
 
 
 class Other(_Run):
-    """A run that is held against the reference.
+    """A run that is compared with the reference.
 
     Attributes:
         reference: the run of the reference.
         rtol: the largest difference that passes.
         fault: what is wrong, for the table; empty as long as nothing is.
-        differing: what is too far off, in order.
-        differences: the largest difference before the first step, and after each looked at.
+        differing: the differences that are too large, in order.
+        differences: the largest difference before the first step, and after each compared step.
         where: the step and the tensor of the largest of them.
-        parameters: those of the last two looks at any.
-        error: how the run diverged, if it did.
+        parameters: those of the last two comparisons.
+        error: the error of the run if it diverged.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""What a gradient holds besides the mean cost: weights of samples, penalties, dropout.
+"""The parts of a gradient besides the mean cost: sample weights, penalties, dropout.
 
-On one side is a training step, whose optimizer does nothing but hand the gradient over. On the
-other, what the terms mean, written down in NumPy a second time.
+One side is a training step, whose optimizer only returns the gradient. The other side implements
+these parts a second time, in NumPy.
 """
 
 import math
@@ -27,14 +27,14 @@ _DEVIATIONS = 6.0
 
 @dataclass(frozen=True)
 class Terms:
-    """What a gradient holds besides the mean cost.
+    """The parts of a gradient besides the mean cost.
 
     Attributes:
-        weights: how much each sample counts, shape (N,), on the host; None where all count alike.
+        weights: how much each sample counts, shape (N,), on the host; None if all count equally.
         l1: for each layer, the strength of Σ |w|.
-        l2: likewise of ½ Σ w².
+        l2: for each layer, the strength of ½ Σ w².
         dropout: for each layer from the inputs to the last hidden one, the rate; empty without.
-        masks: what each of these layers passes on, shape (N, sizes[l]), float64; or None.
+        masks: the mask of each of these layers, shape (N, sizes[l]), float64; or None.
     """
 
     weights: np.ndarray | None

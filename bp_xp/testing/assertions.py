@@ -1,4 +1,4 @@
-"""The comparison of results: of what kind they are, and how far apart."""
+"""Comparison of results: their kind, and their distance."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from bp_xp.checks import check_number
 __all__ = ["assert_close"]
 
 _SHOWN = 5
-"""How many tensors a message tells of: a wrong first layer makes all the others wrong as well."""
+"""The number of tensors in a message: a wrong first layer makes all the others wrong as well."""
 
 
 def assert_close(
@@ -23,20 +23,20 @@ def assert_close(
     atol: float | None = None,
     equal_nan: bool = False,
 ) -> None:
-    """Check that two results are of the same library, device, dtype and shape, and close.
+    """Check that two results have the same library, device, dtype and shape, and are close.
 
     |actual − expected| ≤ atol + rtol · |expected|, for each value.
 
-    Where no tolerance is given it follows from the dtype, whose rounding is eps. rtol = eps^⅔, that
-    is 2.4e-5 in float32 and 3.7e-11 in float64: tight enough to find products that a GPU took in
-    TF32. atol = 32 · eps · max |expected|, and at most rtol of it: a sum of terms of that size is
-    rounded by so much, however small it comes out. Where all of ``expected`` is zero that is
-    nothing: pass an atol. Integers and booleans must be equal.
+    The default tolerances follow from the dtype, whose rounding is eps. rtol = eps^⅔, that is
+    2.4e-5 in float32 and 3.7e-11 in float64: tight enough to detect products that a GPU computed in
+    TF32. atol = 32 · eps · max |expected|, and at most rtol of it: a sum of terms of that size has
+    this rounding error, however small the sum is. If all of ``expected`` is zero, so is the default
+    atol: pass one. Integers and booleans must be equal.
 
     Args:
-        actual: what was computed: an array of any library and shape, a Python number, or a list or
-            tuple of these, such as a list of ``Layer``, nested as deep as you like.
-        expected: what it should be, of the same kind; ``placement.asarray`` makes an array of it.
+        actual: the computed result: an array of any library and shape, a Python number, or a list
+            or tuple of these, such as a list of ``Layer``, nested to any depth.
+        expected: the expected result, of the same kind; ``placement.asarray`` makes an array of it.
         rtol: relative tolerance, of each value; None for that of the dtype.
         atol: absolute tolerance; None for that of the dtype.
         equal_nan: whether NaN equals NaN.

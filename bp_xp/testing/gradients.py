@@ -1,8 +1,8 @@
-"""Backpropagation held against differences of the cost.
+"""Backpropagation compared with differences of the cost.
 
-The cost of a network is one function of all its parameters. Along a line through them, θ + t d, its
-slope at t = 0 is ⟨∂C/∂θ, d⟩, whatever backpropagation has to say, and differences of a few values
-of the cost show that slope.
+The cost of a network is a function of all its parameters. Along a line through them, θ + t d, its
+slope at t = 0 is ⟨∂C/∂θ, d⟩, and differences of a few values of the cost give that slope
+independently of backpropagation.
 """
 
 from collections.abc import Sequence
@@ -40,16 +40,16 @@ _ROUNDING_SHARE = 0.01
 
 @dataclass(frozen=True)
 class TensorCheck:
-    """What became of one tensor of derivatives.
+    """The result for one tensor of derivatives.
 
     Attributes:
         layer: l, from 1, the first after the inputs.
         name: ``"W"`` or ``"b"``.
         shape: (O, I) or (O,).
-        lines: what was checked: ``"entries"``, each derivative by itself, or ``"directions"``.
-        checked: how many of them.
-        left_out: how many could not be checked: at a kink of the cost, or too small to be told
-            from its rounding.
+        lines: what was checked: ``"entries"``, each derivative separately, or ``"directions"``.
+        checked: the number of those checked.
+        left_out: the number that could not be checked: at a kink of the cost, or too small compared
+            with its rounding.
         error: the largest difference, relative to the largest derivative of the tensor.
         index: where that is, or None for a direction.
         claimed: the derivative there, by backpropagation.
@@ -164,34 +164,33 @@ def check_gradients(
     step: float = 1e-3,
     seed: int = 0,
 ) -> GradientReport:
-    """Hold a network's gradient against differences of its mean cost.
+    """Compare a network's gradient with differences of its mean cost.
 
     ⟨∂C/∂θ, d⟩ ≈ (8 [C(θ + h d) − C(θ − h d)] − [C(θ + 2h d) − C(θ − 2h d)]) / 12 h
 
     Here θ is one tensor, the W or b of a layer, and d has length 1: one entry, or a random
-    direction, in which a defect anywhere in the tensor shows. The differences are taken with a
-    copy of the network in float64, on its own library and device, or on NumPy where the device has
-    no float64. The network itself is only asked for ``backprop(x, y)``, and is left as it came.
+    direction, in which a defect anywhere in the tensor shows. The differences are computed with a
+    copy of the network in float64, on its own library and device, or on NumPy if the device has no
+    float64. The network itself only runs ``backprop(x, y)``, and does not change.
 
-    With weights, penalties or dropout, the gradient is the one that a training step gives its
-    optimizer, and the cost is Σ wₙ Cₙ / Σ wₙ + Σ (l1 |w| + ½ l2 w²), with what dropout leaves out
-    left out: all of this is written down here a second time, so that what is wrong alike on all
-    libraries is found.
+    With weights, penalties or dropout, the gradient is the one that a training step passes to its
+    optimizer, and the cost is Σ wₙ Cₙ / Σ wₙ + Σ (l1 |w| + ½ l2 w²), without the neurons that
+    dropout leaves out. All of this is implemented here a second time, so that errors that are the
+    same on all libraries are found.
 
-    Where the cost has a kink (ReLU at z = 0) within reach of h, its slopes to the left and to the
-    right differ. The gradient may then be either of them. If it is neither, h is made smaller; and
-    if the slopes still differ by as much as the gradient differs from them, nothing can be said,
-    and the line is left out and counted. So is a tensor whose derivatives drown in the rounding of
-    the cost.
+    If the cost has a kink (ReLU at z = 0) within reach of h, its left and right slopes differ. The
+    gradient may then be either of them. If it is neither, h is made smaller. If the slopes still
+    differ by as much as the gradient differs from them, the line cannot be checked; it is left out
+    and counted. The same applies to a tensor whose derivatives are below the rounding of the cost.
 
     Args:
-        network: on any backend. To check a ``backprop`` of one's own, override it in a subclass.
+        network: on any backend. To check your own ``backprop``, override it in a subclass.
         x: inputs, shape (N, I).
         y: labels, shape (N,), or targets, shape (N, O).
         weights: how much each sample counts, shape (N,), or None.
-        l1: as in ``fit``, like the next two.
-        l2: likewise.
-        dropout: likewise.
+        l1: as in ``fit``.
+        l2: as in ``fit``.
+        dropout: as in ``fit``.
         directions: None checks each entry of tensors of at most 100 entries, and 8 random
             directions in larger ones; ``"all"`` checks each entry of every tensor, and a number
             takes as many random directions in every tensor.
@@ -205,9 +204,9 @@ def check_gradients(
 
     Raises:
         AssertionError: a derivative is wrong, or more of a tensor was left out than checked; the
-            message holds the table, and names the worst derivative. Or a mask is none of dropout.
+            message has the table, and names the worst derivative. Or a mask is not one of dropout.
         ValueError: shapes do not fit, or the cost is not finite.
-        TypeError: an argument of the wrong kind.
+        TypeError: an argument has the wrong type.
 
     Examples:
         >>> network = Network([3, 4, 2], activation="tanh", dtype="float64", seed=0)

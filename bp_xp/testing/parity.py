@@ -1,8 +1,8 @@
 """Parity: one network, built on several backends from one seed, takes the same steps on each.
 
 The first target is the reference. It is trained first, and its parameters after each step are kept
-on the host; every other target is held against them while it trains (``_runs``). Where one strays,
-the cause is looked for in the quantities of backpropagation (``_causes``).
+on the host; every other target is compared with them while it trains (``_runs``). If one differs,
+the quantities of backpropagation are searched for the cause (``_causes``).
 """
 
 import inspect
@@ -149,10 +149,11 @@ def assert_parity(
     target's own engine, and the parameters are compared before the first step and after each, the
     mean cost after each complete epoch.
 
-    The parameters of the reference after each step stay on the host meanwhile: 8 (float32: 4) bytes
-    a parameter and step. And an engine that is looked at after each step takes them one by one,
-    where it otherwise takes dozens at once. ``every=50`` needs a fiftieth of the memory and lets
-    engines take up to 50 at once; the step of a difference, and its cause, are then found with 1.
+    The parameters of the reference after each step stay on the host: 8 (float32: 4) bytes per
+    parameter and step. If parameters are compared after each step, an engine takes steps one by
+    one, although it could take dozens together. ``every=50`` needs a fiftieth of the memory and
+    lets engines take up to 50 together; then use ``every=1`` to find the step of a difference and
+    its cause.
 
     Args:
         build: makes the network, called as ``build(backend=..., device=...)``; it must pass both
@@ -160,27 +161,27 @@ def assert_parity(
         x: inputs, shape (N, I), on the host.
         y: labels, shape (N,), or targets, shape (N, O), on the host.
         backends: the targets, two or more, such as ``["numpy", "torch", "torch-cuda:0"]``; the
-            first is the reference. A backend alone is its default device. One that does not work
-            here is an error. None takes all targets that bp_xp knows, that work here and have the
-            network's dtype, with NumPy as the reference.
-        steps: how many steps to take; fewer are taken where ``early_stopping`` ends the runs.
-        every: compare after each so many steps; ``steps`` is a multiple of it.
+            first is the reference. A backend without a device means its default device. It is an
+            error if one does not work here. None takes all targets that bp_xp supports, that work
+            here and have the network's dtype, with NumPy as the reference.
+        steps: the number of steps to take; fewer if ``early_stopping`` ends the runs.
+        every: compare after every this many steps; ``steps`` must be a multiple of it.
         rtol: the largest difference that passes, relative to the largest value that the tensor has
             had so far, or to a thousandth of that of its layer if that is more. None is
             ``RTOL`` for the network's dtype.
         fit_options: those of ``fit``, such as batch_size, optimizer, dropout, sample_weight; all
-            but epochs, callbacks, checkpoint and warm_start. The runs share
-            the objects: an optimizer keeps its state in what ``init`` and ``update`` return.
+            except epochs, callbacks, checkpoint and warm_start. The runs share the objects, since
+            an optimizer keeps its state only in the results of ``init`` and ``update``.
 
     Returns:
         A report with a row for each target. It prints as a table.
 
     Raises:
-        AssertionError: a target strays. The message names the first step and tensor that differ and
-            by how much, and what the cause can be.
-        ValueError: fewer than two targets, an unknown one, a number out of range, networks that are
-            not those asked for, or what ``fit`` raises.
-        TypeError: an argument of the wrong kind, or an option of ``fit`` that does not serve here.
+        AssertionError: a target differs. The message names the first step and tensor that differ,
+            by how much, and the possible cause.
+        ValueError: there are fewer than two targets, or an unknown one, a number is out of range,
+            the networks are not the requested ones, or ``fit`` raises it.
+        TypeError: an argument has the wrong type, or an option of ``fit`` cannot be used here.
         DivergenceError: the reference is no longer finite.
         ImportError, DeviceError: a target does not work here.
 
@@ -241,7 +242,7 @@ def _compared_row(run: Other) -> ParityRow:
 
 
 def _places(backends: Any) -> list[Placement]:
-    """Return where the networks shall be."""
+    """Return the placements of the networks."""
     if backends is None:
         works, absent = probe_targets(default_targets())
         if len(works) < 2:
@@ -259,14 +260,14 @@ def _places(backends: Any) -> list[Placement]:
 
 
 def _check_build(build: Any) -> None:
-    """Refuse what can't be called as a build is."""
+    """Refuse a ``build`` that cannot be called with ``backend`` and ``device``."""
     came = f"{type(build).__name__}, which makes no network"
     if callable(build) and not isinstance(build, Network):
         try:
             inspect.signature(build).bind(backend="", device="")
         except TypeError as error:
             came = f"one that can't be called so: {error}"
-        except ValueError:  # it does not tell its signature
+        except ValueError:  # it has no readable signature
             return
         else:
             return
@@ -297,7 +298,7 @@ def _build(build: Build, placement: Placement) -> Network:
 
 
 def _check_alike(networks: Sequence[Network]) -> None:
-    """Refuse networks that can't be compared."""
+    """Refuse networks that cannot be compared."""
     first = networks[0]
     for network in networks[1:]:
         for what in ("sizes", "dtype"):

@@ -1,4 +1,4 @@
-"""A target is a backend and one of its devices, named in text as ``torch`` or ``torch-cuda:0``."""
+"""A target is a backend and one of its devices, with names like ``torch`` or ``torch-cuda:0``."""
 
 import warnings
 from collections.abc import Iterable

@@ -1,9 +1,9 @@
-"""Training held against a plain reference: a run of ``fit``, and the same run as textbooks have it.
+"""Training compared with a plain reference: a run of ``fit``, and the same run in textbook form.
 
-The reference is written a second time, in NumPy and float64: sample by sample, as in the book, with
-the rules of optimizers and schedules as their papers have them. It shares no line with the step,
-the optimizers, the schedules and the totals of an epoch; it takes from the network what σ, σ′, C
-and ∇C are, which :func:`bp_xp.testing.check_gradients` holds against each other.
+The reference is a second implementation, in NumPy and float64: sample by sample, as in the book,
+with the rules of optimizers and schedules from their papers. It shares no code with the step, the
+optimizers, the schedules and the totals of an epoch; it takes σ, σ′, C and ∇C from the network,
+which :func:`bp_xp.testing.check_gradients` checks.
 """
 
 import math
@@ -63,10 +63,10 @@ def check_training(
     tolerance: float | None = None,
     **options: Any,
 ) -> TrainingReport:
-    """Hold a run of ``fit`` against a plain reference in NumPy.
+    """Compare a run of ``fit`` with a plain reference in NumPy.
 
-    After each step the parameters are compared, after each epoch its mean cost, its accuracy, and
-    those of the validation data. The network is left as it came: a copy is trained.
+    The parameters are compared after each step. The mean cost and the accuracy, also of the
+    validation data, are compared after each epoch. A copy is trained; the network does not change.
 
     Args:
         network: on any backend.
@@ -86,9 +86,9 @@ def check_training(
         A report, which prints as a line.
 
     Raises:
-        AssertionError: the run strays; the message says after which step, where, and what to look
-            at.
-        TypeError: an option that the reference does not have, or an optimizer without a rule.
+        AssertionError: the run differs; the message says after which step, where, and what to check
+            first.
+        TypeError: the reference does not have an option, or an optimizer has no rule.
         ValueError: as for ``fit``.
 
     Examples:

@@ -1,8 +1,8 @@
-"""A context in which nothing may come back from the device.
+"""A context that forbids transfers from the device to the host.
 
-A value that is read back stops the host until the device has come so far: one ``float(cost)`` a
-step can cost more than the step. On a CPU nobody notices, so that such a line is found late. Here
-it fails, also where the device is the CPU.
+Reading a value back makes the host wait for the device: one ``float(cost)`` per step can cost more
+than the step. On a CPU this goes unnoticed, so such a line is found late. In this context it fails,
+even if the device is the CPU.
 """
 
 import contextlib
@@ -43,8 +43,8 @@ _NOT_USERS = (
 class HostTransferError(AssertionError):
     """A value was read back to the host inside :func:`no_host_transfer`.
 
-    An ``AssertionError``, since it is a test that fails; and so that code which tries one
-    conversion after another, and takes a ``TypeError`` for a no, does not hide it.
+    It is an ``AssertionError``, since a test fails; and so that code that tries one conversion
+    after another, and catches a ``TypeError``, does not hide it.
     """
 
 
@@ -52,7 +52,7 @@ class HostTransferError(AssertionError):
 def no_host_transfer(*namespaces: Namespace) -> Iterator[None]:
     """Let every conversion to NumPy, and every other read-back to the host, fail.
 
-    Inside, arrays may be made of host values, and computed with. What looks at their values is a
+    Inside, arrays may be made from host values, and used in computations. Reading their values is a
     :class:`HostTransferError` that names the call and the line: ``float``, ``bool``, ``int``, an
     array as an index of a list, ``numpy.asarray``, NumPy's functions, ``item``, ``tolist``,
     printing, export by DLPack to the CPU, a copy from another device to the CPU. Where a library

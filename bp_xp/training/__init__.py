@@ -1,10 +1,10 @@
-"""Training: the step, what drives a run, and what is kept of it. Read it in this order.
+"""Training: the step, the code that drives a run, and its records. Read it in this order.
 
 ``step`` (a pure function of arrays), ``looks`` (steps, chunk by chunk, and the looks between them),
-``trainer`` (drives every run, and tells its observers), ``fitting`` (from the arguments of ``fit``
-to a run). Beside them ``arguments`` (what people pass becomes settings), ``evaluation``,
-``prediction``, ``history``, ``callbacks``, ``checkpoint``, ``progress``, ``divergence`` and
-``reduction``.
+``trainer`` (drives every run, and notifies its observers), ``fitting`` (turns the arguments of
+``fit`` into a run). The other modules are ``arguments`` (turns user arguments into settings),
+``evaluation``, ``prediction``, ``history``, ``callbacks``, ``checkpoint``, ``progress``,
+``divergence`` and ``reduction``.
 """
 
 __all__: list[str] = []

@@ -16,14 +16,14 @@ __all__ = ["begin_alike", "describe_process", "digest_of"]
 
 
 def begin_alike(network: Any, ranks: Ranks) -> None:
-    """Give a network on each process the parameters, generator and seed of that on rank 0.
+    """Copy the parameters, generator and seed of the network on rank 0 to all processes.
 
-    The members of an ensemble get those of its members.
+    The members of an ensemble get those of the members on rank 0.
 
-    A network without a seed draws another one on each process.
+    This is needed because a network without a seed draws a different one on each process.
 
     Raises:
-        RuntimeError: the networks differ in more than numbers.
+        RuntimeError: the networks differ in more than their numbers.
     """
     if not ranks.are_several:
         return
@@ -38,7 +38,7 @@ def begin_alike(network: Any, ranks: Ranks) -> None:
 
 
 def describe_process(network: Any) -> dict[str, Any]:
-    """Return what makes steps what they are, besides settings and samples: versions and engine."""
+    """Return what steps depend on besides settings and samples: versions and the engine."""
     placement = network.placement
     return {
         "backend": placement.backend,

@@ -1,4 +1,4 @@
-"""From the arguments that people pass to the settings of a run, in one place for all that train."""
+"""Turn user arguments into the settings of a run, in one place for everything that trains."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
@@ -33,7 +33,7 @@ MetricLike: TypeAlias = str | Metric | Callable[..., Array]
 
 
 class RegularizationTerms(TypedDict, total=False):
-    """The fields of :class:`~bp_xp.Regularization`, as ``fit`` takes them by name."""
+    """The fields of :class:`~bp_xp.Regularization`, as ``fit`` accepts them by name."""
 
     l1: float | Sequence[float]
     l2: float | Sequence[float]
@@ -49,16 +49,16 @@ class Settings:
 
     Attributes:
         optimizer: how gradients move parameters.
-        epochs: passes over the samples.
-        batch_size: samples in a mini-batch; the last of an epoch may be shorter.
+        epochs: the number of passes over the samples.
+        batch_size: the number of samples in a mini-batch; the last of an epoch may be shorter.
         regularization: penalties, dropout, limits.
-        trainable: whether each layer learns; empty where all do.
+        trainable: whether each layer learns; empty if all do.
         metrics: what to measure after each epoch, besides cost and accuracy.
-        shuffle: whether each epoch has an order of its own.
-        progress: whether to show how the run goes.
-        own_terms: the fields of the regularization of which each network of a stack has its own.
-        buffer_size: how many rows of stored samples are shuffled among each other; None where
-            samples are in memory, or come as they are made.
+        shuffle: whether each epoch has a new order.
+        progress: whether to show the progress of the run.
+        own_terms: the fields of the regularization that differ between the networks of a stack.
+        buffer_size: the number of rows of stored samples that are shuffled together; None if
+            samples are in memory or come in batches.
     """
 
     optimizer: Optimizer
@@ -75,16 +75,16 @@ class Settings:
 
 @dataclass(frozen=True, init=False)
 class PerMember:
-    """One value for each member of an ensemble, in the place of one for all.
+    """One value for each member of an ensemble, instead of one for all.
 
-    Value k is what ``Network.fit`` would take of member k alone, so that it may be a list with one
-    for each layer itself.
+    Value k is what ``Network.fit`` would accept for member k alone, so it may itself be a list with
+    one value for each layer.
 
     Args:
         values: the values, one for each member.
 
     Raises:
-        TypeError: they are no list.
+        TypeError: the values are not a list.
 
     Examples:
         >>> from bp_xp import SGD
@@ -95,7 +95,7 @@ class PerMember:
     values: tuple[Any, ...]
 
     misplaced = "PerMember goes around whole values, as in PerMember([SGD(0.5), SGD(0.1)])."
-    """What is said where one stands for a number."""
+    """The advice in the error for a PerMember that was passed as a number."""
 
     def __init__(self, values: Iterable[Any]) -> None:
         if isinstance(values, str) or not isinstance(values, Iterable):
@@ -106,10 +106,10 @@ class PerMember:
 
 
 def per_member(value: Any, n_members: int, name: str) -> list[Any]:
-    """Return a value for each member of an ensemble: its own, or the one for all.
+    """Return a list with the value of each member of an ensemble.
 
     Raises:
-        ValueError: there are too many or too few.
+        ValueError: there are too many or too few values.
     """
     if not isinstance(value, PerMember):
         return [value] * n_members
@@ -117,21 +117,21 @@ def per_member(value: Any, n_members: int, name: str) -> list[Any]:
 
 
 def is_optimizer(value: Any) -> bool:
-    """Return whether a value has what an optimizer has."""
+    """Return whether a value has the methods of an optimizer."""
     return not isinstance(value, type) and hasattr(value, "init") and hasattr(value, "update")
 
 
 def as_optimizer(optimizer: Any) -> Optimizer:
-    """Return an optimizer, or the one that a name stands for, with its defaults.
+    """Return an optimizer; a name gives the optimizer of that name with its defaults.
 
     Raises:
         ValueError: no optimizer has that name.
-        TypeError: it is no optimizer.
+        TypeError: the value is not an optimizer.
     """
     chosen = checks.check_choice(optimizer, OPTIMIZERS, "optimizer")
     if not is_optimizer(chosen):
         raise TypeError(
-            "optimizer must be one such as SGD(0.1), or one of the names "
+            "optimizer must be an optimizer such as SGD(0.1), or one of the names "
             f"{', '.join(map(repr, OPTIMIZERS))}, not {optimizer!r}."
         )
     return chosen
@@ -140,14 +140,14 @@ def as_optimizer(optimizer: Any) -> Optimizer:
 def as_callbacks(
     callbacks: Any, early_stopping: Any = None
 ) -> tuple[list[Callback], EarlyStopping | None]:
-    """Return callbacks, one or a list of them, and what stops the run early.
+    """Return a list of callbacks, and the early stopping of the run, if any.
 
-    An :class:`EarlyStopping` may stand among the callbacks; ``early_stopping`` may be a number,
-    which is its patience.
+    The callbacks may include an :class:`EarlyStopping`; ``early_stopping`` may be a number, which
+    is its patience.
 
     Raises:
-        TypeError: something that is neither.
-        ValueError: there are two that stop early.
+        TypeError: a value is neither a callback nor an early stopping.
+        ValueError: there is more than one early stopping.
     """
     several = [callbacks] if _is_single(callbacks, Callback, EarlyStopping) else list(callbacks)
     stopping = [one for one in several if isinstance(one, EarlyStopping)]
@@ -156,12 +156,12 @@ def as_callbacks(
             early_stopping = EarlyStopping(patience=early_stopping)
         if not isinstance(early_stopping, EarlyStopping):
             raise TypeError(
-                "early_stopping must be one such as EarlyStopping(), or a number of epochs without "
+                "early_stopping must be an EarlyStopping(), or a number of epochs without "
                 f"an improvement, such as 10, not {early_stopping!r}."
             )
         stopping.append(early_stopping)
     if len(stopping) > 1:
-        raise ValueError(f"{len(stopping)} EarlyStopping were passed: a run takes one.")
+        raise ValueError(f"{len(stopping)} EarlyStopping were passed: a run takes only one.")
     others = [as_callback(one) for one in several if not isinstance(one, EarlyStopping)]
     return others, stopping[0] if stopping else None
 
@@ -170,8 +170,8 @@ def as_metrics(metrics: Any) -> tuple[Metric, ...]:
     """Return metrics: one name, Metric or function, or a list of these.
 
     Raises:
-        ValueError: no metric has that name, or a name does not tell two values apart.
-        TypeError: it is nothing of the kind.
+        ValueError: no metric has that name, or two values would have the same name.
+        TypeError: a value is not a metric.
     """
     several = [metrics] if _is_single(metrics, str, Metric) else metrics
     chosen: dict[str, Metric] = {}
@@ -179,8 +179,8 @@ def as_metrics(metrics: Any) -> tuple[Metric, ...]:
         name = metric.name
         if name in ("cost", "accuracy") and metric is not METRICS.get(name):
             raise ValueError(
-                f"a metric of your own is named {name!r}, as a value that each run records: give "
-                "it another name."
+                f"a custom metric is named {name!r}, like a value that each run records: give it "
+                "another name."
             )
         if chosen.setdefault(name, metric) != metric:
             raise ValueError(
@@ -191,27 +191,27 @@ def as_metrics(metrics: Any) -> tuple[Metric, ...]:
 
 
 def _is_single(value: Any, *kinds: type) -> bool:
-    """Return whether a value is one of what may come as a list."""
+    """Return whether a value is a single item, where a list would be accepted too."""
     return isinstance(value, kinds) or (callable(value) and not isinstance(value, Iterable))
 
 
 def as_regularization(regularization: Any, terms: dict[str, Any], hidden: int) -> Regularization:
-    """Return what regularizes a network of so many hidden layers, with a dropout rate by layer.
+    """Return the regularization of a network, with a dropout rate for each layer.
 
     Args:
         regularization: a :class:`Regularization`, or None.
-        terms: fields of one, as they were passed by name.
+        terms: its fields, if they were passed by name.
         hidden: the number of hidden layers.
 
     Raises:
-        ValueError: a number is out of its range, or there are too many or too few.
-        TypeError: a name that is no field, or no number.
+        ValueError: a number is out of range, or there are too many or too few values.
+        TypeError: a name is not a field, or a value is not a number.
     """
     names = [field.name for field in fields(Regularization)]
     for name in terms:
         if name == "learning_rate":
             raise TypeError(
-                "fit takes no learning_rate: it is the optimizer's, as in optimizer=SGD(0.1)."
+                "fit takes no learning_rate: pass it to the optimizer, as in optimizer=SGD(0.1)."
             )
         if name not in names:
             hint = checks.did_you_mean(name, [*names, *_FIT_WORDS])
@@ -224,7 +224,7 @@ def as_regularization(regularization: Any, terms: dict[str, Any], hidden: int) -
         )
     elif terms:
         raise ValueError(
-            f"pass {', '.join(terms)} within regularization=Regularization(...), not beside it."
+            f"pass {', '.join(terms)} in regularization=Regularization(...), not next to it."
         )
     else:
         given = {name: getattr(regularization, name) for name in names}
@@ -270,11 +270,11 @@ def _dropout_rates(dropout: Any, hidden: int) -> tuple[float, ...]:
 
 
 def as_trainable(trainable: Any, layers: int) -> tuple[bool, ...]:
-    """Return whether each layer learns; empty where all do.
+    """Return whether each layer learns; empty if all do.
 
     Raises:
-        ValueError: there are too many or too few, or no layer learns.
-        TypeError: one is neither True nor False.
+        ValueError: there are too many or too few values, or no layer learns.
+        TypeError: a value is neither True nor False.
     """
     if trainable is None:
         return ()
@@ -292,7 +292,7 @@ def as_trainable(trainable: Any, layers: int) -> tuple[bool, ...]:
 
 
 def check_switch(value: Any, name: str) -> None:
-    """Refuse what is neither True nor False."""
+    """Refuse a value that is neither True nor False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, not {value!r}.")
 
@@ -304,16 +304,17 @@ _OTHER_NAMES = {"mean_absolute_error": "mae", "mean_squared_error": "mse"}
 
 
 def metric_named(metric: str | Metric | Callable[..., Array]) -> Metric:
-    """Return the metric that is meant.
+    """Return a metric from a name, a Metric or a function.
 
     Args:
         metric: a name, such as ``"f1"`` or ``"top_5"``; a Metric; or a function of (a, y, *, xp),
-            or (a, y, *, weights, xp) if it takes the weights of the samples, of which a higher
-            value is taken to be better, for any targets: give a :class:`Metric` to say otherwise.
+            or (a, y, *, weights, xp) if it takes the weights of the samples. For a function, a
+            higher value is assumed to be better and any targets are allowed; pass a
+            :class:`Metric` to change that.
 
     Raises:
-        ValueError: no metric has that name; the message lists those there are.
-        TypeError: it is nothing of the kind.
+        ValueError: no metric has that name; the message lists the metrics.
+        TypeError: the value is not a metric.
 
     Examples:
         >>> metric_named("top_5").name

@@ -1,4 +1,4 @@
-"""What can happen besides the steps of a run: early stopping, and callbacks of one's own."""
+"""Callbacks: custom actions during a run, and early stopping."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,54 +14,56 @@ __all__ = ["Callback", "CallbackLike", "EarlyStopping", "StopWhen", "as_callback
 
 
 class Callback:
-    """Something to do at certain moments of a run; a subclass overrides what it needs.
+    """Actions at certain moments of a run; a subclass overrides the methods that it needs.
 
-    Each method is given the network, with the parameters of that moment, and the history so far.
-    ``on_epoch_end`` and ``on_steps`` may return True to end the run, and may assign
-    ``network.layers``: the run then goes on from these parameters, later callbacks see them, and a
-    checkpoint holds them. At any other moment, and to anything else of the network, a callback must
-    not write. The record of the epoch and the best parameters of early stopping are of before.
+    Each method gets the network, with its parameters at that moment, and the history so far.
+    ``on_epoch_end`` and ``on_steps`` may return True to end the run. They may also assign
+    ``network.layers``: the run then continues from these parameters, later callbacks see them, and
+    a checkpoint stores them. The record of the epoch and the best parameters of early stopping are
+    those from before the assignment. A callback must not modify the network at any other moment or
+    in any other way.
 
     Attributes:
-        every: ``on_steps`` is called after each so many steps; 0 for never.
+        every: the number of steps between two calls of ``on_steps``; 0 for never.
     """
 
     every: int = 0
 
     def on_train_start(self, network: Any, history: History) -> None:
-        """Act before the first step."""
+        """Called before the first step."""
 
     def on_epoch_start(self, network: Any, history: History) -> None:
-        """Act before an epoch; ``len(history)`` epochs are complete."""
+        """Called before an epoch; ``len(history)`` epochs are complete."""
 
     def on_steps(self, network: Any, history: History, step: int) -> bool | None:
-        """Act after each ``every`` steps; ``step`` counts them over the whole run."""
+        """Called after each ``every`` steps; ``step`` counts the steps of the whole run."""
 
     def on_epoch_end(self, network: Any, history: History) -> bool | None:
-        """Act after an epoch, whose record is ``history[-1]``."""
+        """Called after an epoch, whose record is ``history[-1]``."""
 
     def should_stop(self) -> bool:
-        """Return whether the run shall end now; asked every few steps.
+        """Return whether the run should end now; called every few steps.
 
-        The step under way is complete, and the run ends as with Ctrl-C, with
+        The current step is completed, and the run ends as with Ctrl-C, with
         ``history.stopped == "interrupt"``.
         """
         return False
 
     def on_train_end(self, network: Any, history: History) -> None:
-        """Act once the run is over, whatever ended it; ``history.stopped`` tells."""
+        """Called when the run is over, whatever ended it; ``history.stopped`` has the reason."""
 
 
 class StopWhen(Callback):
-    """Ends a run once a function says so, as with Ctrl-C.
+    """Ends a run when a function returns True, as Ctrl-C does.
 
-    A script that must react to SIGTERM lets its handler set what the function returns.
+    To react to SIGTERM, for example, let the signal handler set what the function returns.
 
     Args:
-        condition: takes nothing, returns whether the run shall end; asked every few steps.
+        condition: a function without arguments that returns whether the run should end; called
+            every few steps.
 
     Raises:
-        TypeError: it can't be called.
+        TypeError: the condition is not callable.
 
     Examples:
         >>> import threading
@@ -75,7 +77,7 @@ class StopWhen(Callback):
         self._condition = condition
 
     def should_stop(self) -> bool:
-        """Return what the function says."""
+        """Return the result of the function."""
         return bool(self._condition())
 
 
@@ -94,11 +96,11 @@ CallbackLike: TypeAlias = Callback | Callable[[Any, History], bool | None]
 
 
 def as_callback(callback: Any) -> Callback:
-    """Return a callback, or a plain function as one.
+    """Return a callback; a plain function is wrapped in one.
 
     Raises:
-        TypeError: it is neither.
-        ValueError: its ``every`` is no number of steps.
+        TypeError: the value is neither a callback nor a function.
+        ValueError: its ``every`` is not a number of steps.
     """
     if isinstance(callback, type) or not (isinstance(callback, Callback) or callable(callback)):
         raise TypeError(
@@ -113,23 +115,23 @@ def as_callback(callback: Any) -> Callback:
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Ends a run when a value has stopped improving, and goes back to the best parameters.
+    """Ends a run when a value has stopped improving, and restores the best parameters.
 
     Args:
-        monitor: name of the value, as in a record of the history: ``"validation_cost"``,
+        monitor: the name of the value, as in a record of the history: ``"validation_cost"``,
             ``"validation_accuracy"``, ``"cost"``, ``"validation_f1"`` ...
-        patience: how many epochs in a row without an improvement end the run.
+        patience: the number of consecutive epochs without an improvement that ends the run.
         min_delta: how much better than the best a value must be to count, at least 0.
-        restore_best: whether the network gets the parameters of the best epoch, whatever ended the
-            run, or keeps the last ones.
-        higher_is_better: whether more is better; None tells by the name.
+        restore_best: whether to restore the parameters of the best epoch, whatever ended the run;
+            otherwise the network keeps the last ones.
+        higher_is_better: whether higher values are better; None derives it from the name.
 
     Raises:
-        ValueError: a number is out of its range, or the name does not tell the direction.
-        TypeError: an argument of the wrong kind.
+        ValueError: a number is out of range, or the name does not show the direction.
+        TypeError: an argument has the wrong type.
 
-    In PyTorch: nothing. Keras's EarlyStopping has the same patience, and goes back to the best
-    parameters only if told to (``restore_best_weights``).
+    In PyTorch: no equivalent. Keras's EarlyStopping has the same patience, and restores the best
+    parameters only with ``restore_best_weights``.
 
     References:
         Nielsen, ch. 3, 'Use early stopping to determine the number of training epochs'.
@@ -152,7 +154,7 @@ class EarlyStopping:
             improves_upwards(self.monitor)
 
     def best_epoch(self, history: History) -> int | None:
-        """Return the number of the best epoch so far, the first of equals; None before any.
+        """Return the number of the best epoch so far, the first of equal ones; None before any.
 
         Raises:
             ValueError: the history has no such values.
@@ -166,16 +168,16 @@ class EarlyStopping:
         for record, value, improved in zip(history.records, values, better, strict=True):
             if math.isnan(value):
                 raise DivergenceError(
-                    f"{self.monitor} is NaN after epoch {record.epoch}, so early stopping can't "
-                    "tell whether it improves. Look for outputs that overflow, and for a metric "
-                    "that divides by nothing."
+                    f"{self.monitor} is NaN after epoch {record.epoch}, so early stopping cannot "
+                    "determine whether it improves. Look for outputs that overflow, and for a "
+                    "metric that divides by zero."
                 )
             if improved:
                 epoch = record.epoch
         return epoch
 
     def is_over(self, history: History) -> bool:
-        """Return whether the run shall end after the last epoch of the history."""
+        """Return whether the run should end after the last epoch of the history."""
         best = self.best_epoch(history) or 0
         return bool(history) and history[-1].epoch - best >= self.patience
 
@@ -187,7 +189,7 @@ class EarlyStopping:
         if any(value is None for value in values):
             raise ValueError(
                 f"early stopping monitors {self.monitor!r}, which this run does not record: give "
-                "it validation data (and classes, for an accuracy), or let it monitor another "
-                "value, such as 'cost'."
+                "it validation data (and classes, for an accuracy), or monitor another value, "
+                "such as 'cost'."
             )
         return values

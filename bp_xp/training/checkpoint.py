@@ -1,7 +1,7 @@
-"""Checkpoints: all that a training run needs to go on exactly where it was.
+"""Checkpoints: everything that a training run needs to resume exactly where it was.
 
-A run goes on with the same settings and samples, or not at all. What is in the file is known in
-:mod:`bp_xp.storage.network_file`.
+A run can only resume with the same settings and samples. The module
+:mod:`bp_xp.storage.network_file` defines the content of the file.
 """
 
 import contextlib
@@ -58,30 +58,30 @@ __all__ = [
 logger = logging.getLogger("bp_xp")
 
 DATA = ("data", "validation data")
-"""What :func:`describe_settings` calls the digests of samples and validation data."""
+"""The keys of the digests of samples and validation data in :func:`describe_settings`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Where a run is kept, and whether it goes on from there.
+    """Where to keep a run, and whether to resume from there.
 
     Args:
-        path: the file; written after each epoch, and when the run is interrupted. It is whole at
-            any moment, the one before is kept beside it (``run.previous.safetensors``), and
-            :meth:`bp_xp.Network.load` reads it as a network.
-        every: a number of steps after which it is written as well, or None.
-        resume: True goes on from the file if there is one, or from the one before it where it is
-            damaged, and begins otherwise; or the path of a file that must be there. Settings and
-            samples must be those of the run that was saved, but for the number of epochs. The run
-            is then that which was never interrupted: to the last bit with the same library on a
-            CPU, to rounding on another one or on a GPU.
-        overwrite: whether a run that does not go on from a file at ``path`` may replace it.
-        sections: what else the file is to hold, by name.
+        path: the file, which is written after each epoch, and when the run is interrupted. It is
+            complete at any moment, and :meth:`bp_xp.Network.load` reads it as a network. The
+            previous one is kept in the same folder (``run.previous.safetensors``).
+        every: also write the file after every this many steps; None for epochs only.
+        resume: with True, the run resumes from the file if it exists, or from the previous one if
+            the file is damaged, and otherwise starts from the beginning; or the path of a file that
+            must exist. Settings and samples must be those of the saved run, except for the number
+            of epochs. The result is that of an uninterrupted run: to the last bit with the same
+            library on a CPU, to rounding with another library or on a GPU.
+        overwrite: whether a run that does not resume from a file at ``path`` may replace it.
+        sections: additional sections to store in the file, by name.
 
     Raises:
-        ValueError: ``every`` is out of its range, or the path ends in something else than
+        ValueError: ``every`` is out of range, or the path has another extension than
             .safetensors.
-        TypeError: an argument of the wrong kind.
+        TypeError: an argument has the wrong type.
         OSError: the file could not be written.
 
     Examples:
@@ -97,7 +97,7 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str | os.PathLike):
-            raise TypeError(f"path must be that of a file, not {self.path!r}.")
+            raise TypeError(f"path must be the path of a file, not {self.path!r}.")
         network_file.check_suffix(self.path)
         if not isinstance(self.resume, bool | str | os.PathLike):
             raise TypeError(f"resume must be True, False or a path, not {self.resume!r}.")
@@ -108,12 +108,12 @@ class Checkpoint:
 
 
 def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
-    """Return a checkpoint, a path as one, or None.
+    """Return a checkpoint, made from a path if necessary, or None.
 
     Raises:
-        FileExistsError: there is a file that the run would replace, and nothing says that it may.
+        FileExistsError: the run would replace a file without permission to do so.
         OSError: the file could not be written.
-        TypeError: it is something else.
+        TypeError: the value is neither a path nor a checkpoint.
     """
     if checkpoint is None:
         return None
@@ -122,11 +122,11 @@ def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
     if not isinstance(checkpoint, Checkpoint):
         raise TypeError(f"checkpoint must be a path, or Checkpoint(path, ...), not {checkpoint!r}.")
     path = Path(checkpoint.path)
-    check_replaceable(path)  # now, and not after an epoch
+    check_replaceable(path)  # now, not after an epoch
     if path.exists() and not checkpoint.overwrite and not _goes_on(checkpoint):
         raise FileExistsError(
             errno.EEXIST,
-            "the run would replace this file: pass Checkpoint(path, resume=True) to go on from it, "
+            "the run would replace this file: pass Checkpoint(path, resume=True) to resume it, "
             "overwrite=True to replace it, or another path",
             str(path),
         )
@@ -134,7 +134,7 @@ def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
 
 
 def _goes_on(checkpoint: Checkpoint) -> bool:
-    """Return whether a run goes on from the file at its path, or from the one before."""
+    """Return whether a run resumes from the file at its path, or from the previous one."""
     if isinstance(checkpoint.resume, bool):
         return checkpoint.resume
     path, source = Path(checkpoint.path), Path(checkpoint.resume)
@@ -145,10 +145,10 @@ def _goes_on(checkpoint: Checkpoint) -> bool:
 
 
 def owned(checkpoint: Checkpoint | None) -> contextlib.AbstractContextManager[None]:
-    """Return the context of a run in which no other run writes its checkpoint.
+    """Return a context in which no other run can write the same checkpoint.
 
     Raises:
-        BlockingIOError: another run does; the message tells which.
+        BlockingIOError: another run writes it; the message names it.
     """
     return contextlib.nullcontext() if checkpoint is None else locked(Path(checkpoint.path))
 
@@ -163,16 +163,16 @@ def describe_settings(
     source: Source,
     validation: Source | None,
 ) -> dict[str, Any]:
-    """Return what must be the same for a run to go on: settings, and a digest of the samples.
+    """Return what must be the same for a run to resume: settings, and a digest of the samples.
 
-    Left out is what changes no step: callbacks, whether there is a bar, and the number of epochs.
+    It omits what does not change the steps: callbacks, the progress bar and the number of epochs.
     """
     of_samples = (one and one.fingerprint() for one in (source, validation))
     return describe_training(settings, stopping) | dict(zip(DATA, of_samples, strict=True))
 
 
 def describe_training(settings: Settings, stopping: EarlyStopping | None) -> dict[str, Any]:
-    """Return the part of :func:`describe_settings` that is not about samples."""
+    """Return the part of :func:`describe_settings` that does not concern samples."""
     return {
         "optimizer": described(settings.optimizer),
         "batch_size": settings.batch_size,
@@ -189,9 +189,9 @@ def describe_training(settings: Settings, stopping: EarlyStopping | None) -> dic
 
 
 def described(value: Any) -> Any:
-    """Return what JSON can hold of a setting: numbers, fields of objects, functions by their code.
+    """Return a setting in a form that fits JSON: numbers, fields of objects, code of functions.
 
-    What can't be told from another one is its type's name.
+    Any other value is represented by the name of its type.
     """
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
@@ -217,14 +217,14 @@ def described(value: Any) -> Any:
 
 
 def _described_function(function: Any) -> Any:
-    """Return a function's name, and a digest of its code that one version of Python understands."""
+    """Return a function's name, and a digest of its code, valid for one version of Python."""
     code = function.__code__
     constants = [one for one in code.co_consts if not inspect.iscode(one)]
     inner = [one.co_code.hex() for one in code.co_consts if inspect.iscode(one)]
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     parts = [code.co_code.hex(), inner, code.co_names, constants]
     parts += [function.__defaults__, function.__kwdefaults__]
-    # What else a function closes over has an address in its text, another one in each process.
+    # The text of anything else that it closes over has an address, which differs by process.
     parts += [cell if _is_plain(cell) else type(cell).__qualname__ for cell in cells]
     text = repr(parts)
     return {
@@ -235,21 +235,21 @@ def _described_function(function: Any) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether a value is a number, a text or a sequence of these."""
+    """Return whether a value is a number, a string or a sequence of these."""
     if isinstance(value, list | tuple):
         return all(_is_plain(item) for item in value)
     return value is None or isinstance(value, int | float | str | np.generic)
 
 
 def _differences(saved: Any, now: Any, name: str = "") -> list[str]:
-    """Return how settings differ, one line each."""
+    """Return the differences between settings, one line each."""
     if _is_code(saved) and _is_code(now):
         same = saved["python"] != now["python"] or saved["code"] == now["code"]
         if saved["function"] == now["function"]:
             return (
                 []
                 if same
-                else [f"{named(name)} is another function of the name {now['function']!r}"]
+                else [f"{named(name)} is another function with the name {now['function']!r}"]
             )
     if isinstance(saved, Mapping) and isinstance(now, Mapping) and set(saved) == set(now):
         return [
@@ -276,7 +276,7 @@ def _is_code(value: Any) -> bool:
 
 
 class SavedRun(NamedTuple):
-    """A run as it was read from a file, of a network or of an ensemble."""
+    """A run that was read from a file, of a network or of an ensemble."""
 
     path: Path
     network: NetworkSection
@@ -286,15 +286,15 @@ class SavedRun(NamedTuple):
 def read_saved(
     checkpoint: Checkpoint | None, read: Callable[[Path, str], Any] = network_file.read
 ) -> SavedRun | None:
-    """Return the run that a checkpoint says to go on from, or None where there is none.
+    """Return the run that a checkpoint says to resume from, or None if there is none.
 
     Args:
         checkpoint: the checkpoint, if there is one.
         read: reads a file for a purpose.
 
     Raises:
-        CheckpointError: the file is damaged, or holds no run.
-        OSError: it can't be read.
+        CheckpointError: the file is damaged, or does not hold a run.
+        OSError: the file cannot be read.
     """
     if checkpoint is None or checkpoint.resume is False:
         return None
@@ -306,11 +306,11 @@ def read_saved(
         try:
             return _read_run(file, read)
         except CheckpointError as error:
-            # One that is whole was not left so by a run that was killed: it is of another kind.
+            # A complete file was not left by a killed run: it is a file of another kind.
             is_damaged = isinstance(error.__cause__, CheckpointError)
             if file == there[-1] or not is_damaged:
                 raise
-            logger.warning("%s; resuming from the one before.", error)
+            logger.warning("%s; resuming from the previous checkpoint.", error)
     return None
 
 
@@ -323,7 +323,7 @@ def _read_run(path: Path, read: Callable[[Path, str], Any]) -> SavedRun:
         if content.run is None:
             what = "an ensemble" if hasattr(content.network, "seeds") else "a network"
             raise ValueError(
-                f"it holds {what} and no run" + in_python(": pass the path of a checkpoint of fit")
+                f"it holds {what}, not a run" + in_python(": pass the path of a checkpoint of fit")
             )
         restore_generators(content.run.begun)
     except ValueError as error:
@@ -332,7 +332,7 @@ def _read_run(path: Path, read: Callable[[Path, str], Any]) -> SavedRun:
 
 
 def restore_generators(states: Any) -> list[np.random.Generator]:
-    """Return a generator for each state; a network has one, and an ensemble several."""
+    """Return a generator for each state; a network has one, an ensemble has several."""
     return [restore_generator(one) for one in (states if isinstance(states, list) else [states])]
 
 
@@ -345,7 +345,7 @@ def pack(
     begun: Any,
     report: Report,
 ) -> RunSection:
-    """Return a run as a file holds it."""
+    """Return a run in the form that files store."""
     state = position.state
     totals = [to_numpy(total) for total in position.totals]
     b = state.layers[0].b
@@ -379,24 +379,24 @@ def unpack(
     *,
     placement: Placement,
 ) -> tuple[Position, History, list[Layer] | None]:
-    """Return where a saved run is, its history, and its best parameters so far.
+    """Return the position of a saved run, its history, and its best parameters so far.
 
     Args:
         saved: the run.
-        settings: those of the run that shall go on.
-        fresh: the state that it would have at its start, whose form is taken.
-        all_layers: parameters of the form of the best ones: of a stack, those of all members.
-        placement: where the arrays shall be.
+        settings: the settings of the run to resume.
+        fresh: the state that the run would have at its start, used as a template.
+        all_layers: parameters of the same form as the best ones: for a stack, those of all members.
+        placement: where to put the arrays.
 
     Raises:
-        CheckpointError: the settings differ, or an array does not have the form that it must have.
+        CheckpointError: the settings differ, or an array has the wrong shape or dtype.
     """
     run, network = saved.run, saved.network
     try:
-        # The first files did not say what ends a run early, and all samples were in memory.
+        # The first files did not store early stopping, and all samples were in memory then.
         theirs = {"early_stopping": settings["early_stopping"], "buffer_size": None, **run.settings}
         if differences := _differences(theirs, settings):
-            raise ValueError("it is of a run with other settings: " + "; ".join(differences))
+            raise ValueError("it belongs to a run with other settings: " + "; ".join(differences))
         leaves = iter(enumerate(run.state))
 
         def restored(leaf: Any) -> Any:
@@ -423,7 +423,7 @@ def unpack(
 def _placed_layers(
     layers: Sequence[Layer], like: Sequence[Layer], placement: Placement
 ) -> list[Layer]:
-    """Return parameters of a file on the device; they must have the form of others."""
+    """Return the parameters of a file on the device; they must have the form of a template."""
     return [
         Layer(
             _placed(W, f"layers.{l}.W", form.W, placement),
@@ -434,15 +434,15 @@ def _placed_layers(
 
 
 def _placed(came: np.ndarray | None, name: str, like: Any, placement: Placement) -> Any:
-    """Return an array of a file on the device; it must have the form of another."""
-    # Of an array on a device no more is asked for than its form.
+    """Return an array of a file on the device; it must have the form of a template."""
+    # Only the shape and dtype of an array on a device are needed.
     wanted = like if hasattr(like, "dtype") else to_numpy(like)
     form = tuple(wanted.shape), str(wanted.dtype).rpartition(".")[2]
     if came is None:
         raise ValueError(f"tensor {name!r} is missing")
     if (came.shape, came.dtype.name) != form:
         raise ValueError(
-            f"tensor {name!r} has shape {came.shape} and dtype {came.dtype}, where this run has "
+            f"tensor {name!r} has shape {came.shape} and dtype {came.dtype}, but this run has "
             f"{form[0]} and {form[1]}"
         )
     return placement.asarray(came)

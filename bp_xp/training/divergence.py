@@ -1,4 +1,4 @@
-"""Numbers that are no longer finite: found on the device, told on the host."""
+"""Numbers that are no longer finite: detected on the device, reported on the host."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -19,10 +19,10 @@ __all__ = ["are_finite", "check_finite", "diverged_members", "not_finite", "row_
 
 
 def are_finite(arrays: Iterable[Array], *, placement: Placement) -> np.ndarray:
-    """Return for each array whether it has neither NaN nor infinity, as its sum shows.
+    """Return for each array whether it is free of NaN and infinity, judged by its sum.
 
-    The sums are fetched from the device all at once. A sum that overflows counts as not finite:
-    parameters of that size are past saving.
+    The sums are fetched from the device together. A sum that overflows counts as not finite:
+    parameters of that size are not worth saving.
 
     Args:
         arrays: arrays of any shapes, of one dtype.
@@ -53,16 +53,17 @@ def check_finite(
     """Refuse costs, parameters or an optimizer's state that are no longer finite.
 
     Args:
-        state: what the steps carry on.
+        state: the state of the steps.
         epoch: the number of the epoch.
         settings: those of the run, for the advice.
-        totals: the sums of each step of the epoch, shape (steps, 3), where they are known; of
+        totals: the sums of each step of the epoch, shape (steps, 3), if they are known; with
             several processes those of each, shape (ranks, steps, 3).
-        rates: the learning rates of its last steps, where they follow a schedule and are known.
+        rates: the learning rates of its last steps, if they follow a schedule and are known.
         placement: library and device.
 
     Raises:
-        DivergenceError: something is not; the message says what, since which step, and what to try.
+        DivergenceError: something is not finite; the message says what, since which step, and what
+            to try.
     """
     if found := not_finite(state, totals, placement=placement):
         raise DivergenceError(
@@ -75,7 +76,7 @@ def check_finite(
 
 
 def not_finite(state: State, totals: np.ndarray | None, *, placement: Placement) -> list[str]:
-    """Return what is no longer finite, in words; an empty list where all is."""
+    """Return a list of texts that name what is no longer finite; empty if everything is."""
     parts = [part for layer in state.layers for part in layer]
     dtype = parts[0].dtype
     held = [leaf for leaf in leaves_of(state.optimizer) if getattr(leaf, "dtype", None) == dtype]
@@ -106,10 +107,10 @@ def diverged_members(
     rates: np.ndarray,
     placement: Placement,
 ) -> dict[int, DivergenceError]:
-    """Return what :func:`check_finite` says of the networks of a stack that diverged.
+    """Return the errors that :func:`check_finite` has for the diverged networks of a stack.
 
     Args:
-        state: what the steps carry on, with a leading axis of M networks.
+        state: the state of the steps, with a leading axis of M networks.
         epoch: the number of the epoch.
         settings: those of the run, whose optimizer has ``of_row``.
         totals: the sums of each step of the epoch, shape (steps, M, 3).
@@ -120,7 +121,7 @@ def diverged_members(
         The error of each row that diverged, by its number.
     """
     if not not_finite(state, np.reshape(totals, (-1, 3)), placement=placement):
-        return {}  # as a rule
+        return {}  # the usual case
     errors, optimizer = {}, cast(Any, settings.optimizer)
     for row in range(totals.shape[1]):
         try:
@@ -138,12 +139,12 @@ def diverged_members(
 
 
 def row_of(tree: Any, row: int) -> Any:
-    """Return what one network of a stack has of arrays; what has no axis serves all."""
+    """Return one network's part of the arrays of a stack; all share arrays without an axis."""
     return map_leaves(lambda leaf: leaf[row, ...] if getattr(leaf, "ndim", 0) else leaf, tree)
 
 
 def _remedy(settings: Settings, rates: np.ndarray | None) -> str:
-    """Return what to lower."""
+    """Return the advice on which settings to lower."""
     rate: Any = getattr(settings.optimizer, "learning_rate", None)
     if is_scheduled(rate):
         rate = None if rates is None else float(np.max(rates[-1]))

@@ -1,7 +1,8 @@
-"""What parameters make of samples: outputs, cost, accuracy and other metrics.
+"""Evaluation of parameters on samples: outputs, cost, accuracy and other metrics.
 
-Samples go through the network a block at a time, and none depends on another. What is known of each
-is fetched once for many blocks. Metrics see all outputs and targets at once, (N, O) each.
+Samples pass through the network a block at a time, and none depends on another. The results for
+each sample are fetched once for many blocks. Metrics get all outputs and targets together, (N, O)
+each.
 """
 
 import itertools
@@ -35,9 +36,9 @@ __all__ = [
 ]
 
 ROWS_AT_ONCE = 4096
-"""Samples that go through a network at once where no step follows."""
+"""The number of samples that pass through a network at a time outside of training steps."""
 
-# So much is known of samples before it is fetched, and added up: samples may be without number.
+# Results of this many samples are fetched and summed at a time: the samples may never end.
 _BLOCKS_AT_ONCE = 64
 
 
@@ -50,19 +51,19 @@ def feed(
     at_once: int = ROWS_AT_ONCE,
     placement: Placement,
 ) -> Array:
-    """Return the outputs for inputs, or what is read off them.
+    """Return the outputs for inputs, or the result of a function of them.
 
     Args:
         model: what the network computes; its sizes do not matter.
-        layers: its parameters, inputs' side first.
+        layers: its parameters, first layer first.
         blocks: inputs on the device, shape (n, I) each.
-        read: what to make of the outputs of a block, called as ``read(a, xp=xp)``; its rows are the
-            samples. None takes them as they are.
-        at_once: how many rows a block has at most.
+        read: a function of the outputs of a block, called as ``read(a, xp=xp)``; its rows are the
+            samples. None returns the outputs themselves.
+        at_once: the largest number of rows in a block.
         placement: library and device.
 
     Returns:
-        aᴸ of all blocks, shape (N, O), or what ``read`` makes of it.
+        aᴸ of all blocks, shape (N, O), or what ``read`` returns for it.
     """
     how: dict[str, Any] = {"read": read, "at_once": at_once, "placement": placement}
     return placement.library.join(list(feed_blocks(model, layers, blocks, **how)))
@@ -93,7 +94,7 @@ def _outputs(
 def gradients(
     model: Model, layers: Sequence[Layer], x: Array, y: Array, *, placement: Placement
 ) -> list[Layer]:
-    """Return the derivatives of the mean cost over samples by every weight and bias."""
+    """Return the derivatives of the mean cost with respect to every weight and bias."""
     return placement.engine.compile(_gradients, model, placement.xp)(layers, x, y)
 
 
@@ -113,7 +114,7 @@ def totals_of(
     *,
     argmax: Elementwise = argmax,
 ) -> Array:
-    """Return the sums over samples of their cost, of how many are classified correctly, of weight.
+    """Return three sums over samples: of cost, of correct classifications, and of weight.
 
     Args:
         model: what the network computes.
@@ -122,7 +123,7 @@ def totals_of(
         z: zᴸ, shape (..., N, O).
         y: targets, shape (..., N, O).
         weights: how much each sample counts, shape (..., N), or None.
-        argmax: the engine's.
+        argmax: the engine's ``argmax``.
 
     Returns:
         Shape (..., 3).
@@ -141,19 +142,19 @@ def _judged(
     argmax: Elementwise,
     xp: Namespace,
 ) -> list[Array]:
-    """Return cost, whether it is classified correctly, and weight of each sample: (..., N) each."""
+    """Return each sample's cost, whether it is classified correctly, and weight: (..., N) each."""
     cost = cost_of_samples(model, z, y, xp=xp)
     correct = xp.zeros_like(cost)
     if has_classes:
         correct = xp.astype(_are_correct(model, z, y, argmax, xp=xp), z.dtype)
     if weights is None:
         return [cost, correct, xp.ones_like(cost)]
-    # In a stack of networks that share a mini-batch, they share its weights.
+    # Networks of a stack that share a mini-batch also share its weights.
     return [cost * weights, correct * weights, xp.zeros_like(cost) + weights]
 
 
 def _are_correct(model: Model, z: Array, y: Array, argmax: Elementwise, *, xp: Namespace) -> Array:
-    """Return whether each sample's class is the one that the network tells, shape (..., N)."""
+    """Return whether each sample is classified correctly, shape (..., N)."""
     a = model.activations[-1].sigma(z, xp=xp)
     if a.shape[-1] == 1:
         return ((a > 0.5) == (y > 0.5))[..., 0]
@@ -161,16 +162,16 @@ def _are_correct(model: Model, z: Array, y: Array, argmax: Elementwise, *, xp: N
 
 
 def means_of(totals: np.ndarray, has_classes: bool) -> tuple[Any, Any]:
-    """Return mean cost and accuracy from sums on the host, shape (n, 3), added up in float64.
+    """Return mean cost and accuracy from sums on the host, shape (n, 3), added in float64.
 
-    The accuracy is None where there are no classes. Of a stack, shape (n, M, 3), these are arrays.
+    The accuracy is None if there are no classes. For a stack, shape (n, M, 3), both are arrays.
 
     Raises:
-        ValueError: no sample counts; of batches that is known only once they are gone through.
+        ValueError: all weights are zero; for batches this is known only after the last one.
     """
     cost, correct, weight = np.moveaxis(totals.sum(axis=0, dtype=np.float64), -1, 0)
     if not weight.any():
-        raise ValueError("the weight is zero for every sample: no mean can be taken.")
+        raise ValueError("the weight is zero for every sample: there is no mean.")
     share = correct / weight if has_classes else None
     if cost.ndim:
         return cost / weight, share
@@ -186,7 +187,7 @@ def _evaluation(
     x: Array,
     *given: Array,
 ) -> Array:
-    """Judge samples that are not trained on, given y and perhaps weights; shape (N, 3)."""
+    """Evaluate samples outside of training, given y and perhaps weights; shape (N, 3)."""
     z = forward(model, layers, x, xp=xp).zs[-1]
     y, weights = (*given, None)[:2]
     columns = _judged(model, z, y, weights, has_classes=has_classes, argmax=argmax, xp=xp)
@@ -203,10 +204,10 @@ def evaluate(
 ) -> tuple[float, float | None]:
     """Return mean cost and accuracy over samples; without classes, None for the accuracy.
 
-    Of several processes each adds up over what its source has, and all return the same.
+    With several processes, each sums over the samples of its source, and all return the same.
 
     Raises:
-        StoppedError: the run shall end, and samples have not come.
+        StoppedError: the run must end, and samples have not arrived.
     """
     sums = (ranks or Ranks()).each(
         lambda: _sums_over(model, layers, source, placement), alike=StoppedError
@@ -250,12 +251,12 @@ def measure(
 ) -> dict[str, Any]:
     """Return the value of each metric over samples: a number, or a NumPy array.
 
-    Of the accuracy there is one value, that of :func:`evaluate`: it is left out here. A metric that
-    takes no weights counts all samples alike. Of several processes each computes the outputs for
-    what its source has; rank 0 measures those of all, and tells the others.
+    The accuracy is not included; :func:`evaluate` returns it. A metric that takes no weights counts
+    all samples equally. With several processes, each computes the outputs for the samples of its
+    source; rank 0 evaluates the metrics on all outputs, and sends the values to the others.
 
     Raises:
-        StoppedError: the run shall end, and samples have not come.
+        StoppedError: the run must end, and samples have not arrived.
     """
     metrics = [metric for metric in metrics if metric is not METRICS["accuracy"]]
     if not metrics:
@@ -263,7 +264,7 @@ def measure(
     ranks = ranks or Ranks()
 
     def judged() -> list[Array]:
-        """Return outputs, targets and perhaps weights; of several processes, on the host."""
+        """Return outputs, targets and perhaps weights; with several processes, on the host."""
         parts = _outputs_over(model, layers, source, placement)
         return [to_numpy(part) for part in parts] if ranks.are_several else parts
 
@@ -282,7 +283,7 @@ def measure(
 def _outputs_over(
     model: Model, layers: Sequence[Layer], source: Source, placement: Placement
 ) -> list[Array]:
-    """Return outputs, targets and perhaps weights of samples; nothing where there are none."""
+    """Return outputs, targets and perhaps weights of samples; nothing if there are none."""
     given: list[list[Array]] = []
 
     def inputs() -> Iterator[Array]:
@@ -304,7 +305,7 @@ def _values_of(
     engine, values = placement.engine, {}
     for metric in metrics:
         counted = weights if metric.takes_weights else []
-        # One of a user's own may do what can't be compiled, and be another one at each call.
+        # A custom metric may be impossible to compile, and may be a new object in each call.
         ours = METRICS.get(metric.name) is metric
         value = (engine.compile if ours else PLAIN.compile)(_measured, metric, placement.xp)(
             a, y, *counted
@@ -316,9 +317,9 @@ def _values_of(
 def judge_outputs(
     model: Model, a: Array, samples: Samples, metrics: Sequence[Metric], *, placement: Placement
 ) -> dict[str, Any]:
-    """Return mean cost and metrics of outputs that are the mean of several networks', (N, O).
+    """Return mean cost and metrics of outputs that are the mean over several networks, (N, O).
 
-    The cost is left out where :func:`bp_xp.math.uncertainty.cost_of_outputs` can't tell it.
+    The cost is omitted if :func:`bp_xp.math.uncertainty.cost_of_outputs` cannot compute it.
     """
     weights = [] if samples.weights is None else [samples.weights]
     totals = placement.engine.compile(_totals_of_outputs, model, placement.xp)(
@@ -331,7 +332,7 @@ def judge_outputs(
 def _totals_of_outputs(
     model: Model, xp: Namespace, a: Array, y: Array, *given: Array
 ) -> Array | None:
-    """Return the sums of the cost of samples, of nothing, and of their weight, shape (1, 3)."""
+    """Return the sums of the samples' costs and weights, with 0 between them, shape (1, 3)."""
     cost = cost_of_outputs(model, a, y, xp=xp)
     if cost is None:
         return None

@@ -1,4 +1,4 @@
-"""Fitting: from the arguments of ``fit`` to a run that the trainer drives."""
+"""Fitting: turn the arguments of ``fit`` into a run that the trainer drives."""
 
 import contextlib
 import functools
@@ -57,34 +57,34 @@ logger = logging.getLogger("bp_xp")
 
 
 class WarmStart(NamedTuple):
-    """What a call with ``warm_start`` leaves for the next.
+    """The state that a call with ``warm_start`` keeps for the next one.
 
     Attributes:
-        settings: those of its run.
-        position: where it ended.
+        settings: the settings of its run.
+        position: the position at its end.
     """
 
     settings: Settings
     position: Position
 
     def check(self, settings: Settings) -> None:
-        """Refuse settings that the state does not fit."""
+        """Refuse settings that do not fit the state."""
         ours = self.settings
         if settings.optimizer != ours.optimizer:
             raise ValueError(
-                f"warm_start goes on with the optimizer of the last call, {ours.optimizer!r}, "
-                f"not {settings.optimizer!r}: pass the same at each call (partial_fit is such a "
-                "call), or begin anew with a fit without warm_start."
+                f"warm_start continues with the optimizer of the last call, {ours.optimizer!r}, "
+                f"not {settings.optimizer!r}: pass the same one in each call (partial_fit is such "
+                "a call), or start again with a fit without warm_start."
             )
         if settings.trainable != ours.trainable:
             raise ValueError(
-                "warm_start goes on with the layers that learned in the last call, trainable="
+                "warm_start continues with the layers that learned in the last call, trainable="
                 f"{list(ours.trainable) or None}, not {list(settings.trainable) or None}."
             )
         dropout, before = settings.regularization.dropout, ours.regularization.dropout
         if dropout != before or (dropout and settings.batch_size != ours.batch_size):
             raise ValueError(
-                f"warm_start goes on with the dropout {before or 0.0} and batch_size "
+                f"warm_start continues with the dropout {before or 0.0} and batch_size "
                 f"{ours.batch_size} of the last call (partial_fit is such a call), not "
                 f"{dropout or 0.0} and {settings.batch_size}."
             )
@@ -102,15 +102,15 @@ def fit(
 ) -> History:
     """Train a network; the arguments are those of :meth:`bp_xp.Network.fit`.
 
-    Where several processes share the run, each prepares it, and what goes wrong on one of them ends
-    it on all.
+    If several processes share the run, each prepares it, and an error on one of them ends the run
+    on all.
     """
     ranks = find_ranks(distributed, network.placement)
     with contextlib.ExitStack() as entered:
         kept, saved = ranks.first(functools.partial(_open, checkpoint_argument, entered))
         entered.enter_context(
             network.placement.active(
-                advice("Take a smaller {}; no step was left half done.", "batch_size")
+                advice("Use a smaller {}; no step was left incomplete.", "batch_size")
             )
         )
         begin_alike(network, ranks)
@@ -129,22 +129,22 @@ def fit(
         network._report = run.report
         history = train(run, observers)
         if warm_start:
-            # What was measured doesn't matter to what comes next.
+            # The totals of the past do not matter for the next call.
             network._warm = WarmStart(replace(run.settings, metrics=()), run.position)
     return history
 
 
 class _Parts(NamedTuple):
-    """What a run is made of, looked through.
+    """The checked parts of a run.
 
     Attributes:
         settings: its settings.
         told: its callbacks.
-        stopping: what ends it early, if anything.
-        source: where samples come from.
-        validation: where validation data come from, if there are any.
-        warm: where the run before ended, if this one goes on from there.
-        begun: the state of the network's generator at the beginning of the run.
+        stopping: its early stopping, if any.
+        source: the source of its samples.
+        validation: the source of its validation data, if any.
+        warm: the end of the previous run, if this one continues from there.
+        begun: the state of the network's generator at the start of the run.
     """
 
     settings: Settings
@@ -157,7 +157,7 @@ class _Parts(NamedTuple):
 
 
 def _open(argument: Any, entered: contextlib.ExitStack) -> tuple[Checkpoint | None, Any]:
-    """Return the checkpoint of a run, which no other run writes now, and the run to go on from."""
+    """Return the checkpoint of a run, locked against other runs, and the run to resume, if any."""
     kept = checkpoint.as_checkpoint(argument)
     entered.enter_context(checkpoint.owned(kept))
     return kept, checkpoint.read_saved(kept)
@@ -185,7 +185,7 @@ def _look_through(
     progress: Any,
     terms: dict[str, Any],
 ) -> _Parts:
-    """Return the parts of a run, each looked through."""
+    """Return the parts of a run, each checked."""
     hidden = len(network.sizes) - 2
     for name, switch in (("shuffle", shuffle), ("progress", progress), ("warm_start", warm_start)):
         arguments.check_switch(switch, name)
@@ -207,7 +207,7 @@ def _look_through(
         network,
         (*data, sample_weight),
         validation_data,
-        # A run that is resumed holds out what it held out when it began.
+        # A resumed run holds out the same samples as at its start.
         generator=restore_generator(begun) if saved else network._generator,
         class_weight=class_weight,
         shuffle=shuffle,
@@ -225,12 +225,12 @@ def _look_through(
 
 
 def _describe(parts: _Parts, ranks: Ranks) -> dict[str, Any]:
-    """Return what must be the same for a run to go on, and on every process.
+    """Return what must be the same for a run to resume, and on every process.
 
-    Of samples each process has all, and of shards its own: all of these are in it.
+    It covers all samples: the common ones, or the shards of all processes.
 
     Raises:
-        RuntimeError: the processes have other numbers of samples, or samples of other kinds.
+        RuntimeError: the processes differ in the number or the kind of their samples.
     """
     sources = {"samples": parts.source, "validation samples": parts.validation}
     forms = {name: _form_of(source) for name, source in sources.items() if source is not None}
@@ -240,7 +240,7 @@ def _describe(parts: _Parts, ranks: Ranks) -> dict[str, Any]:
             parts.settings, parts.stopping, parts.source, parts.validation
         )
     )
-    # One shard may fit in its buffer, and another not.
+    # One shard may fit in its buffer while another does not.
     own = dict(zip(checkpoint.DATA, sources.values(), strict=True)) | {"buffer_size": parts.source}
     for name, source in own.items():
         if source is not None and source.sharded and ranks.are_several:
@@ -249,9 +249,9 @@ def _describe(parts: _Parts, ranks: Ranks) -> dict[str, Any]:
 
 
 def _form_of(source: AnySource) -> dict[str, Any]:
-    """Return what the processes of a run must see alike of their samples, in words.
+    """Return the properties of samples that must be the same on all processes, in words.
 
-    It is told before digests are: a number of rows says more.
+    They are compared before the digests, since a number of rows is more informative.
     """
     form: dict[str, Any] = {
         "sharded": source.sharded,
@@ -274,9 +274,9 @@ def _prepare(
     saved: SavedRun | None,
     **where: Any,
 ) -> tuple[Run, list[Observer]]:
-    """Return a run where it begins, or goes on, and what reacts to it."""
+    """Return a run at its start, or where it resumes, and its observers."""
     settings, told, stopping, source, validation, warm, begun = parts
-    network._warm = None  # a run that fails leaves nothing to go on from
+    network._warm = None  # a run that fails leaves nothing to continue from
     run = _make_run(network, settings, source, validation, **where)
     if warm:
         run.position = go_on(run.position, warm.position)
@@ -299,7 +299,7 @@ def _sources(
     generator: np.random.Generator,
     **options: Any,
 ) -> tuple[AnySource, AnySource | None]:
-    """Return where samples come from, and validation data; the generator draws what is held out."""
+    """Return the sources of samples and validation data; the generator draws held-out samples."""
     where: dict[str, Any] = {"placement": network.placement, "dtype": network.dtype}
     source = make_source(network.model, *data, **where, **options)
     if validation_data is None:
@@ -307,10 +307,10 @@ def _sources(
     if not isinstance(validation_data, int | float):
         return source, validation_source(network.model, validation_data, **where)
     if not isinstance(source, MemorySource) or source.sharded:
-        how = "each process has a shard" if source.sharded else "these are read as they are needed"
+        how = "each process has a shard" if source.sharded else "these are read when needed"
         raise ValueError(
-            f"{named('validation_data', validation_data)} holds out samples that are in memory, "
-            f"and {how}: pass validation data of their own, as (x, y) or in batches."
+            f"{named('validation_data', validation_data)} can only hold out samples in memory, "
+            f"and {how}: pass separate validation data, as (x, y) or in batches."
         )
     first, second = hold_out(
         source.samples, validation_data, generator, placement=network.placement
@@ -319,9 +319,10 @@ def _sources(
 
 
 def _batch_size(batch_size: Any, source: AnySource, ranks: Ranks) -> int:
-    """Return the batch size; of samples that come in batches, that of the first if none is said.
+    """Return the batch size; for samples in batches, the default is the size of the first one.
 
-    Of shards a mini-batch is what all processes bring, and nobody knows how much there is in all.
+    With shards, a mini-batch is the rows that all processes contribute, and their total number is
+    unknown.
     """
     n = ranks.size if source.sharded else 1
     if not isinstance(source, BatchesSource):
@@ -334,7 +335,7 @@ def _batch_size(batch_size: Any, source: AnySource, ranks: Ranks) -> int:
 def check_measured(
     network: Any, metrics: Any, source: AnySource, validation: AnySource | None
 ) -> None:
-    """Refuse metrics that can't be measured; warn of targets that can't be reached."""
+    """Refuse metrics that cannot be measured; warn of targets that cannot be reached."""
     if metrics and validation is None:
         raise ValueError(
             "metrics are measured on validation data: pass validation_data, as (x, y) or as the "
@@ -349,7 +350,7 @@ def check_measured(
 
 
 def _check_numbers(network: Any, metrics: Sequence[Metric], validation: Source) -> None:
-    """Refuse a metric of a user's own that is no number, before the first step."""
+    """Refuse a custom metric that does not return a number, before the first step."""
     own = [metric for metric in metrics if METRICS.get(metric.name) is not metric]
     if not own:
         return
@@ -366,8 +367,8 @@ def _check_numbers(network: Any, metrics: Sequence[Metric], validation: Source) 
     for name, value in values.items():
         if not isinstance(value, float):
             raise ValueError(
-                f"the metric {name!r} is an array of shape {value.shape}, and a run records "
-                "numbers: ask for it after the run, as in evaluate(x, y, metrics=...)."
+                f"the metric {name!r} is an array of shape {value.shape}, but a run records "
+                "numbers: compute it after the run, as in evaluate(x, y, metrics=...)."
             )
 
 
@@ -377,7 +378,7 @@ def check_monitored(
     source: Source,
     validation: Source | None,
 ) -> None:
-    """Refuse to monitor what the run does not record, before the first step."""
+    """Refuse to monitor a value that the run does not record, before the first step."""
     validated = validation is not None
     record = EpochRecord(
         epoch=1,
@@ -402,7 +403,7 @@ def check_monitored(
 
 
 def check_metrics(metrics: Sequence[Metric], samples: Samples | Source) -> None:
-    """Refuse metrics of classes where the targets are none; warn of weights that one leaves out.
+    """Refuse metrics of classes if the targets are not; warn if a metric ignores the weights.
 
     Raises:
         ValueError: a metric needs classes.
@@ -411,7 +412,7 @@ def check_metrics(metrics: Sequence[Metric], samples: Samples | Source) -> None:
         if samples.weighted and not metric.takes_weights:
             checks.warn(
                 f"the metric {metric.name!r} takes no sample weights, and counts all samples "
-                "alike: give its function an argument weights, as in f(a, y, *, weights, xp)."
+                "equally: give its function an argument weights, as in f(a, y, *, weights, xp)."
             )
         if metric.needs_classes and not samples.has_classes:
             raise ValueError(
@@ -421,7 +422,7 @@ def check_metrics(metrics: Sequence[Metric], samples: Samples | Source) -> None:
 
 
 def _shared(source: Any, ranks: Ranks) -> Any:
-    """Return the share that a process takes of a source, if there is one."""
+    """Return the share of a source that a process takes, if there is a source."""
     return source.share(ranks.rank, ranks.size) if source and ranks.are_several else source
 
 
@@ -435,7 +436,7 @@ def _make_run(
     placement: Placement,
 ) -> Run:
     """Return a run before its first step."""
-    if isinstance(source, MemorySource):  # it is gathered where steps are taken
+    if isinstance(source, MemorySource):  # it is gathered on the devices that take the steps
         source = replace(source, placement=placement)
     position = start(
         network.model,
@@ -460,18 +461,18 @@ def _make_run(
 
 
 def go_on(fresh: Position, ended: Position) -> Position:
-    """Return a position with the optimizer, the masks and the steps of where a run ended."""
+    """Return a position with the optimizer, masks and step count of an earlier run's end."""
     state = fresh.state._replace(optimizer=ended.state.optimizer, masks=ended.state.masks)
     return fresh._replace(state=state, step=ended.step)
 
 
 def _resume(network: Any, run: Run, saved: SavedRun, described: Mapping[str, Any]) -> None:
-    """Let a run be where a saved one is, and the network have its parameters and seed."""
+    """Put a run at the position of a saved one, and give the network its parameters and seed."""
     check_same_network(saved, network)
     run.position, run.history, run.best = checkpoint.unpack(
         saved, described, run.position.state, run.position.state.layers, placement=run.placement
     )
-    if run.ranks.rank:  # what is added up so far counts once
+    if run.ranks.rank:  # the sums so far must count only once
         run.position = run.position._replace(totals=[one * 0 for one in run.position.totals])
     run.show(copied(run.position.state.layers, network.xp))
     go_on_counting(run, saved)
@@ -479,17 +480,17 @@ def _resume(network: Any, run: Run, saved: SavedRun, described: Mapping[str, Any
 
 
 def check_same_network(saved: SavedRun, network: Any) -> None:
-    """Refuse a saved run whose network, or networks, are others than these.
+    """Refuse a saved run whose network or members do not match.
 
     Raises:
-        CheckpointError: they are.
+        CheckpointError: they do not match.
     """
     theirs, ours = saved.network, network.describe()
     try:
         for name in ("sizes", "activations", "cost", "dtype"):
             before, now = getattr(theirs, name), getattr(ours, name)
             if before != now:
-                raise ValueError(f"its network has {name} {before!r}, and this one {now!r}")
+                raise ValueError(f"its network has {name} {before!r}, and this one has {now!r}")
         check_same_functions(theirs.own, ours.own)
         checks.check_seed(theirs.seed)
     except (TypeError, ValueError) as error:
@@ -497,12 +498,12 @@ def check_same_network(saved: SavedRun, network: Any) -> None:
 
 
 def go_on_counting(run: Run, saved: SavedRun) -> None:
-    """Let the report of a run that is resumed know the steps before; say if none is left."""
+    """Add the earlier steps of a resumed run to its report; log it if no steps are left."""
     for *shape, steps in saved.run.taken:
         run.report.account(tuple(shape)).before = steps
     if run.is_over:
         epochs = run.settings.epochs
-        logger.info("%s: all %d epochs are run already.", saved.path, epochs)
+        logger.info("%s: all %d epochs are already complete.", saved.path, epochs)
 
 
 def _write_nothing(path: Path, run: Run) -> None:
@@ -518,7 +519,7 @@ def _write(
     begun: Any,
     others: Mapping[str, Section],
 ) -> None:
-    """Write the checkpoint of a run, and keep the one before."""
+    """Write the checkpoint of a run, and keep the previous one."""
     section = checkpoint.pack(
         run.position, run.history, run.best, described, begun=begun, report=run.report
     )

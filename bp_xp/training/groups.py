@@ -1,10 +1,10 @@
 """Groups: a stack takes the steps of a chunk a few networks at a time.
 
-What a step of all networks reads and writes may not fit a core's cache, and then takes longer than
-the steps of some networks after those of others. No network knows of another: the results are the
-same.
+The data that a step of all networks reads and writes may not fit in a core's cache. Then it is
+faster to take the steps of one group of networks after those of another. The networks are
+independent, so the results are the same.
 
-A compiled program goes through the networks by itself (:func:`one_by_one`).
+A compiled program loops over the networks itself (:func:`one_by_one`).
 """
 
 import itertools
@@ -39,21 +39,22 @@ __all__ = [
 ]
 
 Chunk: TypeAlias = Callable[[State, Sequence[Array]], tuple[State, Array]]
-"""Takes the steps of a chunk; returns the state and the totals, shape (steps, M, 3) of a stack."""
+"""Takes the steps of a chunk; returns the state and the totals, (steps, M, 3) for a stack."""
 
 Part: TypeAlias = "Array | tuple[Array, Array]"
-"""Of the mini-batches of all networks: samples that all share, shape (steps, 1, ...); or numbers of
-rows, shape (steps, M, batch), and what they are rows of; or what a schedule gives, (steps, ..., M).
+"""A part of the mini-batches of all networks: samples that all share, shape (steps, 1, ...); or the
+numbers of rows, shape (steps, M, batch), and the array that has the rows; or the values of a
+schedule, shape (steps, ..., M).
 """
 
 _CACHE = 2 << 20
-"""Bytes that are taken to stay in a core's second cache."""
+"""Bytes that are assumed to stay in a core's second-level cache."""
 
 _WORTH_A_STACK = 8
-"""Networks of which a stack saves most of what it can; more of them save little more."""
+"""The number of networks with which a stack is nearly as efficient as it gets."""
 
 _FIRST_CACHE = 48 << 10
-"""Bytes that are taken to stay in its first cache."""
+"""Bytes that are assumed to stay in a core's first-level cache."""
 
 
 def is_stack(state: State) -> bool:
@@ -62,17 +63,17 @@ def is_stack(state: State) -> bool:
 
 
 def networks_of(state: State) -> int:
-    """Return how many networks a state is of; one without an axis for them is of one."""
+    """Return the number of networks in a state; a state without an axis for them has one."""
     return state.layers[0].b.shape[0] if is_stack(state) else 1
 
 
 def networks_at_once(state: State, batch_size: int, placement: Placement) -> int:
     """Return how many networks of a stack take a chunk together.
 
-    It is all, but on a CPU. There an engine that moves the state in its memory takes as many as
-    have room in the second cache. A compiled program, whose passes write gradients and new
-    parameters of all networks to memory, takes one after the other if one fills the first cache. A
-    plain loop takes all. A network that is no stack is one.
+    It is all, except on a CPU. There, an engine that updates the state in place takes as many as
+    fit in the second-level cache. A compiled program, whose passes write gradients and new
+    parameters of all networks to memory, takes one at a time if one fills the first-level cache. A
+    plain loop takes all. A single network counts as one.
     """
     n, engine = networks_of(state), placement.engine
     if n == 1 or not placement.on_cpu:
@@ -85,18 +86,18 @@ def networks_at_once(state: State, batch_size: int, placement: Placement) -> int
 
 
 def _bytes_of_network(state: State, batch_size: int, n: int) -> int:
-    """Return how many bytes a step of one of n networks reads and writes, as a rule of thumb."""
+    """Return a rough estimate of the bytes that a step of one of n networks reads and writes."""
     layers = sum(math.prod(leaf.shape) for leaf in leaves_of(state.layers)) // n
     optimizer = sum(math.prod(leaf.shape) for leaf in leaves_of(state.optimizer)) // n
     inputs = state.layers[0].W.shape[-1]
     neurons = sum(layer.b.shape[-1] for layer in state.layers)
-    # Each parameter and its gradient; of each sample the inputs, and z, a, δ, σ′ of each neuron.
+    # Each parameter and its gradient; each sample's inputs, and z, a, δ, σ′ of each neuron.
     numbers = 2 * layers + optimizer + batch_size * (inputs + 4 * neurons)
     return numbers * int(dtype_name(state.layers[0].b.dtype).removeprefix("float")) // 8
 
 
 def groups_of(n: int, at_once: int) -> list[slice]:
-    """Return the rows of the groups of n networks, at most so many in each and about alike.
+    """Return the rows of groups of n networks, of similar size and at most so many in each.
 
     Examples:
         >>> groups_of(7, 3)
@@ -109,10 +110,10 @@ def shares_of(n: int, of_all: int, at_once: int, jobs: int) -> list[slice]:
     """Return the parts of n networks that processes are to train, each as a stack.
 
     Args:
-        n: how many networks can be in one stack.
-        of_all: how many there are in all, others too.
-        at_once: how many are a stack at most.
-        jobs: how many processes there are.
+        n: the number of networks that can be in one stack.
+        of_all: the number of all networks, including others.
+        at_once: the largest number of networks in a stack.
+        jobs: the number of processes.
 
     Examples:
         >>> shares_of(48, 120, 64, 2)
@@ -121,13 +122,13 @@ def shares_of(n: int, of_all: int, at_once: int, jobs: int) -> list[slice]:
         [slice(0, 3, None)]
     """
     parts = math.ceil(n / min(at_once, math.ceil(of_all / jobs)))
-    if n >= _WORTH_A_STACK * jobs:  # as many for each, so that none waits for another at the end
+    if n >= _WORTH_A_STACK * jobs:  # equal shares, so that none waits at the end
         parts = math.ceil(parts / jobs) * jobs
     return _slices(n, parts)
 
 
 def _slices(n: int, parts: int) -> list[slice]:
-    """Return the slices that cut n items into so many parts of about alike."""
+    """Return the slices that divide n items into parts of similar size."""
     sizes = map(len, np.array_split(np.arange(n), parts))
     return [slice(*pair) for pair in itertools.pairwise(itertools.accumulate(sizes, initial=0))]
 
@@ -146,16 +147,16 @@ def in_groups(
     Args:
         take: takes the steps of some networks.
         groups: their rows.
-        state: that of all networks, which is used up.
-        batches: those of all networks: samples of their own, or of shape (steps, 1, ...) where all
-            share them; then what a schedule gives, shape (steps, ..., M).
-        n_samples: how many parts are samples.
+        state: that of all networks, which is consumed.
+        batches: those of all networks: separate samples, or samples of shape (steps, 1, ...) if all
+            share them; then the values of a schedule, shape (steps, ..., M).
+        n_samples: the number of parts that are samples.
         xp: the namespace.
     """
     if len(groups) == 1:
         return take(state, [_part(one, groups[0]) for one in batches])
     if isinstance(batches[0], OwnRows):
-        state = batches[0].lay_out(state)  # once, and not the part of each group
+        state = batches[0].lay_out(state)  # once, not for each group
     before, after, totals = [], [], []
     for rows in groups:
         part = _of_rows(state, rows, xp)
@@ -169,17 +170,17 @@ def in_groups(
 
 
 def _part(part: Array | OwnRows, rows: slice) -> Array:
-    """Return what some networks are given of a part of mini-batches: theirs, or that of all."""
+    """Return the share of some networks in a part of mini-batches: their own, or the common one."""
     return part.of(rows) if isinstance(part, OwnRows) else part
 
 
 def are_cut_on_host(part: Array | OwnRows) -> bool:
-    """Return whether a part of mini-batches is cut before a program begins: sparse inputs are."""
+    """Return whether a part of mini-batches is cut before a program starts: sparse inputs are."""
     return isinstance(part, OwnRows) and part.are_sparse
 
 
 def parts_of(batches: Sequence[Array | OwnRows]) -> list[Part]:
-    """Return mini-batches in a form that a compiled function takes."""
+    """Return mini-batches in a form that a compiled function accepts."""
     return [(one.numbers, one.values) if isinstance(one, OwnRows) else one for one in batches]
 
 
@@ -210,14 +211,14 @@ def one_by_one(
     n_samples: int,
     xp: Namespace,
 ) -> tuple[State, Array]:
-    """Take the steps of a chunk in a compiled program, each network as if it were no stack.
+    """Take the steps of a chunk in a compiled program, each network as if it were alone.
 
     Args:
         take: takes the steps of one network.
-        over: goes through the networks.
+        over: loops over the networks.
         state: that of all networks.
-        parts: their mini-batches, then what a schedule gives.
-        n_samples: how many parts are samples.
+        parts: their mini-batches, then the values of a schedule.
+        n_samples: the number of parts that are samples.
         xp: the namespace.
     """
 
@@ -250,7 +251,7 @@ def _serves_all(state: State) -> set[int]:
 
 
 def _of_rows(state: State, rows: slice | Array, xp: Namespace) -> State:
-    """Return the state of some networks of a stack; of what serves all, a copy to move on."""
+    """Return the state of some networks of a stack, with copies of the parts that all share."""
 
     def cut(leaf: Array) -> Array:
         return leaf[rows, ...] if leaf.ndim else xp.asarray(leaf, copy=True)
@@ -264,7 +265,7 @@ def _of_rows(state: State, rows: slice | Array, xp: Namespace) -> State:
 def _joined(
     state: State, before: Sequence[Sequence[Array]], after: Sequence[Iterator[Array]], xp: Namespace
 ) -> State:
-    """Return the state of all networks, of those of the groups before and after their steps."""
+    """Return the state of all networks from those of the groups before and after their steps."""
     columns = zip(zip(*before, strict=True), zip(*after, strict=True), strict=True)
     serves_all = _serves_all(state)
 
@@ -272,7 +273,7 @@ def _joined(
         were, are = next(columns)
         if id(leaf) in serves_all:
             return are[0]
-        # Where an engine moved them in their memory, they are the rows of the whole already.
+        # If an engine updated them in place, they are already the rows of the whole.
         moved = all(one is other for one, other in zip(were, are, strict=True))
         return leaf if moved else xp.concat(list(are), axis=0)
 

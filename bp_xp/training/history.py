@@ -1,4 +1,4 @@
-"""The record that a training run leaves."""
+"""The record of a training run."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -15,19 +15,20 @@ _MEASURED = ("cost", "accuracy", "validation_cost", "validation_accuracy")
 
 
 class EpochRecord(NamedTuple):
-    """What is known of one epoch.
+    """The record of one epoch.
 
     Attributes:
         epoch: its number, from 1.
-        cost: mean cost over the training samples, each taken as its mini-batch was used, before
-            the step; without the L2 term.
-        accuracy: share of training samples classified correctly, likewise; None where there are no
-            classes.
-        validation_cost: mean cost over the validation data after the epoch; None without any.
-        validation_accuracy: share classified correctly, likewise.
-        seconds: time it took, validation included.
-        samples_per_second: training samples a second.
-        metrics: the values of the metrics asked for, by name: ``"validation_f1"``.
+        cost: the mean cost over the training samples, each evaluated when its mini-batch was used,
+            before the step; without the L2 penalty.
+        accuracy: the share of training samples that are correctly classified, evaluated at the same
+            time; None if there are no classes.
+        validation_cost: the mean cost over the validation data after the epoch; None without any.
+        validation_accuracy: the share of the validation data that is correctly classified; None
+            without any, or without classes.
+        seconds: the time that it took, including validation.
+        samples_per_second: training samples per second.
+        metrics: the values of the requested metrics, by name: ``"validation_f1"``.
     """
 
     epoch: int
@@ -40,12 +41,12 @@ class EpochRecord(NamedTuple):
     metrics: Mapping[str, float] = MappingProxyType({})
 
     def of_member(self, row: int) -> "EpochRecord":
-        """Return the record of one network of a stack, where the values are arrays of (M,)."""
+        """Return the record of one network of a stack, whose values are arrays of shape (M,)."""
         return self._with_values(lambda values: float(values[row]))
 
     @classmethod
     def stacked(cls, records: Sequence["EpochRecord"]) -> "EpochRecord":
-        """Return records of one epoch of several networks as that of a stack; :meth:`of_member`."""
+        """Return one record of a stack from those of its networks; see :meth:`of_member`."""
         first = records[0]
         values: dict[str, Any] = {
             name: None if getattr(first, name) is None else [getattr(one, name) for one in records]
@@ -60,11 +61,11 @@ class EpochRecord(NamedTuple):
         return self._with_values(lambda values: values[list(rows)])
 
     def mean(self) -> "EpochRecord":
-        """Return the record with means over the networks of a stack; that of one as it is."""
+        """Return the record with means over the networks of a stack; of one, the same record."""
         return self._with_values(lambda values: float(np.mean(values)))
 
     def _with_values(self, function: Any) -> "EpochRecord":
-        """Return the record with a function applied to what was measured."""
+        """Return the record with a function applied to the measured values."""
         values = {name: getattr(self, name) for name in _MEASURED}
         return self._replace(
             **{name: None if value is None else function(value) for name, value in values.items()},
@@ -72,7 +73,7 @@ class EpochRecord(NamedTuple):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return EpochRecord, (*self[:-1], dict(self.metrics))  # a proxy can't be copied or pickled
+        return EpochRecord, (*self[:-1], dict(self.metrics))  # a proxy cannot be copied or pickled
 
     def __str__(self) -> str:
         return f"epoch {self.epoch}  {self.values()}  {self.seconds:.2f} s"
@@ -95,18 +96,18 @@ class History(Sequence[EpochRecord]):
     """The record of a training run: a sequence with an entry for each complete epoch.
 
     ``history["cost"]`` is the list of one value over all epochs, ``history[-1]`` the last epoch. It
-    prints as a line an epoch, and a notebook shows it as a table.
+    prints as a line per epoch, and a notebook shows it as a table.
 
     Attributes:
         records: the entries.
-        stopped: why the run ended: ``"epochs"`` (all were run), ``"early"`` (early stopping),
-            ``"callback"`` (a callback asked for it), ``"interrupt"`` (Ctrl-C, or
-            ``should_stop``) or, of a member of an ensemble, ``"divergence"``.
+        stopped: why the run ended: ``"epochs"`` (all epochs are complete), ``"early"`` (early
+            stopping), ``"callback"`` (a callback requested it), ``"interrupt"`` (Ctrl-C, or
+            ``should_stop``) or, for a member of an ensemble, ``"divergence"``.
         best_epoch: the epoch whose parameters early stopping restored; None without.
-        steps: steps taken so far, as of the last look at the run.
+        steps: the number of steps taken so far, as of the last look at the run.
         engine: the name of the engine that took the steps: that of its library, or ``"plain"``;
-            :meth:`bp_xp.Network.explain` says more.
-        members: of an ensemble, the history of each member; the records here are means over the
+            :meth:`bp_xp.Network.explain` has the details.
+        members: for an ensemble, the history of each member; the records here are means over the
             members that took the epoch.
     """
 
@@ -139,7 +140,7 @@ class History(Sequence[EpochRecord]):
         return "\n".join(map(str, self.records))
 
     def _repr_html_(self) -> str:
-        """Return the records as a table, which notebooks show; of very many the first and last."""
+        """Return the records as a table for notebooks; of very many, only the first and last."""
         names = [
             *(name for name in EpochRecord._fields[:-1] if self._has(name)),
             *(self.records[0].metrics if self.records else ()),
@@ -168,7 +169,7 @@ def _as_row(tag: str, cells: Sequence[str]) -> str:
 
 
 def _as_cell(name: str, value: Any) -> str:
-    """Return a value as people read it."""
+    """Return a value in a form for reading."""
     if value is None or isinstance(value, int | str):
         return "" if value is None else str(value)
     if name in ("accuracy", "validation_accuracy"):

@@ -1,11 +1,11 @@
-"""Steps, chunk by chunk, and the looks that are taken at a run between them.
+"""Steps, chunk by chunk, and the looks at a run between them.
 
-A *step* takes one mini-batch. A *chunk* is some steps that an engine takes at once. A *look* is a
-moment between two steps at which the run shows itself: after each epoch, after numbers of steps
-that an observer names, and where the run is interrupted.
+A *step* takes one mini-batch. A *chunk* is several steps that an engine takes together. A *look* is
+a moment between two steps at which observers see the run: after each epoch, after numbers of steps
+that an observer requests, and when the run is interrupted.
 
-Samples are on the device before a chunk begins, and cost and accuracy are added up there; the host
-asks for them once an epoch.
+Samples are on the device before a chunk starts, and cost and accuracy are summed there; the host
+fetches them once per epoch.
 """
 
 import contextlib
@@ -56,20 +56,20 @@ from bp_xp.training.step import Rule, State, make_step
 
 __all__ = ["Look", "Position", "copied", "start", "steps_at_once", "take_looks"]
 
-# Steps, and numbers in their mini-batches: on a CPU, a chunk is gathered that stays in a cache.
-# Elsewhere, to gather a chunk and to sum its costs up takes some 20 launches, whatever its size.
+# Steps, and numbers in their mini-batches: on a CPU, a gathered chunk should stay in a cache.
+# On other devices, gathering a chunk and summing its costs takes some 20 launches at any size.
 _CHUNK_ON_CPU = 64, 1 << 20
 _CHUNK_ELSEWHERE = 512, 1 << 23
 
 
 class Position(NamedTuple):
-    """Where a run is between two steps: what it needs to go on, besides its settings and samples.
+    """The position of a run between two steps: what it needs to continue, besides its settings.
 
     Attributes:
-        state: what the steps carry on; the next step uses it up.
-        epoch: the epoch under way, from 1.
+        state: the state of the steps; the next step consumes it.
+        epoch: the current epoch, from 1.
         place: the source's place in that epoch; 0 at its start.
-        step: steps taken in the run.
+        step: the number of steps taken in the run.
         totals: those of the chunks of the epoch so far, shape (steps, 3) each.
         order: the generator's state before the epoch's order was drawn.
     """
@@ -83,13 +83,14 @@ class Position(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What a run shows between two steps.
+    """What observers see of a run between two steps.
 
     Attributes:
         layers: a copy of the parameters.
-        position: where the run is.
-        record: that of the epoch just over, if one is; of a stack its values are arrays of (M,).
-        interrupted: whether the run ends here, by Ctrl-C or because a callback asks for it.
+        position: the position of the run.
+        record: that of the epoch that has just ended, if any; for a stack its values are arrays of
+            shape (M,).
+        interrupted: whether the run ends here, by Ctrl-C or at the request of a callback.
         diverged: the errors of the networks of a stack that diverged in the epoch, by their row.
     """
 
@@ -138,7 +139,7 @@ def copied(tree: Any, xp: Namespace) -> Any:
 
 
 def steps_at_once(placement: Placement, entries: int) -> int:
-    """Return how many steps are taken in a chunk, where a mini-batch has so many entries."""
+    """Return the number of steps in a chunk, for mini-batches with so many entries."""
     most_steps, most_entries = _CHUNK_ON_CPU if placement.on_cpu else _CHUNK_ELSEWHERE
     return max(1, min(most_steps, most_entries // entries))
 
@@ -159,29 +160,28 @@ def take_looks(
     should_stop: Callable[[], bool] = lambda: False,
     ranks: Ranks | None = None,
 ) -> Generator[Look, State | None, None]:
-    """Take the steps of a run, showing it after each epoch and at the steps that are asked for.
+    """Take the steps of a run, and yield looks after each epoch and at the requested steps.
 
     Args:
         model: what the network computes.
         source: where mini-batches come from.
         validation: what to evaluate after each epoch, or None; one for each network of a stack.
         settings: the settings.
-        history: the epochs so far, to which the caller adds each record as it comes; schedules
-            look at it.
-        position: where to begin; see :func:`start`.
+        history: the epochs so far, to which the caller adds each new record; schedules use it.
+        position: where to start; see :func:`start`.
         placement: library and device of all arrays.
         dtype: the network's dtype.
         generator: draws the order of the samples, on the host.
-        report: what to keep accounts of the engine in.
-        look_every: numbers of steps after which the caller wants to look.
-        should_stop: asked between chunks whether the run shall end.
-        ranks: the processes that share the run; None for one alone. All take the same looks, and
-            end at the same step.
+        report: the engine's report of the run.
+        look_every: numbers of steps after which the caller wants a look.
+        should_stop: called between chunks; returns whether the run should end.
+        ranks: the processes that share the run; None for a single process. All have the same looks,
+            and end at the same step.
 
     Yields:
         A look after each epoch and each ``look_every`` steps. After an interruption (Ctrl-C, or
-        ``should_stop``) the last one holds the parameters of the last complete step. What is sent
-        back, if anything, is the state to go on from.
+        ``should_stop``) the last one has the parameters of the last complete step. A value sent
+        back is the state to continue from.
 
     Raises:
         ValueError: the optimizer returns parameters of another shape or dtype, or the schedule
@@ -239,7 +239,7 @@ def take_looks(
             ended = end_epoch(state, totals, asked, **told) if batches is None else batches
             if isinstance(ended, Exception):
                 stopped = isinstance(ended, StoppedError)
-                if step or stopped:  # what was learned is shown, and kept
+                if step or stopped:  # what was learned is kept
                     here = Position(state, epoch, reading.place, step, totals, order)
                     yield look(here, interrupted=True)
                 if stopped:
@@ -259,14 +259,14 @@ def _look(
     record: EpochRecord | None = None,
     **more: Any,
 ) -> Look:
-    """Return what a run shows at a position: copies of its parameters, for the run goes on."""
+    """Return a look at a position, with copies of the parameters, since the run continues."""
     totals = total_on_first(position.totals, ranks, placement=placement)
     layers = copied(position.state.layers, placement.xp)
     return Look(layers, position._replace(totals=totals), record, **more)
 
 
 def _chunk_taker(rule: Rule, source: Source, report: Report, placement: Placement) -> Chunk:
-    """Return what takes the steps of a chunk, of a stack in groups of networks."""
+    """Return a function that takes the steps of a chunk, of a stack in groups of networks."""
     engine, xp, library = placement.engine, placement.xp, placement.library
     loop = engine.new_loop(report)
     given, n_samples = (rule, source.has_classes, engine, loop, xp), 2 + source.weighted
@@ -281,7 +281,7 @@ def _chunk_taker(rule: Rule, source: Source, report: Report, placement: Placemen
         library.compute(leaves_of((state, totals)))
         return state, totals
 
-    # What overflows ends in a DivergenceError, which says more than a warning.
+    # An overflow ends in a DivergenceError, which is clearer than a warning.
     @np.errstate(over="ignore", invalid="ignore")
     def take_all(state: State, batches: Sequence[Array]) -> tuple[State, Array]:
         at_once = networks_at_once(state, batches[0].shape[-2], placement)
@@ -321,7 +321,7 @@ def _rule_of(
 
 
 def _check_can_be_scheduled(optimizer: Optimizer, state: Any) -> None:
-    """Refuse a schedule where the optimizer's state has no place for its rate."""
+    """Refuse a schedule if the optimizer's state has no field for its rate."""
     if not hasattr(state, "learning_rate"):
         raise TypeError(
             "a schedule needs an optimizer whose state is a NamedTuple with a learning_rate, not "
@@ -347,7 +347,7 @@ def _end_epoch(
 ) -> tuple[EpochRecord, Mapping[int, DivergenceError]] | StoppedError:
     """Return the record of an epoch, and the networks of a stack that diverged in it.
 
-    Where the run shall end, and waits for validation data, the error that says so.
+    If the run must end while it waits for validation data, return that error.
     """
     of_ranks = totals_of_all(totals, ranks, placement=placement)
     found = {"totals": of_ranks, "rates": rates, "placement": placement}
@@ -372,7 +372,7 @@ def _end_epoch(
             **judged,
         )
 
-    # What rank 0 finds counts: another machine may round otherwise.
+    # The result of rank 0 counts: another machine may round differently.
     return ranks.first(record), diverged
 
 
@@ -394,7 +394,7 @@ def _judged(
     metrics: Sequence[Metric],
     **where: Any,
 ) -> dict[str, Any]:
-    """Return what the record of an epoch says of the validation data, by name."""
+    """Return the entries of an epoch's record for the validation data, by name."""
     if validation is None:
         return {"validation_cost": None, "validation_accuracy": None}
     if isinstance(validation, Sequence):
@@ -415,7 +415,7 @@ def _judged_members(
     metrics: Sequence[Metric],
     **where: Any,
 ) -> dict[str, Any]:
-    """Return the same for a stack of networks, as arrays of (M,): each is judged as if alone."""
+    """Return the same for a stack, as arrays of shape (M,): each network is evaluated alone."""
     with np.errstate(over="ignore", invalid="ignore"):  # one of them may have diverged
         each = [
             _judged(model, row_of(layers, row), validation[row], metrics, **where)
@@ -432,7 +432,7 @@ def _judged_members(
 
 
 def _is_asked(interruption: Interruption, should_stop: Callable[[], bool]) -> bool:
-    """Return whether the run shall end, by Ctrl-C or because an observer asks for it."""
+    """Return whether the run should end, by Ctrl-C or at the request of an observer."""
     return interruption.asked or should_stop()
 
 
@@ -444,7 +444,7 @@ def _reader(
     shall_stop: Callable[[], bool],
     **options: Any,
 ) -> Callable[[Any], Reading]:
-    """Return what begins to read an epoch, at a place in it."""
+    """Return a function that starts to read an epoch, at a place in it."""
     forms = [(model.sizes[0],), (model.sizes[-1],), *([()] if source.weighted else [])]
     options |= {"shall_stop": shall_stop, "forms": forms}
     return lambda place: Reading(source, settings.batch_size, generator, place, **options)
@@ -458,19 +458,19 @@ def _until_look(
     ranks: Ranks,
     placement: Placement,
 ) -> Callable[[int], int]:
-    """Return what tells how many steps may be taken at once, after so many, until the next look."""
+    """Return a function of the steps so far: how many can be taken together until the next look."""
     most_rows = rows_of_share(settings.batch_size, 0, ranks.size)  # of any process
     at_once = steps_at_once(placement, most_rows * source.row_entries)
     return lambda step: min([at_once, *(every - step % every for every in look_every)])
 
 
 def _rows_of_an_epoch(source: Source, ranks: Ranks) -> int | None:
-    """Return how many samples an epoch has; None where nobody knows, as nobody does of shards."""
+    """Return the number of samples in an epoch; None if it is unknown, as with shards."""
     return None if source.sharded and ranks.are_several else source.n_rows
 
 
 def _mini_batches_of_an_epoch(rows: int | None, batch_size: int) -> dict[int, int] | None:
-    """Return how many mini-batches of so many rows an epoch has; None where nobody knows."""
+    """Return the number of mini-batches of so many rows in an epoch; None if it is unknown."""
     if rows is None:
         return None
     whole, rest = divmod(rows, batch_size)
@@ -486,7 +486,7 @@ def _keep_account(
     *,
     xp: Namespace,
 ) -> None:
-    """Note how many steps are about to be taken, and how their program reads."""
+    """Record how many steps are about to be taken, and the text of their program."""
     taken, *shape = batches[0].shape
     account = report.account(tuple(shape))
     if not account.steps and engine.describe is not None:
@@ -504,7 +504,7 @@ def _chunk(
     state: State,
     batches: Sequence[Array],
 ) -> tuple[State, Array]:
-    """Take a step for each mini-batch of a chunk; return the new state and each one's totals."""
+    """Take a step for each mini-batch of a chunk; return the new state and the totals of each."""
     state, zs = loop(make_step(rule), state, batches, xp=xp)
     weights = batches[2] if rule.weighted else None
     totals = totals_of(
@@ -532,7 +532,7 @@ def _chunk_of_each(
 
 
 def _fused(model: Model, engine: Engine) -> Model:
-    """Return the model with each σ and σ′ as one operation, where the engine can do that."""
+    """Return the model with each σ and σ′ as one operation, if the engine can do that."""
     fused = (
         activation
         if activation.coupled

@@ -1,4 +1,4 @@
-"""What a network says of samples, returned or written to a file."""
+"""Predictions of a network, returned or written to a file."""
 
 import os
 from pathlib import Path
@@ -25,26 +25,26 @@ def predict(
     read: Elementwise | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> Array:
-    """Return the outputs of a network, or what is read off them.
+    """Return the outputs of a network, or the result of a function of them.
 
     Args:
         network: a :class:`bp_xp.Network`.
-        x: inputs, wherever they lie.
-        batch_size: how many go through the network at once.
+        x: inputs, in memory or stored.
+        batch_size: the number of samples passed through the network at a time.
         read: as for :func:`bp_xp.training.evaluation.feed`.
-        out: a file to write them to, block by block, or None.
+        out: a file to write to, block by block, or None.
 
     Returns:
-        Shape (N, ...), on the network's device; with ``out``, the array of the file, mapped.
+        Shape (N, ...), on the network's device; with ``out``, the memory-mapped array of the file.
 
     Raises:
-        ValueError: ``out`` has another ending than .npy, or is what x is read from.
-        OSError: it could not be written; an older file is left as it was.
+        ValueError: ``out`` has another extension than .npy, or is the file that x is read from.
+        OSError: the file could not be written; an older file is unchanged.
     """
     size = checks.check_integer(batch_size, "batch_size")
     path = None if out is None else _as_path(out, x)
     placement = network.placement
-    with placement.active(advice("Take a smaller {}.", "batch_size")):
+    with placement.active(advice("Use a smaller {}.", "batch_size")):
         where: dict[str, Any] = {"placement": placement, "dtype": network.dtype}
         x, blocks = input_blocks(x, size, columns=network.sizes[0], **where)
         given = network.model, network._layers_for(x), blocks
@@ -56,10 +56,10 @@ def predict(
 
 
 def _as_path(out: str | os.PathLike[str], x: Any) -> Path:
-    """Return where predictions go; refuse a file of another kind, or one that is read."""
+    """Return the path for predictions; refuse a file of another kind, or one that is being read."""
     path = Path(out)
     if path.suffix.lower() != ".npy":
         raise ValueError(f"{named('out', out)} must end in .npy, the format that is written.")
     if path.exists() and any(map(path.samefile, paths_of(x))):
-        raise ValueError(f"{named('out', out)} is where the samples lie: name another file.")
+        raise ValueError(f"{named('out', out)} is the file of the samples: name another file.")
     return path

@@ -1,4 +1,4 @@
-"""A training run and the person before it: progress, and Ctrl-C."""
+"""Interaction with the user during a training run: progress, and Ctrl-C."""
 
 import contextlib
 import importlib.util
@@ -22,7 +22,7 @@ logger = logging.getLogger("bp_xp")
 _HEAD = "{desc}: {percentage:3.0f}%|{bar}| "
 _HEAD_WITHOUT_END = "{desc}: {n_fmt}{unit} "
 _LEAST_BAR, _PERCENT = 6, len(": 100%|| ")
-# What is told of time, and how long it becomes.
+# The forms of the times that are shown, and how long they become.
 _TIMES = {
     "  {elapsed}<{remaining}, {rate_fmt}": len("  00:00:00<00:00:00, 1.23M samples/s"),
     "  {elapsed}<{remaining}": len("  00:00:00<00:00:00"),
@@ -31,9 +31,9 @@ _TIMES = {
 
 
 class Progress:
-    """A bar on a terminal and in a notebook; a line an epoch where there is neither.
+    """A bar on a terminal or in a notebook, otherwise a line per epoch.
 
-    A line goes to the logger ``"bp_xp"`` where somebody listens to it at level INFO, and otherwise
+    A line goes to the logger ``"bp_xp"`` if its level is INFO and it has a handler, and otherwise
     to standard error.
     """
 
@@ -51,12 +51,12 @@ class Progress:
             self._bar.close()
 
     def start(self, epoch: int) -> None:
-        """Say which epoch it is."""
+        """Show the number of the epoch."""
         if self._bar is not None:
             self._bar.set_description_str(f"epoch {epoch}/{self._epochs}", refresh=False)
 
     def advance(self, samples: int, totals: Array) -> None:
-        """Move the bar by a chunk, whose totals (steps, 3) are fetched a few times a second."""
+        """Advance the bar by a chunk, whose totals (steps, 3) are fetched a few times a second."""
         if self._bar is None:
             return
         now = time.monotonic()
@@ -64,7 +64,7 @@ class Progress:
             self._looked = now
             totals = to_numpy(totals)  # of a stack for each of its networks: (steps, M, 3)
             cost, correct, weight = totals.sum(axis=tuple(range(totals.ndim - 1)))
-            # What is not known of this epoch yet is shown as of the one before.
+            # Until values of this epoch are known, those of the previous one are shown.
             parts = [f"cost {cost / weight:.4f}"]
             if (last := self._last) is not None:
                 accuracy = None if last.accuracy is None else correct / weight
@@ -84,7 +84,7 @@ class Progress:
             print(record, file=sys.stderr, flush=True)
 
     def _write(self, parts: list[str]) -> None:
-        """Let the bar show values, those first that matter most, as many as there is room for."""
+        """Show as many values in the bar as there is room for, the most important first."""
         bar = self._bar
         assert bar is not None
         columns = bar.format_dict["ncols"]
@@ -103,7 +103,7 @@ class Progress:
 
 
 def _new_bar(total: int | None) -> Any:
-    """Return a bar, or None where there is no place for one."""
+    """Return a bar, or None if it cannot be shown."""
     options: dict[str, Any] = {"unit": " samples", "unit_scale": True, "mininterval": 0.2}
     options |= {"total": total, "bar_format": _HEAD if total else _HEAD_WITHOUT_END}
     if _is_notebook():
@@ -124,7 +124,7 @@ def _is_notebook() -> bool:
 
 
 def _parts(record: EpochRecord) -> list[str]:
-    """Return the values of a record in few letters, the most important first."""
+    """Return the values of a record in short form, the most important first."""
     cost, accuracy = f"cost {record.cost:.4f}", ""
     if record.validation_cost is not None:
         cost += f" (val {record.validation_cost:.4f})"
@@ -140,11 +140,11 @@ def _parts(record: EpochRecord) -> list[str]:
 
 
 class Interruption(contextlib.AbstractContextManager["Interruption"]):
-    """Turns the first Ctrl-C into a request that is looked at between chunks.
+    """Turns the first Ctrl-C into a request that is checked between chunks.
 
-    A step that is under way is completed, so that no layer is ahead of another. The second Ctrl-C
-    is the usual KeyboardInterrupt. Only the main thread may handle signals, and a handler of the
-    program's own is left in place.
+    The current step is completed, so that no layer is ahead of another. The second Ctrl-C is the
+    usual KeyboardInterrupt. Only the main thread may handle signals, and a handler that the program
+    has installed is left in place.
     """
 
     def __init__(self) -> None:

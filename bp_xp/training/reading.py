@@ -1,7 +1,8 @@
-"""Reading: the mini-batches of an epoch, by one process or by several that keep in step.
+"""Reading: the mini-batches of an epoch, by one process or by several in step.
 
-Each process that shares a run reads for itself, and may meet the end, an error or a reader that is
-stuck where the others do not. So before each chunk all tell what they have, and take what all can.
+Each process that shares a run reads on its own. It may reach the end of its samples, an error or a
+blocked reader when the others do not. So before each chunk, the processes exchange what they have,
+and take only what all of them can.
 """
 
 import functools
@@ -24,10 +25,10 @@ class _Told(NamedTuple):
     """What a process has of the mini-batches that come next.
 
     Attributes:
-        steps: of how many it has its part; 0 where its samples are at their end.
-        rows: how many rows of each.
-        failure: what its reader has raised, in words.
-        stopped: whether it waits for samples, and the run shall end.
+        steps: the number of mini-batches of which it has its part; 0 if its samples have ended.
+        rows: the number of its rows in each.
+        failure: the error of its reader, in words.
+        stopped: whether it waits for samples while the run must end.
     """
 
     steps: int = 0
@@ -39,23 +40,23 @@ class _Told(NamedTuple):
 class Reading:
     """The mini-batches of an epoch, of which each process takes its part.
 
-    Of samples that all processes have, that is its share of each mini-batch. Of shards it is as
-    many rows of its own shard as its share would have; who has no more goes on without rows until
-    all are at their end.
+    If all processes have the same samples, the part is its share of each mini-batch. With shards,
+    it is the same number of rows from its own shard; a process that has no more rows continues
+    without any until all shards have ended.
 
     Args:
         source: where they come from.
-        batch_size: samples of a mini-batch, with those of all processes.
-        generator: draws their order, and is drawn from alike on all processes.
-        place: where to begin, as :attr:`place` was; 0 at the start.
+        batch_size: the number of samples in a mini-batch, over all processes.
+        generator: draws their order, in the same way on all processes.
+        place: where to start, as :attr:`place` was; 0 at the start.
         ranks: the processes.
-        shall_stop: whether the run shall end, for who waits for samples.
+        shall_stop: returns whether the run must end; called while a process waits for samples.
         placement: library and device.
         dtype: the network's dtype.
-        forms: the shapes of what a sample has: input, target and perhaps weight.
+        forms: the shapes of the parts of a sample: input, target and perhaps weight.
 
     Attributes:
-        rows: how many rows each mini-batch taken last has, with those of all processes.
+        rows: the number of rows in each of the last mini-batches, over all processes.
     """
 
     def __init__(
@@ -74,8 +75,8 @@ class Reading:
         self._sharded = source.sharded and ranks.are_several
         if self._sharded:
             batch_size = rows_of_share(batch_size, ranks.rank, ranks.size)
-            # The order of a longer shard takes more numbers: the run's own generator gives each
-            # process one, so that it stays the same everywhere.
+            # The order of a longer shard takes more random numbers. So the run's generator gives
+            # each process a generator, and stays the same everywhere.
             generator = np.random.default_rng([int(generator.integers(2**63)), ranks.rank])
         self._epoch = source.start_epoch(batch_size, generator)
         self._ranks, self._shall_stop = ranks, shall_stop
@@ -87,17 +88,17 @@ class Reading:
 
     @property
     def place(self) -> Any:
-        """Where the epoch is, as :class:`bp_xp.sources.Epoch` has it."""
+        """The place in the epoch, as in :class:`bp_xp.sources.Epoch`."""
         return self._taken if self._ranks.are_several else self._epoch.place
 
     def close(self) -> None:
-        """Let go of what is read ahead."""
+        """Release what has been read ahead."""
         self._epoch.close()
 
     def take(self, at_most: int) -> list[Array] | Exception | None:
-        """Return the next mini-batches, None after the last, or the error of who reads them.
+        """Return the next mini-batches, None after the last, or the error of the reader.
 
-        All processes return as many mini-batches, or all None, or all an error.
+        All processes return the same number of mini-batches, or all None, or all an error.
         """
         if not self._ranks.are_several:
             found = self._read(at_most)
@@ -120,13 +121,13 @@ class Reading:
             with stopping(self._shall_stop):
                 return self._epoch.take(at_most)
         except Exception as error:
-            if self._placement.library.ran_out_of_memory(error):  # there is none for a look either
+            if self._placement.library.ran_out_of_memory(error):  # too little for a look too
                 raise
             self._epoch.seek(place)
             return error
 
     def _tell(self, at_most: int) -> _Told:
-        """Read, if nothing is left, and return what the others must know of it."""
+        """Read, if nothing is left, and return what the others must know about it."""
         if self._held is None:
             found = self._read(at_most)
             if isinstance(found, StoppedError):
@@ -140,7 +141,7 @@ class Reading:
         return _Told(self._held[0].shape[0], self._held[0].shape[-2])
 
     def _error_of(self, told: Sequence[_Told]) -> Exception | None:
-        """Return why all end here, or None where they go on."""
+        """Return why all processes end here, or None if they continue."""
         if failures := [one.failure for one in told if one.failure]:
             return self._error or RuntimeError("; ".join(failures))
         if any(one.stopped for one in told):
@@ -152,18 +153,18 @@ class Reading:
             return None
         if any(ended) or [one.rows for one in told] != shares:
             rows = (
-                f"rank {rank} {'is at its end' if over else f'has {one.rows} row(s)'}"
+                f"rank {rank} {'has no more' if over else f'has {one.rows} row(s)'}"
                 for rank, (one, over) in enumerate(zip(told, ended, strict=True))
             )
             return RuntimeError(
-                "the ranks of a run must read the same samples, and of mini-batch "
-                f"{self._taken + 1} of this epoch {', '.join(rows)}. Let each read the same, or "
-                "pass Stream(samples, sharded=True) where each has samples of its own."
+                "the ranks of a run must read the same samples, but in mini-batch "
+                f"{self._taken + 1} of this epoch {', '.join(rows)}. Read the same samples on each "
+                "rank, or pass Stream(samples, sharded=True) if each rank has its own."
             )
         return None
 
     def _cut(self, steps: int) -> list[Array]:
-        """Return this process's part of the next mini-batches; what is over is held."""
+        """Return this process's part of the next mini-batches; keep what is left over."""
         held, self._held = self._held, None
         if held is None:
             xp, where = self._placement.xp, self._placement.device

@@ -1,6 +1,6 @@
-"""Reductions: what several processes find, each for its share of a mini-batch, put together.
+"""Reductions: combine the results of several processes, each for its share of a mini-batch.
 
-On one process there is nothing to put together, and the step has no such operation.
+With one process there is nothing to combine, and the step has no such operation.
 """
 
 import math
@@ -18,13 +18,13 @@ __all__ = ["Total", "reduce_gradients", "rows_of_share", "total_on_first", "tota
 
 
 class Total(Protocol):
-    """Adds up an array over all processes."""
+    """Sums an array over all processes."""
 
     def __call__(self, array: Array) -> Array:
         """Return the sum over all processes; each gets the same bits.
 
-        The array is flat, on the device of the step, and may be overwritten. Equal totals must
-        compare equal, as the rule of a step that holds one is compiled once.
+        The array is flat, on the device of the step, and may be overwritten. Objects for the same
+        processes must compare equal, since a step that holds one is compiled once.
         """
         ...
 
@@ -39,8 +39,8 @@ def reduce_gradients(
     Args:
         gradients: gᵣ, of the sum of the costs of this process's samples, each times its weight;
             one Layer for each layer.
-        weight: wᵣ, how much these samples count together, shape (1,).
-        total: adds up over processes.
+        weight: wᵣ, the total weight of these samples, shape (1,).
+        total: sums over processes.
         xp: their namespace.
     """
     parts = [part for layer in gradients for part in layer]
@@ -57,7 +57,7 @@ def reduce_gradients(
 
 
 def rows_of_share(rows: int, rank: int, size: int) -> int:
-    """Return how many rows of a mini-batch one of several processes takes.
+    """Return the number of rows of a mini-batch that one of several processes takes.
 
     Examples:
         >>> [rows_of_share(5, rank, 3) for rank in range(3)]
@@ -67,10 +67,10 @@ def rows_of_share(rows: int, rank: int, size: int) -> int:
 
 
 def totals_of_all(totals: Sequence[Array], ranks: Ranks, *, placement: Placement) -> np.ndarray:
-    """Return what each process has added up in its steps, on the host, shape (ranks, steps, 3).
+    """Return the sums of each process's steps, on the host, shape (ranks, steps, 3).
 
     Args:
-        totals: this process's sums over its samples, of each chunk, shape (steps, 3).
+        totals: this process's sums over its samples, for each chunk, shape (steps, 3).
         ranks: the processes, which have taken the same steps.
         placement: library and device.
     """
@@ -80,8 +80,8 @@ def totals_of_all(totals: Sequence[Array], ranks: Ranks, *, placement: Placement
 def total_on_first(totals: Sequence[Array], ranks: Ranks, *, placement: Placement) -> list[Array]:
     """Return the sums over all processes on rank 0, and zeros on the others.
 
-    So rank 0 has all that a checkpoint must hold, and nothing counts twice in what is added later.
-    Of a process alone, and where there is nothing yet, the totals as they are.
+    So rank 0 has everything that a checkpoint must hold, and nothing counts twice in later sums.
+    With a single process, or without totals, the totals are returned unchanged.
     """
     if not ranks.are_several or not totals:
         return list(totals)

@@ -1,12 +1,12 @@
-"""A stack: many networks of one shape as one run.
+"""A stack: many networks of the same shape as one run.
 
-The parameters of M networks are W of shape (M, O, I) and b of (M, O), and so is all that an
-optimizer remembers. The equations broadcast over the leading axis, so a step of the stack is one
-product a layer and pass, whatever M is. What differs between the networks, such as a learning rate
-or the strength of a penalty, is an array of (M,) in the state.
+The parameters of M networks are W of shape (M, O, I) and b of shape (M, O); the optimizer's state
+has the same shapes. The equations broadcast over the leading axis, so a step of the stack is one
+product per layer and pass, for any M. Settings that differ between the networks, such as a learning
+rate or the strength of a penalty, are arrays of shape (M,) in the state.
 
-A member that has stopped improving, or diverged, leaves between two epochs: its row goes out of
-every array, and the others' rows stay as they are.
+A member that has stopped improving, or diverged, leaves between two epochs: its row is removed from
+every array, and the other rows do not change.
 """
 
 import logging
@@ -47,8 +47,8 @@ __all__ = [
 
 logger = logging.getLogger("bp_xp")
 
-# A limit for a member that has none, against the largest number. It is far above what a run that
-# goes well comes to, and far enough below the largest number that clip_by_norm can compare with it.
+# The limit for a member that has none, relative to the largest number. It is far above the values
+# of a healthy run, and far enough below the largest number for clip_by_norm to compare with it.
 _NO_LIMIT = 1e-13
 
 
@@ -57,13 +57,13 @@ _NO_LIMIT = 1e-13
 
 
 def stack_trees(trees: Sequence[Any], xp: Namespace) -> Any:
-    """Return a nesting whose arrays are those of all trees, (M, ...), one network after another."""
+    """Return a nesting whose arrays stack those of all trees, shape (M, ...)."""
     columns = iter(list(zip(*map(leaves_of, trees), strict=True)))
     return map_leaves(lambda _: xp.stack(list(next(columns))), trees[0])
 
 
 def take_rows(tree: Any, rows: Sequence[int], placement: Placement) -> Any:
-    """Return a nesting with some rows of its arrays; what has no axis serves all networks."""
+    """Return a nesting with some rows of its arrays; all networks share arrays without an axis."""
     return map_leaves(_taking(rows, placement), tree)
 
 
@@ -85,12 +85,12 @@ def put_rows(tree: Any, rows: Sequence[int], part: Any, placement: Placement) ->
 
 
 # ---------------------------------------------------------------------------------------------
-# Settings and states of all members as those of one run
+# Settings and states of all members, combined for one run
 
 
 @dataclass(frozen=True)
 class StackedOptimizer:
-    """The optimizers of the members, as the trainer asks for one.
+    """The optimizers of the members, with the interface of a single one for the trainer.
 
     Attributes:
         each: an optimizer for each member; all take the same kind of step.
@@ -124,7 +124,7 @@ def stack_settings(settings: Sequence[Settings], rows: list[int]) -> Settings:
     """Return the settings of the members as those of a stack.
 
     Args:
-        settings: those of each member; they differ in optimizer and regularization alone.
+        settings: those of each member; they differ only in optimizer and regularization.
         rows: the numbers of the members that are in the stack; the list changes as they leave.
 
     Raises:
@@ -134,8 +134,9 @@ def stack_settings(settings: Sequence[Settings], rows: list[int]) -> Settings:
     for m, one in enumerate(settings):
         if one.optimizer.update != first.optimizer.update:
             raise ValueError(
-                "the members of an ensemble take one kind of step, each with numbers of its own: "
-                f"member 0 has {first.optimizer!r}, and member {m} has {one.optimizer!r}."
+                "the members of an ensemble must take the same kind of step, and may differ only "
+                f"in its numbers: member 0 has {first.optimizer!r}, and member {m} has "
+                f"{one.optimizer!r}."
             )
     own = tuple(
         term.name
@@ -172,7 +173,7 @@ def stack_positions(
     placement: Placement,
     dtype: str,
 ) -> Position:
-    """Return where the members begin as where a stack of them does.
+    """Return the start of a stack from the starts of its members.
 
     Args:
         positions: that of each member, before its first step.
@@ -195,9 +196,9 @@ def stack_positions(
 def _stack_optimizers(states: Sequence[Any], xp: Namespace) -> Any:
     """Return the state of all optimizers.
 
-    Numbers that all of them share stay numbers, which an engine multiplies by fastest. Where one
-    differs, all get an axis, as a rule may add one to another in its memory; but for the learning
-    rate, which rules leave as it is.
+    Numbers that all members share stay numbers, with which an engine multiplies fastest. If one
+    differs, all get an axis, since a rule may add one to another in place. The learning rate is an
+    exception, since rules do not change it.
     """
     rates = [getattr(one, "learning_rate", ()) for one in states]
     rest = [one._replace(learning_rate=()) if hasattr(one, "_replace") else one for one in states]
@@ -208,7 +209,7 @@ def _stack_optimizers(states: Sequence[Any], xp: Namespace) -> Any:
 
 
 def _stack_or_share(trees: Sequence[Any], xp: Namespace) -> Any:
-    """Return arrays of all trees; numbers as they are if all trees have the same."""
+    """Return the stacked arrays of all trees; numbers that are the same in all stay numbers."""
     numbers = [[float(to_numpy(x)) for x in leaves_of(one) if x.ndim == 0] for one in trees]
     alike = all(one == numbers[0] for one in numbers)
     columns = iter(list(zip(*map(leaves_of, trees), strict=True)))
@@ -223,13 +224,13 @@ def _stack_or_share(trees: Sequence[Any], xp: Namespace) -> Any:
 def _stack_masks(
     masks: Sequence[Any], settings: Sequence[Settings], sizes: Sequence[int], placement: Placement
 ) -> Any:
-    """Return the state of dropout, each member with its own seed; empty where none has dropout."""
+    """Return the state of dropout, with a seed for each member; empty if none has dropout."""
     drawn = [one for one in masks if one]
     if not drawn:
         return ()
     most = [max(rates) for rates in zip(*_dropout_rates(settings), strict=True)]
     state = dropout.init_masks(most, sizes, settings[0].batch_size, 0, asarray=placement.asarray)
-    # A member without dropout keeps all, whatever its seed.
+    # A member without dropout keeps all neurons, whatever its seed.
     seeds = [(one or drawn[0]).seed[None, :] for one in masks]
     return state._replace(seed=placement.xp.stack(seeds))
 
@@ -244,7 +245,7 @@ def _dropout_rates(settings: Sequence[Settings]) -> list[Sequence[float]]:
 def _own_term(
     name: str, settings: Sequence[Settings], placement: Placement, dtype: str
 ) -> Array | list[Any]:
-    """Return a strength or limit of each member, (M,), or a list with one for each layer."""
+    """Return a strength or limit for each member, (M,), or a list with one for each layer."""
     if name == "dropout":
         return [
             _thresholds(rates, placement, dtype) if any(rates) else ()
@@ -252,7 +253,7 @@ def _own_term(
         ]
     values = [_term(one, name) for one in settings]
     layers = max((len(one) for one in values if isinstance(one, tuple)), default=0)
-    if layers:  # somebody has one for each layer
+    if layers:  # a member has one for each layer
         each = [one if isinstance(one, tuple) else (one,) * layers for one in values]
         return [placement.asarray(of_layer, dtype) for of_layer in zip(*each, strict=True)]
     no_limit = _NO_LIMIT * float(np.finfo(dtype).max)
@@ -260,7 +261,7 @@ def _own_term(
 
 
 def _thresholds(rates: Sequence[float], placement: Placement, dtype: str) -> dropout.Threshold:
-    """Return what keeps the places of a layer in each member's mask, shape (M, 1, 1) both."""
+    """Return the threshold and scale of a layer's masks for each member, shape (M, 1, 1) each."""
     least, scale = zip(*map(dropout.threshold, rates), strict=True)
     return (
         placement.asarray(np.reshape(np.array(least), (-1, 1, 1)), "int32"),
@@ -269,11 +270,11 @@ def _thresholds(rates: Sequence[float], placement: Placement, dtype: str) -> dro
 
 
 class WarmStack(NamedTuple):
-    """What a call with ``warm_start`` leaves for the next; of a network, :class:`WarmStart`.
+    """The state that ``warm_start`` keeps for the next call; :class:`WarmStart` of a stack.
 
     Attributes:
         settings: those of each member.
-        position: where the run ended.
+        position: the position at the end of the run.
         rows: the numbers of the members that were in the stack then.
     """
 
@@ -282,18 +283,18 @@ class WarmStack(NamedTuple):
     rows: Sequence[int]
 
     def check(self, settings: Sequence[Settings]) -> None:
-        """Refuse settings that the state does not fit, or a member whose state is gone."""
+        """Refuse settings that do not fit the state, or a member whose state is gone."""
         gone = sorted({*range(len(settings))} - {*self.rows})
         if gone:
             raise ValueError(
-                f"warm_start goes on where the last call ended, and the members {gone} left it "
-                f"before: take the others, ensemble[{list(self.rows)}]."
+                f"warm_start continues where the last call ended, but the members {gone} left it "
+                f"before: use the others, ensemble[{list(self.rows)}]."
             )
         for theirs, ours in zip(self.settings, settings, strict=True):
             WarmStart(theirs, self.position).check(ours)
 
     def take(self, members: Sequence[int], placement: Placement) -> "WarmStack":
-        """Return the same of an ensemble of some of the members."""
+        """Return the same for an ensemble of some of the members."""
         there = [m for m in members if m in self.rows]
         rows = [list(self.rows).index(m) for m in there]
         state = self.position.state.of_rows(_taking(rows, placement))
@@ -310,18 +311,18 @@ class WarmStack(NamedTuple):
 
 @dataclass
 class StackRun(Run):
-    """The run of a stack: the network shows the parameters of all members, those who left too.
+    """The run of a stack: the network has the parameters of all members, even those that left.
 
     Attributes:
         rows: the numbers of the members that are in the stack, in their order.
-        last: the parameters of all members at the end of the epoch before.
+        last: the parameters of all members at the end of the previous epoch.
     """
 
     rows: list[int] = field(default_factory=list)
     last: Sequence[Layer] = ()
 
     def show(self, layers: Sequence[Layer]) -> None:
-        """Let the members in the stack have parameters; who diverged gets the last ones back."""
+        """Set the parameters of the members in the stack; diverged ones get the last ones back."""
         if len(self.rows) == len(self.history.members) and not self.diverged:
             self.show_all(layers)
             return
@@ -338,17 +339,17 @@ class StackRun(Run):
         return take_rows(list(self.last), self.rows, self.placement) if self.diverged else ()
 
     def show_all(self, layers: Sequence[Layer]) -> None:
-        """Let all members have parameters."""
+        """Set the parameters of all members."""
         super().show(layers)
 
     def assign(self, layers: Sequence[Layer]) -> None:
-        """Go on from other parameters of all members than the steps have led to."""
+        """Continue from other parameters of all members than the steps led to."""
         self.show_all(layers)
         ours = take_rows(list(layers), self.rows, self.placement)
         self._go_on_from(self.position.state._replace(layers=copied(ours, self.placement.xp)))
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with some rows of the stack."""
+        """Continue with some rows of the stack."""
         self.rows[:] = [self.rows[row] for row in rows]
         self._go_on_from(self.position.state.of_rows(_taking(rows, self.placement)))
 
@@ -364,7 +365,7 @@ class StackRun(Run):
 class RecordMembers(Observer):
     """Adds the record of each member to its history, and their mean to that of all.
 
-    A member that diverged in the epoch has no record of it, as alone.
+    A member that diverged in the epoch has no record of it, as when it is trained alone.
     """
 
     def on_epoch_end(self, run: Any, record: EpochRecord) -> None:
@@ -379,21 +380,21 @@ class RecordMembers(Observer):
 
 
 class MembersLeave(Observer):
-    """Remembers each member's best parameters, and takes out of the stack who is done or diverged.
+    """Keeps each member's best parameters, and removes finished and diverged members.
 
     Args:
-        stopping: what is monitored for each member, and for how long, or None.
+        stopping: the early stopping of each member, or None.
     """
 
     def __init__(self, stopping: Sequence[EarlyStopping | None]) -> None:
         self._stopping = stopping
 
     def before_first(self, run: Any) -> str | None:
-        """Say whether all members of a run that is resumed had left."""
+        """Return whether all members of a resumed run had left."""
         return self._reason([run.history.members[m].stopped for m in run.rows])
 
     def on_epoch_end(self, run: Any, record: EpochRecord) -> str | None:
-        """Let the stack go on without those who leave; end the run after the last one."""
+        """Continue the stack without those that leave; end the run after the last one."""
         reasons = {
             row: reason
             for row, member in enumerate(run.rows)
@@ -411,13 +412,13 @@ class MembersLeave(Observer):
         return ended
 
     def _reason(self, reasons: Sequence[str]) -> str | None:
-        """Return why the run ends, if each member has left for a reason."""
+        """Return why the run ends, if all members have left."""
         if not all(reasons):
             return None
         return "early" if "early" in reasons else "divergence"
 
     def _reason_to_leave(self, run: Any, row: int, member: int) -> str:
-        """Return why a member leaves, as its history has it, or an empty text."""
+        """Return why a member leaves, in the words of its history, or an empty string."""
         history, stopping, reason = run.history.members[member], self._stopping[member], ""
         error = run.diverged.get(row)
         try:
@@ -425,7 +426,7 @@ class MembersLeave(Observer):
                 if stopping.best_epoch(history) == history[-1].epoch:
                     history.best_epoch = history[-1].epoch
                 reason = "early" if stopping.is_over(history) else ""
-        except DivergenceError as found:  # what is monitored is not a number
+        except DivergenceError as found:  # the monitored value is NaN
             error = found
         if error is not None:
             logger.warning("member %d leaves the ensemble's run: %s", member, error)
@@ -434,7 +435,7 @@ class MembersLeave(Observer):
         return reason
 
     def on_train_end(self, run: Any) -> None:
-        """Go back to each member's best parameters."""
+        """Restore each member's best parameters."""
         members = [
             m
             for m, (stopping, history) in enumerate(

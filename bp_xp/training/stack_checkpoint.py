@@ -1,4 +1,4 @@
-"""Checkpoints of a stack's run: all that its members need to go on exactly where they were."""
+"""Checkpoints of a stack's run: everything that its members need to resume exactly."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,7 +30,7 @@ class KeepStack(KeepCheckpoint):
     """Writes the checkpoint of a stack's run; see :class:`KeepCheckpoint`."""
 
     def on_steps(self, run: Run) -> None:
-        """Write if it is time, and no member has diverged: who has leaves after the epoch."""
+        """Write if it is time and no member has diverged (it will leave after the epoch)."""
         if self.is_due(run) and not not_finite(run.position.state, None, placement=run.placement):
             self._keep(run)
 
@@ -41,9 +41,9 @@ def describe_stack(
     run: StackRun,
     data: StackData,
 ) -> dict[str, Any]:
-    """Return what must be the same for a run to go on, as :func:`describe_settings` does.
+    """Return what must be the same for a run to resume, as :func:`describe_settings` does.
 
-    What differs between members is a list with one for each.
+    A setting that differs between members is a list with one value for each.
     """
     validation = None
     if data.validation is not None:
@@ -73,7 +73,7 @@ def write(
     begun: Any,
     others: Mapping[str, Section],
 ) -> None:
-    """Write the checkpoint of a run, and keep the one before."""
+    """Write the checkpoint of a run, and keep the previous one."""
     section = pack(run.position, run.history, run.best, described, begun=begun, report=run.report)
     members = [
         {
@@ -90,10 +90,10 @@ def write(
 
 
 def resume(ensemble: Any, run: StackRun, saved: SavedRun, described: Mapping[str, Any]) -> None:
-    """Let a run be where a saved one is, and the ensemble have its parameters and seeds.
+    """Put a run at the position of a saved one, and give the ensemble its parameters and seeds.
 
     Raises:
-        CheckpointError: it is of another ensemble, or has other settings.
+        CheckpointError: the run belongs to another ensemble, or has other settings.
     """
     check_same_network(saved, ensemble)
     theirs, stack = cast(EnsembleSection, saved.network), cast(StackSection, saved.run)

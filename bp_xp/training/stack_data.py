@@ -1,7 +1,7 @@
-"""What the members of an ensemble learn and are judged by, out of one set of samples.
+"""The training and validation samples of an ensemble's members, from one set of samples.
 
-The samples lie on the device once. A member that learns some of them, such as a fold or a bootstrap
-sample, has the numbers of its rows.
+The samples are on the device once. A member that learns from some of them, such as a fold or a
+bootstrap sample, has the numbers of its rows.
 """
 
 from collections.abc import Sequence
@@ -28,14 +28,14 @@ __all__ = ["Judges", "StackData", "make_data"]
 
 
 class StackData(NamedTuple):
-    """What the members learn and are judged by.
+    """The training and validation samples of the members.
 
     Attributes:
-        samples: the samples; weights may be of each member, shape (members, N).
-        rows: the numbers of the rows that each member learns, (members, n), or None for all.
-        validation: samples to judge all members by, or None.
-        held_out: the numbers of the rows to judge each member by, or None.
-        judged: the samples that these are rows of, where their weights are other ones.
+        samples: the samples; the weights may differ between members, shape (members, N).
+        rows: the numbers of the rows that each member learns from, (members, n), or None for all.
+        validation: samples to validate all members on, or None.
+        held_out: the numbers of the rows to validate each member on, or None.
+        judged: the samples that ``held_out`` refers to, if their weights differ.
     """
 
     samples: Samples
@@ -46,17 +46,17 @@ class StackData(NamedTuple):
 
     @property
     def n_rows(self) -> int:
-        """How many samples each member learns in an epoch."""
+        """The number of samples that each member learns from in an epoch."""
         return self.samples.x.shape[0] if self.rows is None else self.rows.shape[1]
 
     @property
     def is_validated(self) -> bool:
-        """Whether there is something to judge by."""
+        """Whether there are validation samples."""
         return self.validation is not None or self.held_out is not None
 
     @property
     def some_validation(self) -> Samples | None:
-        """Samples as those that the first member is judged by, or None."""
+        """Samples like the validation samples of the first member, or None."""
         if self.held_out is None:
             return self.validation
         return _of_member(self.judged or self.samples, 0)
@@ -75,7 +75,7 @@ def make_data(
     shared_order: bool,
     generators: Sequence[np.random.Generator],
 ) -> StackData:
-    """Return what the members learn and are judged by; see :meth:`bp_xp.Ensemble.fit`.
+    """Return the samples of the members; see :meth:`bp_xp.Ensemble.fit`.
 
     Args:
         ensemble: the ensemble.
@@ -83,22 +83,22 @@ def make_data(
         y: labels or targets.
         sample_weight: how much each sample counts.
         class_weight: how much each class counts.
-        rows: the rows that each member learns, or None.
+        rows: the rows that each member learns from, or None.
         validation_data: samples to validate on, or a share to hold out, or None.
-        validation_rows: the rows that each member is judged by, or None.
+        validation_rows: the rows to validate each member on, or None.
         shared_order: whether all members hold out the same rows.
-        generators: draw what is held out and bootstrap samples: the ensemble's, and the members'.
+        generators: those of the ensemble and the members, which draw held-out and bootstrap rows.
 
     Raises:
-        ValueError: something does not fit; the message says what.
-        TypeError: something is of another kind.
+        ValueError: an argument does not fit; the message says which.
+        TypeError: an argument has the wrong type.
     """
     own_rows = rows is not None or validation_rows is not None
     if validation_data is not None and (
         validation_rows is not None or (own_rows and _is_share(validation_data))
     ):
         raise ValueError(
-            "beside rows, pass validation_rows, or validation_data as (x, y): not both, nor a "
+            "with rows, pass validation_rows, or validation_data as (x, y): not both, and not a "
             "share to hold out."
         )
     if own_rows:
@@ -129,7 +129,7 @@ def _where(ensemble: Any) -> dict[str, Any]:
 
 
 def _weighed(ensemble: Any, x: Any, y: Any, sample_weight: Any, class_weight: Any) -> Samples:
-    """Return the samples with their weights, (N,), or (members, N) where each has its own."""
+    """Return the samples with their weights, (N,), or (members, N) if they differ."""
     where, n_members = _where(ensemble), len(ensemble)
     if np.ndim(sample_weight) == 2:
         sample_weight = PerMember(sample_weight)
@@ -156,13 +156,13 @@ def _of_member(samples: Samples, member: int) -> Samples:
 
 
 # ---------------------------------------------------------------------------------------------
-# Rows of a member's own
+# Rows of each member
 
 
 def _learned(
     rows: Any, n_members: int, n: int, generators: Sequence[np.random.Generator]
 ) -> np.ndarray:
-    """Return the numbers of the rows that each member learns, shape (members, n)."""
+    """Return the numbers of the rows that each member learns from, shape (members, n)."""
     if isinstance(rows, str):
         if rows != "bootstrap":
             raise ValueError(
@@ -172,8 +172,8 @@ def _learned(
     each = [np.arange(n)] * n_members if rows is None else _each(rows, n_members, n, "rows")
     if len(counts := {len(one) for one in each}) > 1:
         raise ValueError(
-            "the members of an ensemble learn equally many rows, and rows has from "
-            f"{min(counts)} to {max(counts)}: put members with as many into an ensemble each."
+            "all members of an ensemble must have the same number of rows, but rows has from "
+            f"{min(counts)} to {max(counts)}: make an ensemble for each number."
         )
     return np.stack(each)
 
@@ -185,25 +185,25 @@ def _each(rows: Any, n_members: int, n: int, name: str = "validation_rows") -> l
 
 
 def _numbers(rows: Any, n: int, name: str) -> np.ndarray:
-    """Return numbers of rows; a mask of booleans is turned into the numbers of what it marks."""
+    """Return numbers of rows; a boolean mask is converted to the numbers of its rows."""
     numbers = np.asarray(to_numpy(rows))
     if numbers.dtype == bool and numbers.shape == (n,):
         numbers = np.flatnonzero(numbers)
     if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iu":
         raise ValueError(
             f"{named(name)} must be the numbers of rows, or a mask of the {n} rows, for all "
-            "members or PerMember with one for each, and mark one row at least."
+            "members or PerMember with one for each, and mark at least one row."
         )
     if numbers.min() < 0 or numbers.max() >= n:
         raise ValueError(
-            f"{named(name)} has the numbers {numbers.min()} to {numbers.max()}, and there are "
+            f"{named(name)} has the numbers {numbers.min()} to {numbers.max()}, but there are "
             f"{n} rows, from 0."
         )
     return numbers.astype(np.int64)
 
 
 def _weigh_rows(ensemble: Any, samples: Samples, rows: np.ndarray, class_weight: Any) -> Samples:
-    """Return the samples with weights of each member, whose classes are those of its own rows."""
+    """Return the samples with class weights for each member, from the classes of its own rows."""
     where, n = _where(ensemble), samples.x.shape[0]
     each = []
     for member, numbers in enumerate(rows):
@@ -217,11 +217,11 @@ def _weigh_rows(ensemble: Any, samples: Samples, rows: np.ndarray, class_weight:
 
 
 # ---------------------------------------------------------------------------------------------
-# What they are judged by
+# Validation samples
 
 
 def _given(ensemble: Any, validation_data: Any) -> Samples:
-    """Return the samples that were given to judge all members by."""
+    """Return the samples that were given to validate all members on."""
     parts = parts_of_validation(validation_data)
     where = _where(ensemble)
     return make_samples(ensemble.model, *parts, **where, prefix="validation ", sparse=True)
@@ -234,7 +234,7 @@ def _parted(
     shared_order: bool,
     generators: Sequence[np.random.Generator],
 ) -> StackData:
-    """Return the samples, and those that are held out, as each generator draws them."""
+    """Return the samples, and the held-out ones, which each generator draws."""
     placement = ensemble.placement
     if shared_order and (samples.weights is None or samples.weights.ndim == 1):
         first, second = hold_out(samples, share, generators[0], placement=placement)
@@ -247,7 +247,7 @@ def _parted(
 
 
 class Judges(Sequence[Source]):
-    """What each network of the stack is judged by, by its row.
+    """The validation samples of each network of the stack, by its row.
 
     Args:
         data: the samples, and those to validate on.

@@ -1,7 +1,7 @@
-"""Fitting an ensemble: from the arguments of its ``fit`` to one run of a stack.
+"""Fitting an ensemble: turn the arguments of its ``fit`` into one run of a stack.
 
-Settings, samples and the start are those of each member, made by the same functions as for a
-network alone; :mod:`bp_xp.training.stack` makes one run of them.
+The settings, samples and start of each member are made by the same functions as for a single
+network; :mod:`bp_xp.training.stack` combines them into one run.
 """
 
 import functools
@@ -60,7 +60,7 @@ def fit(
     with (
         checkpoint.owned(kept),
         ensemble.placement.active(
-            advice("Take a smaller {}; no step was left half done.", "batch_size")
+            advice("Use a smaller {}; no step was left incomplete.", "batch_size")
         ),
     ):
         begin_alike(ensemble, ranks)
@@ -90,10 +90,9 @@ class _Prepared(NamedTuple):
 
     Attributes:
         run: the run.
-        observers: what reacts to it.
+        observers: its observers.
         settings: those of each member.
-        described: what must be the same for it to go on, or on every process; empty where nobody
-            asks for that.
+        described: what must be the same to resume it, or on every process; empty if not needed.
     """
 
     run: StackRun
@@ -124,7 +123,7 @@ def _prepare(
     terms: dict[str, Any],
     **samples: Any,
 ) -> _Prepared:
-    """Return a run where it begins, or goes on."""
+    """Return a run at its start, or where it resumes."""
     switches = {"shuffle": shuffle, "shared_order": shared_order, "progress": progress}
     for name, switch in (switches | {"warm_start": warm_start}).items():
         arguments.check_switch(switch, name)
@@ -141,7 +140,7 @@ def _prepare(
     saved = checkpoint.read_saved(kept, ensemble_file.read)
     generators = [ensemble._generator, *ensemble._generators]
     begun = saved.run.begun if saved else [one.bit_generator.state for one in generators]
-    # A run that is resumed holds out what it held out when it began.
+    # A resumed run holds out the same samples as at its start.
     drawing = checkpoint.restore_generators(begun) if saved else generators
     data = make_data(ensemble, x, y, shared_order=shared_order, generators=drawing, **samples)
     size = checks.check_batch_size(batch_size, data.n_rows)
@@ -150,9 +149,9 @@ def _prepare(
     warm = ensemble._warm if warm_start else None
     if warm:
         warm.check(settings)
-    ensemble._warm = None  # a run that fails leaves nothing to go on from
+    ensemble._warm = None  # a run that fails leaves nothing to continue from
     run = _make_run(ensemble, settings, data, shared_order)
-    if warm:  # a run that is resumed goes on from its file, but its state has this form
+    if warm:  # a resumed run continues from its file, but its state has this form
         run.position = go_on(run.position, warm.position)
     observers = [RecordMembers(), MembersLeave(stopping), TellCallbacks(told)]
     described = describe_stack(settings, stopping, run, data) if kept or ranks.are_several else {}
@@ -168,7 +167,7 @@ def _prepare(
 def _told_and_stopping(
     callbacks: Any, early_stopping: Any, n_members: int
 ) -> tuple[list[Any], list[EarlyStopping | None]]:
-    """Return the callbacks, and what stops each member early, or None."""
+    """Return the callbacks, and the early stopping of each member, or None."""
     several = per_member(early_stopping, n_members, "early_stopping")
     each = [arguments.as_callbacks(callbacks, one) for one in several]
     return each[0][0], [stopping for _, stopping in each]
@@ -177,7 +176,7 @@ def _told_and_stopping(
 def _own_settings(
     ensemble: Any, optimizer: Any, regularization: Any, terms: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return the settings of each member that may differ from the others'."""
+    """Return for each member the settings that may differ between members."""
     n_members, hidden = len(ensemble), len(ensemble.sizes) - 2
     optimizers = _with_rates_alike(
         [arguments.as_optimizer(one) for one in per_member(optimizer, n_members, "optimizer")]
@@ -198,7 +197,7 @@ def _own_settings(
 
 
 def _with_rates_alike(optimizers: Sequence[Optimizer]) -> Sequence[Optimizer]:
-    """Return optimizers with a rate for each layer, if one of them has that."""
+    """Return the optimizers with a rate for each layer, if one of them has a list of rates."""
     rates = [getattr(one, "learning_rate", None) for one in optimizers]
     layers = max((len(rate) for rate in rates if isinstance(rate, list | tuple)), default=0)
     if not layers:
@@ -214,7 +213,7 @@ def _with_rates_alike(optimizers: Sequence[Optimizer]) -> Sequence[Optimizer]:
 def _check(
     ensemble: Any, settings: Settings, stopping: Sequence[EarlyStopping | None], data: StackData
 ) -> None:
-    """Refuse what can't be measured or monitored, before the first step."""
+    """Refuse values that cannot be measured or monitored, before the first step."""
     some, placement = data.some_validation, ensemble.placement
     source = MemorySource(data.samples, placement)
     validation = None if some is None else MemorySource(some, placement)
@@ -268,7 +267,7 @@ def _make_run(
 
 
 def _tell_members(run: StackRun) -> None:
-    """Tell each member how it ended: who was there to the end did as the run."""
+    """Record why each member ended: those in the stack at the end ended like the run."""
     history = run.history
     for own in history.members:
         own.stopped = own.stopped or history.stopped
@@ -286,7 +285,7 @@ def _sound(run: StackRun) -> History:
     history = run.history
     if all(own.stopped == "divergence" for own in history.members):
         raise DivergenceError(
-            "every member of the ensemble diverged; of the last: "
-            f"{next(iter(run.diverged.values()), 'what early stopping monitors is NaN.')}"
+            "every member of the ensemble diverged; the last one: "
+            f"{next(iter(run.diverged.values()), 'the value that early stopping monitors is NaN.')}"
         )
     return history

@@ -1,6 +1,6 @@
-"""A stack over several processes: each trains some members, and all end with all of them.
+"""A stack over several processes: each trains some members, and at the end all have all of them.
 
-No member depends on another, so within the run nobody waits for anybody.
+The members are independent, so no process waits for another during the run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,37 +24,38 @@ __all__ = ["find_ranks_of_members", "train_apart"]
 
 
 def find_ranks_of_members(distributed: Any, placement: Placement, checkpoint: Any) -> Ranks:
-    """Return the processes that members are dealt out to; see :func:`bp_xp.ranks.find_ranks`.
+    """Return the processes that share the members; see :func:`bp_xp.ranks.find_ranks`.
 
     Raises:
-        ValueError: they can't be dealt out so; or there is a checkpoint, which is of one process.
+        ValueError: the members cannot be divided in this way; or there is a checkpoint, which
+            requires a single process.
     """
     ranks = find_ranks(distributed, placement)
     if distributed != "auto" and over_devices(distributed, placement) is not placement:
         raise ValueError(
-            f"{named('distributed', distributed)} deals out rows to devices, and an ensemble's "
-            f"members are dealt out to processes: leave {named('distributed')} out."
+            f"{named('distributed', distributed)} divides rows among devices, but an ensemble's "
+            f"members are divided among processes: leave {named('distributed')} out."
         )
     if ranks.are_several and checkpoint is not None:
         raise ValueError(
-            f"{named('checkpoint')} keeps the run of an ensemble on one process: where "
-            f"{named('distributed')} deals its members out to {ranks.size}, leave it out."
+            f"{named('checkpoint')} keeps the run of an ensemble on a single process: leave it "
+            f"out if {named('distributed')} divides the members among {ranks.size}."
         )
     return ranks
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What a process has found of its members, on the host.
+    """The results of a process for its members, on the host.
 
     Attributes:
         members: their numbers.
         layers: their parameters at the end, in that order.
-        histories: theirs.
+        histories: their histories.
         records: the means over them.
-        generators: the states of theirs, and of the ensemble's last.
+        generators: the states of their generators, and last that of the ensemble.
         rows: the numbers of those that were in the stack at the end.
-        position: where the run ended; its state is None where nobody goes on from it.
+        position: the position at the end of the run; its state is None if no run continues from it.
         diverged: the errors of the members that diverged in the last epoch, by their row.
         stopped: why the run ended.
     """
@@ -71,13 +72,13 @@ class _Part:
 
 
 def train_apart(run: StackRun, ranks: Ranks, learn: Callable[[], None], *, warm: bool) -> None:
-    """Train the members of a stack, rank r the members r, r + R, r + 2R ... of R processes.
+    """Train the members of a stack; of R processes, rank r trains members r, r + R, r + 2R ...
 
     Args:
         run: the run of all members before its first step; it ends as on one process.
         ranks: the processes, each of which has made the same run.
-        learn: trains the members in the stack, and tells each why it ended.
-        warm: whether somebody goes on from the state in which the run ends.
+        learn: trains the members in the stack, and records why each ended.
+        warm: whether another run continues from the final state.
     """
     own = list(range(ranks.rank, len(run.rows), ranks.size))
 
@@ -89,7 +90,7 @@ def train_apart(run: StackRun, ranks: Ranks, learn: Callable[[], None], *, warm:
             learn()
         return _part_of(run, own, warm=warm)
 
-    # Others go on meanwhile, and would find out after hours: so an error ends all at once.
+    # The others would notice an error only at their end, maybe hours later: so it ends all now.
     _put_together(run, ranks.gather(ranks.guarded(part)()))
 
 
@@ -112,7 +113,7 @@ def _part_of(run: StackRun, own: Sequence[int], *, warm: bool) -> _Part:
 
 
 def _put_together(run: StackRun, parts: Sequence[_Part]) -> None:
-    """Let a run have ended as it does on one process."""
+    """Set the results of a run as if one process had run it."""
     ensemble: Any = run.network
     history, placement = run.history, run.placement
     last = max(parts, key=lambda one: (len(one.rows) > 0, one.position.step))
@@ -139,7 +140,7 @@ def _put_together(run: StackRun, parts: Sequence[_Part]) -> None:
 
 
 def _joined(states: Sequence[State], order: np.ndarray, placement: Placement) -> State:
-    """Return the state of a stack of several on the device, from that of each on the host."""
+    """Return the state of a stack on the device, from the host states of the processes."""
     several: list[list[Array]] = []
     for one in states:
         one.of_rows(lambda leaf, found=(found := []): found.append(leaf) or leaf)

@@ -1,4 +1,4 @@
-"""The training step: a pure function of arrays, and the rule that it is made of."""
+"""The training step: a pure function of arrays, and the rule that defines it."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ __all__ = ["Rule", "State", "make_step"]
 
 
 class State(NamedTuple):
-    """What changes from step to step.
+    """The state of a step, which changes from step to step.
 
     Attributes:
         layers: the parameters.
@@ -36,10 +36,10 @@ class State(NamedTuple):
     terms: Any = ()
 
     def of_rows(self, cut: Callable[[Array], Array]) -> "State":
-        """Return what some networks of a stack have of this; masks have one counter for all.
+        """Return the state of some networks of a stack; all share one counter of masks.
 
         Args:
-            cut: takes their rows of an array; one without axes serves all.
+            cut: takes their rows of an array; all share arrays without axes.
         """
         masks = self.masks and self.masks._replace(seed=cut(self.masks.seed))
         layers, optimizer, terms = map_leaves(cut, (self.layers, self.optimizer, self.terms))
@@ -48,20 +48,20 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """What a step does: all of it that is no array. Equal rules are compiled once.
+    """Everything that defines a step, except arrays. Equal rules are compiled once.
 
     Attributes:
         model: what the network computes.
         update: the optimizer's step.
-        regularization: what else shapes the gradients and the parameters.
-        trainable: whether each layer learns; empty where all do.
-        weighted: whether a mini-batch comes with weights of its samples.
-        given: the fields of the optimizer's state that a mini-batch comes with; a schedule's
-            learning rate last.
-        total: adds up over processes what each finds for its share; None on one process.
-        share: (rank, ranks): the rows of each mini-batch that are this process's, for dropout.
-        own_terms: the fields of the regularization that the state holds, since each network of a
-            stack has its own.
+        regularization: penalties, dropout and limits.
+        trainable: whether each layer learns; empty if all do.
+        weighted: whether a mini-batch includes sample weights.
+        given: the fields of the optimizer's state that come with a mini-batch; a schedule's
+            learning rate is the last.
+        total: sums the results of all processes; None on a single process.
+        share: (rank, ranks): this process's rows of each mini-batch, for dropout.
+        own_terms: the fields of the regularization that the state holds, since they differ between
+            the networks of a stack.
     """
 
     model: Model
@@ -78,14 +78,14 @@ class Rule:
 def make_step(rule: Rule) -> Step:
     """Return the training step: (state, x, y, *extras, xp=xp) -> (state, zᴸ).
 
-    Equal rules have one step, by which an engine knows again what it has made of it.
+    Equal rules return the same step, so that an engine can reuse what it made for it.
 
-    The extras are the weights of the samples, where there are any, and what ``rule.given`` names.
-    A layer that is not trainable keeps its bits: nothing of what follows sees it.
+    The extras are the sample weights, if any, and the fields in ``rule.given``. A layer that is not
+    trainable keeps its bits: the optimizer and the regularization do not see it.
     """
     try:
         return _step_of(rule)
-    except TypeError:  # something of a user's own that has no hash
+    except TypeError:  # a custom object without a hash
         return _step_of.__wrapped__(rule)
 
 
@@ -147,7 +147,7 @@ def _step_of(rule: Rule) -> Step:
 
 
 def _with_given(optimizer: Any, values: dict[str, Array]) -> Any:
-    """Return an optimizer's state with fields as a mini-batch brings them."""
+    """Return an optimizer's state with the fields that come with a mini-batch."""
     for name, value in values.items():
         if isinstance(own := getattr(optimizer, name), list):  # one for each layer
             values[name] = [value[l, ...] for l in range(len(own))]  # noqa: E741
@@ -155,9 +155,10 @@ def _with_given(optimizer: Any, values: dict[str, Array]) -> Any:
 
 
 def _each_its_own(tree: Any, *, xp: Namespace) -> Any:
-    """Return a nesting of arrays in which none stands twice: a second time it is a copy.
+    """Return a nesting of arrays in which none occurs twice: repeated ones are copied.
 
-    An optimizer of a user's own may remember parameters as they are. The next step writes to them.
+    A custom optimizer may keep parameters in its state without a copy. The next step overwrites
+    them.
     """
     seen: set[int] = set()
 
@@ -174,15 +175,15 @@ def _each_its_own(tree: Any, *, xp: Namespace) -> Any:
 def _check_form(
     update: Update, before: Sequence[tuple[Any, Any]], after: Any, *, n_parameters: int
 ) -> None:
-    """Refuse parameters or a state of other shapes or dtypes: an optimizer's of a user's own."""
+    """Refuse parameters or a state with other shapes or dtypes, from a custom optimizer."""
     name, found = getattr(update, "__qualname__", update), forms_of(after)
     if len(found) != len(before):
-        raise ValueError(f"{name} returns {len(found)} arrays, where it was given {len(before)}.")
+        raise ValueError(f"{name} returns {len(found)} arrays, but it was given {len(before)}.")
     for i, ((shape, dtype), form) in enumerate(zip(found, before, strict=True)):
         if (shape, dtype) != form:
             what = "a parameter" if i < n_parameters else "an array of its state"
             hint = " Beware of numpy.float64 numbers: they make arrays float64."
             raise ValueError(
-                f"{name} returns {what} of shape {shape} and dtype {dtype}, where it was given "
+                f"{name} returns {what} of shape {shape} and dtype {dtype}, but it was given "
                 f"{form[0]} and {form[1]}.{hint if dtype != form[1] else ''}"
             )

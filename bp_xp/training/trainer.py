@@ -1,14 +1,14 @@
-"""The trainer: it drives every run, and lets observers react to it in one stated order.
+"""The trainer: it drives every run, and calls its observers in a fixed order.
 
-At each look (:mod:`bp_xp.training.looks`) the observers are told, one after the other, in the order
-in which they stand. For :meth:`bp_xp.Network.fit` that is:
+At each look (:mod:`bp_xp.training.looks`) the observers are called one after the other, in their
+order in the list. For :meth:`bp_xp.Network.fit` that is:
 
 1. :class:`Recorder` adds the record of the epoch to the history;
-2. :class:`EarlyStop` remembers the best parameters, and ends a run that no longer improves;
-3. :class:`TellCallbacks` calls what a user brought along, which may assign parameters;
-4. :class:`KeepCheckpoint` writes the file, with what was assigned in it.
+2. :class:`EarlyStop` keeps the best parameters, and ends a run that no longer improves;
+3. :class:`TellCallbacks` calls the user's callbacks, which may assign parameters;
+4. :class:`KeepCheckpoint` writes the file, including assigned parameters.
 
-All are told before the run ends, whoever asks for it; the first who asks gives the reason.
+All are called before the run ends, whichever requests the end; the first request gives the reason.
 """
 
 import contextlib
@@ -47,31 +47,31 @@ __all__ = [
 
 
 class Trainee(Protocol):
-    """What callbacks see of a run: a network whose parameters can be shown and assigned."""
+    """What callbacks see of a run: a network whose parameters can be read and assigned."""
 
     _layers: list[Layer]
 
 
 @dataclass
 class Run:
-    """A training run under way.
+    """A training run in progress.
 
     Attributes:
-        network: what callbacks are given; it shows the parameters of the last look.
+        network: the network that callbacks get; it has the parameters of the last look.
         model: what it computes.
         source: where mini-batches come from.
-        validation: what is evaluated after each epoch, or None; one for each network of a stack.
+        validation: what to evaluate after each epoch, or None; one for each network of a stack.
         settings: the settings.
-        position: where the run is.
+        position: the position of the run.
         placement: library and device.
         dtype: the network's dtype.
         generator: draws the order of the samples.
         history: the record so far.
-        best: the best parameters so far, where somebody remembers them.
-        layers: the parameters of the last look, which are nobody else's.
+        best: the best parameters so far, if an observer keeps them.
+        layers: the parameters of the last look, which nothing else refers to.
         interrupted: whether Ctrl-C or a callback ends the run at this look.
-        diverged: of a stack, the errors of the networks that diverged in the epoch, by their row.
-        report: what the engine says of it.
+        diverged: in a stack, the errors of the networks that diverged in the epoch, by their row.
+        report: the engine's report of the run.
         ranks: the processes that share the run.
     """
 
@@ -98,70 +98,70 @@ class Run:
 
     @property
     def is_over(self) -> bool:
-        """Whether all epochs are run."""
+        """Whether all epochs are complete."""
         return self.position.epoch > self.settings.epochs
 
     def show(self, layers: Sequence[Layer]) -> None:
-        """Let the network have parameters."""
+        """Set the parameters of the network."""
         self.layers = self.network._layers = list(layers)
 
     def assign(self, layers: Sequence[Layer]) -> None:
-        """Go on from other parameters than the steps have led to."""
+        """Continue from other parameters than the steps led to."""
         self.show(layers)
         state = self.position.state._replace(layers=copied(list(layers), self.placement.xp))
         self.position = self.position._replace(state=state)
         self._assigned = True
 
     def take_assigned(self) -> Any:
-        """Return the state to go on from if parameters were assigned, otherwise None; once."""
+        """Return the state to continue from if parameters were assigned, else None; only once."""
         assigned, self._assigned = self._assigned, False
         return self.position.state if assigned else None
 
 
 class Observer:
-    """What reacts to a run; a subclass overrides what it needs.
+    """An observer of a run; a subclass overrides the methods that it needs.
 
-    ``before_first``, ``on_steps`` and ``on_epoch_end`` may return why the run shall end, as
-    ``history.stopped`` has it; nothing lets it go on.
+    ``before_first``, ``on_steps`` and ``on_epoch_end`` may return why the run should end, in the
+    words of ``history.stopped``; if they return None, the run continues.
     """
 
     def looks_at(self) -> Sequence[int]:
-        """Return after which numbers of steps it wants to look, each a divisor of the step."""
+        """Return the numbers of steps after which it wants a look, each a divisor of the step."""
         return ()
 
     def should_stop(self) -> bool:
-        """Return whether the run shall end now; asked between chunks."""
+        """Return whether the run should end now; called between chunks."""
         return False
 
     def on_train_start(self, run: Run) -> None:
-        """Act before anything else."""
+        """Called before anything else."""
 
     def before_first(self, run: Run) -> str | None:
-        """Return why a run that is resumed is over already."""
+        """Return why a resumed run is already over."""
 
     def on_epoch_start(self, run: Run) -> None:
-        """Act before an epoch."""
+        """Called before an epoch."""
 
     def on_steps(self, run: Run) -> str | None:
-        """Act at a look between two steps of an epoch."""
+        """Called at a look between two steps of an epoch."""
 
     def on_epoch_end(self, run: Run, record: EpochRecord) -> str | None:
-        """Act at the look after an epoch."""
+        """Called at the look after an epoch."""
 
     def on_train_end(self, run: Run) -> None:
-        """Act once the run is over, whatever ended it."""
+        """Called when the run is over, whatever ended it."""
 
 
 def train(run: Run, observers: Sequence[Observer]) -> History:
-    """Train: take the steps of a run and tell its observers.
+    """Train: take the steps of a run and call its observers.
 
     Returns:
         The history of the run, which observers have written.
 
     Raises:
         DivergenceError: the cost or a parameter is no longer finite at the end of an epoch.
-        ValueError, TypeError: as for :func:`bp_xp.training.looks.take_looks`; or what an observer
-            raises. The observers are told that the run is over in any case.
+        ValueError, TypeError: as for :func:`bp_xp.training.looks.take_looks`; or raised by an
+            observer. The observers' ``on_end`` is called in any case.
     """
     history = run.history
     looks = take_looks(
@@ -223,10 +223,10 @@ def _tell_look(run: Run, look: Look, one: Observer) -> str | None:
 def _ask(
     run: Run, tell: Callable[[Observer], str | None], observers: Sequence[Observer]
 ) -> str | None:
-    """Tell all observers; return the first reason there is to end the run, on any process.
+    """Call all observers; return the first reason to end the run, on any process.
 
     Raises:
-        RuntimeError: other processes have other parameters now.
+        RuntimeError: other processes now have different parameters.
     """
     found = run.ranks.each(lambda: [tell(one) for one in observers])
     if run.ranks.are_several:
@@ -248,44 +248,44 @@ class Recorder(Observer):
 
 
 class EarlyStop(Observer):
-    """Remembers the best parameters, and ends a run that no longer improves.
+    """Keeps the best parameters, and ends a run that no longer improves.
 
     Args:
-        stopping: what is monitored, and for how long.
+        stopping: the value to monitor, and for how long.
     """
 
     def __init__(self, stopping: EarlyStopping) -> None:
         self._stopping = stopping
 
     def before_first(self, run: Run) -> str | None:
-        """Say whether a run that is resumed had stopped improving."""
+        """Return whether a resumed run had stopped improving."""
         return "early" if self._stopping.is_over(run.history) else None
 
     def on_epoch_end(self, run: Run, record: EpochRecord) -> str | None:
-        """Remember the parameters if the epoch is the best."""
+        """Keep the parameters if the epoch is the best."""
         if self._stopping.best_epoch(run.history) == record.epoch:
             run.best, run.history.best_epoch = run.layers, record.epoch
         return "early" if self._stopping.is_over(run.history) else None
 
     def on_train_end(self, run: Run) -> None:
-        """Go back to the best parameters."""
+        """Restore the best parameters."""
         if self._stopping.restore_best and run.best is not None:
             run.show(run.best)
 
 
 class TellCallbacks(Observer):
-    """Calls what a user brought along; what it assigns to ``network.layers`` counts.
+    """Calls the user's callbacks; the run continues with the ``network.layers`` that they assign.
 
     Args:
-        callbacks: the callbacks, told in their order.
-        hint: a sentence that is added to a TypeError or ValueError of theirs.
+        callbacks: the callbacks, called in their order.
+        hint: a sentence to add to their TypeErrors and ValueErrors.
     """
 
     def __init__(self, callbacks: Sequence[Callback], hint: str = "") -> None:
         self._callbacks, self._hint = callbacks, hint
 
     def looks_at(self) -> Sequence[int]:
-        """Return the numbers of steps that callbacks ask for."""
+        """Return the numbers of steps that callbacks request."""
         return [one.every for one in self._callbacks if one.every]
 
     def should_stop(self) -> bool:
@@ -293,25 +293,25 @@ class TellCallbacks(Observer):
         return any(one.should_stop() for one in self._callbacks)
 
     def on_train_start(self, run: Run) -> None:
-        """Tell all."""
+        """Call all callbacks."""
         self._tell(run, "on_train_start")
 
     def on_epoch_start(self, run: Run) -> None:
-        """Tell all."""
+        """Call all callbacks."""
         self._tell(run, "on_epoch_start")
 
     def on_steps(self, run: Run) -> str | None:
-        """Tell those whose number of steps is taken."""
+        """Call those whose number of steps has been reached."""
         step = run.position.step
         due = [one for one in self._callbacks if one.every and step % one.every == 0]
         return self._ask(run, "on_steps", step, callbacks=due)
 
     def on_epoch_end(self, run: Run, record: EpochRecord) -> str | None:
-        """Tell all."""
+        """Call all callbacks."""
         return self._ask(run, "on_epoch_end", callbacks=self._callbacks)
 
     def on_train_end(self, run: Run) -> None:
-        """Tell all."""
+        """Call all callbacks."""
         self._tell(run, "on_train_end")
 
     def _tell(self, run: Run, moment: str) -> None:
@@ -321,7 +321,7 @@ class TellCallbacks(Observer):
     def _ask(
         self, run: Run, moment: str, *arguments: Any, callbacks: Sequence[Callback]
     ) -> str | None:
-        """Call a method of each callback, and take up what it assigns."""
+        """Call a method of each callback, and continue with the parameters that it assigns."""
         asked = False
         for callback in callbacks:
             asked = bool(self._call(callback, moment, run, *arguments)) or asked
@@ -339,7 +339,7 @@ class TellCallbacks(Observer):
 
 
 class KeepCheckpoint(Observer):
-    """Writes the checkpoint of a run: after each epoch, some steps, an interruption.
+    """Writes the checkpoint of a run: after each epoch, every few steps, and on interruption.
 
     Args:
         path: the file.
@@ -356,11 +356,11 @@ class KeepCheckpoint(Observer):
         return [] if self._every is None else [self._every]
 
     def on_train_start(self, run: Run) -> None:
-        """Remember the parameters."""
+        """Keep the parameters."""
         self._last = run.network._layers
 
     def on_steps(self, run: Run) -> None:
-        """Write if it is time; what is not finite is not written, nor left with the network."""
+        """Write if it is time; values that are not finite are neither written nor kept."""
         if self.is_due(run):
             position = run.position
             try:
@@ -376,7 +376,7 @@ class KeepCheckpoint(Observer):
         return run.interrupted or due
 
     def on_epoch_end(self, run: Run, record: EpochRecord) -> None:
-        """Write what was found to be finite before the epoch was recorded."""
+        """Write; the parameters were checked to be finite before the epoch was recorded."""
         self._keep(run)
 
     def _keep(self, run: Run) -> None:

@@ -54,7 +54,7 @@ def test_nccl_adds_up_on_the_stream_of_the_steps(monkeypatch):
         assert np.allclose(parameters(net), parameters(alone), rtol=0, atol=1e-11)
         told = net.explain()
         assert told.ran == "plain"
-        assert "the step adds up over processes, which a kernel can't do" in str(told)
+        assert "the step sums over processes, which a kernel cannot do" in str(told)
     assert host_sums == (0, 0)
     streams = cupy_like.NcclCommunicator.streams
     assert {one: streams.count(one) for one in streams} == {17: 180, 18: 180}

@@ -1083,7 +1083,7 @@ BAD = {
     "checkpoint-is-settings": ("train --checkpoint net.toml -o net", 1, "the run's result goes"),
     "checkpoint-is-data": ("train --data text.csv --checkpoint text.csv", 1, "name another file"),
     "checkpoint-is-a-link": ("train --checkpoint link", 1, "only a regular file can be replaced"),
-    "resume-network": ("train --checkpoint net --resume -o x", 1, "it holds a network and no run"),
+    "resume-network": ("train --checkpoint net --resume -o x", 1, "it holds a network, not a run"),
     "resume-damaged": ("train --checkpoint damaged --resume -o x", 1, "damaged"),
     "output-is-settings": ("train -o net.toml", 1, "let the network's end in .safetensors"),
     "config-missing": ("train --config there-is-none.toml", 1, "there-is-none.toml: No such file"),
@@ -1350,7 +1350,7 @@ def test_resume_takes_the_checkpoint_before_where_the_newest_is_damaged():
     path = Path("run.safetensors")
     path.write_bytes(path.read_bytes()[:-1])
     _, stderr = run_well("train --epochs 3 --checkpoint run.safetensors --resume -o part")
-    assert stderr.count("resuming from the one before") == 1
+    assert stderr.count("resuming from the previous checkpoint") == 1
     assert "going on from run.previous.safetensors" in stderr
     assert Path("part").read_bytes() == whole
 

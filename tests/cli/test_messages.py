@@ -248,7 +248,7 @@ def test_what_is_another_setting_of_a_resumed_run_has_its_flag(option, named, ru
 @pytest.mark.parametrize(
     ("command", "advice"),
     [
-        ("train --data good.npz", "Take a smaller --batch-size; no step was left half done."),
+        ("train --data good.npz", "Use a smaller --batch-size; no step was left incomplete."),
         ("predict two.safetensors --data good.npz", ""),
         ("evaluate two.safetensors --data good.npz", ""),
     ],

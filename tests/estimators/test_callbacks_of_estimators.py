@@ -45,7 +45,7 @@ def test_flow_of_gradients_within_an_epoch_repeats_no_step():
 
 def test_labels_that_a_callback_can_not_take_are_explained():
     names = np.array(["zero", "one"])[Y % 2]
-    with pytest.raises(TypeError, match="the samples given to GradientFlow do not serve") as caught:
+    with pytest.raises(TypeError, match="the samples of GradientFlow cannot be used") as caught:
         MLPClassifier(**SMALL, callbacks=[GradientFlow(X, names)]).fit(X, names)
     assert "in the order of classes_" in " ".join(caught.value.__notes__)
 

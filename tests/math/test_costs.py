@@ -446,7 +446,7 @@ def test_positive_weights_are_those_of_pytorch(where, rng, weights):
 
 def test_positive_weights_fit_the_outputs():
     assert Network([2, 3], cost=binary_cross_entropy([1.0, 2.0, 3.0])).sizes == (2, 3)
-    with pytest.raises(ValueError, match=r"positive_weight for each of other outputs than the 2"):
+    with pytest.raises(ValueError, match="list of positive_weight that does not fit the 2 outputs"):
         Network([2, 2], cost=binary_cross_entropy([1.0, 2.0, 3.0]))
     with pytest.raises(ValueError, match=r"positive_weight is an empty sequence"):
         binary_cross_entropy([])

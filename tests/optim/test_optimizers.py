@@ -687,7 +687,7 @@ def test_a_state_may_hold_a_number_of_python(where):
         (lambda s, xp: [s[:1] * 1.0], r"an array of its state of shape \(1,\) .*given \(3,\)"),
         (lambda s, xp: [xp.concat([s, s])], r"an array of its state of shape \(6,\)"),
         (lambda s, xp: [xp.astype(s, xp.int32)], r"dtype .*int32.* numpy.float64"),
-        (lambda s, xp: [s, s], r"returns 6 arrays, where it was given 5"),
+        (lambda s, xp: [s, s], r"returns 6 arrays, but it was given 5"),
     ],
     ids=["shorter", "longer", "whole", "more"],
 )

@@ -259,7 +259,7 @@ def test_warm_up_hands_over_to_a_schedule_that_starts_from_its_first_step():
         (lambda: ReduceOnPlateau(None), TypeError, "initial must be a number"),
         (lambda: ReduceOnPlateau(0.1, factor=1.0), ValueError, "factor .* below 1"),
         (lambda: ReduceOnPlateau(0.1, patience=0), ValueError, "patience must be at least 1"),
-        (lambda: ReduceOnPlateau(0.1, monitor="seconds"), ValueError, "'seconds' does not tell"),
+        (lambda: ReduceOnPlateau(0.1, monitor="seconds"), ValueError, "'seconds' does not show"),
         (lambda: ReduceOnPlateau(0.1, monitor=3), TypeError, "by its name, .* not by 3"),
         (lambda: ReduceOnPlateau(0.1, least=1.0), ValueError, "least .* below 1"),
         (lambda: ReduceOnPlateau(0.1, min_delta=-1.0), ValueError, "min_delta .* at least 0"),

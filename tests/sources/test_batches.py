@@ -181,14 +181,14 @@ def test_what_can_not_begin_again_is_refused_with_the_remedy(samples):
             fitted(one)
     with pytest.raises(TypeError, match="validation_data is an iterator"):
         fitted(batches, validation_data=batches())
-    with pytest.raises(ValueError, match="x gave no batch when it was begun again"):
+    with pytest.raises(ValueError, match="x yielded no batches when it was restarted"):
         fitted(Once(batches.batches))
 
 
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        (lambda: iter(()), ValueError, "x gave no batch: there is nothing"),
+        (lambda: iter(()), ValueError, "x yielded no batches: there is nothing"),
         (lambda: 3, TypeError, "yields batches .*, not int"),
         (lambda: [np.zeros((4, COLUMNS))], TypeError, "batch 0: it must be .* not a ndarray"),
         (lambda: [(1, 2, 3, 4)], TypeError, "batch 0: it must be .* not a tuple of 4"),
@@ -209,8 +209,8 @@ def test_what_yields_no_batches_is_refused(given, error, message):
         (lambda x, y: (x, y[:2]), "y has 2 rows but the samples have 8"),
         (lambda x, y: (np.where(x == x[5, 2], np.nan, x), y), "x contains NaN.* row 5, column 2"),
         (lambda x, y: (x, y + 7), "label . at row 0 of y"),
-        (lambda x, y: (x.astype("float32"), y), r"\(float32, 2\), \(int64, 1\), and batch 0 had"),
-        (lambda x, y: (x, np.eye(3)[y]), r"\(float64, 2\), and batch 0 had"),
+        (lambda x, y: (x.astype("float32"), y), r"\(float32, 2\), \(int64, 1\), but batch 0 had"),
+        (lambda x, y: (x, np.eye(3)[y]), r"\(float64, 2\), but batch 0 had"),
         (lambda x, y: (x, y, np.ones(8)), "all batches must be alike"),
         (lambda x, y: (x, y, y, y), "must be"),
         (lambda x, y: (x[:0], y[:0]), "x has 0 sample"),
@@ -260,10 +260,10 @@ def test_two_shares_begin_each_by_itself(samples):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"sample_weight": np.ones(N)}, TypeError, "batches bring weights"),
+        ({"sample_weight": np.ones(N)}, TypeError, "batches have weights"),
         ({"class_weight": "balanced"}, ValueError, "pass a dictionary"),
         ({"class_weight": {9: 1.0}}, ValueError, "class_weight has the label 9"),
-        ({"validation_data": 0.2}, ValueError, "read as they are needed"),
+        ({"validation_data": 0.2}, ValueError, "read when needed"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
     ],
 )
@@ -311,5 +311,5 @@ def test_batches_of_no_weight_have_no_mean(samples):
 
 
 def test_nothing_to_predict_from_is_told():
-    with pytest.raises(ValueError, match="x gave no batch"):
+    with pytest.raises(ValueError, match="x yielded no batches"):
         network().predict(lambda: iter([]))

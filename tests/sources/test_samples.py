@@ -9,7 +9,7 @@ from bp_xp.sources.samples import split_rows
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ([1.0] * 22 + [-1.0], r"negative at row 22: -1 \(1 negative number\(s\), the least -1\)"),
+        ([1.0] * 22 + [-1.0], r"negative at row 22: -1 \(1 negative number\(s\), the small"),
         ([0.0] * 23, "sample_weight is zero for every sample"),
         ([1.0] * 22 + [np.nan], "sample_weight .*NaN"),
         ([1.0] * 22, r"sample_weight must have shape \(23,\), .* not \(22,\)"),

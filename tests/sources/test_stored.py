@@ -344,7 +344,7 @@ def test_all_targets_are_checked_before_the_first_step(samples, monkeypatch):
         ({"x": InFile(np.zeros((N, 3, 2)))}, "flatten images"),
         ({"sample_weight": np.ones(3)}, "sample_weight must have shape"),
         ({"sample_weight": -np.ones(N)}, "sample_weight is negative at row 0: -1."),
-        ({"validation_data": 0.2}, "read as they are needed"),
+        ({"validation_data": 0.2}, "read when needed"),
         ({"buffer_size": 0}, "buffer_size must be at least 1"),
     ],
 )

@@ -85,7 +85,7 @@ def test_batches_of_a_cpu_are_given_to_it_as_numpy_arrays_and_others_are_refused
 
     stream = Stream(lambda: placed, transform=transform)
     if not net.placement.on_cpu:
-        with pytest.raises(TypeError, match="transform is given NumPy arrays, and x is on device"):
+        with pytest.raises(TypeError, match="transform works on NumPy arrays, but x is on device"):
             net.fit(stream, epochs=1, progress=False)
         return
     history = net.fit(stream, epochs=1, progress=False)

@@ -64,7 +64,7 @@ def test_without_an_optimizer_it_is_plain_descent(data):
     ("optimizer", "error", "message"),
     [
         ("adan", ValueError, "unknown optimizer 'adan': choose one of .*Did you mean 'adam'"),
-        (Adam, TypeError, r"optimizer must be one such as SGD\(0.1\)"),
+        (Adam, TypeError, r"optimizer must be an optimizer such as SGD\(0.1\)"),
         (0.1, TypeError, "one of the names 'sgd'"),
     ],
 )
@@ -119,7 +119,7 @@ def test_all_terms_by_name_are_a_regularization(data):
 
 
 def test_a_regularization_beside_a_term_is_refused(data):
-    message = r"pass l2, dropout within regularization=Regularization\(\.\.\.\), not beside it"
+    message = r"pass l2, dropout in regularization=Regularization\(\.\.\.\), not next to it"
     with pytest.raises(ValueError, match=message):
         fitted(data, regularization=Regularization(l1=0.1), l2=0.1, dropout=0.5)
 
@@ -157,7 +157,7 @@ def test_a_word_like_no_other_is_refused_without_a_guess(data):
 
 
 def test_a_learning_rate_is_that_of_an_optimizer(data):
-    with pytest.raises(TypeError, match=r"the optimizer's, as in optimizer=SGD\(0.1\)"):
+    with pytest.raises(TypeError, match=r"pass it to the optimizer, as in optimizer=SGD\(0.1\)"):
         fitted(data, learning_rate=0.1)
 
 
@@ -204,13 +204,13 @@ def test_early_stopping_comes_in_several_ways(data, options):
     ids=["among callbacks", "beside early_stopping"],
 )
 def test_two_that_stop_early_are_refused(data, options):
-    with pytest.raises(ValueError, match="2 EarlyStopping were passed: a run takes one"):
+    with pytest.raises(ValueError, match="2 EarlyStopping were passed: a run takes only one"):
         fitted(data, validation_data=data, **options)
 
 
 @pytest.mark.parametrize("early_stopping", [True, 2.5, "cost", EarlyStopping])
 def test_what_does_not_stop_early_is_refused(data, early_stopping):
-    with pytest.raises(TypeError, match="early_stopping must be one such as"):
+    with pytest.raises(TypeError, match="early_stopping must be an EarlyStopping"):
         fitted(data, validation_data=data, early_stopping=early_stopping)
 
 

@@ -91,7 +91,7 @@ def test_not_a_number_ends_the_run_and_names_epoch_and_value():
         ({"patience": 0}, ValueError, "patience must be at least 1"),
         ({"patience": 1.5}, TypeError, "patience must be an integer"),
         ({"min_delta": -1.0}, ValueError, "min_delta"),
-        ({"monitor": "quality"}, ValueError, "does not tell"),
+        ({"monitor": "quality"}, ValueError, "does not show"),
     ],
 )
 def test_bad_settings_are_refused(options, error, message):

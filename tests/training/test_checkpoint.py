@@ -278,7 +278,7 @@ def test_a_run_that_is_complete_says_so(data, tmp_path, caplog):
     run(Network([3, 5, 2], seed=1), data, epochs=3, checkpoint=path)
     with caplog.at_level("INFO", logger="bp_xp"):
         history = run(Network([3, 5, 2], seed=1), data, epochs=3, checkpoint=going_on(path))
-    assert "run.safetensors: all 3 epochs are run already" in caplog.text
+    assert "run.safetensors: all 3 epochs are already complete" in caplog.text
     assert len(history) == 3
 
 
@@ -291,7 +291,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(data, tmp_path, caplog
     assert read_tensors(previous)[1]["run"]["epoch"] == 4
     path.write_bytes(path.read_bytes()[:-1])
     history = run(nets[2], data, checkpoint=Checkpoint(path, resume=True))
-    assert "resuming from the one before" in caplog.text
+    assert "resuming from the previous checkpoint" in caplog.text
     assert figures(history) == figures(wanted)
     assert bits(nets[2]) == bits(nets[0])
 
@@ -498,9 +498,9 @@ def test_other_data_is_refused(data, tmp_path):
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (lambda: Network([3, 6, 2]), r"sizes \[3, 5, 2\], and this one \[3, 6, 2\]"),
+        (lambda: Network([3, 6, 2]), r"sizes \[3, 5, 2\], and this one has \[3, 6, 2\]"),
         (lambda: Network([3, 5, 2], activation="tanh"), "activations"),
-        (lambda: Network([3, 5, 2], dtype="float64"), "dtype 'float32', and this one 'float64'"),
+        (lambda: Network([3, 5, 2], dtype="float64"), "and this one has 'float64'"),
     ],
 )
 def test_another_network_is_refused(data, tmp_path, net, message):
@@ -512,7 +512,7 @@ def test_another_network_is_refused(data, tmp_path, net, message):
 
 def test_what_is_no_run_is_refused(data, tmp_path):
     path = Network([3, 5, 2]).save(tmp_path / "net.safetensors")
-    with pytest.raises(CheckpointError, match="holds a network and no run"):
+    with pytest.raises(CheckpointError, match="holds a network, not a run"):
         run(Network([3, 5, 2]), data, checkpoint=going_on(path))
     with pytest.raises(FileNotFoundError):
         run(Network([3, 5, 2]), data, checkpoint=going_on(tmp_path / "none.safetensors"))
@@ -524,7 +524,7 @@ def test_what_is_no_run_is_refused(data, tmp_path):
         ({"every": 0}, ValueError, "every must be"),
         ({"every": 2.5}, TypeError, "every must be"),
         ({"resume": 1}, TypeError, "resume must be True, False or a path"),
-        ({"path": None}, TypeError, "path must be that of a file"),
+        ({"path": None}, TypeError, "path must be the path of a file"),
     ],
 )
 def test_a_checkpoint_of_odd_settings_is_refused(options, error, message):

@@ -131,7 +131,7 @@ def test_metrics_of_one_name_are_refused(make, data):
     with pytest.raises(ValueError, match="two metrics are named '<lambda>'"):
         net.evaluate(*data, metrics=two)
     own = Metric("cost", two[0], needs_classes=False, higher_is_better=False)
-    with pytest.raises(ValueError, match="named 'cost', as a value that each run records"):
+    with pytest.raises(ValueError, match="named 'cost', like a value that each run records"):
         net.evaluate(*data, metrics=own)
     assert list(net.evaluate(*data, metrics=["f1", "f1"])) == ["cost", "accuracy", "f1"]
 

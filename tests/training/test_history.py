@@ -34,7 +34,7 @@ def test_direction_is_told_by_the_words_of_the_name(name, upwards):
 
 @pytest.mark.parametrize("name", ["seconds", "", "recall_error", "inaccuracy", "terror"])
 def test_a_name_that_does_not_tell_is_refused(name):
-    with pytest.raises(ValueError, match=r"does not tell whether more is better"):
+    with pytest.raises(ValueError, match=r"does not show whether higher is better"):
         improves_upwards(name)
 
 

@@ -98,7 +98,7 @@ def test_a_file_that_is_read_or_of_another_kind_is_refused(x):
     np.save("x.npy", x)
     stored = np.load("x.npy", mmap_mode="r")
     for given in (stored, Stream(stored)):
-        with pytest.raises(ValueError, match="is where the samples lie"):
+        with pytest.raises(ValueError, match="is the file of the samples"):
             network().predict(given, out="x.npy")
     with pytest.raises(ValueError, match=r"must end in \.npy"):
         network().predict_proba(x, out="p.csv")

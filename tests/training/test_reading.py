@@ -156,7 +156,7 @@ def test_other_orders_of_batches_are_refused_before_the_first_step():
 
 
 @pytest.mark.parametrize(
-    ("rows", "words"), [(72, "is at its end"), (60, "has 3 row(s), rank 1 has 4")]
+    ("rows", "words"), [(72, "has no more"), (60, "has 3 row(s), rank 1 has 4")]
 )
 def test_batches_that_end_sooner_on_one_rank_end_all(rows, words):
     def fit(one):
@@ -246,7 +246,7 @@ def test_what_shards_can_not_tell_is_refused():
     x = Stream(InFile(X), 20, sharded=True)
     with pytest.raises(ValueError, match="class_weight='balanced' counts all samples"):
         fitted(None, x, Y, class_weight="balanced")
-    with pytest.raises(ValueError, match=r"holds out .* each process has a shard"):
+    with pytest.raises(ValueError, match=r"hold out .* each process has a shard"):
         fitted(None, Stream(X, sharded=True), Y, validation_data=0.2)
     with pytest.raises(TypeError, match="sharded must be True or False"):
         Stream(X, sharded=1)
@@ -306,7 +306,7 @@ def test_a_shard_without_a_sample_is_named():
         n = 0 if one.rank == 1 else 83
         return fitted(one, Stream(batches_of(X[:n], Y[:n]), sharded=True))
 
-    assert_all_end(on_ranks(2, fit), 1, ValueError, "x gave no batch")
+    assert_all_end(on_ranks(2, fit), 1, ValueError, "x yielded no batches")
 
 
 def test_a_file_that_is_cut_for_one_rank_ends_all(tmp_path):

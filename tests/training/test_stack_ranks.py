@@ -138,7 +138,7 @@ def test_what_can_not_be_dealt_out_is_refused(tmp_path):
     path = tmp_path / "run.safetensors"
     for one in on_ranks(2, lambda one: fitted(one, checkpoint=path)):
         assert isinstance(one, ValueError)
-        assert "checkpoint keeps the run of an ensemble on one process" in str(one)
+        assert "checkpoint keeps the run of an ensemble on a single process" in str(one)
     with pytest.raises(ValueError, match="distributed='mpi' is for networks of backend 'numpy'"):
         Ensemble(SIZES, backend=pytest.importorskip("array_api_strict")).fit(
             X, Y, distributed="mpi"

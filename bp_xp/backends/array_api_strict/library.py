@@ -12,9 +12,9 @@ from bp_xp.backends.library import Library
 __all__ = ["ArrayAPIStrict"]
 
 
-# Its devices by the words of ``device=``: two that keep their arrays to themselves, and one without
-# float64, as Apple's GPUs are. One without any number of 64 bits can't serve: there, the checker's
-# own argmax fails, which returns int64.
+# Its devices by their names in ``device=``: two that do not share arrays, and one without float64,
+# like Apple's GPUs. Its device without any 64-bit numbers cannot be used: the checker's own argmax
+# fails there, since it returns int64.
 _SPELLINGS = {
     "cpu": "CPU_DEVICE",
     "device1": "device1",

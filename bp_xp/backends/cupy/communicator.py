@@ -1,7 +1,7 @@
-"""Processes with a GPU each that MPI has started: NCCL adds up between the GPUs.
+"""MPI processes with a GPU each: NCCL sums between the GPUs.
 
-MPI tells the processes of each other, and exchanges what is no array. It knows nothing of streams:
-where NCCL can't serve, sums go through the host, which waits for the stream before.
+MPI connects the processes, and exchanges everything except arrays. It does not support streams: if
+NCCL cannot be used, sums go through the host, which first waits for the stream.
 """
 
 import functools
@@ -24,19 +24,19 @@ _LOCAL_RANKS = (
 
 
 def own_gpu(n_gpus: int) -> int:
-    """Return the number of the GPU that belongs to this one of the processes of a machine.
+    """Return the number of the GPU that belongs to this process of a machine.
 
-    Where there are more processes than GPUs, they are dealt out in turn.
+    If there are more processes than GPUs, the GPUs are assigned in turn.
     """
     numbers = [os.environ.get(name, "") for name in _LOCAL_RANKS]
     return next((int(one) for one in numbers if one.isdecimal()), 0) % n_gpus
 
 
 class CuPyCommunicator:
-    """Processes that add up arrays of GPUs; see :class:`bp_xp.ranks.Communicator`.
+    """Processes that sum arrays of GPUs; see :class:`bp_xp.ranks.Communicator`.
 
     Args:
-        host: lets the same processes talk, and adds up arrays of the host.
+        host: lets the same processes communicate, and sums host arrays.
         device: the GPU of this process.
     """
 
@@ -61,7 +61,7 @@ class CuPyCommunicator:
         return summed
 
 
-# To find each other takes NCCL seconds, and memory: once for runs of the same processes.
+# Setting up NCCL takes seconds, and memory: it is done once for runs of the same processes.
 @functools.lru_cache(maxsize=4)
 def _nccl_among(host: Any, number: int) -> Any:
     """Return NCCL's communicator of the processes, each with the GPU of a number, or None."""

@@ -1,13 +1,13 @@
 """The CuPy engine: many steps of a small network in one kernel, few launches for a larger one.
 
-On a GPU a small network waits for launches. Where a step is small enough, many of them are taken by
-one kernel, which is written from the step itself (:mod:`bp_xp.engines.kernel`). In a larger one
-matrix products are the library's, and what lies between two of them is one launch
-(:mod:`bp_xp.engines.launches`). Before either is relied on, it takes two steps beside the plain
-loop: one that can't be compiled, or gives something else, is left out, with a warning. Of those
-that are right, and the plain loop, the fastest takes the steps.
+On a GPU a small network waits for launches. If a step is small enough, one kernel takes many of
+them; it is written from the step itself (:mod:`bp_xp.engines.kernel`). For a larger step, the
+library computes the matrix products, and everything between two products is one launch
+(:mod:`bp_xp.engines.launches`). Before either program is used, it takes two steps for comparison
+with the plain loop: if it cannot be compiled, or has other results, it is dropped with a warning.
+Of the correct programs and the plain loop, the fastest takes the steps.
 
-In the plain loop, σ of a sigmoid is four operations; ``cupy.fuse`` makes one of them, out of the
+In the plain loop, σ of a sigmoid is four operations; ``cupy.fuse`` combines them into one, from the
 functions in :mod:`bp_xp.math.activations` themselves (:mod:`bp_xp.backends.cupy.fusing`).
 """
 
@@ -45,11 +45,11 @@ __all__ = ["ENGINE", "Known", "new_loop"]
 # its time for a network whose arithmetic hides launches anyway.
 _MOST_PRODUCTS = 1 << 30
 
-# How far a program may be from the plain loop, as a share of what two steps change in an array:
-# more than rounding (in TF32, if CuPy is told to use it), and less than any mistake.
+# How far a program may be from the plain loop, as a share of the change of an array in two steps:
+# more than rounding (in TF32, if CuPy is set to use it), and less than any mistake.
 _TOLERANCE = {"float32": 1e-2, "float64": 1e-6}
 
-# Estimates are rough. What is expected to take so many times as long as the plain loop isn't tried.
+# Estimates are rough. A program that is estimated at this many times the plain loop is not tried.
 _WORTH_A_TRY = 4.0
 
 # Steps that are timed, and numbers in their mini-batches; two steps at least.
@@ -68,7 +68,7 @@ def new_loop(
     """Return the loop that takes steps in programs, one for each shape of mini-batch.
 
     Args:
-        report: what to keep the accounts in.
+        report: the report to update.
         configurations: returns how kernels can be launched.
         clock: tells how long a run takes.
         known: the programs of earlier runs; None is those of this process.
@@ -104,7 +104,7 @@ def new_loop(
 
 
 class Known:
-    """What was found out of steps: the programs of the last few, or why there is none."""
+    """The results for earlier steps: the programs of the last few, or why there is none."""
 
     def __init__(self, most: int = 32) -> None:
         self._most, self._lock = most, threading.Lock()
@@ -113,14 +113,14 @@ class Known:
         )
 
     def find(self, key: Any) -> Make | CannotRecordError | None:
-        """Return what is known of a step; None where nothing is."""
+        """Return the result for a step; None if there is none."""
         with self._lock:
             if key in self._found:
                 self._found.move_to_end(key)
             return self._found.get(key)
 
     def keep(self, key: Any, made: Make | CannotRecordError) -> None:
-        """Keep what was found, unless another time it may be otherwise."""
+        """Keep a result, unless it may be different another time."""
         if isinstance(made, _TooLittleMemoryError):
             return
         with self._lock:
@@ -133,7 +133,7 @@ _KNOWN = Known()
 
 
 def _key_of(step: Step, state: Any, batch: Sequence[Array]) -> Any:
-    """Return what a program belongs to: rule, forms and device. Equal rules have one step."""
+    """Return the key of a program: rule, forms and device. Equal rules have one step."""
     forms = [(shape, str(dtype)) for shape, dtype in forms_of((state, list(batch)))]
     return step, tuple(forms), str(getattr(batch[0], "device", ""))
 
@@ -147,11 +147,11 @@ class _TooLittleMemoryError(CannotRecordError):
 
 
 class _Candidate(NamedTuple):
-    """What may take the steps.
+    """A candidate for taking the steps.
 
     Attributes:
-        name: what it is, for people.
-        seconds: about how long a step takes.
+        name: its name, for reading.
+        seconds: the estimated time of a step.
         compile: makes it ready.
     """
 
@@ -182,7 +182,7 @@ def _candidates(
 def _chosen(
     trial: "_Trial", configurations: Callable[[], Sequence[LaunchConfiguration]]
 ) -> Make | CannotRecordError:
-    """Return what makes the fastest program of a step, or why the plain loop has to serve.
+    """Return a function that makes the fastest program of a step, or why there is none.
 
     Other errors than these are those of the step, or of too little memory.
     """
@@ -240,11 +240,11 @@ def _fastest(trial: "_Trial", configurations: Callable[[], Sequence[LaunchConfig
 
 
 class _WrongError(Exception):
-    """A program does not give what the plain loop gives."""
+    """A program has other results than the plain loop."""
 
 
 class _Trial:
-    """A step of which programs are tried beside the plain loop, on copies of the state."""
+    """A trial of a step's programs against the plain loop, on copies of the state."""
 
     def __init__(
         self, step: Step, state: Any, batch: Sequence[Array], clock: Clock, xp: Namespace
@@ -256,7 +256,7 @@ class _Trial:
         return map_leaves(lambda leaf: self.xp.asarray(leaf, copy=True), tree)
 
     def seconds_of(self, program: Program | None) -> float:
-        """Return how long a step takes; None is the plain loop's."""
+        """Return the time of a step; None is the plain loop's."""
         xp, step = self.xp, self.step
         most, entries = _TIMED
         n = max(2, min(most, entries // sum(part.size for part in self.batch)))
@@ -270,7 +270,7 @@ class _Trial:
         return self._clock(lambda: program.run(leaves, batches, zs)) / n
 
     def difference(self, program: Program) -> str:
-        """Return in what a program differs after two steps; empty if in nothing."""
+        """Return the difference of a program after two steps, in words; empty if there is none."""
         xp = self.xp
         twice = [xp.stack([part, part]) for part in self.batch]
         start = map_leaves(_disturbed, self.state)
@@ -286,7 +286,7 @@ class _Trial:
 
 
 def _difference(begun: Sequence[Any], ours: Sequence[Array], theirs: Sequence[Array]) -> str:
-    """Return in what two states differ beyond rounding; empty if in nothing."""
+    """Return the difference of two states beyond rounding, in words; empty if there is none."""
     for i, (one, other, before) in enumerate(zip(ours, theirs, begun, strict=True)):
         dtype = str(one.dtype)
         share, eps = (_TOLERANCE[dtype], np.finfo(dtype).eps) if dtype in _TOLERANCE else (0.0, 0.0)
@@ -302,10 +302,10 @@ def _difference(begun: Sequence[Any], ours: Sequence[Array], theirs: Sequence[Ar
 
 
 def _disturbed(leaf: Array) -> np.ndarray:
-    """Return a part of a state on the host, a little off.
+    """Return a part of a state on the host, slightly perturbed.
 
-    What is zero at the start of a run may make gradients of nothing but rounding, in which even
-    right results differ. No number becomes smaller: what is the root of it must not be negative.
+    Zeros at the start of a run may give gradients that are only rounding, in which even correct
+    results differ. No number becomes smaller, since numbers under a root must not be negative.
     """
     values = home(leaf)
     if values.ndim == 0 or values.dtype.kind != "f":

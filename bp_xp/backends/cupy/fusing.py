@@ -1,4 +1,4 @@
-"""Elementwise functions as one launch, by ``cupy.fuse``, out of the functions themselves."""
+"""Elementwise functions as one launch, by ``cupy.fuse``, from the functions themselves."""
 
 import contextlib
 import contextvars
@@ -20,7 +20,7 @@ _report: contextvars.ContextVar[Report | None] = contextvars.ContextVar("report"
 
 @contextlib.contextmanager
 def told_to(report: Report) -> Iterator[None]:
-    """A context in which a report is told of what can't be fused."""
+    """A context in which functions that cannot be fused are added to a report."""
     token = _report.set(report)
     try:
         yield
@@ -29,9 +29,9 @@ def told_to(report: Report) -> Iterator[None]:
 
 
 class _Fusible:
-    """A namespace with no functions but those of single entries, which can be fused.
+    """A namespace with only elementwise functions, which can be fused.
 
-    ``cupy.fuse`` takes some sums as well, and means another thing by them.
+    ``cupy.fuse`` accepts some sums as well, but with another meaning.
     """
 
     def __init__(self, xp: Namespace) -> None:
@@ -56,10 +56,10 @@ class _Fusible:
 
 
 class _Fused:
-    """An elementwise function as one kernel, or as it is, if it does more than CuPy fuses.
+    """An elementwise function as one kernel, or unchanged if CuPy cannot fuse it.
 
     Attributes:
-        reason: why it is as it is; empty as long as it is fused.
+        reason: why it is not fused; empty as long as it is.
     """
 
     def __init__(self, function: Elementwise) -> None:
@@ -69,11 +69,11 @@ class _Fused:
         self._name = getattr(function, "__name__", "function").strip("_")
         name = re.sub(r"\W", "", self._name)
         fuse: Any = cupy.fuse  # pyright: ignore[reportAttributeAccessIssue]
-        # CuPy takes the name for that of the kernel: one that is none fails to compile.
+        # CuPy uses the name for the kernel: an invalid identifier would fail to compile.
         self._kernel = fuse(kernel_name=f"fused_{name}")(self._traced)
 
     def _traced(self, *arrays: Array) -> Array:
-        # What is written to is a copy: the kernel leaves its arguments alone.
+        # The kernel writes to a copy, and does not change its arguments.
         return self._function(*(array.copy() for array in arrays), xp=_Fusible(self._xp))
 
     def __call__(self, *arrays: Array, xp: Namespace) -> Array:
@@ -84,8 +84,8 @@ class _Fused:
             try:
                 return self._kernel(*arrays)
             except Exception as error:
-                # The tracer, the compiler and the launch have each errors of their own. Somebody
-                # may want warnings to be errors, and too little memory is no fault of the function.
+                # The tracer, the compiler and the launch each have their own errors. The user may
+                # want warnings as errors, and too little memory is not the function's fault.
                 if isinstance(error, Warning) or ran_out_of_memory(error):
                     raise
                 self.reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -102,7 +102,7 @@ def _fused(function: Elementwise) -> _Fused:
 def fuse(function: Elementwise) -> Elementwise:
     """Return an elementwise function ``f(*arrays, xp=xp)`` that is one launch, if it can be.
 
-    Whatever CuPy fails with, the function then serves as it is, and the report of the run says so.
+    If CuPy fails in any way, the function is used unchanged, and the run's report has the reason.
     """
     try:
         return _fused(function)

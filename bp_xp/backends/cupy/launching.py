@@ -15,22 +15,22 @@ Launch = Callable[[Sequence[Array], int], None]
 """Runs a kernel: (its arguments, the number of steps)."""
 
 Clock = Callable[[Callable[[], Any]], float]
-"""Returns how many seconds what it is given takes."""
+"""Returns the running time of its argument in seconds."""
 
 
 @dataclass(frozen=True)
 class LaunchConfiguration:
-    """How a kernel can be launched, and about how long it takes then.
+    """How a kernel can be launched, and an estimate of its time.
 
     Attributes:
-        block: threads in a block.
-        blocks: blocks, all of them at work at once.
+        block: the number of threads in a block.
+        blocks: the number of blocks, all of which run at the same time.
         clustered: whether they are one cluster, and can wait for each other without memory.
-        seconds_per_phase: what it costs to wait for all threads, and for the first numbers after.
-        seconds_per_operation: what an operation costs where there are many.
+        seconds_per_phase: the time to wait for all threads, and for the first numbers after that.
+        seconds_per_operation: the time of an operation if there are many.
         compile: makes a kernel ready to run.
-        whole: whether one launch takes whole steps, many of them; otherwise each phase of a step is
-            a launch, matrix products are the library's, and ``blocks`` are the most there are.
+        whole: whether one launch takes many whole steps; otherwise each phase of a step is a
+            launch, the library computes matrix products, and ``blocks`` is the maximum.
     """
 
     block: int
@@ -43,7 +43,7 @@ class LaunchConfiguration:
 
     @property
     def is_together(self) -> bool:
-        """Whether blocks wait for each other through memory: they must be at work all at once."""
+        """Whether blocks wait for each other through memory, so that all must run together."""
         return self.whole and self.blocks > 1 and not self.clustered
 
     @property
@@ -52,7 +52,7 @@ class LaunchConfiguration:
         return self.block * self.blocks
 
     def seconds(self, kernel: Kernel) -> float:
-        """Return about how long a step takes."""
+        """Return the estimated time of a step."""
         waits = kernel.n_phases * self.seconds_per_phase
         return waits + kernel.n_operations * self.seconds_per_operation
 
@@ -62,9 +62,9 @@ class LaunchConfiguration:
         return replace(self, blocks=max(1, min(self.blocks, needed)))
 
 
-# All of these are arithmetic, and choose what is tried, not what is used: that is measured. A
-# processor does 16 products a cycle, at 1.7 GHz, of numbers that it has to fetch from its cache; a
-# launch from Python takes some 8 µs.
+# These are estimates, which decide what is tried; measurements decide what is used. A processor
+# does 16 products per cycle, at 1.7 GHz, of numbers that it has to fetch from its cache; a launch
+# from Python takes some 8 µs.
 _PRODUCTS_PER_SECOND = 16 * 1.7e9
 _SECONDS_OF_A_LAUNCH = 8e-6
 _OPERATIONS_OF_A_THREAD = 4
@@ -118,7 +118,7 @@ def _compile(kernel: Kernel, configuration: LaunchConfiguration) -> Launch:
 
 
 def _check_room(function: Any, configuration: LaunchConfiguration) -> None:
-    """Refuse more blocks than can be at work at once, which CuPy would make fewer, and warn of."""
+    """Refuse more blocks than can run together, which CuPy would reduce with a warning."""
     import cupy
 
     driver: Any = cupy.cuda.driver
@@ -132,7 +132,7 @@ def _check_room(function: Any, configuration: LaunchConfiguration) -> None:
 
 
 def seconds_of(run: Callable[[], Any]) -> float:
-    """Return how many seconds the GPU takes for a run, waits for the host included."""
+    """Return how many seconds the GPU takes for a run, including waits for the host."""
     import cupy
 
     start, end = cupy.cuda.Event(), cupy.cuda.Event()

@@ -52,7 +52,7 @@ class CuPy(Library):
         return list(self._working())
 
     def _working(self, first: int = 0) -> Iterator[Any]:
-        """Yield each device that works, from one on; DeviceError of that where none does."""
+        """Yield each working device, starting with a given one; if none works, its DeviceError."""
         cupy = require("cupy", self.extra)
         count, errors = _count(cupy), []
         for i in range(count):
@@ -131,7 +131,7 @@ def _try(cupy: Any, device: Any) -> None:
 
 @contextlib.contextmanager
 def _as_device_error() -> Iterator[None]:
-    """Let whatever fails be a DeviceError with the remedy."""
+    """Convert any failure to a DeviceError with the remedy."""
     try:
         yield
     except DeviceError:

@@ -1,4 +1,4 @@
-"""How CuPy says that a GPU has too little memory: in one way for each library below it."""
+"""Recognize CuPy's errors of too little GPU memory, which differ by the library below it."""
 
 __all__ = ["ran_out_of_memory"]
 
@@ -8,7 +8,7 @@ _NAMES = ("_OUT_OF_MEMORY", "cudaErrorMemoryAllocation", "_STATUS_ALLOC_FAILED")
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error is one of too little memory.
+    """Return whether an error means too little memory.
 
     Examples:
         >>> ran_out_of_memory(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"))

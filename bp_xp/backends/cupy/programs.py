@@ -25,10 +25,10 @@ def home(array: Array) -> np.ndarray:
 def kernel_program(
     kernel: Kernel, configuration: LaunchConfiguration
 ) -> Callable[[Namespace], Program]:
-    """Compile a kernel of whole steps; return what makes a program of it, with its own memory.
+    """Compile a kernel of whole steps; return a function that makes a program with its own memory.
 
-    Where its threads may give up waiting for each other, the state before is kept meanwhile, and
-    the host asks after each chunk.
+    If its threads may give up waiting for each other, the previous state is kept, and the host
+    checks after each chunk.
     """
     launch, may_give_up = configuration.compile(kernel, configuration), configuration.is_together
 
@@ -61,7 +61,7 @@ def kernel_program(
 def _memory_of(
     leaves: Sequence[Array], batches: Sequence[Array], xp: Namespace
 ) -> tuple[dict[int, Array], dict[str, Array]]:
-    """Return state and mini-batches by name, in C's order; of the state, which had to be copied.
+    """Return state and mini-batches by name, in C order, and which parts of the state were copied.
 
     Steps in the plain loop may have left arrays of another layout, or one array twice.
     """
@@ -81,7 +81,7 @@ def _memory_of(
 def launches_program(
     step: OperationList, configuration: LaunchConfiguration
 ) -> Callable[[Namespace], Program]:
-    """Compile the phases of a step; return what makes a program of them, with its own memory."""
+    """Compile the phases of a step; return a function that makes a program with its own memory."""
     launches: list[Any] = []
     text = [f"# {len(list_launches(step))} launches a step"]
     for one in list_launches(step):

@@ -17,16 +17,16 @@ from bp_xp.errors import DeviceError
 
 __all__ = ["DPNP"]
 
-# What a filter string of SYCL is made of, besides numbers.
+# The parts of a SYCL filter string, besides numbers.
 _SELECTORS = ("opencl", "level_zero", "cuda", "hip", "cpu", "gpu", "accelerator")
 
 
 @functools.cache
 def _mended(dpnp: ModuleType) -> ModuleType:
-    """Return dpnp with arrays that can be pickled, and broadcast ones with memory of their own.
+    """Return dpnp with arrays that can be pickled, and with memory for broadcast arrays.
 
-    A product with one whose rows lie in one place, as a σ′ of a user's own may return, is refused
-    in two dimensions and wrong in three (dpnp 0.20).
+    A product with an array whose rows share memory, which a custom σ′ may return, is refused in two
+    dimensions and wrong in three (dpnp 0.20).
     """
     copyreg.pickle(dpnp.ndarray, _reduced)
 
@@ -79,7 +79,7 @@ class DPNP(Library):
         self._require_devices()
         try:
             return self.device_of(self.namespace().empty(0, device=word))
-        except Exception as error:  # SYCL has an error of its own for each way to fail
+        except Exception as error:  # SYCL has a separate error for each kind of failure
             found = ", ".join(repr(self.device_name(device)) for device in self.devices())
             raise DeviceError(
                 f"device {word!r} of backend 'dpnp' does not work here: {error}. "

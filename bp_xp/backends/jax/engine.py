@@ -1,6 +1,6 @@
 """The JAX engine: the steps of a chunk compiled into one program, once for each shape.
 
-What takes each row by itself is compiled for a few numbers of rows, and serves them all.
+Functions that treat each row separately are compiled for a few numbers of rows, which cover all.
 """
 
 import functools
@@ -26,10 +26,10 @@ def _loop(step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace) ->
 def _single(
     step: Step, state: Any, batches: Sequence[Array], *, xp: Namespace
 ) -> tuple[Any, Array]:
-    """Take the step of a chunk of one as a loop takes the steps of a longer one.
+    """Take the step of a chunk of one in the same way as the steps of a longer chunk.
 
-    XLA makes other code of a loop that it knows to go round once, and that rounds otherwise: so it
-    is not told how often the loop goes round, nor that there is nothing but this mini-batch.
+    XLA generates different code for a loop with a single, known iteration, with different rounding.
+    So the number of iterations, and that there is only this mini-batch, is hidden from it.
     """
     import jax
 
@@ -74,7 +74,7 @@ def _compile(
 def _map_rows(function: Callable[..., Any], *settings: Any, at_most: int) -> Callable[..., Any]:
     """See :class:`bp_xp.engines.engine.MapRows`: the numbers of rows become powers of two.
 
-    The rows that are too many repeat the last one, so that they hold no number that is not there.
+    The padding repeats the last row, so that it has no new numbers.
     """
     program = _compile(function, *settings)
 
@@ -90,15 +90,15 @@ def _map_rows(function: Callable[..., Any], *settings: Any, at_most: int) -> Cal
 
 
 def _size_for(n: int) -> int:
-    """Return the least power of two that is not below n, at least 16."""
+    """Return the smallest power of two that is not below n, at least 16."""
     return 1 << max(n - 1, 15).bit_length()
 
 
 def _one_by_one(function: Callable[[Array], Any], n: int) -> Any:
     """See :data:`bp_xp.engines.engine.OneByOne`.
 
-    XLA's products over a leading axis keep all networks in memory at once, in each pass of a step.
-    On a CPU that leaves its caches, while the networks of a ``map`` have them in turn.
+    XLA's products over a leading axis work on all networks together, in each pass of a step. On a
+    CPU they do not fit in its caches, while a ``map`` works on one network after the other.
     """
     import jax
 
@@ -106,9 +106,9 @@ def _one_by_one(function: Callable[[Array], Any], n: int) -> Any:
 
 
 def _argmax(values: Array, *, xp: Namespace) -> Array:
-    """Return what xp.argmax returns, which XLA makes slower code of.
+    """Return the same as xp.argmax, for which XLA generates slower code.
 
-    A row with NaN has no greatest entry; its answer is the last place.
+    A row with NaN has no largest entry; the result is then the last index.
     """
     n = values.shape[-1]
     greatest = values == xp.max(values, axis=-1, keepdims=True)
@@ -116,7 +116,7 @@ def _argmax(values: Array, *, xp: Namespace) -> Array:
 
 
 def _describe(step: Step, state: Any, batches: Sequence[Array], xp: Namespace) -> Callable[[], str]:
-    """Return what writes a step as JAX sees it; the arrays themselves are not kept."""
+    """Return a function that writes a step as JAX sees it; the arrays are not kept."""
     import jax
 
     def form_of(leaf: Any) -> Any:

@@ -98,7 +98,7 @@ class JAX(Library):
 
     def to_numpy(self, array: Array) -> np.ndarray:
         host = np.asarray(array)
-        # NumPy has no bfloat16 of its own; what JAX makes of one is no float to most functions.
+        # NumPy has no bfloat16 of its own; most functions do not treat JAX's as a float.
         return host.astype(np.float32) if is_foreign_number(host.dtype) else host
 
     def dtype(self, name: str, device: Any) -> Any:
@@ -111,8 +111,8 @@ class JAX(Library):
         return super().dtype(name, device)
 
     def active(self, device: Any) -> contextlib.AbstractContextManager[Any]:
-        # JAX multiplies float32 numbers with fewer digits where a device is faster so (TF32 on a
-        # GPU), unless it is told otherwise. No other library does, and who wants it can say so.
+        # By default, JAX multiplies float32 numbers with fewer digits if a device is then faster
+        # (TF32 on a GPU). No other library does, and users can turn it on.
         jax = require("jax", self.extra)
         if device.platform == "cpu" or jax.config.jax_default_matmul_precision is not None:
             return contextlib.nullcontext()

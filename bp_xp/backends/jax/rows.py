@@ -1,7 +1,7 @@
 """Rows of JAX arrays: cut, joined and repeated without a program for each number of them.
 
-XLA compiles every operation for every shape. On a CPU NumPy reads the memory of an array, and needs
-no program: rows are taken there. Elsewhere each shape costs one small program.
+XLA compiles every operation for every shape. On a CPU, NumPy can read the memory of an array
+without a program, so it handles the rows. On other devices each shape costs one small program.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,14 +15,14 @@ __all__ = ["cut", "fill_up", "join"]
 
 
 def cut(array: Array, rows: slice) -> Array:
-    """Return some rows of an array, shape (n, ...); the array itself where they are all."""
+    """Return some rows of an array, shape (n, ...); for all rows, the array itself."""
     if rows.indices(n := array.shape[0]) == (0, n, 1):
         return array
     return _computed(lambda xp, values: values[rows, ...], array)
 
 
 def join(parts: Sequence[Array]) -> Array:
-    """Return arrays of the same columns as one, the rows of each below those of the one before."""
+    """Return arrays with the same columns as one array, concatenated by rows."""
     return _computed(lambda xp, *values: xp.concatenate(values, axis=0), *parts)
 
 
@@ -37,13 +37,13 @@ def fill_up(array: Array, n: int) -> Array:
 
 
 def _computed(function: Callable[..., Any], *arrays: Array) -> Array:
-    """Return ``function(xp, *arrays)``: by NumPy in the memory of a CPU, elsewhere by JAX."""
+    """Return ``function(xp, *arrays)``: by NumPy in the memory of a CPU, otherwise by JAX."""
     import jax
 
     (device,) = arrays[0].devices()
     if device.platform != "cpu":
         return function(jax.numpy, *arrays)
-    # The buffer, and not numpy.asarray: nothing is brought home, so that no_host_transfer() has
-    # nothing to refuse. A result that shares the memory of an array keeps it alive.
+    # Use the buffer, not numpy.asarray: nothing is copied to the host, so that no_host_transfer()
+    # has nothing to refuse. A result that shares the memory of an array keeps it alive.
     memories = (np.frombuffer(one, one.dtype).reshape(one.shape) for one in arrays)
     return jax.device_put(function(np, *memories), device)

@@ -1,7 +1,7 @@
-"""Mini-batches shared among the devices of one process: JAX adds up between them by itself.
+"""Mini-batches shared among the devices of one process: JAX sums between them automatically.
 
-The rows of a mini-batch are spread over the devices, and the parameters are whole on each. From
-that JAX's compiler knows where a sum over rows is one over devices.
+The rows of a mini-batch are spread over the devices, and each device has all parameters. From this,
+JAX's compiler determines which sums over rows are sums over devices.
 """
 
 import functools
@@ -21,7 +21,7 @@ __all__ = ["engine_over", "remark"]
 def engine_over(devices: tuple[Any, ...]) -> Engine:
     """Return the engine that shares the steps of a chunk among devices, the run's own first.
 
-    Mini-batches whose rows can't be dealt out evenly are taken whole by each device.
+    If the rows of a mini-batch cannot be divided evenly, each device takes all of them.
     """
     import jax
     import numpy as np
@@ -52,7 +52,7 @@ def engine_over(devices: tuple[Any, ...]) -> Engine:
                 state = jax.device_put(state, whole)
             rows = batches[0].shape[1]
             spread = whole if rows % len(devices) else dealt_out
-            # What comes with a mini-batch and has no rows is a learning rate.
+            # A part of a mini-batch without rows is a learning rate.
             placed = [
                 jax.device_put(part, spread if part.shape[1:2] == (rows,) else whole)
                 for part in batches
@@ -73,7 +73,7 @@ def engine_over(devices: tuple[Any, ...]) -> Engine:
 
 
 def remark(devices: int, shape: Sequence[int]) -> str:
-    """Return what is to be said of mini-batches of a shape, (N, I): where they are not shared."""
+    """Return a remark on mini-batches of a shape, (N, I), if they are not shared."""
     rows = shape[0]
     if rows % devices == 0:
         return ""
@@ -81,5 +81,5 @@ def remark(devices: int, shape: Sequence[int]) -> str:
 
 
 def _on_first(array: Array) -> Array:
-    """Return what the first device has of an array that all devices have."""
+    """Return the first device's copy of an array that all devices have."""
     return array.addressable_shards[0].data

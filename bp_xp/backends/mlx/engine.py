@@ -1,10 +1,10 @@
 """The MLX engine: a step compiled once for each shape.
 
-MLX computes nothing until it is asked to: what is called makes a graph. Compiled, the elementwise
-functions of a step's graph become a few kernels. The arrays of a chunk are asked for after it.
+MLX evaluates lazily: calls build a graph. When compiled, the elementwise functions of a step's
+graph become a few kernels. The arrays of a chunk are evaluated after it.
 
-Its compiler takes it for impossible that an integer overflows, and makes other code of what counts
-on it: a step with dropout, whose masks do, is taken plainly.
+Its compiler assumes that integers do not overflow, and changes code that relies on it. So the plain
+loop takes steps with dropout, whose masks do.
 """
 
 from collections.abc import Sequence

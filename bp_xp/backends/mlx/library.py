@@ -19,7 +19,7 @@ __all__ = ["MLX"]
 
 
 class MLX(Library):
-    """MLX: two devices with one memory, float32 alone."""
+    """MLX: two devices with shared memory, and only float32."""
 
     name = "mlx"
     engine = ENGINE
@@ -65,7 +65,7 @@ class MLX(Library):
         return super().find(word)
 
     def device_of(self, array: Array) -> Any:
-        # Memory belongs to all devices; what computes is the current one.
+        # All devices share memory; the current one computes.
         del array
         return self.default_device()
 
@@ -77,18 +77,18 @@ class MLX(Library):
         return name != "float64"
 
     def from_numpy(self, array: np.ndarray, device: Any) -> Array:
-        if array.dtype == np.float64:  # of which MLX would make float32 without a word
+        if array.dtype == np.float64:  # which MLX would silently convert to float32
             raise ValueError(f"MLX has no float64: use {named('dtype', 'float32')}.")
         return self._core().array(array)
 
     def to_numpy(self, array: Array) -> np.ndarray:
         mx = self._core()
-        # NumPy has no bfloat16. A view would let what is done to it reach the array.
+        # NumPy has no bfloat16. Changes to a view would change the array.
         host = array.astype(mx.float32) if array.dtype == mx.bfloat16 else array
         return np.array(host)
 
     def compute(self, arrays: Iterable[Array]) -> None:
-        # What is not asked for stays a graph, which grows with each step and holds its memory.
+        # Arrays that are not evaluated stay a graph, which grows with each step and holds memory.
         self._core().async_eval(*arrays)
 
     def active(self, device: Any) -> contextlib.AbstractContextManager[Any]:

@@ -1,7 +1,7 @@
-"""MLX's functions in the words of the array API standard, where MLX has others.
+"""The functions of MLX that differ from the array API standard, in the standard's form.
 
-An array of MLX has no device: memory belongs to all of them, and what computes is chosen by a
-context. So ``device`` is taken here, and says nothing.
+An MLX array has no device: all devices share memory, and a context chooses the one that computes.
+So ``device`` is accepted here, and ignored.
 """
 
 import functools
@@ -23,7 +23,7 @@ _CREATORS = (
 
 @functools.cache
 def standard_functions(mx: ModuleType) -> ModuleType:
-    """Return a namespace with all that ``mlx.core`` has, and what it words differently."""
+    """Return a namespace with the content of ``mlx.core``, and the functions that differ."""
 
     def asarray(
         values: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None
@@ -34,7 +34,7 @@ def standard_functions(mx: ModuleType) -> ModuleType:
         if copy is False or (not copy and dtype in (None, values.dtype)):
             return values
         made = mx.array(values, dtype=dtype)
-        mx.eval(made)  # what is not computed yet can't be used in another thread
+        mx.eval(made)  # arrays that are not evaluated cannot be used in another thread
         return made
 
     def astype(array: Array, dtype: Any, /, *, copy: bool = True, device: Any = None) -> Array:

@@ -1,8 +1,8 @@
-"""Elementwise operations in a row, block by block: what the processor's cache holds.
+"""Sequences of elementwise operations, block by block, so that they stay in the CPU's cache.
 
-An optimizer goes over all weights some ten times. Where they take more memory than a cache, each of
-these times waits for the memory. Block by block, each number comes from the memory once, and what
-is needed by nothing else, a temporary, never goes there. No number becomes another one.
+An optimizer goes over all weights some ten times. If they do not fit in a cache, each pass waits
+for the memory. Block by block, each number is read from memory once, and temporaries never leave
+the cache. The results do not change.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import numpy as np
 
 __all__ = ["Elementwise", "elementwise", "in_blocks"]
 
-_LEAST_BYTES = 1 << 20  # of an array, for which it is worth while
+_LEAST_BYTES = 1 << 20  # of an array, for which it is worthwhile
 _BLOCK = 1 << 14  # entries: those of some arrays are in the cache together
 
 _WORD = re.compile(r"\w+")
@@ -34,7 +34,7 @@ class Elementwise(NamedTuple):
 
 
 def elementwise(names: Sequence[str], values: Sequence[Any]) -> Elementwise | None:
-    """Return what is known of an elementwise line, or None if it is nothing for blocks.
+    """Return the properties of an elementwise line, or None if it cannot run in blocks.
 
     Args:
         names: those of its inputs, and of its result.
@@ -52,13 +52,13 @@ def elementwise(names: Sequence[str], values: Sequence[Any]) -> Elementwise | No
 def in_blocks(
     lines: Sequence[str], known: Mapping[int, Elementwise], objects: dict[str, Any]
 ) -> list[str]:
-    """Return the lines, with those that are elementwise in blocks where a row of them is large.
+    """Return the lines, with long sequences of elementwise ones converted to blocks.
 
     Args:
         lines: the lines of a program.
-        known: what is known of some of them, by their number.
-        objects: the arrays and functions that lines name; temporaries that are needed in one row of
-            lines alone become as short as a block.
+        known: the properties of some of them, by their number.
+        objects: the arrays and functions that lines name; temporaries that are needed in only one
+            sequence of lines become as short as a block.
     """
     written: list[str] = []
     rows = _joined(_rows_of(len(lines), known), lines, known, objects)
@@ -99,9 +99,9 @@ def _joined(
     known: Mapping[int, Elementwise],
     objects: Mapping[str, Any],
 ) -> list[list[int]]:
-    """Return the rows, one that may wait for the next one of its form joined to it.
+    """Return the sequences; one that can be delayed is joined to the next one of its form.
 
-    A penalty's gradient waits for the optimizer's step so.
+    For example, a penalty's gradient is delayed until the optimizer's step.
     """
     after: list[list[int]] = []
     for row in reversed(rows):
@@ -119,7 +119,7 @@ def _joined(
 
 
 def _may_wait(row: Sequence[str], between: Sequence[str], objects: Mapping[str, Any]) -> bool:
-    """Return whether lines may as well come after others: neither is heard of by the others."""
+    """Return whether lines can be moved after others, because the two are independent."""
     ours, theirs = _written(row), _written(between)
     return (
         all(_is_alone(name, objects) for name in ours)
@@ -134,7 +134,7 @@ def _words(lines: Sequence[str]) -> set[str]:
 
 
 def _written(lines: Sequence[str]) -> set[str]:
-    """Return the names of the arrays that lines write to, but for those that are new there."""
+    """Return the names of the arrays that lines write to, except those that they create."""
     return {name for pair in _WRITTEN.findall("\n".join(lines)) for name in pair if name}
 
 

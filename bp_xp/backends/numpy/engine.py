@@ -21,7 +21,7 @@ from bp_xp.engines.replay import CannotRecordError, Lines, Program
 
 __all__ = ["ENGINE"]
 
-# The same sums and products, by functions that take less time to get there.
+# The same sums and products, by functions with less overhead.
 _REDUCTIONS: Mapping[Any, np.ufunc] = {np.sum: np.add, np.max: np.maximum, np.min: np.minimum}
 _PRODUCT = np.dot  # of two matrices
 # Numbers in the state with which a step takes twice as long as its calls of functions do.
@@ -33,7 +33,7 @@ _WITH_SPARSE: Mapping[np.ufunc, tuple[str, Callable[[Any, Any], Any]]] = {
 
 
 class _Tape(Lines):
-    """Writes NumPy's operations down as lines."""
+    """Records NumPy operations as lines."""
 
     def __init__(self, n_parts: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class _Tape(Lines):
         return out
 
     def note_elementwise(self, names: Sequence[str], values: Sequence[Any]) -> None:
-        """Note what is known of the last line, an elementwise one, whose result comes last."""
+        """Record the properties of the last line, an elementwise one, whose result comes last."""
         whole = (
             name in self.fresh or np.ndim(value) == 0 or value.flags.owndata
             for name, value in zip(names, values, strict=True)
@@ -143,7 +143,7 @@ class _Tape(Lines):
         return largest
 
     def call(self, function: Callable[[Any], Any], array: Recorded) -> Recorded:
-        """Write the line of a function from outside of NumPy.
+        """Write the line of a function outside of NumPy.
 
         It is not called now: other processes may have nothing to record at this step.
         """
@@ -153,14 +153,14 @@ class _Tape(Lines):
         return Recorded(array.value.copy(), name, self)
 
     def result(self, value: Any, call: Callable[[str], str]) -> Recorded:
-        """Write the line that puts a fresh result where it is now."""
+        """Write the line that puts a new result in its current memory."""
         array = np.asarray(value)
         name = self.name("t", array)
         self.each.append(call(name))
         return Recorded(array, name, self)
 
     def write(self, value: Any, like: np.dtype | None = None) -> str:
-        """Return an argument as it is written in a line."""
+        """Return an argument in the form for a line."""
         if isinstance(value, Recorded):
             return value.name
         if isinstance(value, list | tuple):
@@ -173,7 +173,7 @@ class _Tape(Lines):
 
 
 def _record(step: Step, state: Any, batch: Sequence[np.ndarray], *, xp: Namespace) -> Program:
-    """Take a step on copies and return what was done."""
+    """Take a step on copies and return its program."""
     del xp
     tape = _Tape(len(batch))
     new, z = record(step, state, batch, tape)

@@ -13,7 +13,7 @@ __all__ = ["NumPy"]
 
 
 class NumPy(Library):
-    """NumPy, on the CPU alone."""
+    """NumPy, which only has the CPU."""
 
     name = "numpy"
     engine = ENGINE

@@ -1,7 +1,7 @@
 """The largest entry of each of many short rows: found by comparing whole columns.
 
-NumPy takes longer to get to a row than to go over ten numbers. Of a maximum, other than of a sum,
-the order of the comparisons changes no bit.
+In NumPy, the overhead of a row takes longer than ten numbers. Unlike in a sum, the order of the
+comparisons in a maximum does not change any bits.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 
 __all__ = ["OVER_ROWS", "are_short_rows"]
 
-_MANY_ROWS = 32  # from which on it is worth while
+_MANY_ROWS = 32  # from which on it is worthwhile
 
 
 def are_short_rows(array: Any, axis: Any) -> bool:
@@ -37,4 +37,4 @@ class _OverRows:
 
 
 OVER_ROWS = _OverRows()
-"""What the engine gives to functions that go over the rows of a chunk."""
+"""The namespace that the engine passes to functions of the rows of a chunk."""

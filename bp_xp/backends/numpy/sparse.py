@@ -1,8 +1,8 @@
-"""Rows of a sparse matrix in the place of an array of inputs.
+"""Rows of a sparse matrix instead of an array of inputs.
 
-The entries that are zero are neither stored nor multiplied: of the first layer's products, a A Wᵀ
-and Δᵀ A, each entry other than zero costs a row of W or Δ. The products are those of the matrix
-itself, which is one of SciPy's; nothing here imports it.
+Zeros are neither stored nor multiplied: in the first layer's products, A Wᵀ and Δᵀ A, each nonzero
+entry costs a row of W or Δ. The products are those of the SciPy matrix itself; this module does not
+import SciPy.
 """
 
 import math
@@ -20,10 +20,10 @@ class SparseRows:
     """Inputs, shape (N, I), that a step multiplies as it multiplies arrays.
 
     Args:
-        matrix: SciPy's, in CSR form.
+        matrix: a SciPy matrix in CSR format.
     """
 
-    __array_ufunc__ = None  # an array leaves its product with these rows to them
+    __array_ufunc__ = None  # so that products of an array with these rows use the methods here
     ndim = 2
 
     def __init__(self, matrix: Any) -> None:
@@ -45,7 +45,7 @@ class SparseRows:
 
 
 class SparseStack:
-    """Inputs of a stack of networks, shape (M, N, I), of each its own rows.
+    """Inputs of a stack of networks, shape (M, N, I), with separate rows for each.
 
     Args:
         each: those of each network.
@@ -88,8 +88,8 @@ class SparseBatches:
     """Mini-batches of one size, shape (steps, batch, I), whose rows are sparse.
 
     Args:
-        matrix: SciPy's, in CSR form: the rows of one mini-batch after those of the other.
-        axes: (steps,); of a stack of networks (steps, M), and the shape is (steps, M, batch, I).
+        matrix: a SciPy matrix in CSR format: the rows of one mini-batch after the other.
+        axes: (steps,); for a stack of networks (steps, M), and the shape is (steps, M, batch, I).
     """
 
     def __init__(self, matrix: Any, axes: tuple[int, ...]) -> None:

@@ -11,31 +11,31 @@ __all__ = ["TorchCommunicator", "is_launched", "of_group", "own_gpu"]
 
 
 def is_launched() -> bool:
-    """Whether this process is one of several that torchrun, or what does likewise, has started."""
+    """Whether this process is one of several started by torchrun or a similar launcher."""
     size = os.environ.get("WORLD_SIZE", "")
     return size.isdecimal() and int(size) > 1 and "MASTER_ADDR" in os.environ
 
 
 def own_gpu() -> str:
-    """Return the name of the GPU that belongs to this one of the processes of a machine."""
+    """Return the name of the GPU that belongs to this process of a machine."""
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 def of_group(group: Any) -> "TorchCommunicator | None":
-    """Return what lets the processes of a group talk.
+    """Return a communicator for the processes of a group.
 
     Args:
         group: a ``ProcessGroup``; None for all processes.
 
     Returns:
-        None where ``group`` is something else.
+        The communicator, or None if ``group`` is something else.
 
     Raises:
-        RuntimeError: processes were not started so that they can talk.
+        RuntimeError: the processes were not started in a way that lets them communicate.
     """
     if group is None:
         _begin()
-    # No group can be there before this module is.
+    # There cannot be a group before this module is imported.
     distributed: Any = sys.modules.get("torch.distributed")
     if distributed is None or not isinstance(group, distributed.ProcessGroup | None):
         return None
@@ -43,7 +43,7 @@ def of_group(group: Any) -> "TorchCommunicator | None":
 
 
 def _begin() -> None:
-    """Let the processes find each other, unless the program has done so itself."""
+    """Connect the processes, unless the program has done so itself."""
     import torch
     from torch import distributed
 
@@ -67,7 +67,7 @@ def _end() -> None:
 
 
 class TorchCommunicator:
-    """Processes that talk through torch.distributed; see :class:`bp_xp.ranks.Communicator`.
+    """Processes that communicate through torch.distributed; see :class:`bp_xp.ranks.Communicator`.
 
     Args:
         distributed: the module.
@@ -85,12 +85,12 @@ class TorchCommunicator:
         return array
 
     def gather(self, value: Any) -> list[Any]:
-        """Return what each process gives."""
+        """Return the value from each process."""
         found: list[Any] = [None] * self.size
         self._distributed.all_gather_object(found, value, group=self._group)
         return found
 
     def fail(self, error: BaseException) -> None:
-        """Close what others wait at: they fail as well, and torchrun ends those that do not."""
+        """Close the group: waiting processes fail as well, and torchrun ends the others."""
         del error
         self._distributed.destroy_process_group()

@@ -1,7 +1,7 @@
 """The PyTorch engine: a step is recorded once, and replayed without autograd on the same memory.
 
-What the step does is heard, and put together where that saves time, in
-:mod:`bp_xp.backends.torch.operators`; here it becomes lines (see :mod:`bp_xp.engines.replay`).
+The operators of the step are recorded, and combined if that saves time, in
+:mod:`bp_xp.backends.torch.operators`; here they become lines (see :mod:`bp_xp.engines.replay`).
 Results equal the plain loop's to rounding. On a CUDA device the steps of a chunk are captured in a
 CUDA graph, which one call launches.
 """
@@ -26,7 +26,7 @@ __all__ = ["ENGINE"]
 
 
 class _Writer:
-    """Writes calls down, as lines."""
+    """Records calls as lines."""
 
     def __init__(self, lines: Lines, leaves: Sequence[Array], batch: Sequence[Array]) -> None:
         self.lines = lines
@@ -51,12 +51,12 @@ class _Writer:
             self.write_result(call)
 
     def base_of(self, call: Call) -> Array | None:
-        """Return the argument that the result is a view of, or None if it is an array anew."""
+        """Return the argument that the result is a view of, or None if it is a new array."""
         memory = memory_of(call.result)
         return next((one for one in call.tensors if memory_of(one) == memory), None)
 
     def write_view(self, call: Call, base: Array) -> None:
-        """Write a view, which is taken once where its base stays where it is."""
+        """Write a view, which is taken only once if its base does not move."""
         name = self.names.get(id(base), "")
         if name in self.lines.objects:
             self.names[id(call.result)] = self.lines.name("t", call.result)
@@ -78,7 +78,7 @@ class _Writer:
             self.lines.each.append(self.expression(function, call, out=name))
 
     def write_outside(self, call: Call) -> None:
-        """Write a call of what is no operator."""
+        """Write a call of a function that is not an operator."""
         self.names[id(call.result)] = name = self.lines.name("t", call.result)
         copy = self.lines.function_name(type(call.result).copy_)
         outside, source = self.lines.name("f", call.outside), self.names[id(call.inputs[0])]
@@ -95,7 +95,7 @@ class _Writer:
         return f"{self.lines.function_name(function)}({', '.join(arguments)})"
 
     def argument(self, value: Any, type_: str, call: Call) -> str:
-        """Return an argument as it is written in a line."""
+        """Return an argument in the form for a line."""
         import torch
 
         if id(value) in self.names:
@@ -125,7 +125,7 @@ def _with_out(call: Call) -> Callable[..., Any] | None:
 
 
 def _record(step: Step, state: Any, batch: Sequence[Array], *, xp: Namespace) -> Program:
-    """Take a step on copies and return what was done."""
+    """Take a step on copies and return its program."""
     import torch
 
     if not all(isinstance(leaf, torch.Tensor) for leaf in leaves_of(state)):
@@ -165,13 +165,13 @@ def _in_graphs(run: _Run, capture: Callable[..., Callable[[], None]]) -> _Run:
 
     Args:
         run: runs mini-batches.
-        capture: takes ``run`` and its arguments, and returns what does it again on the same memory.
+        capture: takes ``run`` and its arguments, and returns a function that repeats it in place.
     """
     graphs: dict[Any, tuple[list[int], Sequence[Array], Array, Callable[[], None]]] = {}
 
     def launch(leaves: Sequence[Array], batches: Sequence[Array], zs: Array) -> None:
-        # A graph knows arrays by their addresses: batches are copied to where it looks for them. If
-        # the state has moved, as by steps in the plain loop, the graph is of no use any more.
+        # A graph refers to arrays by address, so batches are copied to its addresses. If the state
+        # has moved, for example by steps in the plain loop, the graph is no longer usable.
         addresses = [leaf.data_ptr() for leaf in leaves]
         if zs.shape not in graphs or graphs[zs.shape][0] != addresses:
             fixed, fixed_zs = [part.clone() for part in batches], zs.clone()
@@ -188,11 +188,11 @@ def _in_graphs(run: _Run, capture: Callable[..., Callable[[], None]]) -> _Run:
 def _capture(
     run: _Run, leaves: Sequence[Array], batches: Sequence[Array], zs: Array
 ) -> Callable[[], None]:
-    """Return what launches a CUDA graph of the steps; they are not taken yet."""
+    """Return a function that launches a CUDA graph of the steps, which are not taken yet."""
     import torch
 
     with torch.cuda.device(zs.device):
-        # Kernels are loaded and cuBLAS is set up at their first use, which can't be captured.
+        # Kernels are loaded and cuBLAS is set up at their first use, which cannot be captured.
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):

@@ -1,14 +1,14 @@
-"""What a PyTorch step does, as the operators of ATen that it ends in: heard, and put together.
+"""A PyTorch step as a list of ATen operators: recorded, and combined.
 
-Every PyTorch function ends in operators of ATen, and a dispatch mode hears them. Where some of
-them in a row are one operation of PyTorch, they are put together:
+Every PyTorch function ends in ATen operators, and a dispatch mode intercepts them. Sequences that
+are equivalent to one PyTorch operation are combined:
 
-- A product and the sum that takes it in are one ``addmm``: A Wᵀ + b, and also W − η Δᵀ A (as
-  bp_xp/optim/optimizer.py descends along it), where η goes to the smaller factor Δ and the gradient
-  itself is never made.
-- 1 / (1 + exp(−max(z, limit))), the sigmoid in the standard's functions, is PyTorch's own. How it
-  is spelled is known from bp_xp/math/activations.py, and a test says that it still fits.
-- A comparison writes numbers, with no truth values between.
+- A product and the sum that includes it are one ``addmm``: A Wᵀ + b, and also W − η Δᵀ A (the
+  descent in bp_xp/optim/optimizer.py), where η scales the smaller factor Δ and the gradient itself
+  is never computed.
+- 1 / (1 + exp(−max(z, limit))), the sigmoid in the standard's functions, is PyTorch's own sigmoid.
+  Its form is that of bp_xp/math/activations.py, and a test checks that it still matches.
+- A comparison writes numbers directly, without booleans in between.
 """
 
 import itertools
@@ -39,8 +39,8 @@ class Call:
         inputs: its arguments, by position.
         options: its arguments by name.
         result: the tensor that it returned; of an operator in place, its first argument.
-        number: the number that it makes a tensor of, as Python has it; None where it makes none.
-        outside: the function from outside of PyTorch that the copy of a tensor stands for, or None.
+        number: the Python number from which it makes a tensor; None if it does not.
+        outside: the function outside of PyTorch that the copy of a tensor represents, or None.
     """
 
     operator: Any
@@ -74,11 +74,11 @@ class Call:
 
 
 def memory_of(tensor: Array) -> int:
-    """Return what tells whether tensors share memory."""
+    """Return a key that shows whether tensors share memory."""
     return tensor.untyped_storage().data_ptr()
 
 
-# Ways around the operators: what is computed with these values would be taken for a constant.
+# Ways around the operators: results computed with these values would look like constants.
 _UNHEARD = {
     *("numpy", "__array__", "__array_wrap__", "__dlpack__", "tolist", "item"),
     *("apply_", "map_", "map2_", "data_ptr", "untyped_storage", "storage"),
@@ -91,7 +91,8 @@ def listen(
     """Take a step; return the operators called, the new state and zᴸ.
 
     Raises:
-        CannotRecordError: the step does what is no operator, such as ``numpy.tanh`` of a tensor.
+        CannotRecordError: the step does something that is not an operator, such as ``numpy.tanh``
+            of a tensor.
     """
     import torch
     from torch.overrides import TorchFunctionMode
@@ -122,7 +123,7 @@ def listen(
             result = function(*inputs, **(options or {}))
             last = calls[-1] if calls else None
             if last is not None and last.result is result and last.is_of("lift_fresh.default"):
-                # As in asarray(0.5). To ask the tensor for the number would stop a GPU.
+                # As in asarray(0.5). Reading the number from the tensor would stall a GPU.
                 last.number = inputs[0] if inputs and isinstance(inputs[0], float) else None
             return result
 
@@ -136,7 +137,7 @@ def listen(
 
 
 # ---------------------------------------------------------------------------------------------
-# Put together
+# Combine
 
 _Life = Callable[[Any], list[Call | None]]
 """Returns the calls that make and use a tensor, None for its use as a result of the step."""
@@ -165,7 +166,7 @@ def joined(calls: list[Call], results: Sequence[Array]) -> list[Call]:
 
 
 def _may_wait(old: list[Call], calls: list[Call]) -> bool:
-    """Return whether calls may as well be made when the last of them is."""
+    """Return whether calls can be delayed until the last of them."""
     memories = {memory_of(one) for call in old for one in call.tensors}
     between = calls[calls.index(old[0]) + 1 : calls.index(old[-1])]
     return not any(
@@ -174,7 +175,7 @@ def _may_wait(old: list[Call], calls: list[Call]) -> bool:
 
 
 def _sigmoid(last: Call, life: _Life) -> tuple[list[Call], list[Call]] | None:
-    """Find a sigmoid as :mod:`bp_xp.math.activations` spells it: 1 / (1 + exp(−max(z, limit)))."""
+    """Find the sigmoid of :mod:`bp_xp.math.activations`: 1 / (1 + exp(−max(z, limit)))."""
     import torch
 
     if not last.is_of("mul.Tensor") or not _is_number(last.inputs[1], 1.0):
@@ -187,7 +188,7 @@ def _sigmoid(last: Call, life: _Life) -> tuple[list[Call], list[Call]] | None:
         "neg.default",
         "maximum.default",
     ):
-        # What adds in place is the last but one to touch its tensor, and has no other tensor.
+        # The addition in place is the last but one use of its tensor, and has no other tensor.
         made = [one for one in life(chain[0].inputs[0]) if one is not None and one.is_of(name)]
         if len(made) != 1:
             return None
@@ -209,7 +210,7 @@ def _is_number(value: Any, number: float) -> bool:
 
 
 def _product_and_term(last: Call, life: _Life) -> tuple[list[Call], list[Call]] | None:
-    """Find g = p @ q; c + g, which is one operation, be the sum put in g, in c or elsewhere."""
+    """Find g = p @ q; c + g, which is one operation, whether the sum is in g, in c or elsewhere."""
     import torch
 
     if not last.is_of("add.Tensor", "add_.Tensor") or len(last.tensors) != 2 or last.options:
@@ -232,7 +233,7 @@ def _product_and_term(last: Call, life: _Life) -> tuple[list[Call], list[Call]] 
 
 
 def _scaled_step(last: Call, life: _Life) -> tuple[list[Call], list[Call]] | None:
-    """Find w -= k g, which is one operation; where g = p @ q, the smaller p is scaled."""
+    """Find w -= k g, which is one operation; if g = p @ q, the smaller p is scaled."""
     import torch
 
     aten = torch.ops.aten
@@ -256,7 +257,7 @@ def _scaled_step(last: Call, life: _Life) -> tuple[list[Call], list[Call]] | Non
 
 
 def _comparison(last: Call, life: _Life) -> tuple[list[Call], list[Call]] | None:
-    """Find a comparison turned into numbers, which it can write itself."""
+    """Find a comparison converted to numbers, which it can write itself."""
     if not last.is_of("_to_copy.default") or set(last.options) != {"dtype"}:
         return None
     compared, *rest = life(last.inputs[0])
