@@ -176,7 +176,7 @@ __all__ = ["train"]
     metavar="FILE",
     help="Save the run here, after each epoch and when it is interrupted.",
 )
-@of_files("--checkpoint-every", type=int, metavar="STEPS", help="Save it after this many steps too.")
+@of_files("--checkpoint-every", type=int, metavar="STEPS", help="Save after this many steps too.")
 @of_files("--resume", is_flag=True, help="Resume from the checkpoint, if there is one.")
 @of_files(
     "--overwrite",

@@ -11,7 +11,7 @@ def parts_of(model: Network | TableModel) -> tuple[Network, Preparation | None]:
 
     Raises:
         TypeError: it is no such model.
-        ValueError: it has learnt nothing yet.
+        ValueError: it has learned nothing yet.
     """
     if isinstance(model, TableModel):
         preparation = model._fitted

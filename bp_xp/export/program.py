@@ -128,7 +128,7 @@ class _Around:
         introduction: the docstring of the file.
         modules: of Python, which it imports.
         functions: what comes after feedforward.
-        learnt: what was learnt beside the parameters.
+        learnt: what was learned beside the parameters.
     """
 
     introduction: str
@@ -199,7 +199,7 @@ def _source(function: Callable[..., Any]) -> str:
 
 
 def _learnt(preparation: Preparation) -> str:
-    """Return what a preparation has learnt, as assignments."""
+    """Return what a preparation has learned, as assignments."""
     numbers, targets = preparation.numbers, preparation.targets
     flagged = np.flatnonzero(numbers.flagged).tolist()
     rows = [

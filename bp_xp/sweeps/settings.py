@@ -186,8 +186,8 @@ def change_optimizer(optimizer: Any, changes: Mapping[str, Any], steps: int) -> 
     for name in fields:
         if name not in _fields_of(optimizer):
             raise ValueError(
-                f"{named(name)} is not a setting of {type(optimizer).__name__}: give each optimizer "
-                "a space of its own."
+                f"{named(name)} is not a setting of {type(optimizer).__name__}: give each "
+                "optimizer its own space."
             )
     changeable: Any = optimizer
     if fields:

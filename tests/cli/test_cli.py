@@ -1080,7 +1080,7 @@ BAD = {
     "every-alone": ("train --checkpoint-every 9", 2, "--checkpoint-every needs --checkpoint"),
     "checkpoint-folder": ("train --checkpoint nowhere/run", 1, "nowhere: there is no such folder"),
     "checkpoint-is-output": ("train --checkpoint net -o net", 1, "is a result of the run already"),
-    "checkpoint-is-settings": ("train --checkpoint net.toml -o net", 1, "a result of the run already"),
+    "checkpoint-is-settings": ("train --checkpoint net.toml -o net", 1, "of the run already"),
     "checkpoint-is-data": ("train --data text.csv --checkpoint text.csv", 1, "name another file"),
     "checkpoint-is-a-link": ("train --checkpoint link", 1, "only a regular file can be replaced"),
     "resume-network": ("train --checkpoint net --resume -o x", 1, "it holds a network and no run"),

@@ -312,7 +312,7 @@ def test_what_can_not_be_exported_is_refused(export, suffix, tmp_path):
         with pytest.raises(ValueError, match=f"must end in {suffix}"):
             export(network, tmp_path / name)
     path = tmp_path / f"n{suffix}"
-    with pytest.raises(ValueError, match="learnt nothing yet"):
+    with pytest.raises(ValueError, match="learned nothing yet"):
         export(TableModel(), path)
     with pytest.raises(TypeError, match=r"not a list.*to_network"):
         export([1], path)
