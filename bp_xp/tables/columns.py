@@ -80,7 +80,7 @@ def as_columns(table: Any, text: Collection[str] = (), *, allow_empty: bool = Fa
     lengths = {len(values) for values in columns.values()}
     if len(lengths) != 1:
         raise ValueError(
-            "a table needs columns of the same length; these have the lengths "
+            "a table needs columns of the same length; found "
             f"{sorted(lengths) or 'no columns'}."
         )
     return columns
@@ -235,7 +235,7 @@ def labels_of(values: Any) -> list[str | None]:
 
 
 def coded(values: Any) -> tuple[np.ndarray, list[str]]:
-    """Return a column as indices into a list of categories, shape (N,), −1 if missing, and the list.
+    """Return a column as indices into a list of categories, −1 if missing, and the list.
 
     Different values may be in one category: see :func:`label_of`.
     """

@@ -547,7 +547,7 @@ def test_the_last_value_is_refused_before_the_first_run(samples, monkeypatch, sp
 
 def test_a_file_is_no_folder(samples, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match="give a folder"):
+    with pytest.raises(NotADirectoryError, match="pass a folder"):
         made(samples, {"l2": [0.1]}, folder=tmp_path / "file")
 
 

@@ -248,7 +248,8 @@ def test_several_targets_are_labels_or_numbers():
 
 def test_unknown_class_is_refused_by_row():
     preparation = Preparation.learn({"x": [1, 2, 4], "y": ["a", "b", "a"]}, ["y"])
-    with pytest.raises(ValueError, match=r"row 2, column 'y': 'c' is not one of the classes 'a', 'b'"):
+    message = r"row 2, column 'y': 'c' is not one of the classes 'a', 'b'"
+    with pytest.raises(ValueError, match=message):
         preparation.outputs({"y": ["a", "c"]})
 
 
