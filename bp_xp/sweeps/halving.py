@@ -43,7 +43,7 @@ class Halving:
             checks.check_integer(self.least_epochs, "least_epochs")
 
     def rungs(self, n_settings: int, epochs: int) -> list[int]:
-        """Return the numbers of epochs after which settings are compared; the last is ``epochs``."""
+        """Return the epochs after which settings are compared; the last of them is ``epochs``."""
         least = self.least_epochs or 1
         rungs, left, here = [epochs], n_settings, float(epochs)
         while left > 1:

@@ -86,7 +86,7 @@ def test_numbers_are_told_in_their_units(rents):
     residual = ((predicted - rent) ** 2).sum() / ((rent - rent.mean()) ** 2).sum()
     assert measures["r2"] == pytest.approx(1 - residual) == rents.score(TABLE, RENT)
     assert measures["r2"] > 0.6
-    with pytest.raises(ValueError, match="no probabilities: use predict"):
+    with pytest.raises(ValueError, match="without probabilities: use predict"):
         rents.predict_proba(TABLE)
 
 
