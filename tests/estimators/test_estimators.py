@@ -1075,7 +1075,7 @@ def test_fit_says_what_is_wrong_with_the_samples():
         MLPClassifier(class_weight={0: 2.0}).fit(X_LABELS, Y_LABELS)
     with pytest.raises(ValueError, match="classes not in"):
         mlp.fit(X, Y, validation_data=(X_TEST, Y_TEST + 1))
-    with pytest.raises(ValueError, match="no epochs to look"):
+    with pytest.raises(ValueError, match="no epochs to evaluate"):
         MLPClassifier(solver="lbfgs").fit(X, Y, validation_data=(X, Y))
     with pytest.raises(ValueError, match=r"poisson.*below 0, the least -"):
         MLPRegressor("poisson").fit(X_NUMBERS, Y_NUMBERS)
