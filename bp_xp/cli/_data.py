@@ -48,9 +48,7 @@ def is_streamed(data: str) -> bool:
 def check_in_memory(data: str) -> None:
     """Refuse data that is only read row by row."""
     if is_streamed(data):
-        raise ValueError(
-            f"{data} is only read row by row{advice(': add {}', 'stream')}."
-        )
+        raise ValueError(f"{data} is only read row by row{advice(': add {}', 'stream')}.")
 
 
 def load_inputs(data: str, target: int | str, n_inputs: int) -> np.ndarray:

@@ -7,10 +7,10 @@ __all__ = ["parts_of"]
 
 
 def parts_of(model: Network | TableModel) -> tuple[Network, Preparation | None]:
-    """Return the network of a model, and the preparation if it is one of tables.
+    """Return the network of a model, and the preparation of a model of tables.
 
     Raises:
-        TypeError: it is no such model.
+        TypeError: it is not such a model.
         ValueError: it has learned nothing yet.
     """
     if isinstance(model, TableModel):

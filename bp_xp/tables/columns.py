@@ -80,8 +80,7 @@ def as_columns(table: Any, text: Collection[str] = (), *, allow_empty: bool = Fa
     lengths = {len(values) for values in columns.values()}
     if len(lengths) != 1:
         raise ValueError(
-            "a table needs columns of the same length; found "
-            f"{sorted(lengths) or 'no columns'}."
+            f"a table needs columns of the same length; found {sorted(lengths) or 'no columns'}."
         )
     return columns
 

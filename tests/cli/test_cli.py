@@ -1301,7 +1301,7 @@ def test_resume_begins_where_there_is_no_checkpoint_and_may_add_epochs():
     ("option", "named"),
     [
         ("--learning-rate 0.2", "--learning-rate was 0.1 and is now 0.2"),
-        ("--seed 1", "--seed 0, and not 1"),
+        ("--seed 1", "--seed 0, not 1"),
         ("--sizes 64,10", "its network has sizes"),
     ],
 )

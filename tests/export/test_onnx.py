@@ -186,12 +186,12 @@ def changes_a_part(z, *, xp):
 @pytest.mark.parametrize(
     ("sigma", "message"),
     [
-        (with_rows, "depends on how many rows"),
-        (more_for_more, "depends on how many rows"),
+        (with_rows, "depend on how many rows"),
+        (more_for_more, "depend on how many rows"),
         (looks, "looks at a value"),
         (from_outside, "norm"),
         (picky, "an array is expected"),
-        (changes_a_part, "changes an array of which another is a part"),
+        (changes_a_part, "changes an array that shares memory with another"),
     ],
 )
 def test_what_is_no_operation_on_arrays_is_refused_by_name(export, sigma, message, tmp_path):
