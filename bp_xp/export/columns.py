@@ -1,4 +1,4 @@
-"""The preparation of a table as nodes of ONNX: columns to inputs, and outputs to classes and units."""
+"""The preparation of a table as nodes of ONNX: from columns to inputs, and back."""
 
 from collections.abc import Mapping
 from itertools import count

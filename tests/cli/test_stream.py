@@ -162,7 +162,7 @@ def test_inputs_of_another_number_are_told(samples):
     [
         ("train --stream", 2, "--stream is for files, and digits is in memory"),
         ("train --data x.npy --target y.npy --stream", 1, "name it with --targets"),
-        ("train --data x.npy --targets y.csv", 1, "y.csv is no .npy file"),
+        ("train --data x.npy --targets y.csv", 1, "y.csv is not a .npy file"),
         ("train --targets y.npy", 2, "--targets is for inputs in a .npy file, not digits"),
         ("train --data x.npy --buffer-size 9", 2, "--buffer-size is for data that --stream reads"),
         ("train --data x.npy --test-fraction 0.1", 2, "--test-fraction is for tables"),
