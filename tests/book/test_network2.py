@@ -19,7 +19,7 @@ EVERYTHING = {
 
 
 class Quartic:
-    """A cost of one's own, for arrays of any library: ¼ Σ (a − y)⁴."""
+    """A user-defined cost, for arrays of any library: ¼ Σ (a − y)⁴."""
 
     @staticmethod
     def fn(a, y):

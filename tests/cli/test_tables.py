@@ -108,7 +108,7 @@ def test_recipe_is_that_of_the_class():
     model = TableModel(epochs=20, seed=0).fit("t.csv", target="rent")
     loaded = TableModel.load("t.safetensors")
     np.testing.assert_array_equal(loaded.predict("t.csv"), model.predict("t.csv"))
-    # An optimizer of one's own has its own rate.
+    # An explicit optimizer has its own rate.
     run_well("train -q --epochs 1 --data t.csv --target rent --optimizer sgd")
     settings = tomllib.loads(Path("t.toml").read_text(encoding="utf-8"))
     assert (settings["schedule"], settings["learning-rate"]) == ("constant", 0.02)

@@ -77,7 +77,7 @@ def test_of_equal_outputs_the_first_is_told(tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["softplus", "elu", "gelu_exact", "silu"])
 def test_small_values_keep_their_digits(name, dtype, tmp_path):
-    # ONNX has neither expm1 nor log1p: what stands for them must not lose what they keep.
+    # ONNX has neither expm1 nor log1p: their replacements must keep the same precision.
     network = Network.from_layers([([[1.0]], [0.0])], output_activation=name, dtype=dtype)
     x = np.array([[-30.0], [-5.0], [-1e-6], [0.0], [1e-6], [1e-3], [700.0], [-700.0]], dtype)
     found = computed(export_onnx(network, tmp_path / "n.onnx"), {"inputs": x})["outputs"]
@@ -94,7 +94,7 @@ def test_networks_of_every_device_are_exported(backend, device, tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------
-# Functions of a user's own
+# User-defined functions
 
 
 def in_place(z, *, xp):

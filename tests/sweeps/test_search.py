@@ -61,7 +61,7 @@ def made(samples, space, **settings):
 
 
 def alone(samples, given, seed, **more):
-    """Return a network trained by itself, and its history."""
+    """Return a network trained alone, and its history."""
     settings = sort_settings(SHARED | given, len(samples[1]))
     network = Network(**settings.network, seed=seed)
     arguments = settings.common | settings.own | {"progress": False} | more
@@ -169,7 +169,7 @@ def test_halving_lets_the_best_go_on_as_if_nothing_had_been_dropped(samples, jud
     lengths = [
         {len(run.curves.get("cost", ())) for run in halved.runs_of(row)} for row in halved.rows
     ]
-    # 6 settings take an epoch, 3 take 2, 2 take 4, and 1 takes 8; one diverges at once.
+    # 6 settings take an epoch, 3 take 2, 2 take 4, and 1 takes 8; one diverges immediately.
     assert lengths[:5] == [{8}, {4}, {2}, {1}, {1}]
     assert halved.rows[-1]["learning_rate"] == 1e200
     stopped = [row["stopped"] for row in halved.rows]

@@ -123,7 +123,7 @@ def test_target_is_a_column_or_values(model, tmp_path):
         np.testing.assert_array_equal(other.predict_proba(TABLE), model.predict_proba(TABLE))
     named_like_columns = ["size", "town"] * (N // 2)
     assert TableModel(**FAST).fit(TABLE, named_like_columns).classes_.tolist() == ["size", "town"]
-    # evaluate finds the target's column by itself
+    # evaluate finds the target's column on its own
     assert other.evaluate(whole) == model.evaluate(TABLE, KIND)
 
 
