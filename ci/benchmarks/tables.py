@@ -7,7 +7,7 @@ A quarter of each table's rows is for testing, the same for all seeds, and no se
 chosen with it. Each of five seeds draws four fifths of the other rows to train on, and the initial
 weights. All contestants get the same rows:
 
-- bp_xp: ``TableModel(seed=seed)``; and the mean of the predictions of four of them, with other seeds.
+- bp_xp: ``TableModel(seed=seed)``; and the mean prediction of four of them, with other seeds.
 - scikit-learn: median and most frequent value for missing values, StandardScaler, OneHotEncoder,
   and MLPClassifier or MLPRegressor with their defaults. The regressor gets a standardized target:
   without it, it fails on targets in thousands.
