@@ -1,8 +1,8 @@
-"""The parts of ``ci/gpu``: what is to be seen first on a GPU, each in a process of its own.
+"""The parts of ``ci/gpu``: what to check first on a GPU, each part in its own process.
 
     python ci/gpu_parts.py PART [--device cuda]
 
-A part says what it does, prints what it finds, and ends in an error if that is not as it should be.
+A part prints what it does and what it finds, and ends in an error if a result is wrong.
 ``--device cpu`` rehearses with NumPy, and with the kernels on threads of the processor.
 """
 
@@ -267,7 +267,7 @@ def everything_else(where: Placement) -> None:
 
 
 def memory(where: Placement) -> None:
-    """A mini-batch that is too large is told as that, and a smaller one is taken."""
+    """A mini-batch that is too large gives a clear error, and a smaller one is taken."""
     if where.backend != "cupy":
         print("a rehearsal has memory enough")
         return
@@ -281,12 +281,12 @@ def memory(where: Placement) -> None:
     except OutOfMemoryError as error:
         print(error)
     else:
-        raise AssertionError("60,000 samples at once had memory enough")
+        raise AssertionError("60,000 samples at a time had enough memory")
     print(network.fit(x, y, epochs=1, batch_size=100, progress=False))
 
 
 def second(where: Placement) -> None:
-    """A second GPU, where there is one: nothing lands on the first."""
+    """A second GPU, if there is one: nothing lands on the first."""
     names = [where.library.device_name(device) for device in where.library.devices()]
     if len(names) < 2 or where.backend != "cupy":
         print(f"there is one: {names}")

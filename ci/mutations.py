@@ -1,26 +1,26 @@
-"""Plant faults in copies of the package, one at a time, and see whether the tests notice.
+"""Plant faults in copies of the package, one at a time, and check whether the tests catch them.
 
-    python ci/mutations.py --check              are all faults still where they can be planted?
+    python ci/mutations.py --check              can all faults still be planted?
     python ci/mutations.py                      try all of them, which takes half an hour
     python ci/mutations.py silu-slope-sign      try some
     python ci/mutations.py --select='--bp-xp-backends numpy --whole-tables' silu-slope-sign
 
-The faults are in ``mutations.toml``. Each is one replacement in the package, of a text that occurs
-there once, with the reason why it is a fault and with the test files that ought to notice. These
-are found by name, or by the end of their path, anywhere below ``tests``; name the one that notices
-soonest first. ``--select`` gives pytest more arguments: many faults show on NumPy alone, which is
-soon seen. What counts is the suite as ``ci/check`` runs it, on NumPy, ``array_api_strict``, PyTorch
-and JAX: which cases of a table run on a library depends on which others run.
+The faults are in ``mutations.toml``. Each is a replacement of a text that occurs once in the
+package, with the reason why it is a fault and the test files that should catch it. These are found
+by name, or by the end of their path, anywhere below ``tests``; name the one that fails soonest
+first. ``--select`` passes more arguments to pytest: many faults show on NumPy alone, which is fast.
+The final result is that of the suite as ``ci/check`` runs it, on NumPy, ``array_api_strict``,
+PyTorch and JAX: which cases of a table run on a library depends on which others run.
 
-A line tells of each fault whether it was
+A line for each fault shows whether it was
 
-    caught   a test failed that passes without the fault; its name is there
-    MISSED   all tests passed: one is wanted, or the fault is none
-    INVALID  nothing can be said: the text to replace is not there once, there are no such test
-             files, or the test that failed fails without the fault as well
+    caught   a test failed that passes without the fault; the line names it
+    MISSED   all tests passed: a test is missing, or the change is not a fault
+    INVALID  there is no verdict: the text to replace does not occur once, there are no such test
+             files, or the test that failed also fails without the fault
 
-The exit status is 0 if all were caught. When code is moved or reworded, bring ``old`` and ``new``
-along, so that the same behavior goes wrong. When tests are made fewer, no fault may become MISSED.
+The exit status is 0 if all were caught. When you move or reword code, update ``old`` and ``new`` so
+that the same behavior goes wrong. When you remove tests, no fault may become MISSED.
 """
 
 import argparse
@@ -63,8 +63,8 @@ def with_fault(mutation: dict[str, Any], folder: Path) -> tuple[Path, str]:
     """Return the file in which a fault is planted, and its text with the fault.
 
     Raises:
-        ValueError: the text to replace is not there exactly once, or what comes of it is no Python,
-            which every test would notice.
+        ValueError: the text to replace does not occur exactly once, or the result is not Python,
+            which every test would catch.
     """
     old = mutation["old"]
     texts = {path: path.read_text("utf-8") for path in (folder / "bp_xp").rglob("*.py")}
@@ -109,10 +109,10 @@ def run_tests(folder: Path, *arguments: str) -> tuple[int, str]:
 
 
 def judge(mutation: dict[str, Any], root: Path, options: list[str]) -> tuple[str, str]:
-    """Return the verdict on a mutation, and what tells more.
+    """Return the verdict on a mutation, and details.
 
     The verdict is ``"caught"``, ``"MISSED"`` or ``"INVALID"``: the fault could not be planted,
-    there were no tests, or what failed fails without the fault as well.
+    there were no tests, or the test that failed also fails without the fault.
     """
     with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as other:
         folder, sound = Path(name), Path(other)

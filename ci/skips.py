@@ -28,7 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("report", type=Path, help="what pytest wrote with --junitxml")
     parser.add_argument("list", type=Path, help="the list")
-    parser.add_argument("--write", action="store_true", help="write the list anew")
+    parser.add_argument("--write", action="store_true", help="write a new list")
     args = parser.parse_args()
 
     found = skips_of(args.report)

@@ -230,7 +230,7 @@ def judge(door, make, form, refusal, *, rtol=1e-6):
     assert re.search(refusal, str(caught.value)), str(caught.value)
 
 
-# Inputs of these may be sparse: no more than a mini-batch of them need be dense at once.
+# Inputs of these may be sparse: no more than a mini-batch of them needs to be dense at a time.
 TAKE_SPARSE = {
     *("feedforward", "call", "predict", "predict_proba", "evaluate x", "partial_fit"),
     *("fit x", "fit validation x", "confusion_matrix x"),

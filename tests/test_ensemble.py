@@ -91,7 +91,7 @@ def parameters(network):
 
 
 def assert_like_alone(ensemble, history, samples, options, *, rtol, **made):
-    """Train each member by itself, and compare all that is left of it."""
+    """Train each member alone, and compare everything that a run leaves."""
     for k, own in enumerate(history.members):
         network = Network(SIZES, seed=ensemble.seeds[k], **made)
         settings = {name: of_member(value, k) for name, value in options.items()}

@@ -132,7 +132,7 @@ def test_trace_holds_what_the_chapter_computes_by_hand(where, dtype, rng, option
     for layer, parameters, fields in zip(trace.layers, layers, wanted, strict=True):
         assert layer._fields == ("W", "b", *fields)
         for name, value in (parameters._asdict() | fields).items():
-            # Some products deep, each rounds anew.
+            # Each of some nested products adds rounding errors.
             assert_agrees(getattr(layer, name), value, where, dtype, eps=256)
 
 

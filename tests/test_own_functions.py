@@ -1,4 +1,4 @@
-"""Functions of a user's own that return their arguments: nobody writes to these."""
+"""User-defined functions that return their arguments: nobody writes to these."""
 
 from dataclasses import replace
 

@@ -185,7 +185,7 @@ def test_a_seed_gives_the_same_parameters_on_every_backend(
             [64, 30, 20, 10], activation=activation, cost=cost, dtype=dtype, seed=7, **options
         )
 
-    # A look at each epoch's end alone, so that the engines take its steps all at once.
+    # Looks only at the end of each epoch, so that the engines take its steps together.
     training = {"batch_size": 10, "optimizer": optimizer, "l2": 1e-3}
     backends = ["numpy", target]
     assert_parity(build, x, y, backends=backends, steps=100, every=25, rtol=rtol, **training)

@@ -1,4 +1,4 @@
-"""Threads in the place of processes: what ``distributed=`` takes, within one process."""
+"""Threads instead of processes: what ``distributed=`` takes, within one process."""
 
 import functools
 import operator

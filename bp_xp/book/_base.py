@@ -26,15 +26,15 @@ from bp_xp.training.evaluation import ROWS_AT_ONCE
 
 __all__ = ["BookNetwork", "overrides"]
 
-# Mini-batches are gathered from the shuffled data some at a time: one look-up serves them all, and
-# on a CPU they stay in its cache.
+# Mini-batches are gathered from the shuffled data several at a time: this takes a single look-up,
+# and on a CPU they stay in its cache.
 _BATCHES_AT_ONCE = 64
 
 
 class BookNetwork:
     """A sigmoid network whose parameters are columns and matrices, as in the book.
 
-    A network of a chapter draws its own first parameters, and says what its cost is:
+    The network of a chapter draws its own initial parameters, and defines its cost in
     :meth:`_model` and :meth:`_has_own_functions`.
     """
 
@@ -59,11 +59,11 @@ class BookNetwork:
         return f"{type(self).__name__}({', '.join(words)}, {count:,} parameters)"
 
     def _words(self) -> list[str]:
-        """Return what is shown of a network besides its sizes and where it lives."""
+        """Return what a repr shows besides the sizes and the device."""
         return []
 
     def __getstate__(self) -> dict[str, Any]:
-        # Arrays of the host, set last: no library need be there to read a pickle.
+        # Arrays on the host, set last: reading a pickle needs no other library.
         home = {name: list(map(to_numpy, getattr(self, name))) for name in ("biases", "weights")}
         return {k: v for k, v in vars(self).items() if k[1:] not in home} | home
 
@@ -146,11 +146,11 @@ class BookNetwork:
     # The equations
 
     def _model(self) -> Model:
-        """Return what the network learns by."""
+        """Return the model that the network trains."""
         raise NotImplementedError
 
     def _has_own_functions(self) -> bool:
-        """Whether the cost is made of a user's own functions."""
+        """Whether the cost consists of user-defined functions."""
         raise NotImplementedError
 
     def _sigmoid_model(self, cost: Cost | MatchedCost) -> Model:
@@ -171,7 +171,7 @@ class BookNetwork:
         """
         with self._placement.active():
             x = self._intake.rows(a, "a")
-            model = self._sigmoid_model(COSTS["quadratic"])  # which plays no part
+            model = self._sigmoid_model(COSTS["quadratic"])  # the cost is not used
             return backprop.feedforward(model, self._layers(), x, xp=self._placement.xp).mT
 
     def backprop(self, x: Any, y: Any) -> tuple[list[Array], list[Array]]:
@@ -209,7 +209,7 @@ class BookNetwork:
             if overrides(self.backprop, BookNetwork.backprop):
                 moved = _moved(self._layers(), self._mean_gradient(samples), eta, l2)
             else:
-                # A compiler takes pure functions only, and a user's own need not be one.
+                # A compiler takes only pure functions, and user-defined ones need not be pure.
                 engine = PLAIN if self._has_own_functions() else self._placement.engine
                 step = engine.compile(_step, self._model(), self._placement.xp)
                 moved = step(list(self._biases), list(self._weights), samples.x, samples.y, eta, l2)
@@ -217,7 +217,7 @@ class BookNetwork:
             self._weights = _Parameters(moved[1], self._check_weights)
 
     def _mean_gradient(self, samples: Samples) -> list[Layer]:
-        """Average what a subclass's own backprop returns for each sample, as the book does."""
+        """Average the results of a subclass's backprop for all samples, as the book does."""
         nablas = [self.backprop(x, y) for x, y in samples]
         share = 1.0 / len(nablas)
         nabla_b, nabla_w = (
@@ -235,18 +235,18 @@ class BookNetwork:
         update: Callable[[Samples], None],
         remedy: str,
     ) -> Iterator[int]:
-        """Train epoch by epoch, and yield the number of each when its steps are taken.
+        """Train epoch by epoch, and yield the number of each epoch after its steps.
 
         Args:
             data: the training samples, shuffled by ``random.shuffle`` before each epoch.
-            epochs: passes over them.
+            epochs: the number of passes over them.
             mini_batch_size: samples in a mini-batch; the last of an epoch may be shorter.
-            update: takes the step of a mini-batch.
-            remedy: what to try where a run diverges.
+            update: takes the step for a mini-batch.
+            remedy: what to try if a run diverges.
 
         Raises:
             ValueError: a number is out of range.
-            TypeError: a number is no integer.
+            TypeError: a number is not an integer.
             DivergenceError: a parameter is no longer finite after an epoch. The network keeps
                 those from before that epoch.
         """
@@ -268,12 +268,12 @@ class BookNetwork:
                 self._biases, self._weights = before
                 raise DivergenceError(
                     f"the run diverged in epoch {j}: a weight or bias is no longer finite. Try "
-                    f"{remedy}. The network keeps the parameters of before that epoch."
+                    f"{remedy}. The network keeps the parameters from before that epoch."
                 )
             yield j
 
     def _count_right(self, x: Array, labels: np.ndarray) -> int:
-        """Return how many rows of x have their largest output where their label says."""
+        """Return how many rows of x have their largest output at the index of their label."""
         told = [
             self._placement.xp.argmax(self.feedforward(x[rows, :].mT), axis=0)
             for rows in row_blocks(x.shape[0], ROWS_AT_ONCE)
@@ -295,7 +295,7 @@ class _Parameters(list[Any]):
 
 
 def overrides(method: Any, original: Any) -> bool:
-    """Whether a network's method is not the original: a subclass's, or assigned to the network."""
+    """Whether a network's method is overridden by a subclass, or assigned to the network."""
     return getattr(method, "__func__", None) is not original
 
 
@@ -309,7 +309,7 @@ def _as_layers(biases: Iterable[Array], weights: Iterable[Array]) -> list[Layer]
 
 
 def _in_columns(layers: Sequence[Layer]) -> tuple[list[Array], list[Array]]:
-    """Return biases and weights as the book has them, b as a column."""
+    """Return biases and weights as in the book, b as a column."""
     return [b[:, None] for _, b in layers], [w for w, _ in layers]
 
 

@@ -1,4 +1,4 @@
-"""The functions beside the classes."""
+"""The functions of the book's modules."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ def own_kind(values: Any, name: str) -> tuple[Array, Namespace]:
 
 
 def beside(a: Array, values: Any, name: str) -> Array:
-    """Return values to compute with a: those of the host are moved to its device, as its dtype."""
+    """Return values to compute with a: values on the host are moved to a's device and dtype."""
     values = as_array(values, name)
     library = library_of(a)
     if isinstance(a, np.ndarray) or library is None or not isinstance(values, np.ndarray):
@@ -63,7 +63,7 @@ def vectorized_result(j: int) -> np.ndarray:
 
     Raises:
         ValueError: j is not from 0 to 9.
-        TypeError: j is no whole number.
+        TypeError: j is not a whole number.
 
     Examples:
         >>> vectorized_result(2).ravel()

@@ -1,4 +1,4 @@
-"""Samples in columns, as the book has them: checked, and moved to the device as rows."""
+"""Samples in columns, as in the book, which are checked and moved to the device as rows."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ __all__ = ["Intake", "Samples"]
 
 
 class Samples(Sequence[tuple[Array, Any]]):
-    """Samples that are checked and on the device: rows to the equations, pairs to everyone else.
+    """Checked samples on the device: rows for the equations, pairs for other code.
 
     Attributes:
         x: inputs, shape (N, n).
@@ -36,13 +36,13 @@ class Samples(Sequence[tuple[Array, Any]]):
 
 
 class Intake(NamedTuple):
-    """Takes what people pass to a network.
+    """Takes the samples that users pass to a network.
 
     Attributes:
         placement: the network's library and device.
         dtype: its dtype.
-        n_in: its inputs.
-        n_out: its outputs.
+        n_in: its number of inputs.
+        n_out: its number of outputs.
     """
 
     placement: Placement
@@ -73,8 +73,8 @@ class Intake(NamedTuple):
 
         Args:
             pairs: the samples.
-            name: what the caller calls them, for messages.
-            remedy: how training data is judged, for messages.
+            name: the caller's name for them, for messages.
+            remedy: how to evaluate training data, for messages.
         """
         if isinstance(pairs, Samples) and pairs.y.ndim == 1:
             return pairs
@@ -84,7 +84,7 @@ class Intake(NamedTuple):
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise ValueError(
                 f"{name}: y of a test sample is a whole number, the index of the right output, not "
-                f"{ys[0]!r}; training data is judged with {remedy}."
+                f"{ys[0]!r}; training data is evaluated with {remedy}."
             )
         wrong = np.flatnonzero((labels < 0) | (labels >= self.n_out))
         if wrong.size:
@@ -114,7 +114,7 @@ class Intake(NamedTuple):
         if all(isinstance(array, np.ndarray) for array in arrays):
             return self._checked(np.stack(arrays)[:, :, 0], name, size)
         owns = self.placement.library.owns
-        # Host values among arrays of the device are moved; arrays of another library refused.
+        # Host values among arrays on the device are moved; arrays of another library are refused.
         rows = [a.mT if owns(a) else self._rows(a, name, size) for a in arrays]
         return self._checked(self.placement.xp.concat(rows, axis=0), name, size)
 

@@ -19,7 +19,7 @@ def load_data(
 
     Args:
         folder: where the archives are, as for :func:`bp_xp.datasets.load_mnist`.
-        download: False to use only files that are there.
+        download: False to use only existing files.
 
     Returns:
         ``(training_data, validation_data, test_data)`` of 50,000, 10,000 and 10,000 samples, each
@@ -27,9 +27,9 @@ def load_data(
         and the digits, integers of shape (N,).
 
     Raises:
-        DownloadError: an archive is needed from the network and can't be had.
+        DownloadError: an archive must be downloaded and is not available.
         FileNotFoundError: an archive is missing.
-        DataFormatError: a file is damaged, or a label is no digit.
+        DataFormatError: a file is damaged, or a label is not a digit.
     """
     mnist = load_mnist(folder, download=download)
     if mnist.x_validation is None or mnist.y_validation is None:
@@ -52,7 +52,7 @@ def load_data_wrapper(
 
     Args:
         folder: where the archives are, as for :func:`bp_xp.datasets.load_mnist`.
-        download: False to use only files that are there.
+        download: False to use only existing files.
 
     Returns:
         ``(training_data, validation_data, test_data)``: lists of 50,000, 10,000 and 10,000 pairs
@@ -61,9 +61,9 @@ def load_data_wrapper(
         two.
 
     Raises:
-        DownloadError: an archive is needed from the network and can't be had.
+        DownloadError: an archive must be downloaded and is not available.
         FileNotFoundError: an archive is missing.
-        DataFormatError: a file is damaged, or a label is no digit.
+        DataFormatError: a file is damaged, or a label is not a digit.
     """
     (x, y), *labeled = load_data(folder, download=download)
     training_data = list(zip(x[:, :, None], np.eye(10)[y][:, :, None], strict=True))

@@ -24,21 +24,21 @@ __all__ = ["Network", "sigmoid", "sigmoid_prime"]
 class Network(BookNetwork):
     """A sigmoid network with the quadratic cost, trained as in the book.
 
-    The first weights are drawn from NumPy's global generator (``np.random.seed``) as the book draws
-    them, all biases before all weights; the order of the samples is shuffled by ``random.shuffle``.
+    The initial weights are drawn from NumPy's global generator (``np.random.seed``) as in the book,
+    all biases before all weights; the order of the samples is shuffled by ``random.shuffle``.
 
     A subclass may override any method. :meth:`SGD` calls :meth:`update_mini_batch` and
     :meth:`evaluate`, :meth:`evaluate` calls :meth:`feedforward`, and the equations take ∇ₐC from
-    :meth:`cost_derivative`. Where :meth:`backprop` is overridden, it is called for each sample.
+    :meth:`cost_derivative`. If :meth:`backprop` is overridden, it is called for each sample.
 
     Args:
         sizes: neurons of each layer, inputs first: ``[784, 30, 10]``.
-        device: where the network lives, as for :class:`bp_xp.Network`.
-        backend: the array library, likewise.
+        device: the device of the network, as for :class:`bp_xp.Network`.
+        backend: the array library, as for :class:`bp_xp.Network`.
         dtype: ``"float64"``, as in the book, or ``"float32"``, which is faster.
 
     Attributes:
-        num_layers: how many layers there are, the inputs counted.
+        num_layers: the number of layers, including the inputs.
         sizes: neurons of each layer.
 
     Raises:
@@ -82,7 +82,7 @@ class Network(BookNetwork):
         if self._has_own_functions():
 
             def gradient(a: Array, y: Array, *, xp: Namespace) -> Array:
-                # Rows are samples in the equations, columns are in the book.
+                # Samples are rows in the equations, and columns in the book.
                 return self.cost_derivative(a.mT, y.mT).mT
 
             # The book never computes the cost itself, and neither does this class.
@@ -104,12 +104,12 @@ class Network(BookNetwork):
             epochs: passes over the data.
             mini_batch_size: samples in a mini-batch; the last of an epoch may be shorter.
             eta: η, the learning rate.
-            test_data: pairs (x, y) with y a whole number, judged after each epoch; this takes
+            test_data: pairs (x, y) with y a whole number, evaluated after each epoch; this takes
                 time.
 
         Raises:
             ValueError: a shape or a number is wrong, or a value is not finite.
-            TypeError: an array of another library, an argument of the wrong kind.
+            TypeError: an array of another library, or an argument of the wrong type.
             DivergenceError: a parameter is no longer finite after an epoch. The network keeps
                 those from before that epoch.
 
@@ -152,7 +152,7 @@ class Network(BookNetwork):
         self._descend(mini_batch, eta)
 
     def evaluate(self, test_data: Iterable[tuple[Any, Any]]) -> int:
-        """Return how many samples are told right, by the largest output.
+        """Return how many samples are correctly classified, by the largest output.
 
         Args:
             test_data: pairs (x, y), x a column of shape (n, 1), y a whole number.

@@ -3,8 +3,8 @@
     >>> from bp_xp.book import network2
     >>> net = network2.Network([784, 30, 10], cost=network2.CrossEntropyCost, device="cpu")
 
-New against chapter 2 are the cross-entropy and costs of one's own, L2 regularization, smaller first
-weights, four values to watch a run by, and files.
+New since chapter 2 are the cross-entropy and user-defined costs, L2 regularization, smaller initial
+weights, four values to monitor a run, and files.
 
 References:
     M. Nielsen, *Neural Networks and Deep Learning*, Determination Press, 2015, chapter 3.
@@ -95,8 +95,8 @@ class CrossEntropyCost:
     def fn(a: Any, y: Any) -> Array:
         """Return the cost, shape (), of the outputs a for the targets y.
 
-        An output of 0 or 1 adds 0 where that is its target, and where it is not the largest number
-        of its dtype.
+        An output of 0 or 1 adds 0 if that is its target, and otherwise the largest number of its
+        dtype.
 
         Args:
             a: outputs from 0 to 1, a column of shape (k, 1).
@@ -112,7 +112,7 @@ class CrossEntropyCost:
         """Return the error of the output layer, δ = a − y, shape (k, 1).
 
         Args:
-            z: weighted inputs of the output layer, which play no part.
+            z: weighted inputs of the output layer, which are not used.
             a: its outputs, a column of shape (k, 1).
             y: targets, of the same shape.
 
@@ -124,10 +124,10 @@ class CrossEntropyCost:
 
 
 class _Known(NamedTuple):
-    """What the equations and the files know of a cost.
+    """A cost that the equations and the files know.
 
     Attributes:
-        cost: what a network learns by.
+        cost: the cost of the equations.
         value: C of each sample from its outputs, ``value(a, y, xp=xp)``.
     """
 
@@ -150,7 +150,7 @@ def _of_a_column(kind: type, a: Any, y: Any) -> Array:
 
 def _value(kind: type, a: Array, y: Array, *, xp: Namespace) -> Array:
     """Return the cost of each sample, shape (...,), for outputs and targets of shape (..., k)."""
-    # ln 0 is no reason for a warning: what comes of it is known.
+    # ln 0 needs no warning: its effect is known.
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return _KNOWN[kind].value(a, y, xp=xp)
 
@@ -180,26 +180,26 @@ def _check_cost(cost: Any) -> Any:
 
 
 class Network(BookNetwork):
-    """A sigmoid network with a cost of one's choice, trained and watched as in chapter 3.
+    """A sigmoid network with a cost of your choice, trained and monitored as in chapter 3.
 
-    The first weights are drawn from NumPy's global generator (``np.random.seed``) by
+    The initial weights are drawn from NumPy's global generator (``np.random.seed``) by
     :meth:`default_weight_initializer`; the order of the samples is shuffled by ``random.shuffle``.
 
     A subclass may override any method. :meth:`SGD` calls :meth:`update_mini_batch`,
-    :meth:`total_cost` and :meth:`accuracy`, and these two :meth:`feedforward`. Where
+    :meth:`total_cost` and :meth:`accuracy`, which call :meth:`feedforward`. If
     :meth:`backprop` is overridden, it is called for each sample.
 
     Args:
         sizes: neurons of each layer, inputs first: ``[784, 30, 10]``.
-        cost: :class:`CrossEntropyCost`, :class:`QuadraticCost`, or a class of one's own with static
+        cost: :class:`CrossEntropyCost`, :class:`QuadraticCost`, or your own class with static
             functions ``fn(a, y)``, called with the columns of a sample, and ``delta(z, a, y)``,
             called with those of a mini-batch side by side, shape (k, m).
-        device: where the network lives, as for :class:`bp_xp.Network`.
-        backend: the array library, likewise.
+        device: the device of the network, as for :class:`bp_xp.Network`.
+        backend: the array library, as for :class:`bp_xp.Network`.
         dtype: ``"float64"``, as in the book, or ``"float32"``, which is faster.
 
     Attributes:
-        num_layers: how many layers there are, the inputs counted.
+        num_layers: the number of layers, including the inputs.
         sizes: neurons of each layer.
         cost: the cost.
 
@@ -250,7 +250,7 @@ class Network(BookNetwork):
         return [f"cost={_kind_of(self.cost).__name__}"]
 
     def default_weight_initializer(self) -> None:
-        """Draw N(0, 1) biases and N(0, 1)/√n_in weights anew.
+        """Draw new N(0, 1) biases and N(0, 1)/√n_in weights.
 
         References:
             Nielsen, ch. 3, 'Weight initialization'.
@@ -260,7 +260,7 @@ class Network(BookNetwork):
         self.weights = [w / np.sqrt(w.shape[1]) for w in weights]
 
     def large_weight_initializer(self) -> None:
-        """Draw N(0, 1) biases and weights anew, as in chapter 1."""
+        """Draw new N(0, 1) biases and weights, as in chapter 1."""
         self.biases, self.weights = self._draw_normal()
 
     def _has_own_functions(self) -> bool:
@@ -270,14 +270,14 @@ class Network(BookNetwork):
         if not self._has_own_functions():
             return self._sigmoid_model(_KNOWN[_kind_of(self.cost)].cost)
 
-        # Of a cost of one's own δᴸ is known, and not ∇ₐC. So zᴸ is taken to be the output, and σ to
-        # be a part of the cost: then its gradient is δᴸ, and BP1 leaves it as it is.
+        # For a user-defined cost δᴸ is known, but not ∇ₐC. So zᴸ is treated as the output, and σ as
+        # a part of the cost: then its gradient is δᴸ, and BP1 does not change it.
         def delta(a: Array, y: Array, *, xp: Namespace) -> Array:
-            # Rows are samples in the equations, columns are in the book.
+            # Samples are rows in the equations, and columns in the book.
             return self.cost.delta(a.mT, SIGMOID.sigma(a, xp=xp).mT, y.mT).mT
 
         hidden = (SIGMOID,) * (self.num_layers - 2)
-        cost = Cost("own", value=delta, gradient=delta)  # its value is asked of fn
+        cost = Cost("own", value=delta, gradient=delta)  # fn gives its value
         return Model(tuple(self.sizes), (*hidden, ACTIVATIONS["identity"]), cost)
 
     def SGD(  # noqa: N802 - the book's name
@@ -304,28 +304,28 @@ class Network(BookNetwork):
             lmbda: λ, the strength of L2 regularization; at least 0.
             evaluation_data: pairs (x, y) with y a whole number: validation or test data.
             monitor_evaluation_cost: whether to measure the cost of the evaluation data.
-            monitor_evaluation_accuracy: whether to count those of them that are told right.
+            monitor_evaluation_accuracy: whether to count how many of them are correctly classified.
             monitor_training_cost: whether to measure the cost of the training data.
-            monitor_training_accuracy: whether to count those of them that are told right.
+            monitor_training_accuracy: whether to count how many of them are correctly classified.
             early_stopping_n: epochs without a better accuracy after which training ends; 0 for
-                never. The accuracy is that of the evaluation data where it is monitored, otherwise
+                never. The accuracy is that of the evaluation data if it is monitored, and otherwise
                 that of the training data. The network keeps its last parameters, not its best.
 
         Returns:
             ``(evaluation_cost, evaluation_accuracy, training_cost, training_accuracy)``: a number
-            for each epoch, as :meth:`total_cost` and :meth:`accuracy` give them; empty where it was
+            for each epoch, as :meth:`total_cost` and :meth:`accuracy` return it; empty if it was
             not monitored.
 
         Raises:
-            ValueError: a shape or a number is wrong, or a value is not finite; what is to be
-                monitored is not there.
-            TypeError: an array of another library, an argument of the wrong kind.
+            ValueError: a shape or a number is wrong, a value is not finite, or the data to monitor
+                are missing.
+            TypeError: an array of another library, or an argument of the wrong type.
             DivergenceError: a parameter is no longer finite after an epoch. The network keeps
                 those from before that epoch.
 
         References:
             Nielsen, ch. 3, 'Handwriting recognition revisited: the code'; ``early_stopping_n`` is
-            that of the later versions of his program for Python 3.
+            from the later versions of his program for Python 3.
         """
         eta = checks.check_number(eta, "eta")
         lmbda = checks.check_number(lmbda, "lmbda", least=0.0)
@@ -396,7 +396,7 @@ class Network(BookNetwork):
 
         Raises:
             ValueError: a shape or a number is wrong, or a value is not finite.
-            TypeError: an array of another library, an argument of the wrong kind.
+            TypeError: an array of another library, or an argument of the wrong type.
 
         References:
             Nielsen, ch. 3, eq. (93), (94).
@@ -406,7 +406,7 @@ class Network(BookNetwork):
         self._descend(mini_batch, eta, lmbda / n if lmbda else None)
 
     def accuracy(self, data: Iterable[tuple[Any, Any]], convert: bool = False) -> int:
-        """Return how many samples are told right, by the largest output.
+        """Return how many samples are correctly classified, by the largest output.
 
         Args:
             data: pairs (x, y), x a column of shape (n, 1), y a whole number.
@@ -429,8 +429,8 @@ class Network(BookNetwork):
     ) -> float:
         """Return the mean cost of samples, and the L2 term of the weights.
 
-        C = (1/N) Σ Cₓ + (λ/2N) Σ w², over the N samples that are given: for the same λ, the term of
-        10,000 images is five times that of 50,000.
+        C = (1/N) Σ Cₓ + (λ/2N) Σ w², over the N given samples: for the same λ, the term for 10,000
+        images is five times that for 50,000.
 
         Args:
             data: pairs of columns (x, y).
@@ -439,7 +439,7 @@ class Network(BookNetwork):
 
         Raises:
             ValueError: a shape or a number is wrong, or a value is not finite.
-            TypeError: an array of another library, an argument of the wrong kind.
+            TypeError: an array of another library, or an argument of the wrong type.
 
         References:
             Nielsen, ch. 3, eq. (87).
@@ -451,7 +451,7 @@ class Network(BookNetwork):
             else:
                 samples = self._intake.training(data, "data")
             n = len(samples)
-            # Each cost is divided before they are added: some may be the largest number there is.
+            # Each cost is divided before the sum: some may be the largest number of the dtype.
             cost = sum(
                 c / n for rows in row_blocks(n, ROWS_AT_ONCE) for c in self._costs(samples, rows)
             )
@@ -479,7 +479,7 @@ class Network(BookNetwork):
         return self._intake.labeled(evaluation_data, "evaluation_data", "monitor_training_accuracy")
 
     def save(self, filename: str | os.PathLike[str]) -> None:
-        """Write the network to a file, in the book's format, which its own program reads too.
+        """Write the network to a file, in the book's format, which the book's program reads too.
 
         Args:
             filename: where to write; an older file is replaced.
@@ -496,7 +496,7 @@ class _Watch:
     """A value that is measured and printed after each epoch, if it is monitored.
 
     Attributes:
-        values: those of the epochs so far.
+        values: the values of the epochs so far.
     """
 
     def __init__(self, is_on: bool, line: str, measure: Callable[[], Any]):
@@ -510,7 +510,7 @@ class _Watch:
             print(self.line.format(self.values[-1]))
 
     def looks_since_best(self) -> int:
-        """Return how many looks ago the value was best: above 0, and above all before."""
+        """Return how many epochs ago the value was best: above 0, and above all earlier ones."""
         best = max([0, *self.values])
         return len(self.values) - [0, *self.values].index(best)
 
@@ -527,13 +527,13 @@ def load(
 
     Args:
         filename: the file.
-        cost: the cost, where the network was saved with a class of one's own.
-        device: where the network is to live, as for :class:`Network`.
-        backend: the array library, likewise.
+        cost: the cost, if the network was saved with your own class.
+        device: the device of the network, as for :class:`Network`.
+        backend: the array library, as for :class:`Network`.
         dtype: ``"float64"`` or ``"float32"``.
 
     Raises:
-        CheckpointError: the file holds no network of the book, or one with another cost.
+        CheckpointError: the file does not hold a network of the book, or one with another cost.
         OSError: it can't be read.
         ValueError: a name or option that does not exist.
         TypeError: the cost has no functions ``fn`` and ``delta``.
@@ -549,6 +549,6 @@ def load(
             f"the class of that name as cost."
         )
     net = Network(content.sizes, costs[content.cost], device=device, backend=backend, dtype=dtype)
-    # The first weights were drawn all the same, as by the book's load: what follows draws alike.
+    # The initial weights were drawn anyway, as by the book's load, so later draws are the same.
     net.weights, net.biases = content.weights, content.biases
     return net

@@ -1,12 +1,12 @@
-"""The program ``bp-xp``: train, evaluate, use and look into networks from the shell.
+"""The program ``bp-xp``: train, evaluate, use and inspect networks from the shell.
 
-Each command is a module of its own. Results go to stdout; notes, progress, warnings and errors go
-to stderr. An error of the library is one line and exit status 1, a command line that can't be read
-is exit status 2, and a training run that Ctrl-C or SIGTERM ends leaves its network behind with exit
-status 130 or 143.
+Each command has its own module. Results go to stdout; notes, progress, warnings and errors go to
+stderr. A library error prints one line and exits with status 1. A command line that can't be parsed
+exits with status 2. A training run that Ctrl-C or SIGTERM ends still writes its network, and exits
+with status 130 or 143.
 """
 
-# A command is known to the program once its module is imported.
+# Importing a module registers its command.
 from bp_xp.cli import devices, evaluate, inspect, parity, plot, predict, sweep, train  # noqa: F401
 from bp_xp.cli._program import main
 from bp_xp.cli.export import export_npz

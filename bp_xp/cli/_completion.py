@@ -1,4 +1,4 @@
-"""What a shell completes where click does not know it: names of this library, and files."""
+"""Shell completion that click does not provide: names of this library, and files."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,11 +11,11 @@ __all__ = ["complete"]
 def complete(
     names: Iterable[str] = (), *, files: bool = False
 ) -> Callable[[Any, Any, str], list[CompletionItem]]:
-    """Return what completes an option or an argument: by names, by files, or by both."""
+    """Return a function that completes an option or argument with names, files, or both."""
     known = list(names)
 
     def completions(ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
-        # bash forgets what comes before files.
+        # bash drops the completions that come before files.
         found = [CompletionItem(incomplete, type="file")] if files else []
         return found + [CompletionItem(name) for name in known if name.startswith(incomplete)]
 

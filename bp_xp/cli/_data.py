@@ -1,4 +1,4 @@
-"""What the commands read and write: data sets that are known by name, and files."""
+"""What the commands read and write: data sets known by name, and files."""
 
 import errno
 import os
@@ -33,7 +33,7 @@ LOADERS: dict[str, Callable[[], Dataset]] = {"digits": load_digits, "mnist": loa
 
 
 def load_data(data: str, target: int | str, targets: Path | None = None) -> Dataset:
-    """Return a data set by its name, or that of a file."""
+    """Load a data set by name, or from a file."""
     if data in LOADERS:
         return LOADERS[data]()
     check_in_memory(data)
@@ -41,25 +41,23 @@ def load_data(data: str, target: int | str, targets: Path | None = None) -> Data
 
 
 def is_streamed(data: str) -> bool:
-    """Return whether a name is that of a folder, or of a file that is only read row by row."""
+    """Return whether a path is a folder, or a file that is only read row by row."""
     return data.lower().endswith(H5_ENDS) or Path(data).is_dir()
 
 
 def check_in_memory(data: str) -> None:
-    """Refuse what is only read row by row."""
+    """Refuse data that is only read row by row."""
     if is_streamed(data):
-        raise ValueError(
-            f"{data} is not read whole{advice(': add {}, which reads it row by row', 'stream')}."
-        )
+        raise ValueError(f"{data} is only read row by row{advice(': add {}', 'stream')}.")
 
 
 def load_inputs(data: str, target: int | str, n_inputs: int) -> np.ndarray:
     """Return the inputs to predict from, in the order of the file; labels among them are left out.
 
     Args:
-        data: a data set by its name, which gives its test part, or a file.
-        target: the column of the labels, in a table of one column more than ``n_inputs``.
-        n_inputs: how many inputs the network takes.
+        data: the name of a data set, whose test part is used, or a file.
+        target: the column of the labels, in a table with one column more than ``n_inputs``.
+        n_inputs: the number of inputs that the network takes.
     """
     if data in LOADERS:
         return LOADERS[data]().x_test
@@ -88,20 +86,20 @@ def load_inputs(data: str, target: int | str, n_inputs: int) -> np.ndarray:
 
 
 def check_inputs(network: Network, file: str, x: np.ndarray, data: str) -> None:
-    """Refuse inputs of another number than the network of a file takes."""
+    """Refuse inputs that do not have as many columns as the network in a file takes."""
     if x.ndim == 2 and x.shape[1] != network.sizes[0]:
         raise ValueError(
             f"the network in {file} takes {network.sizes[0]} inputs, but {data} has {x.shape[1]} "
-            "features: name the data that it is for with --data."
+            "features: use --data to name the data that it is for."
         )
 
 
 def check_output(path: Path, *inputs: str | Path, name: str = "--output") -> None:
-    """Refuse a file that could not be written, or is read, before there is anything to lose."""
+    """Refuse an output file that can't be written or is an input, before any work is done."""
     folder = path.parent
     if not folder.is_dir():
         raise FileNotFoundError(errno.ENOENT, "there is no such folder: create it", str(folder))
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, "the folder can't be written to", str(folder))
     if path.exists() and any(os.path.exists(one) and path.samefile(one) for one in inputs):
-        raise ValueError(f"{name} {path} is what this command reads: name another file.")
+        raise ValueError(f"{name} {path} is an input of this command: name another file.")

@@ -1,4 +1,4 @@
-"""What a training run takes where the command is given nothing."""
+"""Defaults of a training run, for options that are not given."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ class Defaults(NamedTuple):
 
 
 _DATA_SETS = {"digits": Defaults((64,), 30, 32, 0.1), "mnist": Defaults((128,), 10, 128, 0.1)}
-# The inputs of a file may be of any size, so the steps are shorter.
+# Inputs from a file may have any magnitude, so the steps are smaller.
 _FILE = Defaults((64,), 50, 32, 0.02)
 _RECIPE = Recipe()
 _TABLE = Defaults(tuple(_RECIPE.hidden_layer_sizes), _RECIPE.epochs, _RECIPE.batch_size, 0.02)

@@ -21,7 +21,7 @@ __all__ = ["as_checkpoint", "check_files"]
 
 
 def check_files(given: SimpleNamespace, path: Path) -> Path:
-    """Refuse files that could not be written, or would be lost; return where the settings go."""
+    """Refuse files that can't be written or would be lost; return the path of the settings."""
     inputs = [given.data, *(one for one in (given.targets, given.config) if one is not None)]
     check_output(path, *inputs)
     check_replaceable(path)
@@ -30,8 +30,8 @@ def check_files(given: SimpleNamespace, path: Path) -> Path:
     settings_path = path.with_suffix(".toml")
     if path == settings_path:
         raise ValueError(
-            f"--output {path} is the name of the file that the settings go into: let the "
-            "network's end in .safetensors."
+            f"--output {path} is the name of the settings file: give the network a name that ends "
+            "in .safetensors."
         )
     config.check_settings_file(settings_path)
     results = [path, settings_path]
@@ -42,7 +42,7 @@ def check_files(given: SimpleNamespace, path: Path) -> Path:
         if given.checkpoint.exists() and not (given.resume or given.overwrite):
             raise FileExistsError(
                 errno.EEXIST,
-                "a run would be lost: pass --resume to go on with it, --overwrite to begin anew, "
+                "a run would be lost: pass --resume to resume it, --overwrite to start a new one, "
                 "or name another --checkpoint",
                 str(given.checkpoint),
             )
@@ -67,11 +67,11 @@ def check_files(given: SimpleNamespace, path: Path) -> Path:
 
 
 def _check_is_network(path: Path) -> None:
-    """Refuse to replace a file that this command has not written."""
+    """Refuse to replace a file that this command did not write."""
     try:
         kind = network_file.read(path).kind
     except CheckpointError:
-        kind = "file that is no network of bp-xp"
+        kind = "file that is not a bp-xp network"
     if kind != "network":
         raise FileExistsError(
             errno.EEXIST,
@@ -81,20 +81,20 @@ def _check_is_network(path: Path) -> None:
 
 
 def _check_apart(name: str, path: Path, results: Sequence[Path]) -> None:
-    """Refuse a file that the run writes something else to."""
+    """Refuse a file that the run uses for another result."""
     if _identity(path) in map(_identity, results):
-        raise ValueError(f"{name} {path} is where the run's result goes: name another file.")
+        raise ValueError(f"{name} {path} is a result of the run already: name another file.")
 
 
 def _identity(path: Path) -> str:
-    """Return what two paths of one file have in common, whether the file is there or not."""
+    """Return a text that is the same for all paths of one file, even if it does not exist."""
     return os.path.normcase(os.path.realpath(path))
 
 
 def as_checkpoint(
     given: SimpleNamespace, sections: Mapping[str, network_file.Section]
 ) -> Checkpoint | None:
-    """Return where the run is kept, with what beside it, and say what it goes on from."""
+    """Return the checkpoint of the run with its sections, and log what the run resumes from."""
     if given.checkpoint is None:
         return None
     kept = Checkpoint(
@@ -109,6 +109,6 @@ def as_checkpoint(
         return kept
     seed = saved.network.seed
     if seed != given.seed:
-        raise CheckpointError(f"{saved.path} is of a run with --seed {seed}, and not {given.seed}.")
-    logger.info("going on from %s", saved.path)
+        raise CheckpointError(f"{saved.path} is of a run with --seed {seed}, not {given.seed}.")
+    logger.info("resuming from %s", saved.path)
     return replace(kept, resume=saved.path)

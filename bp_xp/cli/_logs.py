@@ -1,4 +1,4 @@
-"""The log of a run: a line of a file for each epoch."""
+"""The log of a run: one line for each epoch, in a file."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ _ENDS = (".csv", ".jsonl")
 
 
 def check_log(path: Path, *inputs: str | Path) -> None:
-    """Refuse a log that could not be written, before there is anything to lose."""
+    """Refuse a log that can't be written, before any work is done."""
     if path.suffix.lower() not in _ENDS:
         raise ValueError(f"--log {path} must end in {' or '.join(_ENDS)}.")
     check_output(path, *inputs, name="--log")
@@ -26,10 +26,9 @@ def check_log(path: Path, *inputs: str | Path) -> None:
 
 
 def epoch_log(path: Path) -> Callable[[Network, History], None]:
-    """Return the callback that writes each epoch to a file, in place of an older one.
+    """Return a callback that writes each epoch to a file, which replaces an older one.
 
-    The first one that it is called for writes those before it as well, so that the log of a run
-    that was resumed is whole.
+    The first call also writes the epochs before it, so that the log of a resumed run is complete.
     """
     written = 0
 

@@ -1,4 +1,4 @@
-"""Networks of files on a device, and what is told of them."""
+"""Networks loaded from files onto a device, and what is reported about them."""
 
 import math
 import os
@@ -30,7 +30,7 @@ _ROWS_AT_ONCE = 1 << 16
 
 
 def load_network(path: str, device: str, backend: str | None) -> Network:
-    """Load a network onto a device, and say onto which."""
+    """Load a network onto a device, and log which device it is."""
     network = Network.load(path)
     allow_float64(network.dtype)
     network = network.to(device, backend=backend)
@@ -39,7 +39,7 @@ def load_network(path: str, device: str, backend: str | None) -> Network:
 
 
 def load_model(path: str, device: str, backend: str | None) -> Network | TableModel:
-    """Load a network, or the model of tables that a file holds, and say onto which device."""
+    """Load a network or a model of tables onto a device, and log which device it is."""
     if not holds_table(path):
         return load_network(path, device, backend)
     model = TableModel.load(path)
@@ -58,14 +58,14 @@ def make_network(
 ) -> Network:
     """Return a network whose outputs and cost fit the targets.
 
-    Labels are classes, unless the cost is huber, which is for numbers. Targets are classes where
-    each row is one 1 among 0s, and numbers elsewhere.
+    Labels are classes, unless the cost is huber, which is for numbers. Targets are classes if each
+    row has a single 1 among 0s, and numbers otherwise.
 
     Args:
         dataset: the data.
-        sizes: of all layers, as asked for, or None.
-        hidden: sizes of the hidden layers where ``sizes`` is None.
-        cost: as asked for, or None.
+        sizes: the sizes of all layers, if given, or None.
+        hidden: the sizes of the hidden layers if ``sizes`` is None.
+        cost: the cost, if given, or None.
         settings: the other arguments of Network.
     """
     y = dataset.y_train
@@ -74,8 +74,8 @@ def make_network(
     if labels and n_outputs > max(2, len(y)):
         raise ValueError(
             f"{dataset.name} has labels up to {n_outputs - 1:,}, but only {len(y):,} samples to "
-            "train on: if they are numbers and no classes, fit them with --cost huber, in a table "
-            "with --task regression."
+            "train on: if they are numbers and not classes, fit them with --cost huber, or with "
+            "--task regression if they are in a table."
         )
     if labels and n_outputs == 2 and sizes and sizes[-1] == 1:  # one is enough for two classes
         n_outputs, cost = 1, cost or "binary_cross_entropy"
@@ -86,7 +86,7 @@ def make_network(
             f"{dataset.n_features} features and needs {n_outputs} outputs: write "
             f"{named('sizes', fitting)}"
         )
-    # Block by block: they may lie in a file.
+    # Block by block: they may be in a file.
     blocks = range(0, len(y), _ROWS_AT_ONCE)
     classes = labels or all(_are_classes(y[first : first + _ROWS_AT_ONCE]) for first in blocks)
     cost = cost or ("categorical_cross_entropy" if classes else "quadratic")
@@ -99,18 +99,18 @@ def make_network(
 
 
 def _are_classes(y: np.ndarray) -> bool:
-    """Return whether each row of targets is one 1 among 0s."""
+    """Return whether each row of targets has a single 1 among 0s."""
     return bool(np.isin(y, (0, 1)).all() and np.all(y.sum(axis=-1) == 1))
 
 
 def allow_float64(dtype: str) -> None:
-    """Let JAX, where it is chosen, compute in float64: the process is the program's own."""
+    """Let JAX compute in float64 if it is chosen: the process belongs to this program."""
     if dtype == "float64":
         os.environ["JAX_ENABLE_X64"] = "1"
 
 
 def tell_device(network: Network) -> None:
-    """Log where a network computes, and why there if nobody chose."""
+    """Log the device of a network, and the reason if it was chosen automatically."""
     reason = network.device_reason and f" ({network.device_reason})"
     logger.info("computing with %s on %s%s", network.backend, network.device, reason)
 

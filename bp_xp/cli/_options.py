@@ -1,4 +1,4 @@
-"""The options that several commands have, and what the text of an option stands for."""
+"""The options that several commands share, and the values that their texts mean."""
 
 import csv
 import functools
@@ -51,12 +51,12 @@ __all__ = [
 
 
 class _Type(click.ParamType):
-    """What the text of an option stands for.
+    """The type of an option: how its text becomes a value.
 
     Args:
-        parse: makes the value of the text, or raises a ValueError.
-        kind: what a file of settings may hold in place of the text; a list stands for its items,
-            separated by commas.
+        parse: converts the text to the value, or raises a ValueError.
+        kind: what a settings file may hold instead of the text; a list means its items, separated
+            by commas.
     """
 
     def __init__(self, parse: Callable[[str], Any], kind: config.Kind) -> None:
@@ -73,10 +73,10 @@ class _Type(click.ParamType):
 
 
 class _Setting(click.Option):
-    """An option that a file of settings may hold.
+    """An option that a settings file may hold.
 
     Attributes:
-        section: the heading under which the help has it.
+        section: the heading under which the help lists it.
     """
 
     def __init__(self, *names: Any, section: str, **settings: Any) -> None:
@@ -95,10 +95,10 @@ class _Setting(click.Option):
 
 
 class Sections(Command):
-    """A command whose help has its options in sections."""
+    """A command whose help lists its options in sections."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, section by section in the order in which they first come."""
+        """Write the options by section, with the sections in the order of their first options."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for option in self.get_params(ctx):
             record = option.get_help_record(ctx)
@@ -110,7 +110,7 @@ class Sections(Command):
 
 
 def _joined(values: Iterable[Any]) -> str:
-    """Return a list as text; what has a comma in it is in quotes, as in CSV."""
+    """Return a list as text; an item with a comma is in quotes, as in CSV."""
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(values)
     return line.getvalue()
@@ -183,7 +183,7 @@ def _set_debug(ctx: click.Context, _: Any, value: bool) -> None:
 
 
 def use_config(ctx: click.Context, _: Any, path: Path | None) -> Path | None:
-    """Let the settings of a file be those of the options that are not given."""
+    """Use the settings in a file for the options that are not given."""
     if path is None or ctx.resilient_parsing:
         return path
     options = {o.name: o for o in ctx.command.params if isinstance(o, _Setting) and o.name}
@@ -201,14 +201,14 @@ def use_config(ctx: click.Context, _: Any, path: Path | None) -> Path | None:
     return path
 
 
-# The settings that are files. In a file of settings their paths start from its folder.
+# The settings that are files. In a settings file, their paths are relative to its folder.
 _FILES = ("data", "targets", "output", "checkpoint", "plot", "log")
 
 _flag = functools.partial(click.option, is_flag=True, expose_value=False)
 
 
 def _section(name: str) -> Callable[..., Any]:
-    """Return what makes the options of a section of the help."""
+    """Return a decorator for the options of one section of the help."""
     return functools.partial(click.option, cls=_Setting, section=name, show_default=True)
 
 
@@ -235,8 +235,8 @@ target_option = of_network(
     default="-1",
     type=_TARGET,
     metavar="COLUMN",
-    help="Column to predict in a table, by name or number; -1 is the last. Several names, as in "
-    "a,b, are several answers.",
+    help="Column to predict in a table, by name or number; -1 is the last. Give several names, as "
+    "in a,b, to predict several columns.",
 )
 
 
@@ -244,13 +244,14 @@ targets_option = of_network(
     "--targets",
     type=FILE,
     metavar="FILE",
-    help="Labels or targets of the inputs in a .npy file, in a .npy file of their own.",
+    help="A separate .npy file with the labels or targets of the inputs in a .npy file.",
 )
 stream_option = of_network(
     "--stream",
     is_flag=True,
-    help="Read rows as they are needed: of a .npy file, a .npz file that is not compressed, a .h5 "
-    "file, or a folder with x.npy and y.npy; a table in parts, as one of 512 MB always is.",
+    help="Read rows as they are needed, from a .npy file, a .npz file that is not compressed, a "
+    ".h5 file, or a folder with x.npy and y.npy. A table is read in parts, as one of 512 MB always "
+    "is.",
 )
 
 
@@ -259,18 +260,18 @@ def split_options(command: Callable[..., None]) -> Callable[..., None]:
     fraction = of_table(
         "--test-fraction",
         type=float,
-        help="Share of the rows to test on, with --stream too.  [default: 0.2]",
+        help="Share of the rows to test on; also with --stream.  [default: 0.2]",
     )
     last = of_table(
         "--split-last",
         is_flag=True,
-        help="Hold the last rows out, as in a series in time; with --stream too.",
+        help="Hold out the last rows, as for a time series; also with --stream.",
     )
     return fraction(last(command))
 
 
 def activation_option(default: str) -> Callable[..., Any]:
-    """Return the option of σ, which each command takes a default of its own for."""
+    """Return the option of σ; each command has its own default."""
     return of_network(
         "--activation",
         default=default,
@@ -310,7 +311,7 @@ backend_option = _of_place(
     "--backend",
     metavar="LIBRARY",
     shell_complete=complete(LIBRARIES),
-    help=f"{', '.join(LIBRARIES)}; else the device decides: numpy, or cupy for cuda.",
+    help=f"{', '.join(LIBRARIES)}; by default the device decides: numpy, or cupy for cuda.",
 )
 metric_option = of_validation(
     "--metric",
@@ -318,11 +319,11 @@ metric_option = of_validation(
     metavar="NAME",
     shell_complete=complete(METRICS),
     help=f"What to measure besides cost and accuracy: {', '.join(METRICS)}, top_5 (any number). "
-    "Of two classes, precision, recall and f1 are those of class 1, and of more their mean; "
-    "..._macro is always the mean. May be repeated.",
+    "With two classes, precision, recall and f1 are those of class 1; with more, they are means "
+    "over the classes. ..._macro is always the mean. May be repeated.",
 )
 quiet_option = _flag(
-    "--quiet", "-q", callback=_set_quiet, help="Only results, warnings and errors."
+    "--quiet", "-q", callback=_set_quiet, help="Print only results, warnings and errors."
 )
 debug_option = _flag(
     "--debug", callback=_set_debug, is_eager=True, help="Show the traceback of an error."
@@ -330,7 +331,7 @@ debug_option = _flag(
 
 
 def shared_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that each one has which computes."""
+    """Give a command the options that every command that computes has."""
     for option in (
         debug_option,
         quiet_option,

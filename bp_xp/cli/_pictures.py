@@ -17,11 +17,11 @@ _FORMATS = (".png", ".svg", ".pdf")
 
 
 def check_picture(path: Path, *inputs: str | Path, name: str = "--output") -> None:
-    """Refuse a picture that could not be drawn or written, before there is anything to lose.
+    """Refuse a picture that can't be drawn or written, before any work is done.
 
     Raises:
         ValueError: its format is not known, or the file is one of the inputs.
-        OSError: it could not be written.
+        OSError: it can't be written.
         ImportError: matplotlib is not installed.
     """
     if path.suffix.lower() not in _FORMATS:
@@ -34,7 +34,7 @@ def check_picture(path: Path, *inputs: str | Path, name: str = "--output") -> No
 
 @contextlib.contextmanager
 def drawing(path: Path) -> Iterator[None]:
-    """Write the figure that is opened in this context to a file, which is replaced at once."""
+    """Write the figure opened in this context to a file, which is replaced in a single step."""
     _matplotlib()
     from matplotlib import pyplot
 
@@ -57,8 +57,8 @@ def has_matplotlib() -> bool:
 
 
 def _matplotlib() -> None:
-    """Import matplotlib so that it opens no windows: the process is the program's own."""
-    # A notebook tells its processes to draw into it, which matplotlib can refuse when imported.
+    """Import matplotlib so that it opens no windows: the process belongs to this program."""
+    # Child processes of a notebook inherit its MPLBACKEND, which matplotlib may refuse at import.
     os.environ["MPLBACKEND"] = "agg"
     matplotlib: Any = require("matplotlib", "plot")
     matplotlib.use("agg")

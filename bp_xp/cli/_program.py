@@ -1,4 +1,4 @@
-"""How every command talks, fails and ends."""
+"""How all commands print messages, report errors and exit."""
 
 import contextlib
 import errno
@@ -21,8 +21,8 @@ __all__ = ["Command", "Termination", "logger", "main", "stop"]
 
 logger = logging.getLogger("bp_xp")
 
-# What the library raises for a wrong argument, file, device or run. Anything else is a mistake of
-# the library's own, and shows its traceback.
+# What the library raises for a wrong argument, file, device or run. Anything else is a bug in the
+# library, and shows its traceback.
 _ERRORS = (
     ValueError,
     TypeError,
@@ -34,7 +34,7 @@ _ERRORS = (
 )
 
 
-# What a command calls differently than the function does that takes it.
+# Arguments that a command calls by another name than the function does.
 _FLAGS = {
     "validation_data": "validation_fraction",
     "patience": "early_stopping",
@@ -46,7 +46,7 @@ _FLAGS = {
 
 
 class Command(click.Command):
-    """A command whose messages speak of its flags, and of the file that it was given."""
+    """A command whose messages name its flags and the file that it was given."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -65,7 +65,7 @@ def _words(ctx: click.Context) -> Words:
         part, _, letter = argument.rpartition(" ")  # "x", or "validation x"
         if letter in samples and data is not None:
             return f"{samples[letter]}{part and f', {part} part,'}"
-        # A part of one has its flag: sizes[1], optimizer.learning_rate.
+        # A part of an argument has its flag: sizes[1], optimizer.learning_rate.
         name, bracket, index = argument.rpartition(".")[2].partition("[")
         option = options.get(name) or options.get(_FLAGS.get(name, name))
         if option is None:
@@ -98,7 +98,7 @@ class _Program(click.Group):
                 stop("interrupted", signal.SIGINT)
             except _ERRORS as error:
                 if isinstance(error, OSError) and error.errno == errno.EPIPE:
-                    raise  # nobody reads on: click ends quietly
+                    raise  # the reader is gone: click exits quietly
                 if ctx.meta.get("bp_xp.debug"):
                     traceback.print_exc()
                 click.echo(f"error: {_one_line(error)}", err=True)
@@ -107,13 +107,13 @@ class _Program(click.Group):
 
 @contextlib.contextmanager
 def _messages() -> Iterator[None]:
-    """Send what the library logs and warns of to stderr, a line each."""
+    """Send the library's log lines and warnings to stderr, one line each."""
     handler, level = logging.StreamHandler(), logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
         with warnings.catch_warnings():
-            # Numbers that overflow end in an error, which says it better.
+            # An overflow ends in an error, whose message is clearer.
             warnings.simplefilter("ignore", RuntimeWarning)
             warnings.showwarning = lambda message, *_: click.echo(
                 f"warning: {_one_line(message)}", err=True
@@ -131,13 +131,13 @@ def _one_line(error: Exception | str) -> str:
 
 
 class Termination(contextlib.AbstractContextManager["Termination"]):
-    """Ends the program at the first SIGTERM; a run under way completes its step before.
+    """Ends the program at the first SIGTERM, after a run in progress has completed its step.
 
-    A second one ends the process at once. On Windows, SIGBREAK (Ctrl-Break) does the same.
+    A second SIGTERM ends the process immediately. On Windows, SIGBREAK (Ctrl-Break) does the same.
 
     Attributes:
-        number: the signal that came; SIGINT before.
-        training: whether there is a run to be completed.
+        number: the signal that was received; SIGINT until then.
+        training: whether a run is in progress, which must complete its step.
     """
 
     def __init__(self) -> None:
@@ -159,7 +159,7 @@ class Termination(contextlib.AbstractContextManager["Termination"]):
             stop("interrupted: nothing was written", self.number)
 
     def asked(self) -> bool:
-        """Whether SIGTERM or SIGBREAK came."""
+        """Whether SIGTERM or SIGBREAK was received."""
         return self.number in self._handled
 
     def _ask(self, number: int, _: object) -> None:
@@ -171,7 +171,7 @@ class Termination(contextlib.AbstractContextManager["Termination"]):
 
 
 def stop(message: str, number: int) -> NoReturn:
-    """End the program as one that the signal of this number has ended."""
+    """Exit with the status of a program that the signal with this number ended."""
     click.echo(message, err=True)
     raise click.exceptions.Exit(128 + number)
 
@@ -179,7 +179,7 @@ def stop(message: str, number: int) -> NoReturn:
 @click.group(
     cls=_Program,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Each command has a --help of its own, with examples.",
+    epilog="Each command has its own --help, with examples.",
 )
 @click.version_option(__version__, prog_name="bp-xp")
 def main() -> None:
@@ -192,5 +192,5 @@ def main() -> None:
       bp-xp predict digits.safetensors    the digits that it reads there
       bp-xp inspect digits.safetensors    what is in the file
       bp-xp plot weights digits.safetensors  what its first neurons look for
-      bp-xp devices                       what there is to compute with
+      bp-xp devices                       the array libraries and devices here
     """  # noqa: D301

@@ -1,4 +1,4 @@
-"""A command that several processes run together: rank 0 alone speaks and writes."""
+"""Commands that several processes run together: only rank 0 prints and writes."""
 
 import logging
 from types import SimpleNamespace
@@ -15,12 +15,12 @@ __all__ = ["distributed_option", "ranks_of"]
 distributed_option = of_run(
     "--distributed",
     type=click.Choice(WORDS),
-    help="How the processes talk that share the run; auto takes what has started them.",
+    help="How the processes that share the run communicate; auto uses what has started them.",
 )
 
 
 def ranks_of(given: SimpleNamespace, placement: Placement) -> Ranks:
-    """Return the processes that share the run; all but rank 0 are quiet from now on."""
+    """Return the processes that share the run; all but rank 0 log only warnings from now on."""
     if given.distributed is None and (word := launched()):
         logger.warning(
             "this is one of several processes that were started together (%s), and each trains for "

@@ -1,4 +1,4 @@
-"""A run of ``bp-xp train``: its data and network, the training, and what is written and told."""
+"""A run of ``bp-xp train``: its data and network, the training, and what is written and printed."""
 
 import logging
 import math
@@ -112,7 +112,7 @@ def _samples(given: SimpleNamespace, x: Any) -> Any:
 
 def _write(given: SimpleNamespace, history: History, settings: str) -> None:
     """Write the network and its settings, and draw its curves."""
-    # Whatever comes later can't lose it any more.
+    # It is written first, so that no later error can lose it.
     if given.path.exists():
         logger.info("%s is replaced", given.path)
     given.model.save(given.path)
@@ -128,13 +128,13 @@ def _write(given: SimpleNamespace, history: History, settings: str) -> None:
 def tell_result(
     given: SimpleNamespace, network: Network, dataset: Dataset, history: History
 ) -> None:
-    """Say how good the network is, where it is, and what can be done with it next."""
+    """Print how good the network is, where it was written, and what can be done next."""
     _tell_best(history)
     if given.is_table:
         tables.tell_scores(given.model, dataset.name)
     else:
         parts = [("test", dataset.x_test, dataset.y_test)] if len(dataset.x_test) else []
-        if not given.stream:  # what is streamed is not read once more
+        if not given.stream:  # streamed samples are not read again
             parts = [("train", dataset.x_train, dataset.y_train), *parts]
         for part, x, y in parts:
             print(score(network, dataset.name, part, x, y, metrics=given.metrics))
@@ -147,7 +147,7 @@ def tell_result(
 
 
 def _tell_next(given: SimpleNamespace, *, is_tested: bool) -> None:
-    """Say what can be typed next."""
+    """Log the commands that can be run next."""
     arguments = [str(given.path)]
     arguments += [] if given.data == "digits" else ["--data", given.data]
     if given.target != -1 and not given.is_table:

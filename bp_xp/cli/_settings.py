@@ -1,4 +1,4 @@
-"""The settings of ``bp-xp train``: what belongs together, what fits the data, what was used."""
+"""The settings of ``bp-xp train``: which belong together, fit the data, and were used."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -28,9 +28,10 @@ __all__ = [
 
 
 def check_together(ctx: click.Context, given: SimpleNamespace) -> None:
-    """Check options that others belong to; one that the command line overrules takes its own along.
+    """Check options that belong together.
 
-    A file's momentum, for one, is not that of an optimizer from the command line.
+    An optimizer from the command line also drops the settings that belong to the file's optimizer,
+    such as its momentum.
     """
 
     def came_from(name: str) -> ParameterSource | None:
@@ -58,7 +59,7 @@ def check_together(ctx: click.Context, given: SimpleNamespace) -> None:
 
 
 def check_numbers(given: SimpleNamespace, defaults: Defaults) -> None:
-    """Check what needs no data, and put defaults where nothing was given."""
+    """Check the settings that need no data, and fill in the defaults."""
     for name in ("epochs", "batch_size"):
         value = getattr(given, name)
         value = getattr(defaults, name) if value is None else value
@@ -79,7 +80,7 @@ def check_numbers(given: SimpleNamespace, defaults: Defaults) -> None:
 
 
 def make_optimizer(given: SimpleNamespace, defaults: Defaults) -> Callable[[int], Optimizer]:
-    """Return what makes the optimizer of a run of so many steps."""
+    """Return a function that makes the optimizer for a number of steps."""
     make = config.parse_optimizer(
         given.optimizer,
         momentum=given.momentum,
@@ -104,7 +105,7 @@ def make_optimizer(given: SimpleNamespace, defaults: Defaults) -> Callable[[int]
 
 
 def _check_monitor(given: SimpleNamespace, metrics: Sequence[Metric]) -> None:
-    """Refuse to watch what no run with these metrics records."""
+    """Refuse to watch a value that a run with these metrics does not record."""
     if not given.watches:
         return
     names = ["cost", "accuracy", *(metric.name for metric in metrics)]
@@ -121,15 +122,15 @@ def _check_monitor(given: SimpleNamespace, metrics: Sequence[Metric]) -> None:
 def check_validation(
     given: SimpleNamespace, dataset: Dataset, network: Network, metrics: Sequence[Metric]
 ) -> bool:
-    """Return whether there is anything to judge epochs by; check what is asked to be measured."""
-    held_out = given.is_table or given.stream  # by who has loaded it
+    """Return whether there are samples to evaluate epochs on; check the metrics."""
+    held_out = given.is_table or given.stream  # when the data was loaded
     if given.validation_fraction and dataset.x_validation is not None and not held_out:
         raise ValueError(
             f"{dataset.name} has a validation part of {len(dataset.x_validation):,} samples: leave "
             "out --validation-fraction."
         )
     validated = bool(given.validation_fraction) or dataset.x_validation is not None
-    if metrics:  # what can't be measured is an error now, and not after the run
+    if metrics:  # a metric that can't be measured is an error now, not after the run
         network.evaluate(dataset.x_train[:1], dataset.y_train[:1], metrics=metrics)
     if given.watches and given.monitor.startswith("validation_") and not validated:
         raise ValueError(
@@ -139,7 +140,7 @@ def check_validation(
         )
     if given.watches and given.monitor.endswith("accuracy") and not network.classifies:
         raise ValueError(
-            f"{given.monitor} is to be watched, but the outputs are numbers and no classes: watch "
+            f"{given.monitor} is to be watched, but the outputs are numbers, not classes: watch "
             "a cost."
         )
     return validated
@@ -148,7 +149,7 @@ def check_validation(
 def used_settings(
     given: SimpleNamespace, network: Network, optimizer: Optimizer, path: Path
 ) -> dict[str, Any]:
-    """Return the settings as they are used, in the order of the help."""
+    """Return the settings that were used, in the order of the help."""
     is_file = given.data not in LOADERS
     classes = given.class_weight
     if isinstance(classes, Mapping):
@@ -196,8 +197,8 @@ def used_settings(
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """Return a path as seen from a folder, with slashes, which every system reads."""
-    # A link keeps its own name, but ".." leads out of where the folders really are.
+    """Return a path relative to a folder, with slashes, which every system accepts."""
+    # A link keeps its own name, but ".." is relative to where the folders really are.
     place = os.path.join(os.path.realpath(path.parent), path.name)
     try:
         return Path(os.path.relpath(place, os.path.realpath(folder))).as_posix()

@@ -1,4 +1,4 @@
-"""Samples of the commands that stay in their file, and are read as they are needed: --stream."""
+"""``--stream``: samples stay in their file, and commands read them as they are needed."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ __all__ = ["check_stream", "open_data", "open_rows"]
 def check_stream(
     ctx: click.Context, *, stream: bool, data: str, targets: Path | None = None, **options: Any
 ) -> None:
-    """Refuse options of samples in files where there are none.
+    """Refuse options for samples in files if the data is not in a file.
 
     Args:
         ctx: the command.
@@ -28,13 +28,13 @@ def check_stream(
         options: those that need ``stream``.
     """
     if stream and data in LOADERS:
-        raise click.UsageError(f"--stream is for files, and {data} lies in memory.", ctx)
+        raise click.UsageError(f"--stream is for files, and {data} is in memory.", ctx)
     if targets is not None and (data in LOADERS or tables.is_table(data)):
         raise click.UsageError(f"--targets is for inputs in a .npy file, not {data}.", ctx)
     for name, value in options.items():
         if value not in (None, False) and not stream:
             flag = f"--{name.replace('_', '-')}"
-            raise click.UsageError(f"{flag} is for what --stream reads row by row.", ctx)
+            raise click.UsageError(f"{flag} is for data that --stream reads row by row.", ctx)
 
 
 def open_data(

@@ -1,4 +1,4 @@
-"""The sweep of a table from the shell: its rows are read and parted as ``bp-xp train`` does."""
+"""The sweep of a table from the shell: its rows are read and split as in ``bp-xp train``."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,11 +20,11 @@ __all__ = ["sweep_rows"]
 def sweep_rows(
     settings: Mapping[str, Any], common: Mapping[str, Any]
 ) -> tuple[SweepResult, Callable[[], str]]:
-    """Make the runs of a table; return their table, and what tells how good its model is.
+    """Run the sweep of a table; return its result, and a function that describes its model.
 
     Args:
         settings: those of the file, by name.
-        common: the arguments of a sweep that do not go by the data.
+        common: the arguments of a sweep that do not depend on the data.
     """
     data, categorical = settings["data"], settings.get("categorical") or ()
     columns = as_columns(data, categorical)
@@ -33,7 +33,7 @@ def sweep_rows(
     wishes: dict[str, Any] = {n: settings.get(n) or () for n in ("numeric", "categorical", "drop")}
     wishes |= {"task": settings.get("task"), "scaling": Recipe().scaling}
     test_fraction = settings.get("test_fraction", tables.TEST_FRACTION)
-    # What is decided about all rows that are not tested on is what the best model decides.
+    # The best model is prepared from all rows that are not for testing.
     prepared = prepare(columns, targets, split=Split(0.0, test_fraction, **held), seed=0, **wishes)
     logger.info("%s", prepared.preparation)
     where = {
@@ -67,7 +67,7 @@ def sweep_rows(
 
 
 def _add_card(model: TableModel, prepared: Prepared, name: str, metrics: Any) -> None:
-    """Note on a model's card what table it is of, and how good it is on the rows to test on."""
+    """Record on a model's card the name of its table, and its metrics on the test rows."""
     assert model.card is not None
     x, rows = model.preparation.inputs(prepared.columns), prepared.rows
     y = model.preparation.outputs(prepared.answers)

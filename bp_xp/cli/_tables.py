@@ -1,4 +1,4 @@
-"""Tables in commands: from a file to a data set, and from a model to what is told of it."""
+"""Tables in commands: from a file to a data set, and from a model to its report."""
 
 import csv
 import functools
@@ -54,29 +54,29 @@ __all__ = [
 ]
 
 TABLE_ENDS = (*CSV_ENDS[:2], ".parquet", *CSV_ENDS[2:])
-"""The ends of the names of tables."""
+"""The endings of the file names of tables."""
 
 TEST_FRACTION = 0.2
-"""The share of a table's rows to test on, unless another one is asked for."""
+"""The share of a table's rows to test on, by default."""
 
 _MOST_TOLD = 5
 
 OF_TABLES = ("task", "numeric", "categorical", "drop", "test_fraction", "split_by", "split_last")
-"""What only tables have, by the names of the parameters of train; importance besides."""
+"""The parameters of train that are only for tables, besides importance."""
 
 
 def is_table(data: str) -> bool:
-    """Return whether a name is that of a table."""
+    """Return whether a file is a table, by its name."""
     return data.lower().endswith(TABLE_ENDS)
 
 
 def stem(data: str) -> str:
-    """Return what files of a data set are named for."""
+    """Return the stem for the names of files that belong to a data set."""
     return Path(data.removesuffix(".gz")).stem or "data"
 
 
 def check_options(ctx: click.Context, data: str, *, allowed: Sequence[str] = ()) -> None:
-    """Refuse options of tables where the data is none, but for some."""
+    """Refuse options for tables, except those allowed, if the data is not a table."""
     of_tables = {*OF_TABLES, "importance"} - set(allowed)
     for option in ctx.command.params:
         if option.name in of_tables and not _is_default(ctx, option.name):
@@ -85,7 +85,7 @@ def check_options(ctx: click.Context, data: str, *, allowed: Sequence[str] = ())
 
 
 def use_defaults(ctx: click.Context, given: SimpleNamespace) -> None:
-    """Put the recipe for tables where nothing was given: that of TableModel."""
+    """Use the recipe of TableModel for options that were not given."""
     recipe = Recipe()
     defaults = {
         "activation": recipe.activation,
@@ -93,7 +93,7 @@ def use_defaults(ctx: click.Context, given: SimpleNamespace) -> None:
         "dropout": recipe.dropout,
         "test_fraction": TEST_FRACTION,
     }
-    if given.validation_fraction:  # the best epoch comes back
+    if given.validation_fraction:  # the best epoch is restored
         defaults["early_stopping"] = recipe.patience or given.epochs or recipe.epochs
     if _is_default(ctx, "optimizer"):
         defaults |= {
@@ -117,9 +117,9 @@ def _is_default(ctx: click.Context, name: str) -> bool:
 
 
 def load(given: SimpleNamespace) -> tuple[Prepared, Dataset]:
-    """Read the table of a run, tell what is decided about it, and return its parts.
+    """Read the table of a run, log the decisions about it, and return its parts.
 
-    The names of the targets, and the cost that fits them, are noted where none were given.
+    The names of the targets are stored in ``given``, and so are settings that follow from the data.
     """
     columns = open_columns(given.data, given.categorical or (), given.stream or None)
     targets = target_names(given.target, columns, given.data)
@@ -148,7 +148,7 @@ def load(given: SimpleNamespace) -> tuple[Prepared, Dataset]:
 
 
 def target_names(target: int | str, columns: Columns, data: str) -> list[str]:
-    """Return the names of the columns to predict: a name, names, or a place."""
+    """Return the names of the columns to predict, given a name, names, or a position."""
     names = list(columns)
     if f"{target}" in columns:
         return [f"{target}"]
@@ -162,7 +162,7 @@ def target_names(target: int | str, columns: Columns, data: str) -> list[str]:
 
 
 def split_names(text: str) -> list[str]:
-    """Return the names in a list; one with a comma in it is in quotes."""
+    """Return the names in a list; a name that contains a comma is in quotes."""
     return [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
 
 
@@ -172,15 +172,15 @@ def as_model(prepared: Prepared | None, network: Network) -> Network | TableMode
 
 
 def sections_of(model: Network | TableModel) -> dict[str, Section]:
-    """Return what a checkpoint keeps beside the run, so that it predicts from tables as well."""
+    """Return the sections that a checkpoint needs to predict from tables."""
     return write_sections(model.preparation) if isinstance(model, TableModel) else {}
 
 
 def class_weights(weights: Any, prepared: Prepared | None) -> Any:
-    """Return the weights of classes by their numbers, as a network takes them.
+    """Return the class weights by class number, as a network takes them.
 
     Raises:
-        ValueError: a class is none of the table's.
+        ValueError: a class is not in the table.
     """
     if prepared is None or not isinstance(weights, Mapping):
         return weights
@@ -195,7 +195,7 @@ def class_weights(weights: Any, prepared: Prepared | None) -> Any:
 
 
 def add_card(given: SimpleNamespace, history: History) -> None:
-    """Judge the model of a run after its training, and note it on its card."""
+    """Evaluate the model of a run after training, and record the metrics on its card."""
     model, prepared = given.model, given.prepared
     parts = [part for part, rows in prepared.rows.items() if len(rows)]
     metrics = {part: model.judge(*prepared.part(part), given.metrics) for part in parts}
@@ -204,11 +204,11 @@ def add_card(given: SimpleNamespace, history: History) -> None:
 
 
 # ---------------------------------------------------------------------------------------------
-# What a model says
+# What a model reports
 
 
 def columns_for(model: TableModel, file: str, data: str, *, allow_empty: bool = False) -> Columns:
-    """Return the columns of a table that a model is to look at."""
+    """Return the columns of a table for a model."""
     if not is_table(data):
         raise ValueError(
             f"the model in {file} takes tables: name a {', '.join(TABLE_ENDS[:3])} file with "
@@ -224,19 +224,19 @@ def samples_for(model: TableModel, file: str, data: str) -> tuple[np.ndarray, np
 
 
 def warn_of_ranges(model: TableModel, columns: Columns, data: str) -> None:
-    """Say once where a table leaves what training saw."""
+    """Warn once about values outside the ranges of the training data."""
     outside = model.outside(columns)
     if outside:
         told = "; ".join(f"{name}: {what}" for name, what in list(outside.items())[:_MOST_TOLD])
         if len(outside) > _MOST_TOLD:
             told += f"; and {len(outside) - _MOST_TOLD} more columns"
-        click.echo(f"warning: {data} leaves what training saw: {told}", err=True)
+        click.echo(f"warning: {data} has values that training did not see: {told}", err=True)
 
 
 def predictions(model: TableModel, columns: Columns, *, proba: bool) -> Iterator[Sequence[Any]]:
-    """Return the lines of a table of predictions, names first.
+    """Return the lines of a table of predictions, with the names first.
 
-    All rows are looked at now, and predicted some at a time.
+    All rows are checked now, and predicted in blocks.
 
     Args:
         model: the model.
@@ -269,7 +269,7 @@ def _lines(model: TableModel, inputs: StoredInputs, proba: bool) -> Iterator[Seq
 
 
 def _cell(model: TableModel) -> Any:
-    # So many digits tell all numbers of the dtype apart.
+    # This many digits distinguish all numbers of the dtype.
     digits = 9 if model.network.dtype == "float32" else 17
     return functools.partial(_text, digits=digits)
 
@@ -299,7 +299,7 @@ def tell_scores(model: TableModel, name: str) -> None:
 
 
 def tell_importance(model: TableModel, prepared: Prepared, picture: Path | None) -> None:
-    """Print how much each column counts on the test part, and draw it."""
+    """Print how much each column matters on the test part, and draw it."""
     rows = prepared.rows["test"]
     columns = {**prepared.columns, **prepared.answers}
     falls = model.importance({name: values[rows] for name, values in columns.items()})
@@ -309,7 +309,7 @@ def tell_importance(model: TableModel, prepared: Prepared, picture: Path | None)
     for name, fall in falls.items():
         print(f"  {name:{width}}  {fall:8.4f}")
     if picture is None:
-        logger.info("no chart of it: matplotlib is not installed")
+        logger.info("no chart is drawn: matplotlib is not installed")
         return
     with drawing(picture):
         column_importance(falls, score=score)

@@ -1,7 +1,7 @@
-"""The settings of a run as text: optimizers and schedules in a word, and files of settings.
+"""The settings of a run as text: optimizers, schedules, and settings files.
 
-A file of settings is TOML, with a key for each setting. The program reads those that people write,
-and writes one for each run that repeats it.
+A settings file is TOML, with a key for each setting. The program reads files that users write, and
+writes a file for each run, which repeats the run.
 """
 
 import dataclasses
@@ -66,17 +66,17 @@ OPTIMIZERS: dict[str, type] = {
     "nadam": NAdam,
 }
 
-# The settings that are given by themselves, and not in the optimizer's text.
+# The settings that have their own options, and are not in the optimizer's text.
 _APART = ("learning_rate", "momentum", "nesterov", "weight_decay")
 
 
 def parse_optimizer(text: str, **apart: float | bool | None) -> "functools.partial[Any]":
-    """Return what makes an optimizer of a learning rate.
+    """Return a function that makes an optimizer from a learning rate.
 
     Args:
-        text: its name, which settings of its own may follow: ``"adam:beta2=0.99:amsgrad=true"``.
-        apart: momentum, nesterov and weight_decay; None, or False, where they were not given. sgd
-            has a momentum of 0.9 unless another is given.
+        text: its name, and then its own settings, if any: ``"adam:beta2=0.99:amsgrad=true"``.
+        apart: momentum, nesterov and weight_decay; None, or False, if they were not given. sgd has
+            a momentum of 0.9 unless another one is given.
 
     Raises:
         ValueError: there is no such optimizer, or it has no such setting.
@@ -97,7 +97,7 @@ def parse_optimizer(text: str, **apart: float | bool | None) -> "functools.parti
         if key not in fields:
             others = [other for other, one in OPTIMIZERS.items() if key in _field_names(one)]
             raise ValueError(
-                f"{named(key)} is no setting of {name}, but of {' and '.join(others)}: leave it "
+                f"{named(key)} is not a setting of {name}, but of {' and '.join(others)}: leave it "
                 "out, or choose another optimizer."
             )
         options[key] = value
@@ -106,8 +106,8 @@ def parse_optimizer(text: str, **apart: float | bool | None) -> "functools.parti
         key, _, value = part.partition("=")
         if key in _APART:
             raise ValueError(
-                f"optimizer {text!r}: {key.replace('_', ' ')} is no setting after a colon"
-                f"{advice(', but one by itself, {}', key)}."
+                f"optimizer {text!r}: {key.replace('_', ' ')} can't be set after a colon"
+                f"{advice('; use {} instead', key)}."
             )
         if key not in known:
             which = f"NAME=VALUE, with one of {', '.join(known)}" if known else "nothing"
@@ -134,7 +134,7 @@ def _option(text: str, key: str, value: str, kind: type) -> float | bool:
 
 
 def default_rate(text: str) -> float | None:
-    """Return the learning rate of an optimizer that none is given to; None if it has none.
+    """Return the default learning rate of an optimizer; None if it has none.
 
     Args:
         text: as for :func:`parse_optimizer`, and checked by it.
@@ -149,7 +149,7 @@ def default_rate(text: str) -> float | None:
 
 
 def optimizer_settings(optimizer: Optimizer) -> dict[str, Any]:
-    """Return what :func:`parse_optimizer` makes the same optimizer of.
+    """Return the settings from which :func:`parse_optimizer` makes an equal optimizer.
 
     Examples:
         >>> optimizer_settings(SGD(0.1, 0.5))
@@ -181,7 +181,7 @@ class _Form(NamedTuple):
         kind: the schedule.
         numbers: the arguments that follow its name, in order.
         least: how many of them there must be.
-        text: all of it, for people.
+        text: the whole form, for people to read.
     """
 
     kind: Callable[..., Any]
@@ -191,7 +191,7 @@ class _Form(NamedTuple):
 
     @property
     def words(self) -> dict[str, str]:
-        """What the text calls each argument: ``{"factor": "FACTOR", "every": "STEPS"}``."""
+        """The name of each argument in the text: ``{"factor": "FACTOR", "every": "STEPS"}``."""
         return dict(zip(self.numbers, re.findall("[A-Z]+", self.text), strict=True))
 
 
@@ -223,14 +223,13 @@ def make_schedule(
 
     Args:
         text: name and numbers, as in ``"step:0.5:1000"``; see :data:`SCHEDULES`.
-        rate: the rate that it begins with; of ``onecycle``, the largest.
-        warm_up: over how many steps the rate rises before, or None.
-        monitor: what ``plateau`` looks at.
-        steps: those of the whole run, which ``cosine`` and ``onecycle`` take unless they are given
-            others.
+        rate: the rate that it begins with; for ``onecycle``, the largest.
+        warm_up: the number of steps over which the rate rises first, or None.
+        monitor: the value that ``plateau`` watches.
+        steps: the steps of the whole run, which ``cosine`` and ``onecycle`` take by default.
 
     Raises:
-        ValueError: there is no such schedule, or its numbers are none, or out of their range.
+        ValueError: there is no such schedule, or its numbers are not numbers or out of range.
 
     Examples:
         >>> make_schedule("cosine", 0.1, warm_up=None, monitor="cost", steps=500)
@@ -257,7 +256,7 @@ def make_schedule(
                 )
         if form.kind is ReduceOnPlateau:
             given["monitor"] = monitor
-        # Its numbers have the names here that the text has for them.
+        # Its errors name the numbers as the text does.
         with speaking(lambda argument, _: form.words.get(argument), to_program=False):
             schedule = form.kind(rate, **given)
     except ValueError as error:
@@ -267,11 +266,11 @@ def make_schedule(
 
 @dataclasses.dataclass(frozen=True)
 class WrittenSchedule:
-    """A schedule as it is written, which a sweep makes for the steps of each run.
+    """A schedule in its text form, which a sweep makes for the steps of each run.
 
     Args:
         text: as for :func:`make_schedule`.
-        monitor: what ``plateau`` looks at.
+        monitor: the value that ``plateau`` watches.
 
     Raises:
         ValueError: as for :func:`make_schedule`.
@@ -288,7 +287,7 @@ class WrittenSchedule:
         self(1.0, 1)
 
     def __call__(self, rate: float, steps: int) -> LearningRate:
-        """Return the learning rate that begins with a rate, in a run of so many steps."""
+        """Return the learning rate that begins with a rate, for a run of this many steps."""
         return make_schedule(self.text, rate, warm_up=None, monitor=self.monitor, steps=steps)
 
     def __str__(self) -> str:
@@ -305,7 +304,7 @@ def _number(form: _Form, key: str, text: str) -> int | float:
 
 
 # ---------------------------------------------------------------------------------------------
-# Weights of classes
+# Class weights
 
 
 def parse_class_weight(text: str) -> str | dict[int | str, float]:
@@ -339,7 +338,7 @@ class Kind(NamedTuple):
     """What a value in a file may be.
 
     Attributes:
-        words: what it must be, for people: ``"a number"``.
+        words: what it must be, for messages: ``"a number"``.
         accepts: whether a value is that.
     """
 
@@ -366,17 +365,17 @@ _MARK = "# The settings of a run"
 def read_settings(
     path: str | os.PathLike[str], kinds: Mapping[str, Kind], command: str = "train"
 ) -> dict[str, Any]:
-    """Read a file of settings.
+    """Read a settings file.
 
     Args:
         path: the file.
-        kinds: the settings there are, by name. In the file, a name may have dashes for its
+        kinds: the known settings, by name. In the file, a name may have dashes instead of
             underscores.
-        command: the command of the program that takes them.
+        command: the command that takes them.
 
     Raises:
         OSError: it can't be read.
-        ValueError: it is no TOML, or has a key that is no setting, or a value of another kind.
+        ValueError: it is not TOML, or has an unknown key, or a value of another kind.
     """
     try:
         content = tomllib.loads(read_regular(path).decode("utf-8-sig"))
@@ -387,11 +386,11 @@ def read_settings(
     for key, value in content.items():
         name = key.replace("-", "_")
         if name not in kinds and isinstance(value, dict) and command == "train":
-            raise ValueError(f"{path}: {key!r} is a table: write the settings without any.")
+            raise ValueError(f"{path}: {key!r} is a table: write the settings without tables.")
         if name not in kinds:
             raise ValueError(f"{path}: unknown key {key!r}{_nearest(name, kinds, command)}")
         if name in settings:
-            raise ValueError(f"{path}: {key} is there twice, with a dash and with an underscore.")
+            raise ValueError(f"{path}: {key} is given twice, with a dash and with an underscore.")
         if not kinds[name].accepts(value):
             raise ValueError(f"{path}: {key} must be {kinds[name].words}, not {_shown(value)}.")
         settings[name] = value
@@ -405,7 +404,7 @@ def _nearest(name: str, kinds: Mapping[str, Kind], command: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as TOML has it; what is long, by what it is."""
+    """Return a value as TOML writes it, or the kind of a long one."""
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, list):
@@ -414,10 +413,10 @@ def _shown(value: Any) -> str:
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
-    """Return the text of a file with these settings, without those that are None.
+    """Return the text of a file with these settings, except those that are None.
 
     Args:
-        settings: by name, underscores and all; text, numbers, truth values and lists of them.
+        settings: by name, with underscores; text, numbers, truth values and lists of them.
 
     Raises:
         ValueError: a text, such as the name of a file, can't be written in Unicode.
@@ -457,7 +456,7 @@ def _toml(value: Any) -> str:
         return f"[{', '.join(map(_toml, value))}]"
     if not isinstance(value, str):
         return repr(value)
-    # JSON's escapes are TOML's, but that TOML wants one for DEL too.
+    # TOML has JSON's escapes, and requires one for DEL too.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -465,7 +464,7 @@ def check_settings_file(path: Path) -> None:
     """Refuse to replace a file that :func:`write_settings` did not write.
 
     Raises:
-        OSError: it is such a file, or no regular one; or there is no folder to write it in.
+        OSError: it is such a file, or not a regular file; or its folder does not exist.
     """
     check_replaceable(path)
     if path.exists() and not read_regular(path).startswith(_MARK.encode()):
@@ -478,7 +477,7 @@ def check_settings_file(path: Path) -> None:
 
 
 def write_settings(path: Path, text: str) -> None:
-    """Write a file of settings, whole or not at all.
+    """Write a settings file, completely or not at all.
 
     Raises:
         OSError: it could not be written; an older file is left as it was.

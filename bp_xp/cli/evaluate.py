@@ -50,15 +50,15 @@ def evaluate(
     metric: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Tell the cost and the accuracy of a network on test data.
+    """Print the cost and the accuracy of a network on test data.
 
-    FILE is what train wrote, a network or a checkpoint. The part of the data that train set apart
-    for testing is used. With --stream, rows are read as they are needed; --test-fraction and
-    --split-last are those of train, and --test-fraction 1 takes all rows.
+    FILE is a network or a checkpoint that train wrote. The network is evaluated on the part of the
+    data that train held out for testing. With --stream, rows are read as they are needed;
+    --test-fraction and --split-last are those of train, and --test-fraction 1 takes all rows.
 
-    A network that was trained on a table takes tables, and is judged by all of their rows, in the
-    words and units of the target: R² and the mean absolute error of numbers; accuracy, balanced
-    accuracy and F1 of classes.
+    A network that was trained on a table takes tables, and is evaluated on all of their rows, in
+    the classes and units of the target: R² and the mean absolute error for numbers; accuracy,
+    balanced accuracy and F1 for classes.
 
     \b
     Examples:

@@ -27,19 +27,20 @@ __all__ = ["export", "export_npz"]
 @click.argument("out", metavar="OUT", type=FILE)
 @debug_option
 def export(file: str, out: Path) -> None:
-    """Write a network for those who do not have this library.
+    """Write a network for use without this library.
 
-    FILE is what train wrote, a network or a checkpoint. What OUT ends in says what is written:
+    FILE is a network or a checkpoint that train wrote. The ending of OUT selects the format:
 
     \b
     .onnx  a graph for ONNX runtimes; needs the extra onnx
     .py    a Python file that predicts, and needs nothing but NumPy
     .npz   the weights and biases as a NumPy archive
 
-    The first two predict as this library does. A model of a table has its preparation in them: they
-    take columns by name, and answer with names of classes or in the units of the target.
-    The archive has the arrays W0 (outputs, inputs) and b0 (outputs) of the first layer, W1 and b1
-    of the second, and so on; and a text, about, which is JSON with the sizes, activations and cost.
+    The first two predict as this library does. For a model of a table, they include its
+    preparation: they take columns by name, and return class names, or numbers in the units of the
+    target. The archive has the arrays W0 (outputs, inputs) and b0 (outputs) of the first layer, W1
+    and b1 of the second, and so on; and a text named about, which is JSON with the sizes,
+    activations and cost.
 
     \b
     Examples:
@@ -64,7 +65,7 @@ def export(file: str, out: Path) -> None:
 
 
 def export_npz(network: Network, path: str | os.PathLike[str]) -> Path:
-    """Write the parameters of a network to a NumPy archive, which needs no pickle to be read.
+    """Write the parameters of a network to a NumPy archive, which loads without pickle.
 
     Args:
         network: the network, on any device.

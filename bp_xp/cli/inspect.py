@@ -24,10 +24,10 @@ __all__ = ["inspect"]
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @debug_option
 def inspect(file: str, as_json: bool) -> None:
-    """Tell what is in a file that train wrote: a network, or the checkpoint of a run.
+    """Show what is in a file that train wrote: a network, or the checkpoint of a run.
 
-    Of a network that was trained on a table it tells what is done with each column, and a card: the
-    rows that it was trained on, the ranges and counts that it saw, and how good it was.
+    For a network that was trained on a table, it shows what is done with each column, and a card:
+    the rows that it was trained on, the ranges and counts in them, and how good it was.
 
     \b
     Examples:
@@ -45,7 +45,7 @@ def inspect(file: str, as_json: bool) -> None:
 
 
 def _facts(file: str) -> tuple[dict[str, Any], list[Any]]:
-    """Return what there is to say of a file, as JSON can hold it; and what it keeps of a table."""
+    """Return the facts about a file, as JSON can hold them, and its preparation and card."""
     content = network_file.read(file)
     network, run = content.network, content.run
     facts: dict[str, Any] = {
@@ -78,7 +78,7 @@ def _facts(file: str) -> tuple[dict[str, Any], list[Any]]:
 
 
 def _lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the facts for people: a name and a text each."""
+    """Return the facts for people to read, each as a name and a text."""
     lines = [
         ("file", facts["file"]),
         ("kind", "network" if facts["kind"] == "network" else "checkpoint of a run"),
@@ -101,7 +101,7 @@ def _lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _shown(value: Any) -> str:
-    """Return a setting of a run for people."""
+    """Return a setting of a run for people to read."""
     match value:
         case {"kind": str(kind), **fields}:
             inner = (f"{name}={_shown(one)}" for name, one in fields.items())

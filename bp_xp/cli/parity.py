@@ -25,7 +25,7 @@ __all__ = ["parity"]
 
 
 def _read_targets(ctx: click.Context, option: click.Parameter, text: str | None) -> Any:
-    """Return the targets that a text names; None where there is none."""
+    """Return the targets that a text names; None if there is no text."""
     if text is None:
         return None
     try:
@@ -45,7 +45,7 @@ def _read_targets(ctx: click.Context, option: click.Parameter, text: str | None)
     callback=_read_targets,
     metavar="NAME,NAME,...",
     help="Backends, or backends with a device, as in numpy,torch,torch-cuda:0; the first is the "
-    "reference. Without it: all that work here and have the dtype.",
+    "reference. Default: all that work here and have the dtype.",
 )
 @click.option(
     "--sizes",
@@ -55,18 +55,18 @@ def _read_targets(ctx: click.Context, option: click.Parameter, text: str | None)
     metavar="N,N,...",
     help="Neurons of every layer.",
 )
-@click.option("--steps", default=100, show_default=True, help="How many to take.")
+@click.option("--steps", default=100, show_default=True, help="Number of steps.")
 @click.option(
     "--every",
     default=1,
     show_default=True,
     metavar="STEPS",
-    help="Compare after each so many steps; engines take up to that many at once.",
+    help="Compare each time after this many steps; engines take up to that many at a time.",
 )
 @click.option(
     "--rtol",
     type=float,
-    help="Largest difference that passes, relative to the largest value of a tensor. Without it: "
+    help="Largest difference that passes, relative to the largest value of a tensor. Default: "
     f"{', '.join(f'{rtol:g} in {dtype}' for dtype, rtol in RTOL.items())}.",
 )
 @click.option(
@@ -74,13 +74,13 @@ def _read_targets(ctx: click.Context, option: click.Parameter, text: str | None)
     default="float64",
     show_default=True,
     metavar="NAME",
-    help=f"{' or '.join(SUPPORTED_DTYPES)}, which tells less: training amplifies its rounding.",
+    help=f"{' or '.join(SUPPORTED_DTYPES)}, which shows less: training amplifies its rounding.",
 )
 @activation_option("sigmoid")
 @cost_option("quadratic")
 @optimizer_option
 @click.option(
-    "--learning-rate", type=float, help="Without it: 0.1 for sgd, else that of the optimizer."
+    "--learning-rate", type=float, help="Default: 0.1 for sgd, otherwise that of the optimizer."
 )
 @click.option(
     "--dropout",
@@ -90,15 +90,18 @@ def _read_targets(ctx: click.Context, option: click.Parameter, text: str | None)
     metavar="P[,P...]",
     help="Probability of leaving a hidden neuron out of a step.",
 )
-@click.option("--batch-size", type=int, help="Samples in a mini-batch. Without it: 32.")
+@click.option("--batch-size", type=int, help="Samples in a mini-batch. Default: 32.")
 @click.option(
     "--samples",
     default=250,
     show_default=True,
-    help="How many to draw: normal inputs, random classes.",
+    help="Number of samples to draw: normal inputs, random classes.",
 )
 @click.option(
-    "--seed", default=0, show_default=True, help="Of the samples, the weights and the data order."
+    "--seed",
+    default=0,
+    show_default=True,
+    help="Seed of the samples, the weights and the data order.",
 )
 @debug_option
 def parity(
@@ -117,12 +120,12 @@ def parity(
     cost: str,
     **fit_options: Any,
 ) -> None:
-    """Tell whether a network takes the same steps on several backends.
+    """Check whether a network takes the same steps on several backends.
 
     The same network is trained on each, on random samples, and its parameters are compared before
-    the first step and after each. A table tells the largest difference from the reference (exit
-    status 0). Where there is one too large, the first step and tensor with it are told, and what
-    the cause can be (exit status 1).
+    the first step and after each. A table shows the largest difference from the reference (exit
+    status 0). If a difference is too large, the first step and tensor that have it are shown, and
+    what the cause can be (exit status 1).
 
     \b
     Examples:

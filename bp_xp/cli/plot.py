@@ -1,4 +1,4 @@
-"""``bp-xp plot``: a picture of a network, its training or its mistakes."""
+"""``bp-xp plot``: a picture of a network, its training or its errors."""
 
 from pathlib import Path
 from typing import Any
@@ -40,35 +40,35 @@ _KINDS = {
     "-o",
     type=FILE,
     metavar="PICTURE",
-    help="A .png, .svg or .pdf file, in place of an older one; else <name of FILE>-<kind>.png, "
-    "here.",
+    help="A .png, .svg or .pdf file, which replaces an older one. Default: <name of "
+    "FILE>-<kind>.png, here.",
 )
 @click.option(
     "--shape",
     type=SIZES,
     metavar="HEIGHT,WIDTH",
-    help="Of the inputs as an image; without it, a square.",
+    help="Size of the inputs as an image. Default: a square.",
 )
-@click.option("--units", type=int, help="How many neurons of a layer to show at most.")
+@click.option("--units", type=int, help="Largest number of neurons of a layer to show.")
 @click.option(
-    "--sample", type=int, help="Which sample of the test part, from 0; without it, the first."
+    "--sample", type=int, help="Which sample of the test part, from 0. Default: the first."
 )
-@click.option("--class-names", metavar="NAME,NAME,...", help="What the classes are called.")
+@click.option("--class-names", metavar="NAME,NAME,...", help="Names of the classes.")
 @shared_options
 @click.pass_context
 def plot(ctx: click.Context, kind: str, file: str, output: Path | None, **options: Any) -> None:
-    """Draw a picture of a network, of its training or of its mistakes.
+    """Draw a picture of a network, of its training or of its errors.
 
-    FILE is what train wrote: a network, or a checkpoint. The part of the data that train set apart
-    for testing is used; of a table, all rows. Needs matplotlib.
+    FILE is a network or a checkpoint that train wrote. The part of the data that train held out for
+    testing is used; of a table, all rows. Needs matplotlib.
 
     \b
     KIND            shows                                          options
     curves          cost, accuracy and metrics over the epochs;
                     FILE must be a checkpoint
     weights         those into the first layer, as images          --shape --units
-    confusion       which class was taken for which                --class-names
-    misclassified   samples told wrong, as images                  --class-names --shape
+    confusion       which class was predicted for which                --class-names
+    misclassified   misclassified samples, as images                  --class-names --shape
     regions         what is predicted where, for two inputs        --class-names
     graph           the network, with the activations and errors   --sample --units
                     of one sample
@@ -88,12 +88,12 @@ def plot(ctx: click.Context, kind: str, file: str, output: Path | None, **option
 
 
 def _check_options(ctx: click.Context, kind: str) -> None:
-    """Refuse options that this kind of picture has no use for."""
+    """Refuse options that this kind of picture does not use."""
     known = set().union(*_KINDS.values())
     for option in ctx.command.params:
         given = ctx.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
         if given and option.name in known - _KINDS[kind]:
-            raise click.UsageError(f"{option.opts[0]} has no meaning for {kind}.", ctx)
+            raise click.UsageError(f"{option.opts[0]} does not apply to {kind}.", ctx)
 
 
 def _draw(

@@ -31,7 +31,7 @@ _LINES_AT_ONCE = 1 << 16
 @click.option(
     "--proba",
     is_flag=True,
-    help="Give the probability of each class, separated by commas; of a table, after the class.",
+    help="Write the probability of each class, separated by commas; for a table, after the class.",
 )
 @click.option(
     "--output",
@@ -39,7 +39,7 @@ _LINES_AT_ONCE = 1 << 16
     default="-",
     show_default=True,
     metavar="FILE",
-    help="- is stdout. A .npy file has the labels, outputs or probabilities as an array.",
+    help="- is stdout. A .npy file holds the labels, outputs or probabilities as an array.",
 )
 @click.pass_context
 def predict(
@@ -54,20 +54,20 @@ def predict(
     proba: bool,
     output: str,
 ) -> None:
-    """Write the label of each sample, one a line.
+    """Write the label of each sample, one per line.
 
-    FILE is what train wrote, a network or a checkpoint. Of digits and mnist the test part is taken,
-    of a .npz file the member x or x_test, and of a table (.csv, .npy) every row, with or without a
-    column of labels. A network of numbers instead of classes gives its outputs, separated by
-    commas.
+    FILE is a network or a checkpoint that train wrote. Of digits and mnist, the test part is used;
+    of a .npz file, the member x or x_test; and of a table (.csv, .npy), every row, with or without
+    a column of labels. A network that predicts numbers instead of classes writes its outputs,
+    separated by commas.
 
-    With --stream, rows are read as they are needed, and what is predicted goes to the .npy file of
-    --output, block by block; the file is there once it is whole.
+    With --stream, rows are read as they are needed, and the predictions are written to the .npy
+    file of --output block by block; the file appears once it is complete.
 
     A network that was trained on a table takes tables, and finds their columns by name: their order
-    does not matter, and others are left alone. What is written is a table in CSV: a header, and a
-    line for each row, in order, whose first column is the target; --proba adds a column for each
-    class, under its name.
+    does not matter, and other columns are ignored. The output is a CSV table: a header, and a line
+    for each row, in order. The first column is the target; --proba adds a column for each class,
+    under its name.
 
     \b
     Examples:
@@ -89,7 +89,7 @@ def predict(
         raise ValueError(f"--proba is for classes, and the outputs of {network} are numbers.")
     if to_array and not isinstance(model, Network):
         raise ValueError(
-            f"--output {output}: what {network} predicts is a table, in CSV: name a .csv file."
+            f"--output {output}: {network} predicts a table, in CSV: name a .csv file."
         )
     if isinstance(model, TableModel):
         columns = tables.columns_for(model, network, data, allow_empty=True)
@@ -113,7 +113,7 @@ def predict(
 
 
 def _texts(rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """Yield the lines of a CSV file, many at once."""
+    """Yield the lines of a CSV file, many at a time."""
     lines = iter(rows)
     while some := list(itertools.islice(lines, _LINES_AT_ONCE)):
         text = io.StringIO()

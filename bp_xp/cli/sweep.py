@@ -1,4 +1,4 @@
-"""``bp-xp sweep``: train networks with many settings, and tell which are the best."""
+"""``bp-xp sweep``: train networks with many settings, and show which are the best."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ from bp_xp.sweeps import Distribution, SweepResult, choice, integers, log_unifor
 
 __all__ = ["KEYS", "sweep"]
 
-# The settings of train that a run may have here, and of these what each run can have its own of.
+# The settings of train that a run may have here, and those that may differ between runs.
 _DATA = ("data", "target", "validation_fraction", "metric", "monitor", "backend", "device", "dtype")
 _SEARCHED = (
     *("sizes", "activation", "cost", "epochs", "batch_size", "shuffle", "optimizer"),
@@ -40,12 +40,12 @@ _SEARCHED = (
 _OPTIONS: dict[str, Any] = {
     str(one.name): one for one in train.params if one.name in (*_DATA, *OF_TABLES, *_SEARCHED)
 }
-# Of a table the inputs are not known beforehand, and may differ from fold to fold.
+# The inputs of a table are not known beforehand, and may differ from fold to fold.
 _OPTIONS["hidden_layer_sizes"] = _OPTIONS["sizes"]
 _NOT_OF_TABLES = {
     "sizes": "the inputs follow from the columns of each fold: write hidden-layer-sizes = [64]",
     "cost": "it follows from the task",
-    "early_stopping": "the rows that judge are not there to choose an epoch",
+    "early_stopping": "the rows to judge by can't also choose an epoch",
 }
 _TABLES = config.Kind(
     "a table, or several",
@@ -69,7 +69,7 @@ _DISTRIBUTIONS = {
     "integers": integers,
     "choice": lambda *values: choice(values),
 }
-# What a file calls differently than the function does.
+# Arguments that a file calls by another name than the function does.
 _NAMES = {"metric": "sort_by", "validation_data": "validation_fraction", "metrics": "metric"}
 
 
@@ -84,21 +84,21 @@ def _is_list(value: Any) -> bool:
     "-o",
     type=FILE,
     metavar="FILE",
-    help="A .csv or .parquet file for the table, in place of an older one.",
+    help="A .csv or .parquet file for the table, which replaces an older one.",
 )
 @click.option(
     "--best",
     type=FILE,
     metavar="FILE",
-    help="Where the network of the best settings goes, or the model of a table, in place of an "
-    "older file.",
+    help="A file for the network of the best settings, or for the model of a table, which replaces "
+    "an older one.",
 )
 @click.option(
     "--plot",
     type=FILE,
     metavar="PICTURE",
-    help="Draw how the best settings learn and, where two or more settings are searched, a heat "
-    "map of the first two, to this .png, .svg or .pdf file.",
+    help="Draw the learning curves of the best settings and, if two or more settings are searched, "
+    "a heat map of the first two, to this .png, .svg or .pdf file.",
 )
 @click.option(
     "--jobs", type=int, default=1, show_default=True, help="Processes; -1 is one for each core."
@@ -107,43 +107,43 @@ def _is_list(value: Any) -> bool:
     "--folder",
     type=FILE,
     metavar="FOLDER",
-    help="Keep finished runs here: the same command goes on where it was.",
+    help="Keep finished runs here: the same command resumes where it was.",
 )
 @quiet_option
 @debug_option
 def sweep(file: Path, jobs: int, **files: Path | None) -> None:
-    """Train networks with many settings, and tell which are the best.
+    """Train networks with many settings, and show which are the best.
 
-    FILE is TOML, with the settings of train that all runs share (but for files), and a table
-    [space] of those that are searched: a list of values for each. Several tables [[space]] are
-    searched one after the other, as one for each optimizer, with settings of its own. A value of
-    sizes or of dropout may itself be a list.
+    FILE is TOML. It has the settings of train that all runs share (except files), and a table
+    [space] of the settings to search, with a list of values for each. Several tables [[space]] are
+    searched one after the other, for example one for each optimizer, with its own settings. A value
+    of sizes or of dropout may itself be a list.
 
     \b
     Other keys      what they are
     seeds           how many networks to train with each of the settings, or a list of seeds
-    folds           into how many parts to divide the samples, of which each judges once;
-                    without it, the validation part judges, or a validation-fraction (0.2)
-    sort-by         what settings are judged by; without it, validation_accuracy, or
-                    validation_cost where there are no classes
-    draws           how many settings to draw at random; without it, all are tried
-    halving         of so many settings one goes on, again and again
-    seed            of what is drawn: settings and folds
+    folds           how many parts to divide the samples into; each part judges once.
+                    Default: the validation part judges, or a validation-fraction (0.2)
+    sort-by         the value that settings are judged by. Default: validation_accuracy, or
+                    validation_cost if there are no classes
+    draws           how many settings to draw at random. Default: all are tried
+    halving         of this many settings one continues, repeatedly
+    seed            seed of what is drawn: settings and folds
 
-    To be drawn, a setting may have a distribution in the place of its list, as in
+    With draws, a setting may have a distribution instead of its list, as in
     learning-rate = {log-uniform = [1e-3, 1]}: uniform, log-uniform or integers, with the least and
     the largest number, or choice, with the values.
 
-    Where data is a table (.csv, .tsv, .parquet), each fold learns from its own rows how to prepare
-    the columns, and what is not said is as for train; hidden-layer-sizes stands in the place of
-    sizes. A fifth of the rows is held out from all folds for testing (test-fraction); split-by and
-    split-last hold for folds too. Settings are judged by accuracy or r2.
+    If data is a table (.csv, .tsv, .parquet), each fold learns from its own rows how to prepare the
+    columns, and the other defaults are those of train; hidden-layer-sizes replaces sizes. A fifth
+    of the rows is held out from all folds for testing (test-fraction); split-by and split-last
+    apply to folds too. Settings are judged by accuracy or r2.
 
-    The table is printed, the best settings first, with the mean over seeds and folds and the
-    standard deviation. Runs that differ in numbers alone are trained as one stack. A run that
-    diverges is told in the table. Ctrl-C or SIGTERM ends the sweep with what is finished (exit
-    status 130, 143); settings with fewer runs come after those with all, and there is no best
-    network then.
+    The table is printed, with the best settings first, and with the mean and the standard deviation
+    over seeds and folds. Runs that differ only in numbers are trained as one stack. The table shows
+    which runs diverged. Ctrl-C or SIGTERM ends the sweep with the runs that are finished (exit
+    status 130, 143); settings with fewer runs then come after those with all, and there is no best
+    network.
 
     \b
     A file, digits.toml:
@@ -166,7 +166,7 @@ def sweep(file: Path, jobs: int, **files: Path | None) -> None:
       bp-xp sweep rents.toml --best rents.safetensors --output table.parquet
     """  # noqa: D301
     if not jobs:
-        raise click.UsageError("--jobs 0 leaves nobody to train: 1 process, or -1 for each core.")
+        raise click.UsageError("--jobs 0 leaves no process to train: pass 1, or -1 for each core.")
     given = SimpleNamespace(file=file, jobs=jobs, **files)
     settings = _read(file)
     _check_files(given, settings["data"])
@@ -182,7 +182,7 @@ def sweep(file: Path, jobs: int, **files: Path | None) -> None:
     if not table.complete:
         missing = "" if given.best is None else f", and {given.best} is not written"
         stop(
-            f"interrupted: the table is of the runs that were finished{missing}", termination.number
+            f"interrupted: the table holds the runs that were finished{missing}", termination.number
         )
 
 
@@ -192,7 +192,7 @@ def _words(argument: str, value: Any, *, data: str) -> str | None:
     if letter in ("x", "y"):
         return f"{'the target of ' if letter == 'y' else ''}{data}{part and f', {part} part,'}"
     name, bracket, index = argument.rpartition(".")[2].partition("[")
-    if name == "sizes" and is_table(data):  # of which the first and the last are not in the file
+    if name == "sizes" and is_table(data):  # the first and the last size are not in the file
         return "hidden-layer-sizes"
     key = _NAMES.get(name, name).replace("_", "-")
     if key not in KEYS:
@@ -210,13 +210,13 @@ def _read(path: Path) -> dict[str, Any]:
     """Return the settings of a file, by name.
 
     Raises:
-        ValueError: a key is none, or a value is of another kind.
+        ValueError: a key is unknown, or a value is of another kind.
         OSError: the file can't be read.
     """
     kinds = {name: option.kind for name, option in _OPTIONS.items()} | _OWN
     settings = config.read_settings(path, kinds, "sweep")
     if "space" not in settings:
-        raise ValueError(f"{path} has no table [space]: it says what is searched.")
+        raise ValueError(f"{path} has no table [space], which says what to search.")
     settings = {
         name: value if name in _OWN else _value(path, name, value)
         for name, value in settings.items()
@@ -230,12 +230,12 @@ def _read(path: Path) -> dict[str, Any]:
     for name in dict.fromkeys(name for one in (settings, *settings["space"]) for name in one):
         _check_data(path, name, settings["data"])
     if "folds" in settings and "validation_fraction" in settings:
-        raise ValueError("folds and validation-fraction both say what judges: leave one out.")
+        raise ValueError("folds and validation-fraction both say what to judge by: leave one out.")
     return settings
 
 
 def _check_data(path: Path, name: str, data: str) -> None:
-    """Refuse a setting that is for tables alone, or not for them.
+    """Refuse a setting that is only for tables, or not for tables.
 
     Raises:
         ValueError: it does not fit the data.
@@ -255,18 +255,18 @@ def _space(path: Path, table: Mapping[str, Any]) -> dict[str, Any]:
         if name not in _SEARCHED:
             known = [one.replace("_", "-") for one in _SEARCHED]
             raise ValueError(
-                f"{path}: {key!r} in [space] is none of {', '.join(known)}."
+                f"{path}: {key!r} in [space] is not one of {', '.join(known)}."
                 f"{checks.did_you_mean(key, known)}"
             )
         if name in space:
             dashed = name.replace("_", "-")
-            raise ValueError(f"{path}: {dashed} is there twice, once with an underscore.")
+            raise ValueError(f"{path}: {dashed} is given twice, once with an underscore.")
         space[name] = _values(path, name, values)
     return space
 
 
 def _values(path: Path, name: str, values: Any) -> list[Any] | Distribution:
-    """Return the values of a setting that is searched, or what they are drawn from."""
+    """Return the values of a setting that is searched, or their distribution."""
     key = name.replace("_", "-")
     if isinstance(values, Mapping):
         (kind, arguments), *others = [*values.items(), (None, None)]
@@ -309,9 +309,9 @@ def _value(path: Path, name: str, value: Any) -> Any:
 
 
 def _common(given: SimpleNamespace, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that a sweep has, whatever its data are, as its function takes them."""
+    """Return the arguments of the sweep function that do not depend on the kind of data."""
     defaults = defaults_of(settings["data"], is_table=is_table(settings["data"]))
-    # A network of all samples has none left to be watched.
+    # A network trained on all samples has no samples left to watch.
     is_watched = "folds" not in settings and not is_table(settings["data"])
     as_runs_take = functools.partial(
         _as_runs_take,
@@ -346,7 +346,7 @@ def _common(given: SimpleNamespace, settings: Mapping[str, Any]) -> dict[str, An
 def _sweep(
     settings: Mapping[str, Any], common: dict[str, Any]
 ) -> tuple[SweepResult, Callable[[], str]]:
-    """Make the runs; return their table, and what tells how good its network is."""
+    """Run the sweep; return its result, and a function that describes its network."""
     dataset = load_data(settings["data"], settings.get("target", -1))
     shared = _shared(settings, dataset, common["space"])
     table = bp_xp.sweep(
@@ -368,7 +368,7 @@ def _sweep(
 def _shared(
     settings: Mapping[str, Any], dataset: Dataset, spaces: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return the settings that all runs have, those that follow from the data among them."""
+    """Return the settings that all runs share, including those that follow from the data."""
     defaults = defaults_of(settings["data"])
     where = {
         "activation": settings.get("activation", "relu"),
@@ -383,7 +383,7 @@ def _shared(
     for space in spaces:
         sizes = space.get("sizes", [])
         for one in sizes.values if isinstance(sizes, Distribution) else sizes:
-            make(one)  # which tells if they do not fit the data
+            make(one)  # which raises an error if they do not fit the data
     logger.info("%r", dataset)
     tell_device(network)
     shared = {
@@ -411,7 +411,7 @@ def _as_runs_take(name: str, value: Any, *, rate: float, monitor: str, watched: 
 
 
 def _as_written(settings: dict[str, Any]) -> None:
-    """Let settings of a table be as the file has them, where runs take objects."""
+    """Replace the objects that runs take by the texts and numbers of the file."""
     if "optimizer" in settings:
         settings["optimizer"] = config.optimizer_settings(settings["optimizer"])["optimizer"]
     if "early_stopping" in settings:
@@ -419,7 +419,7 @@ def _as_written(settings: dict[str, Any]) -> None:
 
 
 def _validation(settings: Mapping[str, Any], dataset: Dataset) -> Any:
-    """Return what judges the runs: None where folds do."""
+    """Return the validation data of the runs: None if folds judge."""
     if "folds" in settings:
         return None
     if dataset.x_validation is not None:
@@ -432,7 +432,7 @@ def _validation(settings: Mapping[str, Any], dataset: Dataset) -> Any:
 
 
 def _check_files(given: SimpleNamespace, data: str) -> None:
-    """Refuse files that could not be written, before there is anything to lose."""
+    """Refuse files that can't be written, before any work is done."""
     inputs = [given.file, data]
     for name in ("output", "best"):
         path = getattr(given, name)
@@ -441,7 +441,7 @@ def _check_files(given: SimpleNamespace, data: str) -> None:
             check_replaceable(path)
     if given.output is not None and given.output.suffix.lower() not in (".csv", ".parquet"):
         raise ValueError(
-            f"--output {given.output} must end in .csv or .parquet: these are the formats."
+            f"--output {given.output} must end in .csv or .parquet: these are its formats."
         )
     if given.best is not None:
         network_file.check_suffix(given.best)
@@ -470,7 +470,7 @@ def _write(given: SimpleNamespace, table: SweepResult, tell: Callable[[], str]) 
 
 
 def _draw(path: Path, table: SweepResult) -> None:
-    """Draw curves and, of two settings or more, a heat map."""
+    """Draw curves and, for two settings or more, a heat map."""
     with drawing(path):
         from matplotlib import pyplot
 

@@ -66,25 +66,25 @@ __all__ = ["train"]
 @activation_option("relu")
 @cost_option()
 @of_network("--dtype", default="float32", metavar="NAME", help=f"{' or '.join(SUPPORTED_DTYPES)}.")
-@of_network("--seed", type=int, default=0, help="Of initial weights and data order.")
+@of_network("--seed", type=int, default=0, help="Seed of the initial weights and data order.")
 @of_table(
     "--task",
     type=click.Choice(TASKS),
-    help="What to learn; without it, the values of the target decide.",
+    help="What to learn. By default, the values of the target decide.",
 )
-@of_table("--numeric", type=COLUMNS, metavar="A,B...", help="Columns to take for numbers.")
-@of_table("--categorical", type=COLUMNS, metavar="A,B...", help="Columns to take for categories.")
+@of_table("--numeric", type=COLUMNS, metavar="A,B...", help="Columns to treat as numbers.")
+@of_table("--categorical", type=COLUMNS, metavar="A,B...", help="Columns to treat as categories.")
 @of_table("--drop", type=COLUMNS, metavar="A,B...", help="Columns to leave out.")
 @of_table(
     "--split-by",
     metavar="COLUMN",
-    help="Hold rows out by groups: equal values of this column stay together.",
+    help="Hold out rows by groups: equal values of this column stay together.",
 )
 @split_options
 @of_table(
     "--importance",
     is_flag=True,
-    help="Tell how much each column counts on the test part, and draw it beside the output.",
+    help="Print how much each column matters on the test part, and draw it next to the output.",
 )
 @of_run("--epochs", type=int, help="Passes over the data.")
 @of_run("--batch-size", type=int, help="Samples in a mini-batch.")
@@ -92,8 +92,8 @@ __all__ = ["train"]
     "--buffer-size",
     type=int,
     metavar="ROWS",
-    help="With --stream: rows that are shuffled among each other; twice as many are in memory. "
-    "Without it: what takes 256 MiB.",
+    help="With --stream: the number of rows that are shuffled together; twice as many are in "
+    "memory. Default: as many as take 256 MiB.",
 )
 @of_run("--shuffle/--no-shuffle", default=True, help="Whether each epoch has a new order.")
 @distributed_option
@@ -101,17 +101,17 @@ __all__ = ["train"]
 @of_optimizer(
     "--learning-rate",
     type=float,
-    help="η, the length of a step. Without it: see above for sgd, 0.001 for adam and adamw, 0.002 "
+    help="η, the length of a step. Default: see above for sgd, 0.001 for adam and adamw, 0.002 "
     "for nadam, 0.01 for adagrad and rmsprop.",
 )
 @of_optimizer(
     "--momentum",
     type=float,
-    help="μ of sgd and rmsprop, from 0 (none) to below 1. Without it: 0.9 for sgd, 0 for rmsprop.",
+    help="μ of sgd and rmsprop, from 0 (none) to below 1. Default: 0.9 for sgd, 0 for rmsprop.",
 )
 @of_optimizer("--nesterov", is_flag=True, help="Nesterov's momentum, for sgd.")
 @of_optimizer(
-    "--weight-decay", type=float, help="λ of adamw. Without it: 0.01. For the others there is --l2."
+    "--weight-decay", type=float, help="λ of adamw. Default: 0.01. For the others, use --l2."
 )
 @of_optimizer(
     "--schedule",
@@ -121,7 +121,7 @@ __all__ = ["train"]
     help=f"How the learning rate changes: {', '.join(config.SCHEDULES.values())}.",
 )
 @of_optimizer(
-    "--warm-up", type=int, metavar="STEPS", help="Over how many steps the rate rises before."
+    "--warm-up", type=int, metavar="STEPS", help="Number of steps over which the rate rises first."
 )
 @of_regularization("--l1", type=float, default=0.0, help="Strength of the L1 term l1 Σ |w|.")
 @of_regularization("--l2", type=float, default=0.0, help="Strength of the L2 term (l2/2) Σ w².")
@@ -131,7 +131,7 @@ __all__ = ["train"]
     default="0.0",
     metavar="P[,P...]",
     help="Probability of leaving a hidden neuron out of a step: one for all hidden layers, or one "
-    "for each; one more, in front, is that of the inputs.",
+    "for each; an additional one in front is that of the inputs.",
 )
 @of_regularization("--clip-norm", type=float, help="Largest norm of the whole gradient.")
 @of_regularization("--clip-value", type=float, help="Largest absolute value of a derivative.")
@@ -140,26 +140,26 @@ __all__ = ["train"]
     "--class-weight",
     type=CLASS_WEIGHT,
     metavar="WEIGHTS",
-    help="How much classes count: balanced, or LABEL:WEIGHT,... as in 0:1,3:2.5 (others 1).",
+    help="Weights of the classes: balanced, or LABEL:WEIGHT,... as in 0:1,3:2.5 (others 1).",
 )
 @of_validation(
     "--validation-fraction",
     type=float,
     default=0.0,
-    help="Share of the training samples to hold out and judge each epoch by.",
+    help="Share of the training samples to hold out and evaluate each epoch on.",
 )
 @metric_option
 @of_validation(
     "--early-stopping",
     type=int,
     metavar="EPOCHS",
-    help="End after so many epochs without an improvement, and keep the best network.",
+    help="Stop after this many epochs without an improvement, and keep the best network.",
 )
 @of_validation(
     "--monitor",
     metavar="VALUE",
     help="What --early-stopping and --schedule plateau watch: cost, accuracy, validation_cost, "
-    "validation_accuracy, validation_METRIC. Without it: validation_cost.",
+    "validation_accuracy, validation_METRIC. Default: validation_cost.",
 )
 @device_option
 @backend_option
@@ -168,20 +168,20 @@ __all__ = ["train"]
     "-o",
     type=FILE,
     metavar="FILE",
-    help="Where the network goes, in place of an older file; else <data>.safetensors, here.",
+    help="The file for the network; an older one is replaced. Default: <data>.safetensors, here.",
 )
 @of_files(
     "--checkpoint",
     type=FILE,
     metavar="FILE",
-    help="Keep the run here, after each epoch and when it is interrupted.",
+    help="Save the run here, after each epoch and when it is interrupted.",
 )
-@of_files("--checkpoint-every", type=int, metavar="STEPS", help="And after so many steps.")
-@of_files("--resume", is_flag=True, help="Go on from the checkpoint, if there is one.")
+@of_files("--checkpoint-every", type=int, metavar="STEPS", help="Save after this many steps too.")
+@of_files("--resume", is_flag=True, help="Resume from the checkpoint, if there is one.")
 @of_files(
     "--overwrite",
     is_flag=True,
-    help="Replace the checkpoint of another run, and an output that is no network of this library.",
+    help="Replace the checkpoint of another run, or an output that is not a bp_xp network.",
 )
 @of_files(
     "--plot",
@@ -193,7 +193,7 @@ __all__ = ["train"]
     "--log",
     type=FILE,
     metavar="FILE",
-    help="Write each epoch to this .csv or .jsonl file, in place of an older one.",
+    help="Write each epoch to this .csv or .jsonl file, which replaces an older one.",
 )
 @click.option(
     "--config",
@@ -221,47 +221,46 @@ def train(ctx: click.Context, **options: Any) -> None:
     mnist is downloaded once (11.6 MB), or read from the folder that the environment variable
     BP_XP_DATA_DIR names.
 
-    A table (.csv, .tsv, .parquet) has columns of numbers, text, dates, and empty fields. What is
-    done with each is told, and can be changed: --task, --numeric, --categorical, --drop. Numbers
-    are scaled, text becomes categories, the target may be text or numbers in any unit; the network
-    keeps all of that. A fifth of the rows is held out for testing, always the same, and of the
-    others the share --validation-fraction, for choosing the best epoch. Without other options:
-    sizes 128,128 between inputs and outputs, 150 epochs in mini-batches of at most 128 rows, adam
-    with a learning rate that falls from 0.006 along a cosine, dropout 0.2, and l2 of
-    6 / rows, but 0.002 to 0.01.
+    A table (.csv, .tsv, .parquet) has columns of numbers, text, dates, and empty fields. The
+    command prints what it does with each, and --task, --numeric, --categorical and --drop change
+    it. Numbers are scaled, text becomes categories, and the target may be text or numbers in any
+    unit; the network keeps all of that. A fifth of the rows is held out for testing, always the
+    same, and --validation-fraction holds out a share of the others to choose the best epoch.
+    Defaults for tables: sizes 128,128 between inputs and outputs, 150 epochs in mini-batches of at
+    most 128 rows, adam with a learning rate that falls from 0.006 along a cosine, dropout 0.2, and
+    an l2 of 6 / rows, limited to 0.002 to 0.01.
 
-    A .npz file holds x and y, of which a fifth is set apart for testing, always the same; or
-    x_train, y_train, x_test and y_test. A .npy file has a row for each sample and the labels in a
-    column, or in a file of their own (--targets). Bytes are taken for images: 0 to 255 become
-    inputs from 0 to 1. Whole numbers from 0 up are classes: one output each, and the cost is
+    A .npz file holds x and y, of which a fifth is held out for testing, always the same; or
+    x_train, y_train, x_test and y_test. A .npy file has a row for each sample, and the labels in a
+    column or in a separate file (--targets). Bytes are treated as images: 0 to 255 become inputs
+    from 0 to 1. Whole numbers from 0 up are classes: each has an output, and the cost is
     categorical_cross_entropy. Other numbers are fitted as they are: the cost is quadratic and the
-    outputs have no activation; --cost huber minds outliers less, and fits whole numbers too. Large
-    inputs are best scaled to about 1 beforehand.
+    outputs have no activation; --cost huber is less sensitive to outliers, and fits whole numbers
+    too. It is best to scale large inputs to about 1 beforehand.
 
-    With --stream the samples stay in their file, and need not fit in memory. Blocks of rows are
-    read in a new order each epoch, and shuffled in a buffer. To test on, and for
-    --validation-fraction, blocks of rows are drawn from all over the file, always the same (of
-    1,000 blocks, so that some rows in a row stay together); --split-last takes the last rows. A
-    .npz or .h5 file, or a folder of .npy files, may have parts of its own: x_train, y_train, x_test
-    and so on.
+    With --stream, the samples stay in their file and need not fit in memory. Blocks of rows are
+    read in a new order each epoch, and shuffled in a buffer. Blocks of rows for testing and for
+    --validation-fraction are drawn from the whole file, always the same (of 1,000 blocks, so that
+    neighboring rows stay together); --split-last takes the last rows. A .npz or .h5 file, or a
+    folder of .npy files, may have its own parts: x_train, y_train, x_test and so on.
 
-    The learning rate stays as it is unless --schedule changes it: step multiplies it by FACTOR
-    after every STEPS steps, exponential does so little by little, cosine lets it fall to FINAL (0)
-    over STEPS steps (those of the run), restarts does so again and again, each time over FACTOR (1)
-    times as many steps, onecycle lets it rise to --learning-rate from 1/25 of it, over a SHARE
-    (0.3) of STEPS steps (those of the run), and then fall almost to 0, inverse divides it by
-    (steps + 1) to the POWER (0.5), and plateau multiplies it by FACTOR (0.5) when EPOCHS (10) have
-    brought no improvement. An epoch has samples / batch size steps, rounded up.
+    The learning rate is constant unless --schedule changes it. step multiplies it by FACTOR after
+    every STEPS steps; exponential does so gradually; cosine lowers it to FINAL (0) over STEPS steps
+    (those of the run); restarts does so repeatedly, each time over FACTOR (1) times as many steps;
+    onecycle raises it from 1/25 of --learning-rate to --learning-rate over a SHARE (0.3) of STEPS
+    steps (those of the run), and then lowers it almost to 0; inverse divides it by (steps + 1) to
+    the POWER (0.5); and plateau multiplies it by FACTOR (0.5) after EPOCHS (10) without an
+    improvement. An epoch has samples / batch size steps, rounded up.
 
-    A file for --config has a key for each option, as in batch-size = 32; options given here win,
-    and --optimizer leaves out the file's momentum, nesterov and weight-decay. Paths in the file
-    start from its folder. The settings of each run are written beside its network, as NAME.toml
-    for NAME.safetensors, all but --resume and --overwrite: that file, given to --config, repeats
-    the run.
+    A file for --config has a key for each option, as in batch-size = 32. Options given here take
+    precedence, and --optimizer drops the file's momentum, nesterov and weight-decay. Paths in the
+    file are relative to its folder. The settings of each run, except --resume and --overwrite, are
+    written next to its network, as NAME.toml for NAME.safetensors; that file, given to --config,
+    repeats the run.
 
-    Ctrl-C or SIGTERM ends the run after the step under way and writes the network all the same
-    (exit status 130, 143); the second one ends it at once. With --checkpoint, the same command and
-    --resume then go on as if nothing had happened.
+    Ctrl-C or SIGTERM ends the run after the step in progress, and the network is still written
+    (exit status 130, 143); a second one ends it immediately. With --checkpoint, the same command
+    with --resume then resumes as if nothing had happened.
 
     \b
     Examples:
@@ -288,7 +287,7 @@ def train(ctx: click.Context, **options: Any) -> None:
     given.path = given.output or Path(f"{tables.stem(given.data)}.safetensors")
     given.settings_path = check_files(given, given.path)
     defaults = defaults_of(given.data, is_table=given.is_table)
-    # What can be said without the data is said before it is loaded.
+    # What can be checked without the data is checked before it is loaded.
     check_numbers(given, defaults)
     optimizer = make_optimizer(given, defaults)
     optimizer(1 + (given.warm_up or 0))
@@ -303,6 +302,6 @@ def train(ctx: click.Context, **options: Any) -> None:
     if history.stopped == "interrupt" or termination.asked():
         epoch = history.best_epoch
         which = "the last complete step" if epoch is None else f"epoch {epoch}, the best,"
-        go_on = "" if given.checkpoint is None else "; the same command with --resume goes on"
+        go_on = "" if given.checkpoint is None else "; the same command with --resume resumes it"
         stop(f"interrupted: the network of {which} is in {given.path}{go_on}", number)
     tell_result(given, network, dataset, history)

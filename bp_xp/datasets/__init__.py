@@ -1,6 +1,6 @@
-"""Data sets for training: two of handwritten digits, and readers for one's own files.
+"""Data sets for training: two of handwritten digits, and readers for your own files.
 
-Everything here is a NumPy array on the host; a network moves it to its device when it is given it.
+All data are NumPy arrays on the host; a network moves them to its device when it gets them.
 """
 
 from bp_xp.datasets.dataset import Dataset

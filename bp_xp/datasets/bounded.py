@@ -1,4 +1,4 @@
-"""Reading files that nobody has vouched for: never more than a checked header promised."""
+"""Reading untrusted files: never more than a checked header promised."""
 
 import math
 from io import BufferedIOBase
@@ -14,13 +14,12 @@ _CHUNK = 2**20
 
 
 def expansion_limit(n_stored: int, max_bytes: int | None) -> int:
-    """How many bytes a compressed file may expand to.
+    """Return how many bytes a compressed file may expand to.
 
     Args:
         n_stored: the size of the file on disk, in bytes.
-        max_bytes: what the caller allows; None for 100 times the file's size, or 64 MiB where
-            that is more: numbers seldom compress so well, and what small files expand to is
-            harmless.
+        max_bytes: what the caller allows; None for 100 times the file's size, or 64 MiB if that is
+            more: numbers rarely compress so well, and small files expand to harmless sizes.
 
     Returns:
         The limit, in bytes.
@@ -36,22 +35,22 @@ def read_array(
     dtype: np.dtype,
     order: Literal["C", "F"] = "C",
 ) -> tuple[np.ndarray, int]:
-    """Read an array whose size the caller has checked against what may come.
+    """Read an array whose size the caller has checked against the size of the file.
 
     Args:
-        stream: where its bytes begin.
+        stream: a stream at the first byte of the array.
         shape: its shape.
-        dtype: how a number is stored there, byte order included.
-        order: "C" for rows after one another, "F" for columns.
+        dtype: how a number is stored there, including the byte order.
+        order: "C" for row after row, "F" for column after column.
 
     Returns:
-        The array, in this machine's byte order, and how many bytes came before the stream ended;
-        where these are too few, the rest of the array is not set.
+        The array, in this machine's byte order, and the number of bytes before the stream ended; if
+        these are too few, the rest of the array is not set.
     """
     flat = np.empty(math.prod(shape), dtype)
     octets = flat.view(np.uint8)
     n_read = 0
-    # In pieces: read(size) would hold everything a second time.
+    # Read in pieces: read(size) would keep everything in memory twice.
     while chunk := stream.read(min(_CHUNK, octets.size - n_read)):
         octets[n_read : n_read + len(chunk)] = np.frombuffer(chunk, np.uint8)
         n_read += len(chunk)

@@ -1,8 +1,8 @@
-"""What reads tables from files: a session of DuckDB, and what the first line of a file tells.
+"""Reading tables from files: a session of DuckDB, and what the first line of a file shows.
 
-DuckDB reads the fields and converts them. What a separator is and what a header is, this module
-decides by itself, from the first line: a guess from many lines turns a table with one broken line
-into another table.
+DuckDB reads the fields and converts them. This module itself decides about the separator and the
+header, from the first line: a guess from many lines can turn a table with one broken line into a
+different table.
 """
 
 import codecs
@@ -43,22 +43,22 @@ __all__ = [
 ]
 
 MISSING_WORDS = ("NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?")
-"""What stands for a missing value in a file, beside an empty field."""
+"""Words that mean a missing value in a file, besides an empty field."""
 
 OFFLINE: Any = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
-"""How DuckDB begins: extensions are downloaded, and all that is needed here is built in."""
+"""The settings of DuckDB: it would download extensions, but everything needed is built in."""
 
 _HEAD = 2**20
-"""Bytes in which the first line must end."""
+"""The number of bytes within which the first line must end."""
 
 _LINE_LIMIT = 2**21
-"""Bytes that a line may have."""
+"""The largest number of bytes in a line."""
 
 BLANKS = "' ' || chr(9)"
-"""What is no part of a field at its ends, in SQL."""
+"""Characters to remove from the ends of a field, in SQL."""
 
 _SLIP = 0.9
-"""A column is of numbers or dates, but for slips, from this share of its values on."""
+"""With at least this share of numbers or dates, the other values of a column are mistakes."""
 
 _PLAIN = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?[iI]nf(inity)?"
 PADDED = r"[ \t]*0\d+[ \t]*"
@@ -72,7 +72,7 @@ DATES = {
     "day/month/year": "try_strptime({0}, ['%d/%m/%Y', '%d/%m/%Y %H:%M', '%d-%m-%Y'])",
     "month/day/year": "try_strptime({0}, ['%m/%d/%Y', '%m/%d/%Y %H:%M', '%m-%d-%Y'])",
 }
-"""Styles of dates, and the expression that reads one; NULL where a value is not of this style."""
+"""Styles of dates, and the expression that reads one; NULL if a value has another style."""
 
 _LIKE_DATE = r"\d{1,4}[-/.]\d{1,2}[-/.]\d.*"
 
@@ -80,12 +80,12 @@ _BOOLEAN = "lower({0}) IN ('true', 'false')"
 
 
 class FirstLine(NamedTuple):
-    """What the beginning of a CSV file tells.
+    """What the beginning of a CSV file shows.
 
     Attributes:
-        fields: those of the first line that is not blank.
-        separator: what is between them.
-        encoding: as DuckDB calls it.
+        fields: the fields of the first line that is not blank.
+        separator: the character between them.
+        encoding: its name in DuckDB.
     """
 
     fields: Sequence[str]
@@ -94,7 +94,7 @@ class FirstLine(NamedTuple):
 
 
 class Typing(NamedTuple):
-    """How text becomes numbers and dates: arguments of read_table."""
+    """How text is converted to numbers and dates: arguments of read_table."""
 
     separator: str
     decimal: str | None
@@ -103,7 +103,7 @@ class Typing(NamedTuple):
 
 
 def first_line(path: Path, encoding: str | None, separator: str | None) -> FirstLine:
-    """Look at the first line of a CSV file.
+    """Inspect the first line of a CSV file.
 
     Raises:
         DataFormatError: there is none, or it is not text.
@@ -117,7 +117,7 @@ def first_line(path: Path, encoding: str | None, separator: str | None) -> First
     if encoding is None:
         marks = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
         encoding = "utf-16" if head.startswith(marks) else "utf-8"
-    # The last character may be cut.
+    # The last character may be incomplete.
     decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)()
     try:
         start = decoder.decode(head).lstrip("\r\n")
@@ -140,7 +140,7 @@ def first_line(path: Path, encoding: str | None, separator: str | None) -> First
 
 @contextlib.contextmanager
 def _one_kind_of_ends(path: Path, encoding: str) -> Iterator[str | None]:
-    """Write a file anew where ends of its lines differ, and give its path; else give None."""
+    """Write a copy of a file whose line endings differ, and return its path, or None."""
     with open_regular(path) as file:
         packed = path.suffix.lower() == ".gz"
         content = (gzip.GzipFile(fileobj=file) if packed else file).read()
@@ -164,7 +164,7 @@ def _instance(process: int) -> Any:
     """Return DuckDB in memory; it takes longer to start than to read a small table.
 
     Args:
-        process: the number of this process; the threads of another one are not there after a fork.
+        process: the number of this process; threads of another process do not exist after a fork.
     """
     import duckdb
 
@@ -175,18 +175,18 @@ class Database:
     """A session of DuckDB that has one table, "t", whose columns are c0, c1 ...
 
     Args:
-        path: the file that the table is from.
+        path: the file of the table.
         allow_empty: whether it may have no rows.
-        connection: a session to use; None is one of a database in memory.
+        connection: a session to use; None starts one with a database in memory.
     """
 
     def __init__(self, path: Path, allow_empty: bool = False, connection: Any = None) -> None:
         self._path, self._allow_empty = path, allow_empty
-        import duckdb  # here, as it takes longer to import than all of bp_xp
+        import duckdb  # here, because importing it takes longer than importing bp_xp
 
         self._duckdb: Any = duckdb
         self._connection = connection or _instance(os.getpid()).cursor()
-        self._connection.execute("SET enable_progress_bar = false")  # output is the program's own
+        self._connection.execute("SET enable_progress_bar = false")  # output belongs to the program
 
     def __enter__(self) -> "Database":
         return self
@@ -197,7 +197,7 @@ class Database:
             raise KeyboardInterrupt from error
 
     def _file(self) -> str:
-        """Return the name of the file in SQL, where *, ? and [ would stand for other names."""
+        """Return the name of the file in SQL, where *, ? and [ would match other names."""
         return quoted(re.sub(r"([*?\[])", r"[\1]", str(self._path)))
 
     def parquet(self) -> dict[str, np.ndarray]:
@@ -225,13 +225,13 @@ class Database:
         """Read a CSV file into the table, as text without spaces around it; return the names.
 
         Args:
-            first: what its first line tells.
-            header: whether that holds names; None to decide.
-            missing_words: what stands for a missing value.
+            first: what its first line shows.
+            header: whether that line holds names; None to decide.
+            missing_words: the words that mean a missing value.
             limit: how many lines to read; None reads all.
 
         Raises:
-            DataFormatError: it can't be read, has no rows, or a name twice.
+            DataFormatError: it can't be read, has no rows, or has a name twice.
         """
         width = len(first.fields)
         self._guessed = header is None
@@ -264,7 +264,7 @@ class Database:
         """Return the names of the columns.
 
         Raises:
-            DataFormatError: two have one name.
+            DataFormatError: two have the same name.
         """
         names = names_of(first.fields, header)
         twice = [name for name in names if names.count(name) > 1]
@@ -272,18 +272,18 @@ class Database:
             places = [i + 1 for i, name in enumerate(names) if name == twice[0]]
             raise DataFormatError(
                 f"{self._path}, line 1: columns {places[0]} and {places[1]} are both called "
-                f"{twice[0][:40]!r}. Give every column a name of its own."
+                f"{twice[0][:40]!r}. Give every column its own name."
             )
         return names
 
     def _clean(self, width: int, missing_words: Iterable[str]) -> int:
-        """Make the table of what was read, and return how many rows it has.
+        """Make the table from what was read, and return its number of rows.
 
-        Columns of plain numbers, in which there is nothing to clean, are noted: most large tables
-        are made of them, and looking closer at each field takes longer than to read it.
+        Columns of plain numbers, which need no cleaning, are recorded: most large tables consist of
+        them, and inspecting each field takes longer than reading it.
         """
         columns = [f"c{i}" for i in range(width)]
-        # DuckDB would take a blank line for the header.
+        # DuckDB would treat a blank line as the header.
         rows = f"FROM raw WHERE rowid >= {int(self.has_header)}"
         matches = [f"{count_matching(c, _PLAIN)}, {count_matching(c, PADDED)}" for c in columns]
         n_rows, *counts = self._one(f"SELECT count(*), {', '.join(matches)} {rows}")
@@ -300,7 +300,7 @@ class Database:
         return n_rows
 
     def _lines(self, file: str, first: FirstLine, width: int) -> str:
-        """Return the expression that reads a file in SQL, all of it as text."""
+        """Return the SQL expression that reads a whole file as text."""
         columns = ", ".join(f"c{i}: 'VARCHAR'" for i in range(width))
         return (
             f"read_csv({file}, columns = {{{columns}}}, auto_detect = false, header = false, "
@@ -313,7 +313,7 @@ class Database:
         """Refuse text that holds NUL.
 
         Raises:
-            DataFormatError: some does.
+            DataFormatError: there is NUL in it.
         """
         has_nul = " OR ".join(["false", *(f"contains({c}, chr(0))" for c in columns)])
         found = self._connection.execute(
@@ -326,7 +326,7 @@ class Database:
             )
 
     def _unreadable(self, problem: str, width: int) -> DataFormatError:
-        """Return the error of a file that DuckDB does not read, in one line."""
+        """Return the error for a file that DuckDB can't read, in one line."""
         found = re.search(r"CSV Error on Line: (\d+)", problem)
         where = f", line {found[1]}" if found else ""
         fields = re.search(r"Expected Number of Columns: \d+ Found: (\d+)", problem)
@@ -339,7 +339,7 @@ class Database:
         if "unicode" in problem or "not utf-8" in problem:
             return _not_text(self._path, where)
         known = {
-            "unterminated quote": 'a quote " opens a field and no other closes it',
+            "unterminated quote": 'a quote " opens a field, and no quote closes it',
             "invalid state": "quotes are not as in CSV: double one that is inside a field",
             "Maximum line size": f"the line is longer than the limit of {_LINE_LIMIT:,} bytes",
         }
@@ -348,16 +348,16 @@ class Database:
         return DataFormatError(f"{self._path}{where}: {what}.")
 
     def _one(self, query: str) -> tuple[Any, ...]:
-        """Return the first row that a query gives."""
+        """Return the first row of the result of a query."""
         row = self._connection.execute(query).fetchone()
         assert row is not None
         return row
 
     def typed(self, names: Sequence[str], how: Typing) -> dict[str, np.ndarray]:
-        """Return the columns, each of the type that its values are of.
+        """Return the columns, each with the type of its values.
 
         Raises:
-            DataFormatError: a column has a slip in it, or dates of which none tells the style.
+            DataFormatError: a column has a wrong value, or dates of an ambiguous style.
         """
         columns = [f"c{i}" for i in range(len(names))]
         kept = [name in how.text for name in names]
@@ -382,7 +382,7 @@ class Database:
         """Return all columns as numbers, NaN where missing, shape (N, columns).
 
         Raises:
-            DataFormatError: a field is no number.
+            DataFormatError: a field is not a number.
         """
         columns = [f"c{i}" for i in range(len(names))]
         decimal = self._decimal(columns, separator)
@@ -395,11 +395,11 @@ class Database:
         return np.stack([_plain(table[column]) for column in columns], axis=1)
 
     def _is_plain(self, column: str, decimal: str) -> bool:
-        """Return whether all values of a column are numbers as DuckDB reads them."""
+        """Return whether all values of a column are numbers that DuckDB can read."""
         return column in self._plain and decimal == "."
 
     def _number(self, column: str, decimal: str) -> str:
-        """Return the expression that reads a number; NULL where a value is none."""
+        """Return the expression that reads a number; NULL if a value is not a number."""
         if self._is_plain(column, decimal):
             return f"CAST({column} AS DOUBLE)"
         pattern, digits = f"{_PLAIN}|{_GROUPED}", f"replace({column}, ',', '')"
@@ -409,7 +409,7 @@ class Database:
         return f"CASE WHEN {matches} THEN try_cast({digits} AS DOUBLE) END"
 
     def _decimal(self, columns: Sequence[str], separator: str) -> str:
-        """Return the decimal sign: a comma where a column is of numbers only then."""
+        """Return the decimal sign: a comma if a column holds numbers only then."""
         matches = [
             f"count({c}), {count_matching(c, _COMMA)}, {count_matching(c, _PLAIN)}, "
             f"{count_matching(c, f'{_PLAIN}|{_GROUPED}')}"
@@ -441,7 +441,7 @@ class Database:
         if n_number >= _SLIP * n:
             self._refuse_slip(column, name, number, "a number")
             return number
-        if n_like_dates < _SLIP * n:  # trying all styles takes ten times as long
+        if n_like_dates < _SLIP * n:  # trying all styles takes ten times as long, so it is skipped
             return column
         dates = {style: text.format(column) for style, text in DATES.items()}
         if day_first is not None:
@@ -455,9 +455,9 @@ class Database:
         self._refuse_slip(column, name, date, f"a date in the style {style} like most of them")
         if n_dates.count(most) > 1:
             how = advice(": pass {}", "day_first", True)
-            how = how or advice(": pass {} to take it for text", "text", [name])
+            how = how or advice(": pass {} to treat it as text", "text", [name])
             raise DataFormatError(
-                f"{self._path}, column {name[:40]!r}: no date in it tells whether the day or the "
+                f"{self._path}, column {name[:40]!r}: no date in it shows whether the day or the "
                 f"month is first{how}."
             )
         return date
@@ -473,7 +473,7 @@ class Database:
             "ORDER BY rowid LIMIT 1"
         ).fetchone()
         if row is not None:
-            how = advice(", or pass {} if the column is of text", "text", [name])
+            how = advice(", or pass {} if the column holds text", "text", [name])
             if row[0] == 0 and self._guessed and not self.has_header:
                 how += advice(", or pass {} if this line holds names", "header", True)
             place = f"row {row[0] + 1}, column {name[:40]!r}"
@@ -483,37 +483,37 @@ class Database:
 
 
 def quoted(text: str) -> str:
-    """Return text as SQL has it."""
+    """Return text as an SQL string."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def was_interrupted(error: BaseException | None) -> bool:
-    """Return whether an error is what DuckDB makes of Ctrl-C."""
+    """Return whether an error is DuckDB's reaction to Ctrl-C."""
     return isinstance(error, RuntimeError) and "Query interrupted" in str(error)
 
 
 def cleaned(column: str, words: Sequence[str]) -> str:
-    """Return the expression of a field without blanks around it; NULL where it is missing."""
+    """Return the expression of a field without surrounding blanks; NULL if it is missing."""
     field = f"trim({column}, {BLANKS})"
     return f"CASE WHEN {is_one_of(field, words)} THEN NULL ELSE {field} END"
 
 
 def is_one_of(field: str, words: Sequence[str]) -> str:
-    """Return the expression of whether a field is one of some words.
+    """Return the expression that tests whether a field is one of some words.
 
-    For IN with many words DuckDB joins tables, which takes rows out of their order.
+    For IN with many words, DuckDB joins tables, which changes the order of rows.
     """
     most, listed = max(map(len, words)), ", ".join(map(quoted, words))
     return f"(length({field}) <= {most} AND list_contains([{listed}], {field}))"
 
 
 def count_matching(column: str, pattern: str) -> str:
-    """Return the expression that counts the values that a pattern describes."""
+    """Return the expression that counts the values that match a pattern."""
     return f"count_if(regexp_full_match({column}, '{pattern}'))"
 
 
 def names_of(fields: Sequence[str], header: bool) -> list[str]:
-    """Return what the columns are called: by the first line, or by their places."""
+    """Return the names of the columns, from the first line or by their positions."""
     return [
         name.strip() if header and name.strip() else f"column {i + 1}"
         for i, name in enumerate(fields)
@@ -521,13 +521,13 @@ def names_of(fields: Sequence[str], header: bool) -> list[str]:
 
 
 def is_header(fields: Sequence[str]) -> bool:
-    """Return whether a first line reads like names: some text, and no number."""
+    """Return whether a first line looks like names: some text, and no number."""
     numbers = [re.fullmatch(f"{_PLAIN}|{_COMMA}", field.strip()) for field in fields]
     return any(field.strip() for field in fields) and not any(numbers)
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
-    """Return a column without a mask: what is missing is NaN, NaT or None."""
+    """Return a column without a mask: missing values are NaN, NaT or None."""
     missing = np.ma.getmaskarray(values)
     data = np.ma.getdata(values)
     if data.dtype.kind in "iuf":

@@ -9,16 +9,16 @@ __all__ = ["Dataset", "scaled_rows"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """A data set in its parts, as NumPy arrays on the host, or what is sliced by rows as they are.
+    """A data set in its parts, as NumPy arrays on the host, or objects that are sliced by rows.
 
     Samples are rows. The parts are ``train`` (N rows), ``validation`` (to choose between settings;
-    None where the set has no such part) and ``test`` (to be looked at last).
+    None if the set has no such part) and ``test`` (to be used last).
 
     Attributes:
-        name: what the set is called.
-        x_train: the inputs, shape (N, features), float32; in [0, 1] where they are images.
+        name: the name of the set.
+        x_train: the inputs, shape (N, features), float32; in [0, 1] for images.
         y_train: class labels from 0 up, shape (N,), int64; or targets, shape (N, K), float32.
-        x_test: the inputs to test on, shaped as x_train but for the number of rows.
+        x_test: the inputs to test on, shaped as x_train except for the number of rows.
         y_test: their labels or targets, as y_train.
         x_validation: the inputs to validate on, or None.
         y_validation: their labels or targets, or None.
@@ -62,7 +62,7 @@ class Dataset:
 
 
 def scaled_rows(images: np.ndarray, white: int) -> np.ndarray:
-    """Images of small integers as rows of float32 in [0, 1].
+    """Return images of small integers as rows of float32 in [0, 1].
 
     Args:
         images: shape (N, ...), unsigned bytes.
@@ -71,6 +71,6 @@ def scaled_rows(images: np.ndarray, white: int) -> np.ndarray:
     Returns:
         images / white, shape (N, features), float32.
     """
-    # NumPy would divide bytes in float16 or float64; the dtype keeps the one copy at float32.
+    # NumPy would divide bytes in float16 or float64; the dtype keeps the single copy in float32.
     rows = images.reshape(len(images), -1)
     return np.divide(rows, white, dtype=np.float32)

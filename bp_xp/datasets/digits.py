@@ -15,9 +15,9 @@ _FILE = Path(__file__).with_name("data") / "digits.npz"
 def load_digits() -> Dataset:
     """The 1,797 handwritten digits of 8 x 8 pixels from the UCI repository; needs no network.
 
-    The split is always the same: with the images ordered by digit, and as in the original file
-    within a digit, every fifth is for testing, the first of them included. So each digit has one
-    fifth of its images in the test part, and either part keeps the original order.
+    The split is always the same: the images are ordered by digit, and within a digit as in the
+    original file; every fifth one is for testing, including the first. So each digit has one fifth
+    of its images in the test part, and both parts keep the original order.
 
     Returns:
         A :class:`Dataset` of 1,437 training and 360 test images. x has shape (N, 64), the pixels

@@ -15,10 +15,10 @@ from bp_xp.errors import DataFormatError, DownloadError
 
 __all__ = ["Archive", "fetch"]
 
-_TIMEOUT = (10, 30)  # seconds to connect, and between two pieces of an answer
+_TIMEOUT = (10, 30)  # seconds to connect, and between two pieces of a response
 
 
-# What only the writing of a file can end in, whatever a network does.
+# Errors that only writing a file can raise, not the network.
 _OF_THE_DISK = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EFBIG)
 
 
@@ -37,25 +37,25 @@ class Archive(NamedTuple):
 
 
 def fetch(archive: Archive, folder: Path, *, mirrors: Sequence[str], download: bool = True) -> Path:
-    """The path of a published file in a cache folder, downloaded unless it is there already.
+    """Return the path of a published file in a cache folder; download it if it is missing.
 
-    A file that is there is checked each time, and downloaded again with a warning where it is
-    not what was published. A file is complete before it gets its name, so processes that fetch
-    the same one at once do not disturb each other.
+    An existing file is checked each time, and downloaded again with a warning if it is not what was
+    published. A file is complete before it gets its name, so processes that fetch the same file at
+    the same time do not disturb each other.
 
     Args:
-        archive: which file.
-        folder: where it is kept; made where it does not exist.
+        archive: the file.
+        folder: where it is kept; created if it does not exist.
         mirrors: the addresses of the folders that hold it, in the order to try them.
-        download: False to use only what is there.
+        download: False to use only an existing file.
 
     Returns:
         folder / archive.name
 
     Raises:
-        DownloadError: where no mirror gave the file, or the folder can't be written to.
-        FileNotFoundError: where the file is not there and download is False.
-        DataFormatError: where the file is damaged and download is False.
+        DownloadError: no mirror provided the file, or the folder can't be written to.
+        FileNotFoundError: the file does not exist and download is False.
+        DataFormatError: the file is damaged and download is False.
     """
     path = folder / archive.name
     try:
@@ -80,10 +80,10 @@ def fetch(archive: Archive, folder: Path, *, mirrors: Sequence[str], download: b
 
 
 def _download(archive: Archive, path: Path, mirrors: Sequence[str]) -> None:
-    """Put the file at the path, whole and checked, or raise."""
+    """Put the complete and checked file at the path, or raise an error."""
     from pooch import HTTPDownloader
 
-    # The files are compressed as they are; a server that unpacked one would change its sum.
+    # The files are already compressed; a server that unpacked one would change its checksum.
     get = HTTPDownloader(
         timeout=_TIMEOUT, chunk_size=2**16, headers={"Accept-Encoding": "identity"}
     )
@@ -100,11 +100,11 @@ def _download(archive: Archive, path: Path, mirrors: Sequence[str]) -> None:
             url = f"{mirror.rstrip('/')}/{archive.name}"
             try:
                 get(url, str(part), None)
-            except OSError as error:  # what requests raises, from no network to a 404
+            except OSError as error:  # the errors of requests, from no network to a 404
                 if error.errno in _OF_THE_DISK:
                     raise _unusable(path.parent, "written to", error) from error
                 cause = error
-                # pooch leaves the connection open when the answer is, say, a 404.
+                # pooch leaves the connection open when the response is, for example, a 404.
                 if (answer := getattr(error, "response", None)) is not None:
                     answer.close()
                 n_bytes = part.stat().st_size if part.exists() else 0
@@ -116,7 +116,7 @@ def _download(archive: Archive, path: Path, mirrors: Sequence[str]) -> None:
                 return
             failures.append(f"{url}: {_difference(part, found, archive)}")
     finally:
-        # Also after Ctrl-C: nothing half-finished stays behind.
+        # Also after Ctrl-C: no incomplete file is left behind.
         part.unlink(missing_ok=True)
     listed = "\n  ".join(failures)
     raise DownloadError(
@@ -126,11 +126,11 @@ def _download(archive: Archive, path: Path, mirrors: Sequence[str]) -> None:
 
 
 def _unusable(folder: Path, what: str, error: OSError) -> DownloadError:
-    """The error for a folder that can't serve as a cache."""
+    """Return the error for a folder that can't be used as a cache."""
     return DownloadError(
-        f"{folder}, where downloads are kept, can't be {what} ({error.strerror or error}): let it "
-        f"be {what}, move the cache with XDG_CACHE_HOME (on Linux), or get the archives by hand "
-        "and name their folder with BP_XP_DATA_DIR."
+        f"{folder}, where downloads are kept, can't be {what} ({error.strerror or error}): allow "
+        f"it to be {what}, move the cache with XDG_CACHE_HOME (on Linux), or download the archives "
+        "by hand and name their folder with BP_XP_DATA_DIR."
     )
 
 
@@ -140,7 +140,7 @@ def _sha256(path: Path) -> str:
 
 
 def _difference(path: Path, found: str, archive: Archive) -> str:
-    """How a file differs from what was published, in words."""
+    """Return how a file differs from what was published, in words."""
     return (
         f"{path.stat().st_size:,} bytes with SHA-256 {found}, expected {archive.n_bytes:,} bytes "
         f"with SHA-256 {archive.sha256}"

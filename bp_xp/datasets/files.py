@@ -1,4 +1,4 @@
-"""A data set out of a file of one's own."""
+"""A data set from your own file."""
 
 import os
 from collections.abc import Mapping
@@ -35,13 +35,13 @@ _Pair = tuple[np.ndarray, np.ndarray]
 """The x and y of one part."""
 
 _Parts = dict[str, _Pair]
-"""Parts by name; the name "" is that of a file in one part."""
+"""Parts by name; the name "" is for a file with one part."""
 
-# Whole numbers up to here are exact in float64, so that a label read from a table is the label.
+# Whole numbers up to here are exact in float64, so labels in a table are read exactly.
 _LABELS_BELOW = 2**53
 
 SPLIT_SEED = 0
-"""What draws the rows to test on, unless another seed is asked for."""
+"""The default seed of the rows to test on."""
 
 
 @own_arguments
@@ -58,32 +58,32 @@ def load_file(
     """Read a data set from a .npz, .npy or .csv file.
 
     A .npz file has the members ``x`` and ``y``, or ``x_train``, ``y_train``, ``x_test`` and
-    ``y_test``, with ``x_validation`` and ``y_validation`` if it likes; others are left alone. A
-    .csv or .tsv file, which may be in gzip, or a two-dimensional .npy file, is a table with a row
-    per sample and the labels in one of its columns.
+    ``y_test``, and optionally ``x_validation`` and ``y_validation``; others are ignored. A .csv or
+    .tsv file, which may be compressed with gzip, or a two-dimensional .npy file, is a table with a
+    row per sample and the labels in one of its columns.
 
-    Inputs become float32 of shape (N, features); unsigned bytes are taken for images and divided by
-    255. In ``y``, whole numbers from 0 up are class labels, and become int64 of shape (N,); any
+    Inputs become float32 of shape (N, features); unsigned bytes are treated as images and divided
+    by 255. In ``y``, whole numbers from 0 up are class labels, and become int64 of shape (N,); any
     other numbers are targets, and become float32 of shape (N, K).
 
     Args:
-        path: the file; the end of its name says what it is.
+        path: the file; the ending of its name gives its format.
         target: for a table, the column of the labels, by name or by number (-1 is the last).
-        targets: for a .npy file of inputs alone, the .npy file of their labels or targets.
-        test_fraction: for a file in one part, the fraction of its rows to test on, drawn at random.
-        seed: what draws them; the same seed always draws the same rows.
-        missing: "refuse" to raise where an input is empty, nan or inf; "allow" to read it all the
-            same. A label can never be missing.
+        targets: for a .npy file with only inputs, the .npy file of their labels or targets.
+        test_fraction: for a file with one part, the share of its rows to test on, drawn at random.
+        seed: the seed of these rows; the same seed always draws the same rows.
+        missing: "refuse" to raise an error if an input is empty, nan or inf; "allow" to read it
+            anyway. A label can never be missing.
         max_bytes: for a .npz file, as in :func:`load_npz`.
 
     Returns:
         A :class:`Dataset` with the file's name.
 
     Raises:
-        DataFormatError: where the file is damaged, or does not hold a data set.
-        FileNotFoundError: where there is no such file.
-        ValueError: for a file of another kind, a column that is not there, or a fraction that
-            leaves no rows.
+        DataFormatError: the file is damaged, or does not hold a data set.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is of another kind, a column does not exist, or a fraction leaves no
+            rows.
     """
     path = Path(path)
     check_missing(missing)
@@ -112,12 +112,12 @@ def load_file(
 
 
 def check_targets_file(path: Path, targets: str | os.PathLike[str]) -> Path:
-    """Return the file of inputs; refuse files of another kind, where the targets have their own."""
+    """Return the file of inputs; refuse other formats if the targets have their own file."""
     for one in (path, Path(targets)):
         if one.suffix.lower() != ".npy":
             raise ValueError(
-                f"{one} is no .npy file: targets in a file of their own are for inputs in a .npy "
-                "file, and are in one themselves."
+                f"{one} is not a .npy file: a separate file of targets must be a .npy file, and so "
+                "must the file of inputs."
             )
     return path
 
@@ -142,7 +142,7 @@ def sorted_parts(arrays: Mapping[str, Any], path: Path) -> dict[str, tuple[Any, 
 
 
 def member_name(letter: str, part: str) -> str:
-    """The name of an array: x and y in a file of one part, otherwise x_train and so on."""
+    """Return the name of an array: x and y in a file with one part, otherwise x_train and so on."""
     return f"{letter}_{part}" if part else letter
 
 
@@ -169,7 +169,7 @@ def place_of_target(
             names = "no names" if columns is None else f"the names {', '.join(columns)}"
             raise ValueError(
                 f"{named('target')} is {target!r}, but the columns of {path} have {names[:400]}: "
-                "choose a name that is there once, or a number."
+                "choose a name that occurs once, or a number."
             )
         target = columns.index(target)
     if not -n_columns <= target < n_columns:
@@ -181,13 +181,13 @@ def place_of_target(
 
 
 def _checked(raw: _Parts, missing: Missing, path: Path) -> _Parts:
-    """The parts as a data set has them, each sound in itself and fitting the others."""
+    """Return the parts of a data set, each valid and fitting the others."""
     for part, (x, y) in raw.items():
         x_name, y_name = member_name("x", part), member_name("y", part)
         require_numbers(x, f"{path}, {x_name}")
         require_numbers(y, f"{path}, {y_name}")
         check_lengths(len(x), len(y), part, path)
-    # Decided once: the labels of one part may not be the targets of another.
+    # Decided once for all parts: the labels of one may not be the targets of another.
     are_labels = all(_are_labels(y) for _, y in raw.values())
     parts = {
         part: (
@@ -229,7 +229,7 @@ def require_numbers(values: Any, where: str) -> None:
 
 
 def as_inputs(x: np.ndarray, missing: Missing, where: str, *, first_row: int = 0) -> np.ndarray:
-    """Inputs as rows of float32, shape (N, features); bytes become numbers from 0 to 1."""
+    """Return inputs as rows of float32, shape (N, features); bytes become numbers from 0 to 1."""
     if x.ndim == 1:
         raise DataFormatError(
             f"{where} has shape {x.shape}. Reshape your data: to (N, 1) for one feature, to (1, "
@@ -241,42 +241,42 @@ def as_inputs(x: np.ndarray, missing: Missing, where: str, *, first_row: int = 0
 
 
 def _are_labels(y: np.ndarray) -> bool:
-    """Whether an array of outputs is a list of class labels: whole numbers from 0 up."""
+    """Return whether an array of outputs is a list of class labels: whole numbers from 0 up."""
     return is_list(y) and are_whole(y)
 
 
 def is_list(y: Any) -> bool:
-    """Whether outputs, in memory or stored, have a number for each sample that may be a label."""
+    """Return whether outputs, in memory or stored, have a possible label for each sample."""
     return len(y.shape) == 1 or (y.shape[1:] == (1,) and y.dtype.kind in "biu")
 
 
 def are_whole(y: np.ndarray) -> bool:
-    """Whether numbers are whole, and from 0 up, so that they may be labels."""
+    """Return whether numbers are whole, and from 0 up, so that they may be labels."""
     return bool(np.all((y >= 0) & (y < _LABELS_BELOW) & (y == np.floor(y))))
 
 
 def as_labels(y: np.ndarray) -> np.ndarray:
-    """Class labels, shape (N,), int64; that they can be is known."""
+    """Return class labels, shape (N,), int64, of values that are known to be labels."""
     return y.reshape(len(y)).astype(np.int64)
 
 
 def as_targets(y: np.ndarray, where: str, *, first_row: int = 0) -> np.ndarray:
-    """Targets as rows of float32, shape (N, K)."""
+    """Return targets as rows of float32, shape (N, K)."""
     return _as_float32(y.reshape(len(y), -1), None, where, first_row=first_row)
 
 
 def _as_float32(
     rows: np.ndarray, missing: Missing | None, where: str, *, first_row: int = 0
 ) -> np.ndarray:
-    """A copy in float32, of numbers that are finite there unless missing ones are allowed.
+    """Return a copy in float32; numbers must be finite unless missing ones are allowed.
 
-    In targets, for which ``missing`` is None, none can be missing. Messages count rows from
-    ``first_row`` on.
+    For targets, ``missing`` is None, and no value may be missing. Messages count rows from
+    ``first_row``.
     """
-    # What overflows is refused below; "invalid" is what a signalling NaN sets off.
+    # Overflow is refused below; a signaling NaN sets off "invalid".
     with np.errstate(over="ignore", invalid="ignore"):
         narrow = rows.astype(np.float32)
-    # What is finite in float64 and infinite in float32 is never a missing value.
+    # A number that is finite in float64 and infinite in float32 is never a missing value.
     bad = ~np.isfinite(narrow)
     if missing == "allow":
         bad &= np.isfinite(rows)
@@ -300,7 +300,7 @@ def _split(x: np.ndarray, y: np.ndarray, test_fraction: float, seed: int, path: 
 
 
 def check_share(n_test: int, n: int, test_fraction: float, path: Path) -> None:
-    """Refuse a share of n rows to test on that leaves none of either kind."""
+    """Refuse a share of n rows to test on that leaves no rows for training or testing."""
     if not 0 < n_test < n:
         another = advice(", so pass another {}", "test_fraction")
         raise ValueError(

@@ -16,16 +16,16 @@ from bp_xp.errors import DataFormatError
 
 __all__ = ["read_idx"]
 
-# The third byte of a file says how its numbers are stored, the fourth how many dimensions it has.
+# The third byte of a file gives the type of its numbers, the fourth the number of dimensions.
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _MAX_DIMENSIONS = 64  # what NumPy can hold
 
 
 def read_idx(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> np.ndarray:
-    """Read one array from an IDX file, as published (gzip) or unpacked.
+    """Read an array from an IDX file, as published (gzip) or unpacked.
 
     Args:
-        path: the file; one that ends in ".gz" has to be compressed.
+        path: the file; if its name ends in ".gz", it must be compressed.
         max_bytes: the largest array to read, in bytes; by default 100 times the size of the file,
             but at least 64 MiB.
 
@@ -34,8 +34,8 @@ def read_idx(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> n
         for images, uint8 of shape (N,) for labels.
 
     Raises:
-        DataFormatError: where the file is damaged, cut short, longer than it states, or not IDX.
-        FileNotFoundError: where there is no such file.
+        DataFormatError: the file is damaged, cut short, longer than it states, or not IDX.
+        FileNotFoundError: there is no such file.
     """
     path = Path(path)
     with open_regular(path) as file:
@@ -46,7 +46,7 @@ def read_idx(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> n
             if path.suffix == ".gz":
                 raise DataFormatError(
                     f"{path} is not a gzip file: it begins with {start!r}. It may be a web page "
-                    "that came in place of the file: get the file again."
+                    "that was served instead of the file: get the file again."
                 )
             return _read_stream(file, path, limit)
         with gzip.GzipFile(fileobj=file) as stream:
@@ -59,7 +59,7 @@ def read_idx(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> n
 
 
 def _read_stream(stream: BufferedIOBase, path: Path, limit: int) -> np.ndarray:
-    """Read header and body, and see that nothing follows."""
+    """Read header and body, and check that nothing follows."""
     n_expected = 4
     try:
         dtype, n_dimensions = _read_magic(stream, path)
@@ -80,7 +80,7 @@ def _read_stream(stream: BufferedIOBase, path: Path, limit: int) -> np.ndarray:
         array, n_read = read_array(stream, shape, dtype)
         if n_read < n_body:
             raise EOFError("the body ends early")
-        # One byte more is asked for: there should be none, and at the end gzip checks its sums.
+        # One more byte is requested: there should be none, and at the end gzip checks its sums.
         if stream.read(1):
             raise DataFormatError(
                 f"{path} is longer than its header says: for the shape {shape}, a limit of "
@@ -95,7 +95,7 @@ def _read_stream(stream: BufferedIOBase, path: Path, limit: int) -> np.ndarray:
 
 
 def _read_magic(stream: BufferedIOBase, path: Path) -> tuple[np.dtype, int]:
-    """Read the first four bytes: the type of the numbers and how many dimensions there are."""
+    """Read the first four bytes: the type of the numbers and the number of dimensions."""
     magic = stream.read(4)
     if len(magic) < 4:
         raise EOFError("the header ends early")

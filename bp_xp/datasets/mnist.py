@@ -49,19 +49,19 @@ def load_mnist(
     download: bool = True,
     mirrors: Sequence[str] = _MIRRORS,
 ) -> Dataset:
-    """MNIST with the split of the book: 50,000 train, 10,000 validation, 10,000 test.
+    """Load MNIST with the split of the book: 50,000 train, 10,000 validation, 10,000 test.
 
-    The four gzip archives are looked for in the folder given; else in the one that the
-    environment variable BP_XP_DATA_DIR names; else in the user's cache folder, to which they are
-    downloaded (11.6 MB) when they are not there. The cache holds MNIST and nothing else: its files
-    are checked against the published SHA-256 sums on every load, and replaced when damaged. A
-    folder of your own is only ever read, and only the format is checked, so sets that were
-    published under the same four names (Fashion-MNIST, KMNIST) load as well.
+    The four gzip archives are read from the given folder; without one, from the folder that the
+    environment variable BP_XP_DATA_DIR names; and otherwise from the user's cache folder, to which
+    they are downloaded (11.6 MB) if they are missing. The cache holds only MNIST: its files are
+    checked against the published SHA-256 sums on every load, and replaced if damaged. Your own
+    folder is only read, and only the format is checked, so data sets that were published under the
+    same four names (Fashion-MNIST, KMNIST) load too.
 
     Args:
         folder: where the archives are: "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz",
             "t10k-images-idx3-ubyte.gz" and "t10k-labels-idx1-ubyte.gz".
-        download: False to use only files that are there.
+        download: False to use only existing files.
         mirrors: addresses of folders to download from, in the order to try them.
 
     Returns:
@@ -70,11 +70,11 @@ def load_mnist(
         the validation part.
 
     Raises:
-        DownloadError: where an archive is needed from the network and none of the mirrors gives
-            it; the message says where to put it by hand.
-        DataFormatError: where a file is damaged, or the files do not belong together.
-        FileNotFoundError: where an archive is missing from a folder of your own, or from the
-            cache when download is False.
+        DownloadError: an archive must be downloaded and none of the mirrors provides it; the
+            message says where to put it by hand.
+        DataFormatError: a file is damaged, or the files do not belong together.
+        FileNotFoundError: an archive is missing from your own folder, or from the cache if download
+            is False.
 
     References:
         Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, *Gradient-based learning applied to
@@ -95,7 +95,7 @@ def load_mnist(
 def _paths(
     folder: str | os.PathLike[str] | None, download: bool, mirrors: Sequence[str]
 ) -> list[Path]:
-    """Where the four archives are, in the order of _ARCHIVES."""
+    """Return the paths of the four archives, in the order of _ARCHIVES."""
     own = folder or os.environ.get("BP_XP_DATA_DIR")
     if not own:
         from pooch import os_cache

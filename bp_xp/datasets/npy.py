@@ -1,8 +1,8 @@
-"""NumPy's own files, .npy and .npz, read so that a bad one cannot do harm.
+"""NumPy's own files, .npy and .npz, read so that a bad file can do no harm.
 
-``numpy.load`` believes a header: it allocates what the header claims before it looks at what is
-there, expands archives without a bound and ignores bytes that follow an array. Here every claim is
-checked against the size of the file first, and nothing is ever unpickled.
+``numpy.load`` trusts a header: it allocates what the header claims before it looks at the data,
+expands archives without a limit and ignores bytes that follow an array. Here every claim is first
+checked against the size of the file, and nothing is ever unpickled.
 """
 
 import ast
@@ -45,9 +45,9 @@ def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
         The array, with the shape and dtype that the file states, in this machine's byte order.
 
     Raises:
-        DataFormatError: where the file is damaged, cut short, longer than it states, or holds
+        DataFormatError: the file is damaged, cut short, longer than it states, or holds
             something other than numbers or text.
-        FileNotFoundError: where there is no such file.
+        FileNotFoundError: there is no such file.
     """
     with open_regular(path) as file:
         return _read_npy(file, os.fstat(file.fileno()).st_size, str(path))
@@ -75,7 +75,7 @@ def map_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         path: the file, whose members are not compressed, as ``numpy.savez`` writes them.
 
     Raises:
-        DataFormatError: the archive is damaged, a member is compressed, or is no array of numbers.
+        DataFormatError: the archive is damaged, or a member is compressed or not numeric.
         FileNotFoundError: there is no such file.
     """
 
@@ -88,7 +88,7 @@ def map_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             )
         with archive.open(info) as stream:
             header, start, _ = _checked_header(stream, info.file_size, where)
-        # The header of the member itself says where its bytes begin.
+        # The header of the member itself shows where its bytes begin.
         file.seek(info.header_offset)
         local = file.read(_LOCAL_HEADER_BYTES)
         begin = info.header_offset + len(local) + sum(struct.unpack("<HH", local[26:]))
@@ -99,7 +99,7 @@ def map_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 def _mapped(path: str | os.PathLike[str], header: "_Header", start: int) -> np.ndarray:
     """Return the numbers of a file, from a byte on, as a memory map."""
-    if not all(header.shape):  # which can't be mapped
+    if not all(header.shape):  # an empty array can't be mapped
         return np.empty(header.shape, header.dtype)
     return np.memmap(path, header.dtype, "r", start, header.shape, header.order)
 
@@ -119,9 +119,9 @@ def load_npz(
         The arrays by name.
 
     Raises:
-        DataFormatError: where the archive is damaged, would expand beyond the limit, or has a
+        DataFormatError: the archive is damaged, would expand beyond the limit, or has a
             member that is not an array or does not belong in such a file.
-        FileNotFoundError: where there is no such file.
+        FileNotFoundError: there is no such file.
     """
 
     def read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, _: IO[bytes]) -> np.ndarray:
@@ -136,7 +136,7 @@ def _members(
     max_bytes: int | None,
     read: Callable[[zipfile.ZipFile, zipfile.ZipInfo, IO[bytes]], np.ndarray],
 ) -> dict[str, np.ndarray]:
-    """Return what a function makes of each member of an archive, by name.
+    """Return the results of a function for each member of an archive, by name.
 
     Raises:
         DataFormatError: the archive is damaged, or has a member that does not belong there.
@@ -155,7 +155,7 @@ def _members(
                 return arrays
         except DataFormatError:
             raise
-        # What zipfile and zlib raise for damage, depending on which byte it hits.
+        # The errors of zipfile and zlib for damage, depending on the damaged byte.
         except (
             zipfile.BadZipFile,
             zlib.error,
@@ -172,7 +172,7 @@ def _members(
 
 
 def _check_members(members: list[zipfile.ZipInfo], limit: int, path: str | os.PathLike) -> None:
-    """Refuse what a file written by numpy.savez never holds, before any of it is read."""
+    """Refuse content that numpy.savez never writes, before any of it is read."""
     seen: set[str] = set()
     n_bytes = 0
     for info in members:
@@ -182,8 +182,8 @@ def _check_members(members: list[zipfile.ZipInfo], limit: int, path: str | os.Pa
             raise DataFormatError(f"{where}: two members have this name; keep one of them.")
         seen.add(name)
         is_link = stat.S_ISLNK(info.external_attr >> 16)
-        # Nothing is extracted, so that such a name could do no harm here; but a file that has one
-        # was not made to be read.
+        # Nothing is extracted, so such a name could do no harm here; but a file that has one was
+        # not made to be read.
         if is_link or ".." in PurePosixPath(name).parts or PureWindowsPath(name).anchor:
             raise DataFormatError(
                 f"{where}: a link or a path that leads out of the archive. Do not trust this file."
@@ -211,7 +211,7 @@ def _check_members(members: list[zipfile.ZipInfo], limit: int, path: str | os.Pa
 
 
 class _Header(NamedTuple):
-    """What a .npy header states."""
+    """The content of a .npy header."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -219,16 +219,16 @@ class _Header(NamedTuple):
 
 
 def _read_npy(stream: IO[bytes], size: int, where: str) -> np.ndarray:
-    """Read one array, which is all that the stream holds.
+    """Read the array that is the whole content of a stream.
 
     Args:
         stream: its bytes, from the first.
         size: how many bytes there are.
-        where: what to call it in a message.
+        where: its name in messages.
     """
     header, _, n_claimed = _checked_header(stream, size, where)
     array, n_read = read_array(stream, header.shape, header.dtype, header.order)
-    # An archive checks its sum when it is asked for more than there is.
+    # An archive checks its sum when more than its content is requested.
     if n_read < n_claimed or stream.read(1):
         raise DataFormatError(
             f"{where} is damaged: {n_claimed:,} bytes expected, {n_read:,} came before its end. "
@@ -238,7 +238,7 @@ def _read_npy(stream: IO[bytes], size: int, where: str) -> np.ndarray:
 
 
 def _checked_header(stream: IO[bytes], size: int, where: str) -> tuple[_Header, int, int]:
-    """Read a header; return it, where the numbers start, and how many bytes they are.
+    """Read a header; return it, the start of the numbers, and their size in bytes.
 
     The arguments are those of :func:`_read_npy`.
     """
@@ -260,7 +260,7 @@ def _checked_header(stream: IO[bytes], size: int, where: str) -> tuple[_Header, 
 
 
 def _read_header(stream: IO[bytes], where: str) -> tuple[str, int]:
-    """Read what precedes the numbers; return the text of the header and where the numbers start."""
+    """Read the bytes before the numbers; return the header text and the start of the numbers."""
     start = stream.read(8)
     if start[:6] != b"\x93NUMPY":
         raise DataFormatError(
@@ -290,7 +290,7 @@ def _read_header(stream: IO[bytes], where: str) -> tuple[str, int]:
 
 
 def _parse_header(text: str, where: str) -> _Header:
-    """Check and translate the header, a dictionary in Python's notation."""
+    """Check and parse the header, a dictionary in Python's notation."""
     shown = repr(text[:200])
     try:
         # The limit on its length keeps this from exhausting the parser; see numpy#22393.

@@ -1,6 +1,6 @@
 """Tables in files: CSV in its usual forms, and Parquet, read with DuckDB.
 
-What reads them is in :mod:`bp_xp.datasets.database`.
+The code that reads them is in :mod:`bp_xp.datasets.database`.
 """
 
 import os
@@ -36,39 +36,39 @@ def read_table(
     day_first: bool | None = None,
     allow_empty: bool = False,
 ) -> dict[str, np.ndarray]:
-    r"""Read a table from a CSV file, as it is or with gzip, or from a Parquet file.
+    r"""Read a table from a CSV file, plain or compressed with gzip, or from a Parquet file.
 
-    A column is of numbers, dates or true and false where all of its values are; otherwise it is of
-    text. A column of which nine values in ten are numbers or dates and one is not has a slip in it:
-    it is refused, with the row.
+    A column holds numbers, dates or truth values if all of its values do; otherwise it holds text.
+    If nine of ten values of a column are numbers or dates and one is not, the column is refused as
+    a mistake, and the error names the row.
 
     Args:
-        path: the file; a name that ends in .parquet is a Parquet file, one in .gz is unpacked.
-        header: whether the first line holds names; None to take it for names when it holds text and
-            no number.
-        separator: what is between two fields; None for the one of comma, semicolon, tab and ``|``
-            that the first line holds most often.
-        decimal: ``"."`` or ``","``; None for the comma where a column is of numbers only then.
-        encoding: ``"utf-8"``, ``"utf-16"`` or ``"latin-1"``; None for UTF-8, or for UTF-16 where
-            the file begins with its mark.
-        missing_words: what stands for a missing value, beside an empty field.
-        text: columns to take for text, whatever they hold.
-        day_first: whether 01/02/2024 is in February; None to refuse where no date of the column
-            tells.
-        allow_empty: whether a header without rows is a table too, of columns of shape (0,).
+        path: the file; a name that ends in .parquet is a Parquet file, and a file whose name ends
+            in .gz is unpacked.
+        header: whether the first line holds names; None decides so if it holds text and no number.
+        separator: the character between two fields; None takes the one of comma, semicolon, tab and
+            ``|`` that occurs most often in the first line.
+        decimal: ``"."`` or ``","``; None takes the comma if a column holds numbers only then.
+        encoding: ``"utf-8"``, ``"utf-16"`` or ``"latin-1"``; None takes UTF-8, or UTF-16 if the
+            file begins with its mark.
+        missing_words: words that mean a missing value, besides an empty field.
+        text: columns to treat as text, whatever they hold.
+        day_first: whether 01/02/2024 is in February; None raises an error if no date of the column
+            shows it.
+        allow_empty: whether a header without rows is a table, with columns of shape (0,).
 
     Returns:
         Columns by name, in the order of the file, each of shape (N,): numbers as float64 with NaN
-        for what is missing, dates as datetime64 with NaT, true and false as bool, or as objects
-        with None where any is missing, text as objects with None. A column without a name is called
-        ``"column 2"``, by its place. Text of digits that begins with 0, such as a postal code,
-        stays text.
+        for missing values; dates as datetime64 with NaT; truth values as bool, or as objects with
+        None if any value is missing; text as objects with None. A column without a name is named
+        by its position, as in ``"column 2"``. Text of digits that begins with 0, such as a postal
+        code, stays text.
 
     Raises:
-        DataFormatError: the file is no such table; the message is a line that names the line or
+        DataFormatError: the file is not such a table; the message is a line that names the line or
             row, and the column. Row 1 is the first below the header.
         FileNotFoundError: there is no such file.
-        ValueError: an argument has a value that it can't have.
+        ValueError: an argument has a wrong value.
 
     Examples:
         >>> from pathlib import Path
@@ -103,7 +103,7 @@ def read_table(
 
 
 def column_names(path: str | os.PathLike[str]) -> list[str]:
-    """Return the names that :func:`read_table` gives the columns of a CSV file.
+    """Return the names of the columns of a CSV file, as :func:`read_table` returns them.
 
     Raises:
         DataFormatError: its first line can't be read.
@@ -120,14 +120,14 @@ def read_numbers(
     Args:
         path: the file.
         header: as for :func:`read_table`.
-        separator: likewise.
+        separator: as for :func:`read_table`.
 
     Returns:
-        Values of shape (N, columns), float64, NaN where a field is empty or a word for a missing
-        value; and the names of the columns, or None where the file has no header.
+        Values of shape (N, columns), float64, NaN if a field is empty or a word for a missing
+        value; and the names of the columns, or None if the file has no header.
 
     Raises:
-        DataFormatError: as for :func:`read_table`, or a field is no number.
+        DataFormatError: as for :func:`read_table`, or a field is not a number.
     """
     with Database(Path(path)) as database:
         first = first_line(Path(path), None, separator)

@@ -1,6 +1,6 @@
 """A data set that stays in its file: rows are read when they are sliced.
 
-It has the parts of one that :func:`bp_xp.datasets.load_file` reads, in the same form.
+It has the same parts as one that :func:`bp_xp.datasets.load_file` reads, in the same form.
 """
 
 import math
@@ -22,14 +22,14 @@ from bp_xp.errors import DataFormatError
 __all__ = ["H5_ENDS", "Rows", "open_file", "open_inputs"]
 
 H5_ENDS = (".h5", ".hdf5")
-"""The ends of the names of files of HDF5."""
+"""The endings of the names of HDF5 files."""
 
-_BLOCKS_TO_DRAW = 1000  # a part is some of so many blocks of rows, so that few reads give it
+_BLOCKS_TO_DRAW = 1000  # a part is some of this many blocks of rows, so it takes few reads
 _ROWS_AT_ONCE = 1 << 16
 _PARTS = ("train", "test", "validation")
 
 _Form = Callable[[np.ndarray, int], np.ndarray]
-"""Rows as a data set has them, of rows as they are stored and the number of their first one."""
+"""A function from stored rows and the number of the first one to rows of a data set."""
 
 
 _Pair = tuple["Rows", "Rows"]
@@ -37,19 +37,19 @@ _Pair = tuple["Rows", "Rows"]
 
 
 class Rows:
-    """Some rows of what is stored, in another form: sliced as if they lay one after the other.
+    """Some stored rows, in another form, which are sliced as if they were consecutive.
 
     Args:
-        stored: what has shape, dtype and slicing by rows.
-        form: what to make of some rows that lie one after the other.
-        path: the file that they lie in.
+        stored: an object with shape, dtype and slicing by rows.
+        form: converts some consecutive rows.
+        path: the file of the rows.
         spans: the first row of each run of rows, and the one after its last, shape (n, 2).
 
     Attributes:
-        shape: (N, ...), in the form that slices have.
-        dtype: their dtype.
+        shape: (N, ...), in the form of the slices.
+        dtype: the dtype of the slices.
         filename: the file.
-        chunks: how it is parted, where it says so.
+        chunks: its chunks, if it has any.
         raw_dtype: the dtype in the file.
     """
 
@@ -68,20 +68,20 @@ class Rows:
 
     @property
     def ndim(self) -> int:
-        """How many axes there are."""
+        """The number of axes."""
         return len(self.shape)
 
     @property
     def size(self) -> int:
-        """How many numbers there are."""
+        """The number of entries."""
         return math.prod(self.shape)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         """Return some rows, one after the other.
 
         Raises:
-            DataFormatError: one has a number that is not finite; the message has its place in the
-                file.
+            DataFormatError: a row has a number that is not finite; the message has its position in
+                the file.
         """
         at, stop, _ = rows.indices(len(self))
         parts = []
@@ -101,7 +101,7 @@ class Rows:
         return Rows(self, form, Path(self.filename), np.array([[0, len(self)]]))
 
     def part(self, spans: np.ndarray) -> "Rows":
-        """Return some of the rows, those of these spans, as if they were all."""
+        """Return the rows of some spans, as if they were all rows."""
         return Rows(self._stored, self._form, Path(self.filename), spans)
 
     def max(self) -> Any:
@@ -118,7 +118,7 @@ def open_file(
     validation_fraction: float = 0.0,
     split_last: bool = False,
 ) -> Dataset:
-    """Return the data set of a file, whose rows stay there: its parts are :class:`Rows`.
+    """Return the data set of a file, whose rows stay in the file: its parts are :class:`Rows`.
 
     A .npz or HDF5 file has ``x`` and ``y``, or ``x_train``, ``y_train`` and so on, like a folder of
     .npy files of these names. A .npy file has a column of labels, or ``targets``.
@@ -126,9 +126,10 @@ def open_file(
     Args:
         path: the file or folder.
         target: as for :func:`load_file`, like ``targets``.
-        targets: likewise.
-        test_fraction: of a file in one part, the share of its rows to test on, which may be 0 or 1.
-        validation_fraction: of the other rows, the share to validate on.
+        targets: as for :func:`load_file`.
+        test_fraction: for a file with one part, the share of its rows to test on, which may be 0
+            or 1.
+        validation_fraction: the share of the other rows to validate on.
         split_last: whether these are its last rows, or some blocks of rows that are drawn, always
             the same.
 
@@ -142,12 +143,12 @@ def open_file(
         for letter, rows in (("x", x), ("y", y)):
             files.require_numbers(rows, f"{path}, {files.member_name(letter, part)}")
         files.check_lengths(len(x), len(y), part, path)
-    # Decided once: the labels of one part may not be the targets of another.
+    # Decided once for all parts: the labels of one may not be the targets of another.
     are_labels = all(_are_labels(y) for _, y in raw.values())
     whole = {part: _in_form(x, y, are_labels, path, part) for part, (x, y) in raw.items()}
     files.check_widths(whole, path)
     parts = _split(whole, path, test_fraction, validation_fraction, last=split_last)
-    # Rows stand in the place of arrays.
+    # Rows replace arrays.
     given: list[Any] = [*parts["train"], *parts["test"]]
     return Dataset(path.stem, *given, *parts.get("validation", ()))
 
@@ -174,17 +175,17 @@ def _split(
             f"{named('validation_fraction', validation)} of {path} leaves no rows to train on, or "
             "none to validate on."
         )
-    # What the file has comes last: nothing is held out to test on there.
+    # The parts of the file come last: nothing is held out from them for testing.
     return {name: (x.part(own), y.part(own)) for name, own in held.items()} | whole
 
 
 def open_inputs(path: str | os.PathLike[str], target: int | str, n_inputs: int) -> Rows:
-    """Return the inputs of a file to predict from, which stay there: all rows, in their order.
+    """Return the inputs of a file to predict from, which stay in the file: all rows, in order.
 
     Args:
-        path: as for :func:`open_file`; of a file with members, ``x`` is taken, or ``x_test``.
-        target: of a .npy file of one column more than ``n_inputs``, the one to leave out.
-        n_inputs: how many inputs there should be.
+        path: as for :func:`open_file`; from a file with members, ``x`` or ``x_test`` is used.
+        target: the column to leave out of a .npy file with one column more than ``n_inputs``.
+        n_inputs: the expected number of inputs.
 
     Raises:
         DataFormatError, FileNotFoundError, ValueError, ImportError: as for :func:`open_file`.
@@ -206,7 +207,7 @@ def open_inputs(path: str | os.PathLike[str], target: int | str, n_inputs: int) 
 def _parts(
     path: Path, target: int | str, targets: str | os.PathLike[str] | None
 ) -> dict[str, _Pair]:
-    """Return the x and y of each part as they are stored; that of a file in one part is ""."""
+    """Return the stored x and y of each part; the part of a file with one part is ""."""
     if targets is not None:
         files.check_targets_file(path, targets)
         return {"": (_all_of(map_npy(path), path), _all_of(map_npy(targets), Path(targets)))}
@@ -229,21 +230,21 @@ def _members(path: Path) -> dict[str, Rows]:
         stored = {name: one for name, one in _h5(path).items() if hasattr(one, "dtype")}
     else:
         raise ValueError(
-            f"{path} is none of what is read row by row: a .npy, .npz, .h5 or .hdf5 file, or a "
+            f"{path} can't be read row by row: it must be a .npy, .npz, .h5 or .hdf5 file, or a "
             "folder of .npy files."
         )
     return {name: _all_of(one, path) for name, one in stored.items()}
 
 
 def _h5(path: Path) -> Any:
-    """Return a file of HDF5, which is open as long as something of it is there."""
+    """Return an HDF5 file, which stays open as long as an object of it exists."""
     h5py = require("h5py", None)
-    with open_regular(path):  # where it can't be read, the error names it
+    with open_regular(path):  # if it can't be read, the error names it
         pass
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise DataFormatError(f"{path} is damaged or no file of HDF5 ({error}).") from error
+        raise DataFormatError(f"{path} is damaged or not an HDF5 file ({error}).") from error
 
 
 def _all_of(stored: Any, path: Path) -> Rows:
@@ -256,7 +257,7 @@ def _without(table: Rows, column: int) -> Rows:
 
 
 def _in_form(x: Rows, y: Rows, are_labels: bool, path: Path, part: str) -> tuple[Rows, Rows]:
-    """Return inputs and targets of a part as a data set has them."""
+    """Return inputs and targets of a part in the form of a data set."""
     inputs = _as_inputs(x, f"{path}, {files.member_name('x', part)}")
     if are_labels:
         return inputs, y.formed(lambda rows, _: files.as_labels(rows))
@@ -277,7 +278,7 @@ def _blocks(n: int) -> list[slice]:
 
 
 def _spans(n: int, test: float, validation: float, *, last: bool) -> Sequence[np.ndarray]:
-    """Return which rows are trained, tested and validated on, shape (blocks, 2) each."""
+    """Return the rows to train, test and validate on, shape (blocks, 2) each."""
     rows = 1 if last else math.ceil(n / _BLOCKS_TO_DRAW)
     starts = np.arange(0, n, rows)
     n_test = round(len(starts) * test)
@@ -293,7 +294,7 @@ def _spans(n: int, test: float, validation: float, *, last: bool) -> Sequence[np
 
 
 def _joined(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Return runs of rows, shape (blocks, 2), those that follow each other as one."""
+    """Return runs of rows, shape (blocks, 2), with adjacent runs merged."""
     breaks = np.flatnonzero(starts[1:] != ends[:-1]) + 1
     firsts, lasts = np.append(0, breaks), np.append(breaks - 1, len(ends) - 1)
     return np.stack([starts[firsts], ends[lasts]], 1) if len(starts) else np.empty((0, 2), int)

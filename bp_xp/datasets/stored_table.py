@@ -1,10 +1,10 @@
-"""Tables larger than memory: read once, and kept by columns in temporary files.
+"""Tables larger than memory: read once, and stored by columns in temporary files.
 
 What :func:`bp_xp.datasets.reader.read_table` returns as arrays, :func:`store_table` returns as
-memory-mapped files. A first look at some lines tells what the columns seem to be. Then the file is
-read to its end, into a database on disk, with numbers and dates converted on the way. Where a field
-is not what its column seemed to be, the file is read once more, with this column as text, and it is
-decided about as in memory.
+memory-mapped files. Some lines at the beginning show the likely types of the columns. Then the
+whole file is read into a database on disk, and numbers and dates are converted on the way. If a
+field does not have the type of its column, the file is read again with this column as text, and its
+type is decided as for a table in memory.
 """
 
 import contextlib
@@ -42,13 +42,13 @@ __all__ = ["Coded", "StoredColumns", "is_large", "store_table"]
 logger = logging.getLogger("bp_xp")
 
 _LARGE = 1 << 29
-"""From so many bytes on, a CSV file is not read into memory as a whole."""
+"""A CSV file with this many bytes or more is not read into memory as a whole."""
 
 _PACKED = 4
-"""How many times as large a table is as CSV where it is packed, or in Parquet: about."""
+"""About how many times as large a compressed or Parquet table is as CSV."""
 
 _MEMORY = "600MB"
-_THREADS = 4  # each has buffers of its own
+_THREADS = 4  # each has its own buffers
 
 _SIGNS_OF_A_FULL_DISK = "No space left", "max_temp_directory_size"
 
@@ -67,18 +67,18 @@ _TYPES = {
     "bool": ("BOOLEAN",),
     "text": ("VARCHAR", "ENUM"),
 }
-"""What the types of Parquet are, as DuckDB calls them."""
+"""The kinds of Parquet types, by their names in DuckDB."""
 
 
 @dataclass(frozen=True, eq=False)
 class Coded:
-    """A column of text or truth values as places in a list of words.
+    """A column of text or truth values as indices into a list of words.
 
     Attributes:
-        codes: the place of each value, −1 for what is missing, shape (N,).
+        codes: the index of each value, −1 for missing values, shape (N,).
         words: text, or False and True; shape (K,), objects.
-        unlisted: about how many different texts there are, where they are too many for a list; each
-            then has the place 0.
+        unlisted: the approximate number of different texts, if they are too many for a list; each
+            then has the index 0.
     """
 
     codes: np.ndarray
@@ -93,11 +93,11 @@ class Coded:
 
     @property
     def dtype(self) -> np.dtype:
-        """That of the words: bool or object."""
+        """The dtype of the words: bool or object."""
         return np.dtype(bool if all(isinstance(word, bool) for word in self.words) else object)
 
     def tolist(self) -> list[Any]:
-        """Return the values, None for what is missing."""
+        """Return the values, with None for missing values."""
         return np.array([*self.listed, None], object)[self.codes].tolist()
 
     @property
@@ -110,7 +110,7 @@ class Coded:
         if self.unlisted:
             raise ValueError(
                 f"about {self.unlisted:,} different texts are too many for categories, classes or "
-                f"groups of a table that is read in parts: it may have {_MOST_WORDS:,}."
+                f"groups of a table that is read in parts: the limit is {_MOST_WORDS:,}."
             )
         return self.words
 
@@ -122,8 +122,8 @@ class StoredColumns(dict[str, Any]):
 
     Args:
         columns: the columns.
-        n_bytes: what the files take.
-        folder: where they are, kept until nobody needs them.
+        n_bytes: the size of the files, in bytes.
+        folder: the folder of the files, kept until it is no longer needed.
     """
 
     def __init__(self, columns: Mapping[str, Any], n_bytes: int, folder: Any) -> None:
@@ -132,13 +132,13 @@ class StoredColumns(dict[str, Any]):
 
 
 class _Form(NamedTuple):
-    """How a column is kept in a file.
+    """How a column is stored in a file.
 
     Attributes:
-        value: the expression of what is written.
+        value: the expression of the stored value.
         stored: its dtype in the file.
-        dtype: what it is read as.
-        words: of text and truth values, what the places stand for; otherwise None.
+        dtype: the dtype that it is read as.
+        words: for text and truth values, the words that the indices mean; otherwise None.
         unlisted: as for :class:`Coded`.
     """
 
@@ -154,7 +154,7 @@ class _Column(NamedTuple):
 
     Attributes:
         kind: "number", "date", "text" or "bool".
-        value: the expression of its value, NULL where it is missing.
+        value: the expression of its value, NULL if it is missing.
     """
 
     kind: str
@@ -162,11 +162,11 @@ class _Column(NamedTuple):
 
 
 def is_large(path: str | os.PathLike[str]) -> bool:
-    """Return whether a table is better read in parts: CSV of 512 MB, or Parquet of 128 MB."""
+    """Return whether to read a table in parts: CSV from 512 MB, or Parquet from 128 MB."""
     try:
         size = os.stat(path).st_size
     except OSError:
-        return False  # to be said where it is read
+        return False  # the error is raised when it is read
     packed = not os.fspath(path).lower().endswith((".csv", ".tsv"))
     return size * (_PACKED if packed else 1) >= _LARGE
 
@@ -174,15 +174,15 @@ def is_large(path: str | os.PathLike[str]) -> bool:
 def store_table(path: str | os.PathLike[str], *, text: Sequence[str] = ()) -> StoredColumns:
     """Read a table from a CSV or Parquet file into temporary files.
 
-    The files lie where :mod:`tempfile` puts them, which the environment variable ``TMPDIR`` says.
+    The files are in the folder of :mod:`tempfile`, which the environment variable ``TMPDIR`` sets.
 
     Args:
         path: as for :func:`bp_xp.datasets.reader.read_table`, like all that follows.
-        text: columns to take for text, whatever they hold; those that are not there are left alone.
+        text: columns to treat as text, whatever they hold; names of no column are ignored.
 
     Raises:
-        DataFormatError: the file is no such table, or a column of Parquet is neither of numbers,
-            dates, truth values nor text.
+        DataFormatError: the file is not such a table, or a Parquet column does not hold numbers,
+            dates, truth values or text.
         OSError: the file changed while it was read, or there is no room for the temporary files.
     """
     path = Path(path)
@@ -205,7 +205,7 @@ def store_table(path: str | os.PathLike[str], *, text: Sequence[str] = ()) -> St
         raise
     n_bytes = sum(file.stat().st_size for file in Path(folder.name).glob("*.column"))
     logger.info("%s is read in parts: its columns take %s of %s", path, _told(n_bytes), folder.name)
-    if os.name != "nt":  # what is open stays, without a name, until nobody needs it
+    if os.name != "nt":  # open files remain, without a name, until they are closed
         folder.cleanup()
     return StoredColumns(arrays, n_bytes, folder)
 
@@ -216,7 +216,7 @@ def _told(n_bytes: int) -> str:
 
 @contextlib.contextmanager
 def _room(folder: str) -> Iterator[None]:
-    """Let the error of a full disk say where, and what to do; Ctrl-C is Python's own."""
+    """Name the folder and a remedy in the error of a full disk; raise Python's error for Ctrl-C."""
     import duckdb
 
     try:
@@ -229,14 +229,14 @@ def _room(folder: str) -> Iterator[None]:
             raise
         raise OSError(
             errno.ENOSPC,
-            "no room for the temporary files of a table: let TMPDIR name a folder with more",
+            "no room for the temporary files of a table: set TMPDIR to a folder with more space",
             folder,
         ) from error
 
 
 @contextlib.contextmanager
 def _session(folder: Path) -> Iterator[Any]:
-    """Open a database of our own in a folder, and remove it at the end."""
+    """Open a new database in a folder, and remove it at the end."""
     import duckdb
 
     threads = min(_THREADS, os.cpu_count() or 1)
@@ -255,7 +255,7 @@ class _Store(Database):
     """A session with a table of all rows, "raw", and a view of those below the header, "t"."""
 
     def csv_columns(self, text: Sequence[str]) -> dict[str, _Column]:
-        """Read a CSV file into the database; return what its columns are.
+        """Read a CSV file into the database; return its columns.
 
         Raises:
             DataFormatError: as for :func:`bp_xp.datasets.reader.read_table`.
@@ -271,7 +271,7 @@ class _Store(Database):
             self._read(first, columns, seen.keys() - dates.keys(), dates)
             undecided = self._undecided([c for c in columns if c not in seen and c not in as_text])
             decimal = self._decimal(undecided, first.separator)
-            # Where a comma is before the fraction, a dot is between thousands.
+            # If the decimal sign is a comma, a dot separates thousands.
             slips = set(seen) if decimal == "," else self._slips(seen)
             if not slips:
                 break
@@ -285,10 +285,10 @@ class _Store(Database):
         return found
 
     def parquet_columns(self) -> dict[str, _Column]:
-        """Read a Parquet file into the database; return what its columns are.
+        """Read a Parquet file into the database; return its columns.
 
         Raises:
-            DataFormatError: it is no Parquet file, or holds what no table does.
+            DataFormatError: it is not a Parquet file, or holds values that a table can't have.
         """
         try:
             names = self._connection.sql(f"SELECT * FROM read_parquet({self._file()})").columns
@@ -309,8 +309,8 @@ class _Store(Database):
             known = next((k for k, starts in _TYPES.items() if kind.startswith(starts)), None)
             if known is None or kind.endswith("]"):
                 raise DataFormatError(
-                    f"{self._path}, column {name[:40]!r}: {kind} is none of numbers, dates, truth "
-                    "values and text. Leave the column out of the file, or convert it."
+                    f"{self._path}, column {name[:40]!r}: {kind} is not numbers, dates, truth "
+                    "values or text. Leave the column out of the file, or convert it."
                 )
             found[name] = _Column(known, f"CAST(c{i} AS VARCHAR)" if known == "text" else f"c{i}")
         if not self._one("SELECT count(*) FROM t")[0]:
@@ -318,7 +318,7 @@ class _Store(Database):
         return found
 
     def _look(self, first: FirstLine, names: Sequence[str]) -> dict[str, _Column]:
-        """Return the columns that seem to be of numbers or dates, by the first lines."""
+        """Return the columns that hold numbers or dates in the first lines."""
         found = {}
         with Database(self._path, allow_empty=True) as sample:
             sample.csv(first, None, MISSING_WORDS, _LINES_LOOKED_AT)
@@ -326,7 +326,7 @@ class _Store(Database):
             if sample._decimal(columns, first.separator) == ",":
                 return {}
             for column, name in zip(columns, names, strict=True):
-                with contextlib.suppress(DataFormatError):  # to be said of all lines
+                with contextlib.suppress(DataFormatError):  # the error is raised for all lines
                     known = _of(column, sample._expression(column, name, ".", None))
                     if known.kind in ("number", "date"):
                         found[column] = known
@@ -341,16 +341,16 @@ class _Store(Database):
     ) -> None:
         """Read the file into the database.
 
-        What does not fit its column is infinite there, as nothing else may be.
+        A field that does not fit its column becomes infinite, which no valid field can be.
 
         Args:
-            first: what the first line tells.
+            first: what the first line shows.
             columns: all columns.
-            numbers: those to read as numbers.
-            dates: the expressions of those to read as dates.
+            numbers: the columns to read as numbers.
+            dates: the expressions of the columns to read as dates.
 
         Raises:
-            DataFormatError: a line is not as the first one.
+            DataFormatError: a line does not have the fields of the first one.
         """
         words = ["", *MISSING_WORDS]
         inner, outer = [], []
@@ -361,7 +361,7 @@ class _Store(Database):
                 outer.append(f"CASE WHEN {c} IS NOT NULL THEN {value} END AS {c}")
             elif c in numbers:
                 inner += [c, f"try_cast({c} AS DOUBLE) AS v{c}"]
-                # Blanks are seldom: most fields are taken as they are.
+                # Blanks are rare: most fields are used unchanged.
                 begins = f"CASE WHEN {c} < '!' THEN trim({c}, {BLANKS}) ELSE {c} END"
                 outer.append(
                     f"CASE WHEN isfinite(v{c}) AND NOT contains({c}, '_') "
@@ -390,7 +390,7 @@ class _Store(Database):
             raise DataFormatError(f"{self._path} has no data rows{below}.")
 
     def _name_rows(self, width: int) -> None:
-        """Make the view of the rows below the header, whose numbers begin with 0."""
+        """Create the view of the rows below the header, numbered from 0."""
         header = int(self.has_header)
         columns = ", ".join(f"c{i}" for i in range(width))
         self._connection.execute(
@@ -399,16 +399,16 @@ class _Store(Database):
         )
 
     def _slips(self, seen: Collection[str]) -> set[str]:
-        """Return the columns in which a field is not what the first lines promised."""
+        """Return the columns in which a field does not have the type of the first lines."""
         if not seen:
             return set()
         counts = self._one(f"SELECT {', '.join(f'count_if(isinf({c}))' for c in seen)} FROM t")
         return {column for column, n in zip(seen, counts, strict=True) if n}
 
     def _undecided(self, columns: Sequence[str]) -> list[str]:
-        """Return the columns that may be of something else than text; see ``_expression``.
+        """Return the columns that may hold something other than text; see ``_expression``.
 
-        Few texts begin as a number or a date does, which is quickly seen.
+        Few texts begin like a number or a date, which is quick to check.
         """
         self._plain: set[str] = set()
         self._padded: set[str] = set()
@@ -432,7 +432,7 @@ class _Store(Database):
         return found
 
     def write(self, columns: dict[str, _Column], folder: Path) -> dict[str, Any]:
-        """Write columns to files, and return these memory-mapped.
+        """Write columns to files, and return memory maps of them.
 
         Raises:
             DataFormatError: a number is infinite.
@@ -464,7 +464,7 @@ class _Store(Database):
         return table
 
     def _form(self, i: int, column: _Column) -> _Form:
-        """Return how the column of a number is kept."""
+        """Return how the column with a number is stored."""
         value = column.value
         if column.kind == "number":
             whole = f"coalesce(CAST({value} AS DOUBLE), 'nan'::DOUBLE)"
@@ -489,7 +489,7 @@ class _Store(Database):
 
 
 def _of(column: str, value: str) -> _Column:
-    """Return what a column is, by the expression of its value."""
+    """Return the kind of a column, by the expression of its value."""
     if value == column:
         return _Column("text", value)
     if value.startswith("lower("):

@@ -16,7 +16,7 @@ Missing = Literal["refuse", "allow"]
 
 
 CSV_ENDS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
-"""The ends of the names of CSV files."""
+"""The endings of the names of CSV files."""
 
 
 class Table(NamedTuple):
@@ -24,7 +24,7 @@ class Table(NamedTuple):
 
     Attributes:
         values: shape (N, columns), float64.
-        columns: the names of the columns, or None where the file has no header.
+        columns: the names of the columns, or None if the file has no header.
     """
 
     values: np.ndarray
@@ -41,25 +41,24 @@ def load_csv(
 ) -> Table:
     """Read a table of numbers from a CSV file in UTF-8.
 
-    It is read as :func:`bp_xp.tables.read_table` reads it, which takes text and dates too.
+    It is read as by :func:`bp_xp.tables.read_table`, which also reads text and dates.
 
     Args:
         path: the file; one whose name ends in .gz is unpacked.
-        header: whether the first line holds names; None to take it for names when it holds text
-            and no number.
-        delimiter: what separates two fields; None for the one of comma, semicolon, tab and ``|``
-            that the first line holds most often.
-        missing: "refuse" to raise where a field is empty, nan or inf; "allow" to read an empty
-            field, nan or NA as nan and leave inf as it is.
+        header: whether the first line holds names; None decides so if it holds text and no number.
+        delimiter: the character between two fields; None takes the one of comma, semicolon, tab and
+            ``|`` that occurs most often in the first line.
+        missing: "refuse" to raise an error if a field is empty, nan or inf; "allow" to read an
+            empty field, nan or NA as nan and keep inf.
 
     Returns:
         The ``Table``, with a row for each line that is not blank.
 
     Raises:
-        DataFormatError: where a field is not a number, a line has more or fewer fields than the
+        DataFormatError: a field is not a number, a line has more or fewer fields than the
             first, there are no data rows, or the file is not text. The message names line or row;
             row 1 is the first below the header.
-        FileNotFoundError: where there is no such file.
+        FileNotFoundError: there is no such file.
     """
     check_missing(missing)
     values, columns = read_numbers(path, header=header, separator=delimiter)

@@ -1,4 +1,4 @@
-"""Arrays as scikit-learn takes them."""
+"""Arrays in the forms that scikit-learn takes."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ __all__ = ["array_library", "as_scikit_takes", "place_of"]
 
 
 def as_scikit_takes(values: Any, name: str) -> Any:
-    """Return samples in a form of which scikit-learn takes all that there is to it.
+    """Return samples in a form that scikit-learn takes without losing anything.
 
-    It takes sparse matrices, and drops the mask of a masked array. What is an array of the CPU to
-    it may have a dtype that NumPy lacks.
+    scikit-learn takes sparse matrices, and drops the mask of a masked array. An array on the CPU
+    may have a dtype that NumPy lacks.
 
     Raises:
-        TypeError: they are masked, sharded, or a sparse array of a library of arrays.
+        TypeError: they are masked, sharded, or a sparse array of an array library.
     """
     if hasattr(values, "tocsr"):
         return values
@@ -33,7 +33,7 @@ def as_scikit_takes(values: Any, name: str) -> Any:
 
 
 def array_library(X: Any) -> Namespace | None:
-    """Return the namespace of an array that scikit-learn was told to keep as it is, or None."""
+    """Return the namespace of an array that scikit-learn is set to keep as it is, or None."""
     if not get_config()["array_api_dispatch"] or isinstance(X, np.ndarray):
         return None
     library = library_of(X)

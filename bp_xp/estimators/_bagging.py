@@ -18,7 +18,7 @@ __all__ = ["BaggingClassifier", "BaggingRegressor"]
 
 
 class _InStacks:
-    """An ensemble of scikit-learn whose fits are made beforehand, those that can be as stacks."""
+    """An ensemble of scikit-learn whose fits are made beforehand, as stacks where possible."""
 
     n_jobs: Any
     random_state: Any
@@ -30,31 +30,31 @@ class _InStacks:
         Args:
             X: inputs, shape (N, I).
             y: labels or targets, shape (N,).
-            sample_weight: the probabilities by which samples are drawn, shape (N,).
+            sample_weight: the probabilities with which samples are drawn, shape (N,).
             fit_params: what is passed on to the estimators, with metadata routing.
 
         Returns:
             The ensemble.
 
         Raises:
-            ValueError, TypeError: as there, and for the ``fit`` of the estimator.
+            ValueError, TypeError: as for that ``fit``, and the ``fit`` of the estimator.
         """
         fit: Any = super().fit  # type: ignore[misc]
-        # A search around it makes the fits of all its ensembles.
+        # A search that contains it makes the fits of all its ensembles.
         if is_prepared() or not holds_networks(self._get_estimator()):
             return fit(X, y, sample_weight, **fit_params)
         fits = self._asked(X, y, sample_weight, fit_params)
         fitted = make_fits(fits, self.n_jobs)
         if not any(fitted):
             return fit(X, y, sample_weight, **fit_params)
-        # In this process alone are the fits known that are made.
+        # Only this process knows the fits that are made.
         with using(fits.asked, fitted), joblib.parallel_config(backend="sequential"):
             return fit(X, y, sample_weight, **fit_params)
 
     def _asked(self, X: Any, y: Any, sample_weight: Any, fit_params: dict[str, Any]) -> Fits:
         """Return the fits of networks that ``fit`` will make."""
         first = copy.copy(self)
-        # It draws what the fit to come will draw, and leaves the estimators of a warm start alone.
+        # It draws what the real fit will draw, and does not touch the estimators of a warm start.
         random = copy.deepcopy(check_random_state(self.random_state))
         vars(first).update(random_state=random, oob_score=False, verbose=0)
         for name in ("estimators_", "estimators_features_"):
@@ -63,7 +63,7 @@ class _InStacks:
         with (
             record_fits() as fits,
             joblib.parallel_config(backend="sequential"),
-            contextlib.suppress(Exception),  # what can't be fitted is told by the fit itself
+            contextlib.suppress(Exception),  # the fit itself reports what can't be fitted
         ):
             first.fit(X, y, sample_weight, **fit_params)
         return fits
@@ -73,11 +73,11 @@ class BaggingClassifier(_InStacks, ensemble.BaggingClassifier):
     """scikit-learn's ``BaggingClassifier``, which fits the networks as one stack.
 
     Parameters, attributes, methods and results are those of
-    :class:`sklearn.ensemble.BaggingClassifier`, but for ``estimator=None``, which is
-    :class:`MLPClassifier`. Each of the ``estimators_`` is what it is alone, with its own
-    ``random_state``; probabilities are the mean of theirs. ``bootstrap=False`` lets all learn all
-    samples, which is a deep ensemble. ``n_jobs`` spreads stacks over processes. What can't be in a
-    stack (see :class:`GridSearchCV`) is fitted one by one, as there.
+    :class:`sklearn.ensemble.BaggingClassifier`, except that ``estimator=None`` means
+    :class:`MLPClassifier`. Each of the ``estimators_`` is the same as if fitted alone, with its own
+    ``random_state``; probabilities are the mean of theirs. With ``bootstrap=False``, all estimators
+    learn all samples, which is a deep ensemble. ``n_jobs`` spreads stacks over processes. Fits that
+    can't be in a stack (see :class:`GridSearchCV`) are made one by one, as in scikit-learn.
 
     Examples:
         >>> import numpy as np
@@ -100,8 +100,8 @@ class BaggingClassifier(_InStacks, ensemble.BaggingClassifier):
 class BaggingRegressor(_InStacks, ensemble.BaggingRegressor):
     """scikit-learn's ``BaggingRegressor``, which fits the networks as one stack.
 
-    Predictions are the mean of those of the estimators. ``estimator=None`` is
-    :class:`MLPRegressor`; for all else see :class:`BaggingClassifier`.
+    Predictions are the mean of those of the estimators. ``estimator=None`` means
+    :class:`MLPRegressor`; for everything else see :class:`BaggingClassifier`.
     """
 
     def _get_estimator(self) -> Any:

@@ -70,7 +70,7 @@ class MLP(BaseEstimator):
     restore_best_weights: bool
     distributed: Any
 
-    # What a fit leaves.
+    # What a fit sets.
     coefs_: list[Array]
     intercepts_: list[Array]
     classes_: Any
@@ -87,7 +87,7 @@ class MLP(BaseEstimator):
     validation_scores_: list[float] | None
     best_validation_score_: float | None
 
-    # Where a fit has computed, and whether its samples were arrays that live there.
+    # The device of a fit, and whether its samples were arrays on it.
     _where: Placement | None = None
     _in_arrays: bool = False
 
@@ -98,7 +98,7 @@ class MLP(BaseEstimator):
                 setattr(self, name, value)
 
     # -----------------------------------------------------------------------------------------
-    # What a subclass says
+    # What a subclass defines
 
     def _encode(self, y: Any, placement: Placement, *, fresh: bool) -> tuple[np.ndarray, Any]:
         """Return targets (N, O) and what predictions are compared with, both on the host."""
@@ -117,13 +117,13 @@ class MLP(BaseEstimator):
         raise NotImplementedError
 
     # -----------------------------------------------------------------------------------------
-    # Learning
+    # Training
 
     @staticmethod
     def _as_validation_data(
         validation_data: Any, X_val: Any, y_val: Any, sample_weight_val: Any
     ) -> Any:
-        """Return validation samples that are given in parts as those that are given together."""
+        """Return validation samples passed in parts in the form of those passed together."""
         parts = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
         given = [name for name, part in parts.items() if part is not None]
         if not given:
@@ -131,15 +131,15 @@ class MLP(BaseEstimator):
         if validation_data is not None:
             raise ValueError(f"pass validation_data or {given[0]}, not both.")
         if X_val is None or y_val is None:
-            raise ValueError(f"X_val and y_val go together, but only {', '.join(given)} came.")
+            raise ValueError(f"X_val and y_val go together, but only {', '.join(given)} was given.")
         return X_val, y_val, sample_weight_val
 
     def _check_incremental(self) -> None:
-        """Refuse what ``partial_fit`` can't do."""
+        """Refuse settings that ``partial_fit`` does not support."""
         if self.early_stopping:
             raise ValueError(
                 "partial_fit does not support early_stopping=True: there is no validation set to "
-                "hold out of samples that come in parts. Use fit, or set early_stopping=False."
+                "hold out from samples that come in parts. Use fit, or set early_stopping=False."
             )
 
     def _fit(
@@ -173,7 +173,7 @@ class MLP(BaseEstimator):
             if validation_data is None:
                 return network, samples, None
             if self.solver == "lbfgs":
-                raise ValueError("solver='lbfgs' has no epochs to look at validation_data in.")
+                raise ValueError("solver='lbfgs' has no epochs to evaluate validation_data after.")
             return network, samples, self._validation(validation_data, placement, dtype)
 
         with placement.active():
@@ -194,7 +194,7 @@ class MLP(BaseEstimator):
                     ranks=ranks,
                 )
                 self._keep(layers, placement)
-            if is_sparse(X):  # the next prediction lays out all layers as its products read them
+            if is_sparse(X):  # the next prediction stores all layers in the order of its products
                 self._on_device = ([], [])
         return self
 
@@ -207,7 +207,7 @@ class MLP(BaseEstimator):
         *,
         first: bool,
     ) -> Network:
-        """Return the network that is to learn, of parameters drawn anew in the first call."""
+        """Return the network to train, with newly drawn parameters in the first call."""
         outputs = samples.y.shape[1]
         sizes = [samples.inputs.shape[1], *hidden, outputs]
         settings.check_loss(self.loss, self._output() if first else self.out_activation_, outputs)
@@ -226,7 +226,7 @@ class MLP(BaseEstimator):
         """Return samples as arrays that scikit-learn has checked."""
         X, y = as_scikit_takes(X, "X"), as_scikit_takes(y, "y")
         xp = array_library(X) or np
-        # A device such as Apple's has no float64, which the standard's own words tell.
+        # A device such as Apple's has no float64, which the standard's inspection functions show.
         wanted = [dtype_name(self.dtype)] if self.dtype is not None else ["float64", "float32"]
         dtypes = [getattr(xp, name) for name in wanted if hasattr(xp, name)]
         X, y = validate_data(
@@ -278,7 +278,7 @@ class MLP(BaseEstimator):
             return compute_sample_weight(class_weight, y)
         if y.ndim == 2:
             raise ValueError(
-                "class_weight as a dictionary is for one label a sample: for several, use "
+                "class_weight as a dictionary is for one label per sample: for several, use "
                 "'balanced' or sample_weight."
             )
         classes = to_numpy(self.classes_).tolist()
@@ -287,11 +287,11 @@ class MLP(BaseEstimator):
             raise ValueError(
                 f"class_weight has the label {unknown[0]!r}, but the classes are {classes}."
             )
-        # A call of partial_fit may have no sample of a class, which scikit-learn's own refuses.
+        # A call of partial_fit may lack samples of a class, which scikit-learn's function refuses.
         return np.asarray([class_weight.get(label, 1.0) for label in y.tolist()], np.float64)
 
     def _start(self, sizes: Sequence[int], dtype: str, random: np.random.RandomState) -> None:
-        """Begin anew: draw parameters, and forget the runs before."""
+        """Start from the beginning: draw parameters, and forget earlier runs."""
         self.n_iter_ = 0
         self.t_ = 0
         self.n_outputs_ = sizes[-1]
@@ -302,7 +302,7 @@ class MLP(BaseEstimator):
         names = names or ["identity"]
         self.coefs_, self.intercepts_ = [], []
         for l, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):  # noqa: E741
-            # Glorot's, as scikit-learn has it; the output layer goes by the last hidden one.
+            # Glorot's, as in scikit-learn; the output layer uses the last hidden activation.
             name = names[min(l, len(names) - 1)]
             bound = np.sqrt((2.0 if name in ("logistic", "sigmoid") else 6.0) / (n_in + n_out))
             self.coefs_.append(random.uniform(-bound, bound, (n_in, n_out)).astype(dtype))
@@ -311,8 +311,8 @@ class MLP(BaseEstimator):
             forget_runs(self)
 
     def _network(self, placement: Placement, dtype: str) -> Network:
-        """Return a network of the parameters, all of it checked."""
-        # Copied in C order, which the squares of the weights are summed up in.
+        """Return a network with the parameters, fully checked."""
+        # Copied in C order, in which the squares of the weights are summed.
         layers = [
             (np.ascontiguousarray(to_numpy(coef).T), to_numpy(intercept))
             for coef, intercept in zip(self.coefs_, self.intercepts_, strict=True)
@@ -330,12 +330,12 @@ class MLP(BaseEstimator):
         )
 
     def _to_network(self) -> Network:
-        """Return a network of the parameters, where predictions are made."""
+        """Return a network with the parameters, on the device for predictions."""
         placement = self._where or place(self.device, self.backend)
         return self._network(placement, dtype_name(self.coefs_[0].dtype))
 
     def _validation(self, given: Any, placement: Placement, dtype: str) -> Samples:
-        """Return the samples that the caller validates with."""
+        """Return the validation samples of the caller."""
         if not isinstance(given, tuple | list) or len(given) not in (2, 3):
             size = f" of {len(given)}" if isinstance(given, tuple | list) else ""
             raise TypeError(
@@ -353,7 +353,7 @@ class MLP(BaseEstimator):
         return Samples(inputs, placement.asarray(targets, dtype), truth, weights, weights)
 
     def _hold_out(self, samples: Samples, placement: Placement) -> tuple[Samples, Samples]:
-        """Return training and validation samples, parted as scikit-learn parts them."""
+        """Return training and validation samples, split as in scikit-learn."""
         rows, held = self._rows_to_hold_out(samples, self._random_state)
         return samples.rows(rows, placement), samples.rows(held, placement)
 
@@ -377,7 +377,7 @@ class MLP(BaseEstimator):
         return rows, held
 
     def _loss_scale(self) -> float:
-        """Return what makes scikit-learn's loss of the cost."""
+        """Return the factor that turns the cost into scikit-learn's loss."""
         # Its squared error is a mean over outputs, though its gradient is that of the sum.
         return 1.0 / self.n_outputs_ if self.loss == "squared_error" else 1.0
 
@@ -424,10 +424,10 @@ class MLP(BaseEstimator):
         self._keep(map_leaves(lambda part: placement.asarray(part, dtype), found.layers), placement)
 
     # -----------------------------------------------------------------------------------------
-    # Where it computes
+    # Devices
 
     def _place_for(self, X: Any) -> Placement:
-        """Return the library and device for samples that are checked."""
+        """Return the library and device for checked samples."""
         if array_library(X) is None:
             return place(self.device, self.backend)
         here = place_of(X)
@@ -443,11 +443,11 @@ class MLP(BaseEstimator):
     def _dtype_for(self, X: Any) -> str:
         if self.dtype is not None:
             return dtype_name(self.dtype)
-        # SciPy's L-BFGS works in float64, and so scikit-learn's parameters end in it.
+        # SciPy's L-BFGS works in float64, so scikit-learn's parameters end in it.
         return "float64" if self.solver == "lbfgs" else dtype_name(X.dtype)
 
     def _keep(self, layers: Sequence[Layer], placement: Placement) -> None:
-        """Keep parameters as attributes: of the samples' kind, and where they came from."""
+        """Set parameters as attributes: arrays of the samples' library and device."""
         self._where = placement
         home = (lambda array: array) if self._in_arrays else to_numpy
         transpose = placement.xp.matrix_transpose if self._in_arrays else np.transpose
@@ -459,9 +459,9 @@ class MLP(BaseEstimator):
         return [*self.coefs_, *self.intercepts_]
 
     def _layers(self, placement: Placement, dtype: str, X: Any) -> Sequence[Layer]:
-        """Return the parameters on the device, in the order that products with X read best.
+        """Return the parameters on the device, in the memory order that products with X read best.
 
-        They are those of the last call while they are unchanged.
+        The arrays of the last call are reused while they are unchanged.
         """
         known, layers = getattr(self, "_on_device", ([], []))
         now = self._parameters()
@@ -492,7 +492,7 @@ class MLP(BaseEstimator):
             return feed(model, layers, blocks, placement=placement)
 
     def _check_same_kind(self, X: Any, placement: Placement, method: str) -> None:
-        """Refuse samples of another library or device than those of fit."""
+        """Refuse samples whose library or device is not that of fit."""
         here = "NumPy" if array_library(X) is None else str(place_of(X))
         there = str(placement) if self._in_arrays else "NumPy"
         if here != there:
@@ -503,12 +503,12 @@ class MLP(BaseEstimator):
             )
 
     def _home(self, array: Array) -> Array:
-        """Return a result as an array of the samples' kind."""
+        """Return a result as an array of the samples' library."""
         return array if self._in_arrays else to_numpy(array)
 
     @contextlib.contextmanager
     def _at_home(self) -> Iterator[Namespace]:
-        """Yield the namespace of such results, while their device is the current one."""
+        """Yield the namespace of such results, with their device as the current one."""
         where = self._where if self._in_arrays else None
         with where.active() if where else contextlib.nullcontext():
             yield where.xp if where else np
@@ -517,7 +517,7 @@ class MLP(BaseEstimator):
     # scikit-learn's protocols
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a pickle holds: arrays of the host, so that any machine can read it."""
+        """Return the content of a pickle: arrays on the host, so that any machine can read it."""
         inherited: Any = super().__getstate__()
         state = dict(inherited)
         state.pop("_on_device", None)
@@ -534,9 +534,9 @@ class MLP(BaseEstimator):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the content of a pickle; where its device is missing, the CPU predicts.
+        """Restore the content of a pickle; if its device is missing, the CPU predicts.
 
-        An estimator of arrays of another library comes back with such arrays.
+        An estimator with arrays of another library is restored with such arrays.
         """
         state = dict(state)
         placement = state.pop("_where", None)
@@ -562,10 +562,10 @@ class MLP(BaseEstimator):
                     self.classes_ = self._labels_at(self.classes_, self._where)
 
     def __sklearn_array_api_convert__(self, convert: Callable[[Any], Array]) -> Any:
-        """Return a copy that predicts for samples of another library or device.
+        """Return a copy that predicts from samples of another library or device.
 
         Args:
-            convert: returns an array there.
+            convert: converts an array to that library and device.
         """
         made: Any = clone(self)
         left = {*self.get_params(deep=False), "_on_device", "_where"}
@@ -585,7 +585,7 @@ class MLP(BaseEstimator):
         return made
 
     def _labels_at(self, labels: np.ndarray, placement: Placement) -> Any:
-        """Return labels as an array of the samples' kind; text can be of NumPy alone."""
+        """Return labels as an array of the samples' library; text is always a NumPy array."""
         there = self._in_arrays and labels.dtype.kind in "iufb"
         return placement.asarray(labels) if there else labels
 

@@ -20,8 +20,8 @@ __all__ = ["MLPClassifier"]
 class MLPClassifier(ClassifierMixin, MLP):
     """scikit-learn's ``MLPClassifier``, on any device.
 
-    The first parameters are those of :class:`sklearn.neural_network.MLPClassifier`, with its names,
-    meaning and defaults; with the same ``random_state`` the run is the same run. The rest is new.
+    The first parameters are those of :class:`sklearn.neural_network.MLPClassifier`, with the same
+    names, meanings and defaults; the same ``random_state`` gives the same run. The others are new.
 
     Args:
         hidden_layer_sizes: neurons of each hidden layer.
@@ -29,69 +29,68 @@ class MLPClassifier(ClassifierMixin, MLP):
             or any of :data:`bp_xp.ACTIVATIONS`, an :class:`bp_xp.Activation`, or a list with one
             for each hidden layer.
         solver: ``"sgd"``, ``"adam"``, ``"lbfgs"``; or an optimizer, such as
-            ``bp_xp.RMSprop(0.01)``, which brings its learning rate.
-        alpha: strength of the term ½ α ‖W‖²/n that is added to the loss, where n are the samples
-            of the mini-batch.
-        batch_size: samples in a mini-batch; ``"auto"`` is 200, or all where there are fewer.
+            ``bp_xp.RMSprop(0.01)``, which has its own learning rate.
+        alpha: strength of the term ½ α ‖W‖²/n that is added to the loss, where n is the number of
+            samples in the mini-batch.
+        batch_size: samples in a mini-batch; ``"auto"`` is 200, or all if there are fewer.
         learning_rate: ``"constant"``, ``"invscaling"``, ``"adaptive"`` for ``solver="sgd"``; or a
             schedule, such as ``bp_xp.CosineDecay(0.1, steps=1000)``, for ``"sgd"`` and ``"adam"``.
         learning_rate_init: η at the start.
         power_t: the exponent of ``"invscaling"``.
-        max_iter: the most epochs; of ``"lbfgs"``, the most iterations.
+        max_iter: the largest number of epochs; for ``"lbfgs"``, of iterations.
         shuffle: whether each epoch has a new order.
         random_state: seed or generator of weights, order and held-out samples.
-        tol: by how much loss or score must improve to count.
-        verbose: whether to print a line an epoch.
-        warm_start: whether ``fit`` goes on from the parameters of the call before.
+        tol: the smallest change of loss or score that counts as an improvement.
+        verbose: whether to print a line for each epoch.
+        warm_start: whether ``fit`` continues from the parameters of the previous call.
         momentum: μ of ``"sgd"``.
-        nesterovs_momentum: whether it looks ahead.
+        nesterovs_momentum: whether to use Nesterov's momentum.
         early_stopping: whether to hold out samples, end the run when their score stops improving,
-            and go back to the best parameters.
+            and restore the best parameters.
         validation_fraction: the share of samples held out.
         beta_1: β₁ of ``"adam"``.
         beta_2: β₂ of ``"adam"``.
         epsilon: ε of ``"adam"``.
         n_iter_no_change: how many epochs without an improvement end the run.
-        max_fun: the most evaluations of ``"lbfgs"``.
+        max_fun: the largest number of evaluations of ``"lbfgs"``.
         loss: ``"log_loss"``, the cross-entropy; or any of :data:`bp_xp.COSTS`, or a
             :class:`bp_xp.Cost`.
         device: where to compute: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"auto"``; see
             :func:`bp_xp.backends.place`. None is the CPU or, with ``array_api_dispatch``, the
             device of the samples.
         backend: the array library; None chooses by the device, or is that of the samples.
-        dtype: ``"float32"`` or ``"float64"``; None is that of the samples, float64 where they are
+        dtype: ``"float32"`` or ``"float64"``; None is that of the samples, or float64 if they are
             integers.
         class_weight: how much each class counts in training, ``{label: weight}`` or
             ``"balanced"``.
         dropout: probability with which a hidden neuron is left out of a step: one for all hidden
-            layers, or one for each; one more, in front, is that of the inputs.
+            layers, or one for each; an additional one in front is that of the inputs.
         callbacks: objects of :class:`bp_xp.Callback`, or functions of (network, history) that are
             called after each epoch; one that returns True ends the run.
-        progress: whether to show a bar on a terminal and in a notebook, or a line an epoch.
-        restore_best_weights: whether to go back to the parameters of the best epoch without
-            ``early_stopping`` too: that of the least validation loss, or of the least loss where
-            there is no ``validation_data``.
+        progress: whether to show a bar on a terminal and in a notebook, or a line for each epoch.
+        restore_best_weights: whether to restore the parameters of the best epoch also without
+            ``early_stopping``: the epoch with the smallest validation loss, or with the smallest
+            loss if there is no ``validation_data``.
         distributed: what shares the run: ``"mpi"``, ``"torch"``, ``"jax"`` or ``"auto"``, as for
-            :meth:`bp_xp.Network.fit`. Each process calls ``fit`` with all samples, and has all of
-            the result.
+            :meth:`bp_xp.Network.fit`. Each process calls ``fit`` with all samples, and gets the
+            whole result.
 
     Attributes:
         classes_: the labels, shape (n_classes,).
         loss_: the loss of the last epoch, with its penalty.
-        best_loss_: the least loss; None with ``early_stopping``.
+        best_loss_: the smallest loss; None with ``early_stopping``.
         loss_curve_: the loss of each epoch.
-        validation_scores_: the accuracy on the validation samples after each epoch; None without.
+        validation_scores_: the accuracy on the validation samples after each epoch, or None.
         best_validation_score_: the best of them with ``early_stopping``; otherwise None.
-        validation_loss_curve_: the loss on the validation samples, without the penalty; None
-            without.
-        t_: samples seen in training.
+        validation_loss_curve_: the loss on the validation samples, without the penalty, or None.
+        t_: the number of samples seen in training.
         coefs_: weights of each layer, shape (I, O) each.
         intercepts_: biases of each layer, shape (O,) each.
-        n_features_in_: columns of the samples.
-        feature_names_in_: their names, where the samples have any.
-        n_iter_: epochs of the last call.
-        n_layers_: layers, inputs and outputs included.
-        n_outputs_: neurons of the output layer.
+        n_features_in_: the number of columns of the samples.
+        feature_names_in_: their names, if the samples have any.
+        n_iter_: the number of epochs of the last call.
+        n_layers_: the number of layers, including inputs and outputs.
+        n_outputs_: the number of neurons of the output layer.
         out_activation_: ``"softmax"``, or ``"logistic"`` for two classes and for several labels.
 
     Examples:
@@ -158,12 +157,12 @@ class MLPClassifier(ClassifierMixin, MLP):
 
         Args:
             X: inputs, shape (N, I): an array, a data frame, a sparse matrix.
-            y: labels, shape (N,); or for several labels a sample, zeros and ones, shape (N, K).
+            y: labels, shape (N,); or for several labels per sample, zeros and ones, shape (N, K).
             sample_weight: how much each sample counts, shape (N,).
-            validation_data: (X, y) or (X, y, sample_weight) to look at after each epoch; with
-                ``early_stopping`` they take the place of held-out samples.
-            X_val: the inputs of ``validation_data`` by themselves, which a pipeline transforms with
-                ``transform_input=["X_val"]``.
+            validation_data: (X, y) or (X, y, sample_weight) to evaluate after each epoch; with
+                ``early_stopping`` they replace the held-out samples.
+            X_val: the inputs of ``validation_data`` as a separate argument, which a pipeline
+                transforms with ``transform_input=["X_val"]``.
             y_val: the labels or targets that go with them.
             sample_weight_val: how much each of them counts.
 
@@ -171,8 +170,8 @@ class MLPClassifier(ClassifierMixin, MLP):
             The estimator.
 
         Raises:
-            ValueError: the samples or a parameter do not serve, or the run diverged.
-            TypeError: a parameter of the wrong kind.
+            ValueError: the samples or a parameter are not valid, or the run diverged.
+            TypeError: a parameter has the wrong type.
             DeviceError: the device does not work on this machine.
         """
         given = self._as_validation_data(validation_data, X_val, y_val, sample_weight_val)
@@ -182,8 +181,8 @@ class MLPClassifier(ClassifierMixin, MLP):
         """Return whether there is a ``partial_fit``."""
         if self.solver == "lbfgs":
             raise AttributeError(
-                "partial_fit is only available for solvers that take steps; 'lbfgs' looks at all "
-                "samples at once."
+                "partial_fit is only available for solvers that take steps; 'lbfgs' needs all "
+                "samples at the same time."
             )
         return True
 
@@ -191,13 +190,13 @@ class MLPClassifier(ClassifierMixin, MLP):
     def partial_fit(
         self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None
     ) -> "MLPClassifier":
-        """Learn from some samples more: one pass over them, the optimizer going on where it was.
+        """Learn from additional samples in one pass; the optimizer continues from its state.
 
         Args:
             X: inputs, shape (N, I).
-            y: labels, shape (N,), or (N, K) for several a sample.
+            y: labels, shape (N,), or (N, K) for several per sample.
             sample_weight: how much each sample counts, shape (N,).
-            classes: all labels that will ever come, which the first call needs.
+            classes: all labels of all calls, which the first call needs.
 
         Returns:
             The estimator.
@@ -234,7 +233,7 @@ class MLPClassifier(ClassifierMixin, MLP):
             X: inputs, shape (N, I).
 
         Returns:
-            Labels, shape (N,); for several a sample, zeros and ones, shape (N, K).
+            Labels, shape (N,); for several per sample, zeros and ones, shape (N, K).
         """
         a = self._outputs(X, "predict")
         labels = self.classes_
@@ -272,7 +271,7 @@ class MLPClassifier(ClassifierMixin, MLP):
     def _probabilities(self, X: Any, method: str) -> Any:
         a = self._home(self._outputs(X, method))
         with self._at_home() as xp:
-            # Of one class alone, the other column of the two stands for none.
+            # With a single class, the other of the two columns means no class.
             return probabilities(a, xp=xp)[:, : self.classes_.shape[0]]
 
     def _encode(self, y: Any, placement: Placement, *, fresh: bool) -> tuple[np.ndarray, Any]:
@@ -287,7 +286,7 @@ class MLPClassifier(ClassifierMixin, MLP):
         return targets, self._label_binarizer.inverse_transform(targets.astype(np.int64))
 
     def _check_labels(self, labels: np.ndarray) -> None:
-        """Refuse labels that are not those of the calls before."""
+        """Refuse labels that are not those of the previous calls."""
         ours = to_numpy(self.classes_)
         if self.warm_start:
             if set(labels) != set(ours):

@@ -14,7 +14,7 @@ from bp_xp.network import Network
 
 __all__ = ["from_sklearn", "to_network", "to_sklearn"]
 
-# scikit-learn's names, for what bp_xp may call otherwise.
+# scikit-learn's names, which may differ from those of bp_xp.
 _ACTIVATIONS = {"sigmoid": "logistic"} | {
     name: name for name in ("identity", "logistic", "tanh", "relu")
 }
@@ -30,15 +30,15 @@ _OWN_ATTRIBUTES = ("_optimizer", "_where", "_in_arrays", "_on_device", "validati
 def from_sklearn(
     fitted: Any, *, device: str | None = None, backend: Any = None, dtype: Any = None
 ) -> MLPClassifier | MLPRegressor:
-    """Return an estimator of bp_xp with the parameters of a fitted one of scikit-learn.
+    """Return an estimator of bp_xp with the parameters of a fitted estimator of scikit-learn.
 
-    The copy predicts the same; ``partial_fit`` goes on from its weights, with an optimizer that
-    starts at rest.
+    The copy makes the same predictions; ``partial_fit`` continues from its weights, with a new
+    state of the optimizer.
 
     Args:
         fitted: a fitted ``MLPClassifier`` or ``MLPRegressor`` of scikit-learn.
-        device: where the copy computes, as for :class:`MLPClassifier`.
-        backend: likewise.
+        device: the device of the copy, as for :class:`MLPClassifier`.
+        backend: its array library, as for :class:`MLPClassifier`.
         dtype: the dtype of the copy; None keeps it.
 
     Raises:
@@ -68,10 +68,10 @@ def from_sklearn(
 
 
 def to_sklearn(fitted: MLPClassifier | MLPRegressor) -> Any:
-    """Return an estimator of scikit-learn with the parameters of a fitted one of bp_xp.
+    """Return an estimator of scikit-learn with the parameters of a fitted estimator of bp_xp.
 
     Parameters of the constructor that scikit-learn does not have are left out, and an optimizer or
-    a schedule becomes its default: they matter to a fit to come, not to predictions.
+    a schedule becomes its default: they matter for later fits, not for predictions.
 
     Args:
         fitted: a fitted :class:`MLPClassifier` or :class:`MLPRegressor`.
@@ -118,8 +118,8 @@ def to_sklearn(fitted: MLPClassifier | MLPRegressor) -> Any:
 def to_network(fitted: MLPClassifier | MLPRegressor) -> Network:
     """Return a network with the parameters of a fitted estimator, to trace, draw, save or export.
 
-    It computes what the estimator computes, where that does; its classes are the places of the
-    labels in ``classes_``.
+    It computes what the estimator computes, on the same device; its classes are the positions of
+    the labels in ``classes_``.
 
     Args:
         fitted: a fitted :class:`MLPClassifier` or :class:`MLPRegressor`.
@@ -138,7 +138,7 @@ def to_network(fitted: MLPClassifier | MLPRegressor) -> Network:
 
 
 def _inside(fitted: Any) -> str:
-    """Return what to pass in the place of an estimator around others."""
+    """Return what to pass instead of an estimator that contains others."""
     names = {"estimators_": "one of its", "best_estimator_": "its", "steps": "the last of its"}
     found = [f": pass {which} {name}" for name, which in names.items() if hasattr(fitted, name)]
     return found[0] if found else ""
@@ -150,7 +150,7 @@ def _check_fitted(estimator: Any) -> None:
 
 
 def _copy_attributes(source: Any, made: Any, given: dict[str, Any]) -> None:
-    """Copy what a fit has left, but for parameters and what belongs to one library alone."""
+    """Copy what a fit has set, except parameters and what belongs to a single library."""
     parameters = given.keys() | source.get_params(deep=False).keys()
     for name, value in vars(source).items():
         if name not in parameters and name not in _OWN_ATTRIBUTES and name != "loss":

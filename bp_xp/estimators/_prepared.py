@@ -1,8 +1,8 @@
-"""Fits that a search asks for and makes beforehand, many as one stack.
+"""Fits that a search needs and makes beforehand, many as one stack.
 
-A search fits one estimator after the other. Here it first goes through all fits with nothing
-learned (:func:`record_fits`), and so gets to know what each network inside of a pipeline would
-learn. What it then learns at once is found again when the fits are made (:func:`using`).
+A search fits one estimator after the other. Here it first goes through all fits without training
+(:func:`record_fits`), and so records what each network inside a pipeline would learn. It then
+trains them together, and the fits use the results (:func:`using`).
 """
 
 import contextlib
@@ -21,11 +21,11 @@ __all__ = ["Fit", "Fits", "Fitted", "is_prepared", "record_fits", "take_prepared
 
 
 class Fit(NamedTuple):
-    """A fit that is asked for.
+    """A fit that is needed.
 
     Attributes:
         estimator: a copy of the estimator, not fitted.
-        samples: which samples it learns, of :attr:`Fits.samples`.
+        samples: the number of its samples in :attr:`Fits.samples`.
         weights: how much each of them counts, shape (N,), or None.
     """
 
@@ -35,7 +35,7 @@ class Fit(NamedTuple):
 
 
 class Fits:
-    """Fits that are asked for.
+    """Fits that are needed.
 
     Attributes:
         asked: the fits.
@@ -75,9 +75,9 @@ _made: ContextVar[dict[str, list[Fitted]] | None] = ContextVar("fits made", defa
 
 @contextlib.contextmanager
 def record_fits() -> Iterator[Fits]:
-    """Let the fits of this context be written down, and nothing be learned; yield them.
+    """Record the fits of this context, without training; yield them.
 
-    There are no warnings: those of the fits to come are told when they are made.
+    There are no warnings: the fits give them when they are made.
     """
     fits = Fits()
     token = _asked.set(fits)
@@ -91,7 +91,7 @@ def record_fits() -> Iterator[Fits]:
 
 @contextlib.contextmanager
 def using(fits: Sequence[Fit], fitted: Sequence[Fitted | None]) -> Iterator[None]:
-    """Let the fits of this context be those that were made before; None was not made."""
+    """Use fits that were made before for the fits of this context; None was not made."""
     found: dict[str, list[Fitted]] = {}
     for fit, made in zip(fits, fitted, strict=True):
         if made is not None:
@@ -104,12 +104,12 @@ def using(fits: Sequence[Fit], fitted: Sequence[Fitted | None]) -> Iterator[None
 
 
 def is_prepared() -> bool:
-    """Return whether fits of this context are written down, or were made before."""
+    """Return whether fits of this context are recorded, or were made before."""
     return _asked.get() is not None or _made.get() is not None
 
 
 def take_prepared(estimator: Any, X: Any, y: Any, weights: Any = None) -> bool:
-    """Return whether a fit is done with: it was made before, or it is only to be written down."""
+    """Return whether a fit needs no training: it was made before, or it is only recorded."""
     fits, found = _asked.get(), _made.get()
     if fits is not None:
         fits.ask(estimator, X, y, weights)
@@ -133,14 +133,14 @@ def _key_of(estimator: Any, samples: str, weights: Any) -> str:
 
 
 def _digest(X: Any, y: Any) -> str:
-    """Return what tells samples from others."""
+    """Return a key that distinguishes samples from others."""
     return "".join(map(_digest_of, (X, y)))
 
 
 def _digest_of(array: Any) -> str:
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         return str(joblib.hash(array))
-    # A tenth of the time that joblib takes.
+    # It takes a tenth of the time of joblib's hash.
     digest = hashlib.sha1(f"{array.shape} {array.dtype}".encode(), usedforsecurity=False)
     digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -18,43 +18,43 @@ __all__ = ["MLPRegressor"]
 class MLPRegressor(RegressorMixin, MLP):
     """scikit-learn's ``MLPRegressor``, on any device.
 
-    The first parameters are those of :class:`sklearn.neural_network.MLPRegressor`, with its names,
-    meaning and defaults; with the same ``random_state`` the run is the same run. The rest is new,
-    as in :class:`MLPClassifier`, which describes all that is not described here.
+    The first parameters are those of :class:`sklearn.neural_network.MLPRegressor`, with the same
+    names, meanings and defaults; the same ``random_state`` gives the same run. The others are new,
+    as in :class:`MLPClassifier`, which describes everything that is not described here.
 
     Args:
         loss: ``"squared_error"``, ``"poisson"``; or any of :data:`bp_xp.COSTS`, such as
             ``"huber"`` or ``"huber:delta=2"``, or a :class:`bp_xp.Cost`.
         hidden_layer_sizes: neurons of each hidden layer.
         activation: σ of the hidden layers.
-        solver: how parameters move.
+        solver: how parameters are updated.
         alpha: strength of the L2 term.
         batch_size: samples in a mini-batch.
         learning_rate: how η changes.
         learning_rate_init: η at the start.
         power_t: the exponent of ``"invscaling"``.
-        max_iter: the most epochs.
+        max_iter: the largest number of epochs.
         shuffle: whether each epoch has a new order.
         random_state: seed or generator.
-        tol: by how much loss or score must improve to count.
-        verbose: whether to print a line an epoch.
-        warm_start: whether ``fit`` goes on from the parameters of the call before.
+        tol: the smallest change of loss or score that counts as an improvement.
+        verbose: whether to print a line for each epoch.
+        warm_start: whether ``fit`` continues from the parameters of the previous call.
         momentum: μ of ``"sgd"``.
-        nesterovs_momentum: whether it looks ahead.
+        nesterovs_momentum: whether to use Nesterov's momentum.
         early_stopping: whether to hold out samples and stop by their score, R².
         validation_fraction: the share of samples held out.
         beta_1: β₁ of ``"adam"``.
         beta_2: β₂ of ``"adam"``.
         epsilon: ε of ``"adam"``.
         n_iter_no_change: how many epochs without an improvement end the run.
-        max_fun: the most evaluations of ``"lbfgs"``.
+        max_fun: the largest number of evaluations of ``"lbfgs"``.
         device: where to compute.
         backend: the array library.
         dtype: ``"float32"``, ``"float64"`` or None.
         dropout: probability with which a neuron is left out of a step.
-        callbacks: what is told of each epoch.
-        progress: whether to show a bar on a terminal and in a notebook, or a line an epoch.
-        restore_best_weights: whether to go back to the best epoch.
+        callbacks: what is called after each epoch.
+        progress: whether to show a bar on a terminal and in a notebook, or a line for each epoch.
+        restore_best_weights: whether to restore the best epoch.
         distributed: what shares the run.
 
     Examples:
@@ -121,10 +121,10 @@ class MLPRegressor(RegressorMixin, MLP):
             X: inputs, shape (N, I): an array, a data frame, a sparse matrix.
             y: targets, shape (N,) or (N, O).
             sample_weight: how much each sample counts, shape (N,).
-            validation_data: (X, y) or (X, y, sample_weight) to look at after each epoch; with
-                ``early_stopping`` they take the place of held-out samples.
-            X_val: the inputs of ``validation_data`` by themselves, which a pipeline transforms with
-                ``transform_input=["X_val"]``.
+            validation_data: (X, y) or (X, y, sample_weight) to evaluate after each epoch; with
+                ``early_stopping`` they replace the held-out samples.
+            X_val: the inputs of ``validation_data`` as a separate argument, which a pipeline
+                transforms with ``transform_input=["X_val"]``.
             y_val: the labels or targets that go with them.
             sample_weight_val: how much each of them counts.
 
@@ -132,18 +132,18 @@ class MLPRegressor(RegressorMixin, MLP):
             The estimator.
 
         Raises:
-            ValueError: the samples or a parameter do not serve, or the run diverged.
-            TypeError: a parameter of the wrong kind.
+            ValueError: the samples or a parameter are not valid, or the run diverged.
+            TypeError: a parameter has the wrong type.
             DeviceError: the device does not work on this machine.
         """
         given = self._as_validation_data(validation_data, X_val, y_val, sample_weight_val)
         return self._fit(X, y, sample_weight, given)
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MLPRegressor":
-        """Learn from some samples more: one pass over them, the optimizer going on where it was.
+        """Learn from additional samples in one pass; the optimizer continues from its state.
 
-        With ``solver="lbfgs"``, as in scikit-learn, a whole run over these samples alone, from the
-        parameters of the call before.
+        With ``solver="lbfgs"``, as in scikit-learn, this is a whole run over only these samples,
+        from the parameters of the previous call.
 
         Args:
             X: inputs, shape (N, I).

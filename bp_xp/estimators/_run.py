@@ -1,4 +1,4 @@
-"""What an estimator notes down of a run of gradient steps, as scikit-learn does."""
+"""What an estimator records of a run of gradient steps, as scikit-learn does."""
 
 import math
 import warnings
@@ -50,13 +50,13 @@ _HINT = (
 
 
 def forget_runs(estimator: Any) -> None:
-    """Begin the record of an estimator's runs anew."""
+    """Start a new record of an estimator's runs."""
     estimator.loss_curve_ = []
     _forget_best(estimator)
 
 
 def _forget_best(estimator: Any) -> None:
-    """Forget the best so far, which is a score with early stopping and a loss without."""
+    """Reset the best value so far: a score with early stopping, and a loss without."""
     early = estimator.early_stopping
     estimator._no_improvement_count = 0
     estimator.validation_scores_ = [] if early else None
@@ -66,7 +66,7 @@ def _forget_best(estimator: Any) -> None:
 
 
 def drawn_alike(random: np.random.RandomState, ranks: Ranks) -> np.random.RandomState:
-    """Return a generator that draws on every process what that of rank 0 does."""
+    """Return a generator that draws the same on every process as on rank 0."""
     if not ranks.are_several:
         return random
     state = ranks.first(random.get_state)
@@ -87,16 +87,16 @@ def take_steps(
     incremental: bool,
     ranks: Ranks,
 ) -> Sequence[Layer]:
-    """Train as ``fit`` or ``partial_fit`` with a solver that takes steps; the trainer drives.
+    """Train for ``fit`` or ``partial_fit`` with a solver that takes steps, using the trainer.
 
     Args:
-        estimator: the estimator, whose parameters say how, and in whose attributes it is noted.
+        estimator: the estimator, with the parameters of the run; its attributes record the run.
         network: its network, with the parameters to start from.
         samples: what to train on.
-        validation: what to look at after each epoch, or None.
+        validation: the samples to evaluate after each epoch, or None.
         placement: library and device.
         dtype: the network's dtype.
-        incremental: whether to take one pass, with the optimizer of the call before.
+        incremental: whether to take one pass, with the optimizer of the previous call.
         ranks: the processes that share the run.
 
     Returns:
@@ -161,7 +161,7 @@ _OF_A_PROCESS = ("callbacks", "progress", "verbose", "random_state", "distribute
 
 
 def _check_alike(estimator: Any, network: Network, source: ScikitSource, ranks: Ranks) -> None:
-    """Refuse to train on several processes what differs between them."""
+    """Refuse to train on several processes if their estimators differ."""
     given = estimator.get_params(deep=False)
     names = [name for name in given if name not in _OF_A_PROCESS]
     alike = {
@@ -209,11 +209,11 @@ def settings_of(
 def _go_on(
     fresh: Position, solver: Solver, alpha: float, placement: Placement, dtype: str
 ) -> Position:
-    """Return the position whose optimizer is where the call before left it."""
+    """Return the position whose optimizer has the state of the previous call."""
 
     def move(leaf: Array) -> Array:
         if library_of(leaf) is placement.library and leaf.dtype == placement.dtype(dtype):
-            return placement.xp.asarray(leaf, copy=True)  # in the order in which it lies
+            return placement.xp.asarray(leaf, copy=True)  # in its memory order
         host = to_numpy(leaf)
         moved = placement.asarray(host, dtype if host.dtype.kind == "f" else None)
         return placement.xp.asarray(moved, copy=True)  # a step overwrites its state
@@ -229,17 +229,17 @@ def _go_on(
 
 
 class Bookkeeper(Observer):
-    """Notes down in an estimator what happens in a run, and ends it as scikit-learn does.
+    """Records in an estimator what happens in a run, and ends it as scikit-learn does.
 
     Args:
         estimator: the estimator.
         n_samples: how many samples are trained on.
-        validation: what to look at after each epoch, or None.
+        validation: the samples to evaluate after each epoch, or None.
         layers: the parameters at the start.
 
     Attributes:
-        best_layers: the parameters to go back to: those of the best score with early stopping, of
-            the least loss with ``restore_best_weights``; None without either.
+        best_layers: the parameters to restore: those of the best score with early stopping, or of
+            the smallest loss with ``restore_best_weights``; None without either.
     """
 
     def __init__(
@@ -262,7 +262,7 @@ class Bookkeeper(Observer):
             estimator.validation_scores_ = []
 
     def on_epoch_end(self, run: Run, record: EpochRecord) -> str | None:
-        """Note down an epoch; say whether the run has stopped improving."""
+        """Record an epoch; return whether the run has stopped improving."""
         estimator = self._estimator
         estimator.n_iter_ += 1
         estimator.t_ += self._n_samples
@@ -283,11 +283,11 @@ class Bookkeeper(Observer):
         return "early" if self._is_over(run) else None
 
     def _speaks(self, run: Run) -> bool:
-        """Return whether to print: one of the processes that share a run does."""
+        """Return whether to print: only one of the processes that share a run prints."""
         return self._estimator.verbose and run.ranks.rank == 0
 
     def _judge(self, run: Run, validation: Samples, record: EpochRecord) -> EpochRecord:
-        """Note down loss and score of the validation samples; return the record with both."""
+        """Record loss and score of the validation samples; return the record with both."""
         estimator = self._estimator
         loss, score = self._evaluate(run, validation)
         estimator.validation_loss_curve_.append(loss)
@@ -306,13 +306,13 @@ class Bookkeeper(Observer):
         )
 
     def _see(self, loss: float, layers: Sequence[Layer]) -> None:
-        """Keep the parameters of the least loss."""
+        """Keep the parameters of the smallest loss."""
         if loss < self._least:
             self._least = loss
             self.best_layers = layers if self._keeps_best else None
 
     def _count(self, *, worse: bool) -> None:
-        """Count the epochs in a row that were no better."""
+        """Count the consecutive epochs without an improvement."""
         count = self._estimator._no_improvement_count
         self._estimator._no_improvement_count = count + 1 if worse else 0
 
@@ -357,7 +357,7 @@ class Bookkeeper(Observer):
         return float(cost) * estimator._loss_scale(), score
 
     def diverge(self, error: DivergenceError) -> None:
-        """End a run that is no longer finite: in an error, unless there is a best to go back to."""
+        """End a run that is no longer finite: in an error, unless a best epoch can be restored."""
         estimator = self._estimator
         if not estimator.early_stopping:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Samples as estimators meet them: dense or sparse, in scikit-learn's order."""
+"""Samples of estimators: dense or sparse, in scikit-learn's order."""
 
 from collections.abc import Iterator, Sequence
 from copy import copy
@@ -53,7 +53,7 @@ def place_inputs(x: Any, placement: Placement, dtype: str) -> Array | SparseInpu
 def weights_of(coef: Any, x: Any, placement: Placement, dtype: str) -> Array:
     """Return the weights W, shape (O, I), of coefficients (I, O), on the device.
 
-    With sparse inputs they stay where they lie: products read what belongs to one input at a time.
+    With sparse inputs they keep their memory order: products read one input's weights at a time.
     """
     if is_sparse(x):
         return placement.xp.matrix_transpose(placement.asarray(to_numpy(coef), dtype))
@@ -61,7 +61,7 @@ def weights_of(coef: Any, x: Any, placement: Placement, dtype: str) -> Array:
 
 
 def blocks_of_inputs(x: Any, placement: Placement, dtype: str) -> Iterator[Array]:
-    """Yield inputs that are needed once, on the device, some rows at a time."""
+    """Yield inputs that are needed only once, on the device, in blocks of rows."""
     x = SparseInputs(x, placement, dtype) if is_sparse(x) else x
     for rows in blocks_of(x, ROWS_AT_ONCE):
         block = x[rows, ...]
@@ -76,7 +76,7 @@ class Samples(NamedTuple):
         y: the targets, shape (N, O).
         truth: what ``score`` compares predictions with, on the host.
         weights: how much each sample counts in training, shape (N,), on the host; or None.
-        score_weights: how much it counts in a score: the same but for ``class_weight``.
+        score_weights: how much each sample counts in a score, without ``class_weight``.
     """
 
     inputs: Array | SparseInputs
@@ -96,7 +96,7 @@ class Samples(NamedTuple):
         )
 
     def blocks(self, placement: Placement) -> Iterator[tuple[slice, Array]]:
-        """Yield all inputs, some rows at a time, each with where they are."""
+        """Yield all inputs in blocks of rows, with the position of each block."""
         for rows in blocks_of(self.inputs, ROWS_AT_ONCE):
             yield rows, cut_rows(self.inputs, rows, placement)
 
@@ -108,10 +108,10 @@ def mini_batches(n: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def scale_weights(weights: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return weights that add to the samples of each mini-batch, and what they have added to.
+    """Return weights that add to the number of samples of each mini-batch, and their sums before.
 
     Args:
-        weights: those of the samples in the order of the epoch, shape (..., N).
+        weights: the weights of the samples in the order of the epoch, shape (..., N).
         batch_size: samples in a mini-batch.
 
     Returns:
@@ -124,7 +124,7 @@ def scale_weights(weights: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.
 
 
 def penalty_numbers(alpha: float, counts: np.ndarray, weights: np.ndarray) -> list[np.ndarray]:
-    """Return what :class:`~bp_xp.estimators._solvers.Penalized` is given with each mini-batch.
+    """Return the numbers that :class:`~bp_xp.estimators._solvers.Penalized` needs for mini-batches.
 
     Args:
         alpha: strength of the L2 term.
@@ -143,7 +143,7 @@ class ScikitOrder:
     """The order of the samples from epoch to epoch, as scikit-learn shuffles them.
 
     Args:
-        random: draws it, each from the one before; None takes the samples as they come.
+        random: draws each order from the previous one; None keeps the order of the samples.
         n: how many samples there are.
     """
 
@@ -162,14 +162,14 @@ class ScikitOrder:
 class ScikitSource:
     """Mini-batches in scikit-learn's order, each with its share of scikit-learn's L2 term.
 
-    A :class:`bp_xp.sources.Source`. The weights of a mini-batch are scaled to add to its samples:
-    the gradient is the same, and the loss of an epoch becomes scikit-learn's, in which a
-    mini-batch counts by its samples and not by their weight.
+    A :class:`bp_xp.sources.Source`. The weights of a mini-batch are scaled so that they add to the
+    number of its samples: the gradient is the same, and the loss of an epoch becomes that of
+    scikit-learn, in which a mini-batch counts by its number of samples and not by their weight.
 
     Args:
         samples: the samples.
-        alpha: strength of the L2 term; without one, nothing is given.
-        random: draws the order, each from the one before; None takes the samples as they come.
+        alpha: strength of the L2 term; if 0, no such numbers are given.
+        random: draws each order from the previous one; None keeps the order of the samples.
         placement: library and device.
         dtype: the network's dtype.
     """
@@ -212,22 +212,22 @@ class ScikitSource:
         )
 
     def _numbers_of(self, counts: np.ndarray, weights: np.ndarray) -> list[Array]:
-        """Return what is given with each mini-batch of an epoch, from their samples and weights."""
+        """Return the numbers for each mini-batch of an epoch, from its samples and weights."""
         if not self.given:
             return []
         numbers = penalty_numbers(self._alpha, counts, weights)
         return [self._placement.asarray(values, self.dtype) for values in numbers]
 
     def blocks(self, rows: int) -> Iterator[list[Array]]:
-        """Yield all samples in the order in which they lie, without weights."""
-        del rows  # the samples know how many there is memory for
+        """Yield all samples in their stored order, without weights."""
+        del rows  # the samples know how many rows fit in memory
         for block, x in self._samples.blocks(self._placement):
             yield [x, cut_rows(self._samples.y, block, self._placement)]
 
     def share(self, rank: int, ranks: int) -> "ScikitSource":
-        """Return the source of one of several processes, to which a part of each mini-batch goes.
+        """Return the source of one of several processes, which gets a part of each mini-batch.
 
-        What is given with a mini-batch is that of the whole one.
+        The numbers given with a mini-batch are those of the whole mini-batch.
         """
         shared = copy(self)
         shared._rank, shared._ranks = rank, ranks
@@ -243,8 +243,8 @@ class ScikitEpoch(Epoch):
     """The mini-batches of one epoch; see :class:`bp_xp.sources.Epoch`.
 
     Args:
-        cut: the mini-batches without what is added here.
-        numbers: what is given with each mini-batch, shape (steps, ...) each.
+        cut: the mini-batches without the numbers that are added here.
+        numbers: the numbers for each mini-batch, shape (steps, ...) each.
     """
 
     def __init__(self, cut: Epoch, numbers: Sequence[Array]) -> None:
@@ -252,15 +252,15 @@ class ScikitEpoch(Epoch):
 
     @property
     def place(self) -> int:
-        """How many mini-batches are taken."""
+        """The number of mini-batches taken."""
         return self._cut.place
 
     def seek(self, place: Any) -> None:
-        """Go on after so many mini-batches."""
+        """Continue after a number of mini-batches."""
         self._cut.seek(place)
 
     def take(self, at_most: int) -> list[Array] | None:
-        """Return the next mini-batches, or None where there are no more."""
+        """Return the next mini-batches, or None if there are no more."""
         k = self.place
         batches = self._cut.take(at_most)
         if batches is None:

@@ -24,12 +24,12 @@ __all__ = ["GridSearchCV", "RandomizedSearchCV", "holds_networks", "make_fits"]
 
 logger = logging.getLogger("bp_xp")
 
-# So many estimators, and parameters of all of them, are a stack at most: more leave the cache.
+# The largest numbers of estimators in a stack, and of all their parameters, that fit the cache.
 _MOST_MEMBERS, _MOST_PARAMETERS = 64, 1 << 20
 
 
 class _Splits:
-    """Splits that are drawn already, as a splitter of scikit-learn."""
+    """Splits that are already drawn, as a splitter of scikit-learn."""
 
     def __init__(self, splits: Sequence[tuple[Any, Any]]) -> None:
         self._splits = splits
@@ -40,7 +40,7 @@ class _Splits:
 
 
 class _InStacks:
-    """A search of scikit-learn whose fits are made beforehand, those that can be as stacks."""
+    """A search of scikit-learn whose fits are made beforehand, as stacks where possible."""
 
     estimator: Any
     n_jobs: Any
@@ -54,17 +54,17 @@ class _InStacks:
         Args:
             X: inputs, shape (N, I).
             y: labels or targets.
-            params: what else is passed on: ``groups`` to the splitter, others to the estimator.
+            params: other arguments: ``groups`` for the splitter, and others for the estimator.
 
         Returns:
             The search.
         """
         super_fit: Any = super().fit  # type: ignore[misc]
-        # A search around it makes the fits of all its searches.
+        # A search that contains it makes the fits of all its searches.
         if is_prepared() or not holds_networks(self):
             return super_fit(X, y, **params)
         self._samples, self._seconds = (X, y, params), {}
-        # Fits are made beforehand, in processes if they are to be: what is left is to score them.
+        # Fits are made beforehand, in processes if asked for: only scoring is left.
         self._scored_here = contextlib.ExitStack()
         try:
             with self._scored_here as here:
@@ -84,7 +84,7 @@ class _InStacks:
         if not hasattr(self, "_samples"):  # there are no networks in it
             run_search(evaluate_candidates, callback_ctx=callback_ctx)
             return
-        # The search has chosen by now how it goes over its candidates: stacks may choose as well.
+        # The search has already chosen the order of its candidates, so stacks are free to choose.
         self._scored_here.close()
 
         def evaluate(candidates: Any, cv: Any = None, **more: Any) -> Any:
@@ -94,7 +94,7 @@ class _InStacks:
             routed = self._get_routed_params_for_fit(params)
             splits = list((cv or self._checked_cv_orig).split(X, y, **routed.splitter.split))
             passed_on = routed.estimator.fit
-            # But for weights, no stack takes what is passed on to the fits.
+            # Stacks take no arguments that are passed on to the fits, except weights.
             asked = candidates if all(name.endswith("sample_weight") for name in passed_on) else []
             fits, of_candidate = _asked(
                 self.estimator, X, y, asked, splits=splits, passed_on=passed_on
@@ -117,13 +117,13 @@ class GridSearchCV(_InStacks, model_selection.GridSearchCV):
 
     Parameters, attributes, methods and scores are those of
     :class:`sklearn.model_selection.GridSearchCV`. Estimators of bp_xp, also as steps of a pipeline,
-    are fitted many at once if they differ in numbers alone: ``alpha``, learning rates, momentum,
-    ``random_state``, ``tol``, ``dropout`` and the like. ``n_jobs`` spreads stacks over processes.
-    What can't be in a stack is fitted one by one: ``solver="lbfgs"``, sparse samples and
-    ``class_weight`` in these processes too; what has callbacks or other arrays, and another
-    estimator, in this one.
+    are fitted many at a time if they differ only in numbers: ``alpha``, learning rates, momentum,
+    ``random_state``, ``tol``, ``dropout`` and similar ones. ``n_jobs`` spreads stacks over
+    processes. Fits that can't be in a stack are made one by one: those with ``solver="lbfgs"``,
+    sparse samples or ``class_weight`` also in these processes; those with callbacks or arrays of
+    other libraries, and other estimators, in this process.
 
-    ``mean_fit_time`` is the share of a fit in the time of all.
+    ``mean_fit_time`` is the share of a fit in the time of all fits.
 
     Examples:
         >>> import numpy as np
@@ -148,7 +148,7 @@ class RandomizedSearchCV(_InStacks, model_selection.RandomizedSearchCV):
 
 
 def holds_networks(value: Any) -> bool:
-    """Return whether an estimator of bp_xp is in another one, or among what it is searched over."""
+    """Return whether an estimator of bp_xp is in another one, or among the values to search."""
     if isinstance(value, MLP):
         return True
     if isinstance(value, Mapping):
@@ -169,14 +169,14 @@ def _asked(
     splits: Sequence[tuple[Any, Any]],
     passed_on: Mapping[str, Any],
 ) -> tuple[Fits, list[int]]:
-    """Return the fits of networks that a search will make, and for each its candidate."""
+    """Return the fits of networks that a search will make, and the candidate of each."""
     of_candidate: list[int] = []
     with record_fits() as fits:
         for train, _ in splits:
             X_train, y_train = _safe_split(estimator, X, y, train)
             more = _check_method_params(X, params=passed_on, indices=train)
             for number, candidate in enumerate(candidates):
-                # What can't be fitted is told by the search itself.
+                # The search itself reports what can't be fitted.
                 with contextlib.suppress(Exception):
                     one: Any = clone(estimator)
                     settings: Any = clone(candidate, safe=False)
@@ -186,8 +186,8 @@ def _asked(
 
 
 def make_fits(fits: Fits, n_jobs: int | None) -> list[Fitted | None]:
-    """Make fits, spread over processes: those of one form as stacks, and where there are several
-    processes the others one by one. None is what fails, or is left to who asked for it.
+    """Make fits, spread over processes: those of one form as stacks, and with several processes the
+    others one by one. The result is None for a fit that fails, or is left to the caller.
     """
     fitted: list[Fitted | None] = [None] * len(fits.asked)
     processes: Any = n_jobs
@@ -219,7 +219,7 @@ def make_fits(fits: Fits, n_jobs: int | None) -> list[Fitted | None]:
 
 
 def _fit(*task: Any, alone: bool) -> list[Fitted | None]:
-    """Fit a stack, or what is in none; what fails is tried again by the search, which tells why."""
+    """Fit a stack, or a single estimator; the search tries failed fits again, and reports why."""
     try:
         return [_fit_alone(*task)] if alone else fit_stack(*task)
     except (ValueError, TypeError, ArithmeticError):
@@ -227,13 +227,13 @@ def _fit(*task: Any, alone: bool) -> list[Fitted | None]:
 
 
 def _fit_alone(estimators: Any, samples: Any, which: Any, weights: Any) -> Fitted:
-    """Fit one estimator, which warns by itself of what there is to warn of."""
+    """Fit one estimator, which gives its own warnings."""
     del which
     return Fitted(estimators[0].fit(*samples[0], weights[0]), converged=True)
 
 
 def _alone(fits: Fits, parts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Return the numbers of the fits that are in no stack, and may be made in another process."""
+    """Return the numbers of the fits that are in no stack and can be made in another process."""
     rest = {*range(len(fits.asked))} - {i for part in parts for i in part}
     return [
         [i]
@@ -244,7 +244,7 @@ def _alone(fits: Fits, parts: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def _parts(fits: Fits, jobs: int) -> list[list[int]]:
-    """Return the numbers of the fits that are stacks, those of the same samples together."""
+    """Return the numbers of the fits in each stack, with those of the same samples together."""
     groups: list[tuple[Mapping[str, Any], list[int]]] = []
     for i, fit in enumerate(fits.asked):
         form = _form(fit, fits)
@@ -267,13 +267,13 @@ def _parts(fits: Fits, jobs: int) -> list[list[int]]:
 def _form(fit: Fit, fits: Fits) -> Mapping[str, Any] | None:
     try:
         form = form_of(fit.estimator, *fits.samples[fit.samples])
-    except (ValueError, TypeError):  # which its fit will say
+    except (ValueError, TypeError):  # its fit will raise the error
         return None
     return None if form is None else {**form, "weighted": fit.weights is not None}
 
 
 def _most(form: Mapping[str, Any]) -> int:
-    """Return how many networks of a form are a stack at most."""
+    """Return the largest number of networks of a form in a stack."""
     shape, _ = form["X"]
     sizes = [shape[1] if len(shape) > 1 else 1, *form["hidden"], 10]
     entries = sum(a * b for a, b in itertools.pairwise(sizes))

@@ -1,4 +1,4 @@
-"""What the parameters of an estimator stand for, and what is said when they stand for nothing."""
+"""What the parameters of an estimator mean, and the errors if they are not valid."""
 
 import inspect
 import math
@@ -54,19 +54,19 @@ def _poisson_error(a: Array, y: Array, *, xp: Namespace) -> Array:
 EXP = Activation("exp", _exp, _exp_prime)
 POISSON = MatchedCost("poisson", _poisson, _poisson_error, output="exp")
 
-# scikit-learn's word for the sigmoid, and the output of its Poisson regression.
+# scikit-learn's name for the sigmoid, and the output of its Poisson regression.
 ACTIVATION_NAMES = ACTIVATIONS | {"logistic": ACTIVATIONS["sigmoid"]}
 _OUTPUTS = ACTIVATION_NAMES | {"exp": EXP}
 
 
 def known(own: Any, names: dict[str, Any]) -> Any:
-    """Return the function of bp_xp that an equal object stands for: clones make copies."""
+    """Return the function of bp_xp that equals an object, because clones make copies."""
     ours = names.get(getattr(own, "name", ""))
     return ours if ours == own else own
 
 
 def as_list(value: Any) -> Any:
-    """Return any sequence as a list, and what stands for all layers as it is."""
+    """Return any sequence as a list, and a value for all layers as it is."""
     if isinstance(value, np.ndarray):
         return value.tolist()
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
@@ -77,7 +77,7 @@ def hidden_sizes(sizes: Any) -> list[int]:
 
     Raises:
         ValueError: one is not above 0.
-        TypeError: one is no integer.
+        TypeError: one is not an integer.
     """
     if isinstance(sizes, str):
         raise TypeError(
@@ -111,7 +111,7 @@ def output_named(name: str) -> Activation:
 
 
 def cost_of(loss: Any, out_activation: str) -> Cost | MatchedCost:
-    """Return the cost that ``loss`` stands for, beside an output activation."""
+    """Return the cost that ``loss`` means, for an output activation."""
     ours: dict[str, Any] = COSTS | {
         "squared_error": COSTS["quadratic"],
         "poisson": POISSON,
@@ -129,7 +129,7 @@ def cost_of(loss: Any, out_activation: str) -> Cost | MatchedCost:
 
 
 def check_loss(loss: Any, out_activation: str, n_outputs: int) -> None:
-    """Refuse a loss that does not go with the outputs.
+    """Refuse a loss that does not fit the outputs.
 
     Raises:
         ValueError: it is computed together with other outputs, or needs more of them.
@@ -158,7 +158,7 @@ def check_targets(loss: Any, targets: np.ndarray) -> None:
     """Refuse targets of a regression, shape (N, O), that the loss is not defined for.
 
     Raises:
-        ValueError: they are no counts or probabilities, and the loss takes these alone.
+        ValueError: they are not counts or probabilities, and the loss takes only these.
     """
     cost = cost_of(loss, "")
     if not isinstance(cost, MatchedCost):
@@ -167,7 +167,7 @@ def check_targets(loss: Any, targets: np.ndarray) -> None:
     low, high = targets.min(), targets.max()
     if cost is POISSON and low < 0.0:
         raise ValueError(
-            f"loss={name!r} is for counts, but y has values below 0, the least {low:g}: use "
+            f"loss={name!r} is for counts, but y has values below 0, down to {low:g}: use "
             "'squared_error' for numbers of any sign."
         )
     if cost.output in ("sigmoid", "softmax") and not (low >= 0.0 and high <= 1.0):
@@ -205,7 +205,7 @@ _SWITCHES = (
 )
 _SOLVERS = ("lbfgs", "sgd", "adam")
 _RATES = ("constant", "invscaling", "adaptive")
-# What an optimizer brings itself.
+# What an optimizer has itself.
 _OF_SOLVERS = (
     "learning_rate",
     "learning_rate_init",
@@ -219,29 +219,29 @@ _OF_SOLVERS = (
 
 
 def parameters_of(estimator: Any, kind: type) -> dict[str, Any]:
-    """Return the parameters of an estimator as ``kind`` has them, from its attributes.
+    """Return the parameters of an estimator that ``kind`` defines, from its attributes.
 
-    A subclass may take fewer or others in its own constructor, which ``get_params`` goes by.
+    A subclass may take fewer or others in its own constructor, which ``get_params`` uses.
 
     Args:
         estimator: an estimator.
-        kind: the class of it whose parameters are meant.
+        kind: the class of the estimator that defines the parameters.
     """
     return {name: getattr(estimator, name) for name in inspect.signature(kind).parameters}
 
 
 def _own_class(estimator: Any) -> type:
-    """Return the class of bp_xp that an estimator is of, or its class was made from."""
+    """Return the class of bp_xp that an estimator is an instance of."""
     package = __name__.rpartition(".")[0]
     return next(kind for kind in type(estimator).__mro__ if kind.__module__.startswith(package))
 
 
 def check_parameters(estimator: Any) -> None:
-    """Refuse parameters that are out of their range; ``fit`` asks, as scikit-learn wants it.
+    """Refuse parameters that are out of their range; ``fit`` calls this, as scikit-learn requires.
 
     Raises:
         InvalidParameterError: a number is out of range, a name is not known, a value is of the
-            wrong kind, or two do not go together. It is a ValueError and a TypeError.
+            wrong type, or two do not fit together. It is a ValueError and a TypeError.
     """
     try:
         _check_parameters(parameters_of(estimator, _own_class(estimator)), _own_class(estimator))
@@ -316,7 +316,7 @@ def _check_solver(solver: Any, rate: Any) -> None:
 
 
 def _check_unused(given: dict[str, Any], kind: type) -> None:
-    """Refuse what an optimizer or a schedule takes the place of: it would be given in vain."""
+    """Refuse parameters that an optimizer or a schedule replaces: they would have no effect."""
     if not isinstance(given["solver"], str):
         names, instead = _OF_SOLVERS, "an optimizer as solver"
     elif not isinstance(given["learning_rate"], str):
@@ -327,7 +327,7 @@ def _check_unused(given: dict[str, Any], kind: type) -> None:
     for name in names:
         if given[name] != defaults[name].default:
             raise ValueError(
-                f"{name}={given[name]!r} has no effect beside {instead}, which brings "
+                f"{name}={given[name]!r} has no effect with {instead}, which has "
                 f"its own: leave it {defaults[name].default!r}."
             )
 

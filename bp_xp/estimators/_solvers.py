@@ -25,7 +25,7 @@ from bp_xp.training.looks import Position
 
 __all__ = ["Minimum", "Momentum", "Penalized", "PlainAdam", "Rate", "Solver", "minimize"]
 
-# Below it, scikit-learn's "adaptive" ends a run rather than divide the rate once more.
+# Below it, scikit-learn's "adaptive" ends a run instead of dividing the rate again.
 _LEAST_ADAPTIVE_RATE = 1e-6
 
 
@@ -51,12 +51,12 @@ class Rate:
         self.value = self.initial
 
     def __call__(self, step: int) -> float:
-        """Return the rate now, whatever the step."""
+        """Return the current rate, for any step."""
         del step
         return self.value
 
     def end_epoch(self, samples: int) -> None:
-        """Take note of the samples seen so far."""
+        """Record the number of samples seen so far."""
         if self.kind == "invscaling":
             self.value = self.initial / (samples + 1) ** self.power
 
@@ -74,19 +74,19 @@ class Rate:
 
 @dataclass(frozen=True)
 class Momentum:
-    """scikit-learn's gradient descent: the velocity holds steps, with the rates of their time.
+    """scikit-learn's gradient descent: the velocity holds steps, each with the rate of its time.
 
     plain:     w ← w − η g
     momentum:  v ← μ v + η g,  w ← w − v
     Nesterov:  v ← μ v + η g,  w ← w − (μ v + η g)
 
-    With one rate it is :class:`bp_xp.SGD`, whose velocity holds gradients: a rate that changes
-    there changes what is left of earlier steps as well.
+    With a constant rate it equals :class:`bp_xp.SGD`, whose velocity holds gradients: there, a new
+    rate also changes what is left of earlier steps.
 
     Args:
         learning_rate: η, a number or a schedule.
         momentum: μ, from 0 to 1.
-        nesterov: whether to look ahead.
+        nesterov: whether to use Nesterov's momentum.
     """
 
     learning_rate: LearningRate
@@ -94,7 +94,7 @@ class Momentum:
     nesterov: bool
 
     def init(self, layers: Sequence[Layer], *, placement: Placement, dtype: str) -> SGDState:
-        """Start with the velocity at rest."""
+        """Start with a velocity of 0."""
         number = functools.partial(placement.asarray, dtype=dtype)
         rate, mu = initial_rates(self.learning_rate, layers, number), number(self.momentum)
         return SGDState(rate, mu, map_leaves(placement.xp.zeros_like, list(layers)))
@@ -149,12 +149,12 @@ def _nesterov_update(
 class PlainAdam(Adam):
     """Adam with an ε that is not scaled: w ← w − η √(1 − β₂ᵗ)/(1 − β₁ᵗ) · m / (√v + ε).
 
-    That is how the paper puts it in its remark on efficiency, and what scikit-learn computes.
+    The paper has this form in its remark on efficiency, and scikit-learn computes it.
     :class:`bp_xp.Adam` is the paper's algorithm 1, whose ε is √(1 − β₂ᵗ) times as large here.
     """
 
     def init(self, layers: Sequence[Layer], *, placement: Placement, dtype: str) -> AdamState:
-        """Start without a past."""
+        """Start with empty moments."""
         state = super().init(layers, placement=placement, dtype=dtype)
         # The state's v is a sum, 1/(1 − β₂) times the paper's.
         return state._replace(
@@ -184,10 +184,10 @@ class PenalizedState(NamedTuple):
     """What :class:`Penalized` carries from step to step.
 
     Attributes:
-        learning_rate: that of the optimizer, for schedules; empty where it has none.
-        decay: α/n of the mini-batch, shape (), which comes with it.
-        share: what ½ α ‖W‖² adds to the loss of the epoch, divided by ½ ‖W‖²; likewise.
-        kept: 0 in the first step of an epoch, otherwise 1; likewise.
+        learning_rate: the state of the optimizer's rate, for schedules; empty if it has none.
+        decay: α/n of the mini-batch, shape (), given with it.
+        share: what ½ α ‖W‖² adds to the loss of the epoch, divided by ½ ‖W‖², given with it.
+        kept: 0 in the first step of an epoch, otherwise 1, given with the mini-batch.
         penalty: what the term has added to the loss of the epoch, shape ().
         inner: the optimizer's own state.
     """
@@ -204,13 +204,13 @@ class PenalizedState(NamedTuple):
 class Penalized:
     """An optimizer, and scikit-learn's L2 term: ½ α ‖W‖² / n, with the n of each mini-batch.
 
-    The term is part of scikit-learn's loss. So it is summed up on the way, from the weights that
-    each step begins with, and stays on the device.
+    The term is part of scikit-learn's loss. It is therefore summed during the epoch, from the
+    weights at the start of each step, and stays on the device.
 
     Args:
         optimizer: any optimizer.
-        by_columns: whether the weights of the first layer lie column by column, as where the inputs
-            are sparse: their squares are summed in the order in which they lie.
+        by_columns: whether the weights of the first layer are stored column by column, as for
+            sparse inputs: their squares are summed in memory order.
     """
 
     optimizer: Optimizer
@@ -218,22 +218,22 @@ class Penalized:
 
     @property
     def learning_rate(self) -> Any:
-        """That of the optimizer; None where it has none."""
+        """The rate of the optimizer; None if it has none."""
         return getattr(self.optimizer, "learning_rate", None)
 
     @property
     def update(self) -> Update:
-        """The rule of the optimizer, after the term's gradient is added."""
+        """The rule of the optimizer, applied after the term's gradient is added."""
         return _PenalizedUpdate(self.optimizer.update, self.by_columns)
 
     def init(self, layers: Sequence[Layer], *, placement: Placement, dtype: str) -> PenalizedState:
-        """Start with nothing summed up."""
+        """Start with a sum of 0."""
         return self.around(
             self.optimizer.init(layers, placement=placement, dtype=dtype), placement, dtype
         )
 
     def around(self, inner: Any, placement: Placement, dtype: str) -> PenalizedState:
-        """Return the state around one of the optimizer's own."""
+        """Return the state that contains a state of the optimizer."""
         decay, share, kept, penalty = (placement.asarray(0.0, dtype) for _ in range(4))
         rate = map_leaves(
             lambda eta: placement.xp.asarray(eta, copy=True), getattr(inner, "learning_rate", ())
@@ -243,7 +243,7 @@ class Penalized:
 
 @dataclass(frozen=True)
 class _PenalizedUpdate:
-    """The rule of :class:`Penalized`; rules around the same rule are equal."""
+    """The rule of :class:`Penalized`; two of them are equal if their inner rules are."""
 
     inner: Update
     by_columns: bool
@@ -281,14 +281,14 @@ def _square(W: Array, xp: Namespace) -> Array:
 
 @dataclass
 class Solver:
-    """An optimizer in use, with what ``partial_fit`` goes on from.
+    """An optimizer in use, with the state that ``partial_fit`` continues from.
 
     Attributes:
         optimizer: the optimizer.
-        rate: the rate that is set between epochs; None where the optimizer has its own.
+        rate: the rate that is set between epochs; None if the optimizer has its own.
         state: the optimizer's state after the last call; None before.
-        masks: dropout's state, likewise.
-        step: steps taken so far.
+        masks: dropout's state after the last call; None before.
+        step: the number of steps taken so far.
     """
 
     optimizer: Optimizer
@@ -299,11 +299,11 @@ class Solver:
 
     @property
     def learning_rate(self) -> Any:
-        """The learning rate now."""
+        """The current learning rate."""
         return self.rate.value if self.rate else getattr(self.optimizer, "learning_rate", None)
 
     def keep(self, position: Position | None) -> None:
-        """Keep where a run has ended; None forgets what is no longer finite."""
+        """Keep the state at the end of a run; None drops a state that is no longer finite."""
         if position is None:
             self.state, self.masks, self.step = None, (), 0
             return
@@ -322,13 +322,13 @@ class Solver:
 
 
 class Minimum(NamedTuple):
-    """What L-BFGS found.
+    """The result of L-BFGS.
 
     Attributes:
         layers: the parameters, on the host in float64.
-        cost: the mean cost there.
-        penalty: ½ α ‖W‖² / n there.
-        iterations: how many it took.
+        cost: the mean cost of these parameters.
+        penalty: ½ α ‖W‖² / n of these parameters.
+        iterations: the number of iterations.
         complaint: why it ended before it converged; empty otherwise.
     """
 
@@ -355,14 +355,14 @@ def minimize(
 
     Args:
         model: what the network computes.
-        layers: where to start, on the host.
+        layers: the parameters to start from, on the host.
         blocks: yields all samples as (x, y, weights or None), on the device.
         alpha: α.
-        weight: n, the samples' number or the sum of their weights.
+        weight: n, the number of samples or the sum of their weights.
         placement: library and device.
         dtype: the dtype on the device; the minimizer itself works in float64.
-        options: those of SciPy's ``L-BFGS-B``.
-        by_columns: whether W lies column by column where it computes, as sparse inputs read it.
+        options: the options of SciPy's ``L-BFGS-B``.
+        by_columns: whether W is stored column by column on the device, as sparse inputs read it.
     """
     optimize = require("scipy.optimize", "sklearn")
     judge = placement.engine.compile(_sums, model, placement.xp)
@@ -370,7 +370,7 @@ def minimize(
     ends = np.cumsum([*(n_out * n_in for n_out, n_in in shapes), *(n_out for n_out, _ in shapes)])
 
     # The order of parameters is scikit-learn's, weights as (I, O) before biases: sums over them
-    # are then rounded alike, and the searches stay together.
+    # are then rounded in the same way, and the searches stay the same.
     def pack(parameters: Sequence[Layer]) -> np.ndarray:
         host = [
             [to_numpy(part).astype(np.float64, copy=False) for part in layer]
@@ -415,7 +415,7 @@ def minimize(
 
 
 def _one_pool(placement: Placement) -> contextlib.AbstractContextManager[Any]:
-    """Return a context in which SciPy's threads do not wait for the processor with a library's own.
+    """Return a context in which SciPy's threads do not compete with those of a library.
 
     The minimizer and the gradients take turns, and each one's idle threads spin for a while.
     """

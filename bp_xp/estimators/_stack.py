@@ -1,6 +1,6 @@
 """Estimators of one shape that are fitted as one stack; see :mod:`bp_xp.training.stack`.
 
-Each is fitted as it is alone: with its own weights, order, settings, held-out samples and end.
+Each is fitted as if it were alone: with its own weights, order, settings, held-out samples and end.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ from bp_xp.training.trainer import Observer, Run, train
 
 __all__ = ["fit_stack", "form_of", "stays_here"]
 
-# Of these each estimator of a stack may have its own.
+# Each estimator of a stack may have its own value of these.
 _OWN = {
     *("alpha", "learning_rate", "learning_rate_init", "power_t", "random_state", "tol", "momentum"),
     *("beta_1", "beta_2", "epsilon", "n_iter_no_change", "dropout", "solver"),
@@ -51,7 +51,7 @@ _OWN = {
 
 
 def form_of(estimator: Any, X: Any, y: Any) -> Mapping[str, Any] | None:
-    """Return what estimators of one stack have in common, or None for one that can be in none.
+    """Return what estimators of a stack have in common, or None for one that can't be in a stack.
 
     Args:
         estimator: the estimator, not fitted.
@@ -79,7 +79,7 @@ def form_of(estimator: Any, X: Any, y: Any) -> Mapping[str, Any] | None:
 
 
 def stays_here(estimator: Any) -> bool:
-    """Return whether a fit belongs to this process, which watches it or has what it begins with."""
+    """Return whether a fit must run in this process, because of its arguments or its start."""
     given = estimator.get_params(deep=False)
     names = ("callbacks", "progress", "verbose", "warm_start", "distributed")
     return any(given[name] for name in names)
@@ -95,12 +95,12 @@ class _Member(NamedTuple):
     Attributes:
         estimator: the estimator.
         network: its network.
-        settings: those of its run.
-        position: where it begins.
-        rows: the numbers of the rows that it learns, in the samples of all.
+        settings: the settings of its run.
+        position: the position that it starts from.
+        rows: the numbers of the rows that it learns, in the samples of all estimators.
         weights: how much each sample counts, shape (N,), or None.
-        validation: what it is judged by after each epoch, or None.
-        random: what draws its order, or None.
+        validation: the samples to evaluate after each epoch, or None.
+        random: the generator of its order, or None.
     """
 
     estimator: Any
@@ -124,12 +124,12 @@ def fit_stack(
     Args:
         estimators: the estimators, not fitted.
         samples: the samples that they learn, as (X, y).
-        which: the number of the samples of each estimator.
-        weights: how much each of these counts, shape (N,), for each estimator; all are None or
-            none is.
+        which: for each estimator, the number of its samples.
+        weights: how much each of these counts, shape (N,), for each estimator; either all are None
+            or none is.
 
     Returns:
-        The estimators, fitted; None for one that diverged, which alone ends in an error.
+        The estimators, fitted; None for one that diverged, which ends in an error if fitted alone.
 
     Raises:
         KeyboardInterrupt: Ctrl-C ended the run.
@@ -160,7 +160,7 @@ def fit_stack(
 
 
 def _among_all(member: _Member, first: int, n: int) -> _Member:
-    """Return a member with its rows and weights as they are among the n samples of all."""
+    """Return a member with its rows and weights among the n samples of all members."""
     weights = member.weights
     if weights is not None:
         weights = np.pad(weights, (first, n - first - len(weights)))
@@ -168,7 +168,7 @@ def _among_all(member: _Member, first: int, n: int) -> _Member:
 
 
 def _keep(estimator: Any, layers: Sequence[Layer], placement: Placement, over: bool) -> Fitted:
-    """Let an estimator have its parameters."""
+    """Set the parameters of an estimator."""
     estimator._keep(layers, placement)
     return Fitted(estimator, converged=over)
 
@@ -225,7 +225,7 @@ def _make_run(
     )
     state = position.state
     if isinstance(state.optimizer, PenalizedState):
-        # What comes with a mini-batch is each network's own, whatever is alike at the start.
+        # Each network has its own numbers for a mini-batch, even if they are equal at the start.
         names = ("decay", "share", "kept", "penalty")
         zeros = {name: placement.asarray(np.zeros(len(members)), dtype) for name in names}
         optimizer = state.optimizer._replace(**zeros)
@@ -258,7 +258,7 @@ def _make_run(
 
 
 def _own_weights(members: Sequence[_Member]) -> np.ndarray | None:
-    """Return how much each sample counts for each member, shape (M, N); None where all do alike."""
+    """Return how much each sample counts for each member, shape (M, N); None if all are equal."""
     each = [(one.weights, one.rows) for one in members if one.weights is not None]
     if all((weights[rows] == 1.0).all() for weights, rows in each):
         return None
@@ -266,7 +266,7 @@ def _own_weights(members: Sequence[_Member]) -> np.ndarray | None:
 
 
 class _StackRun(StackRun):
-    """The run of a stack that shows who is in it, and nobody else."""
+    """The run of a stack that shows only the members in it."""
 
     def show(self, layers: Sequence[Layer]) -> None:
         """Show the parameters of the networks in the stack."""
@@ -274,7 +274,7 @@ class _StackRun(StackRun):
 
 
 class _Orders:
-    """The orders of the members, which the trainer takes for a generator with a state."""
+    """The orders of the members, which the trainer treats as a generator with a state."""
 
     def __init__(self, each: Sequence[ScikitOrder]) -> None:
         self.each = list(each)
@@ -283,10 +283,10 @@ class _Orders:
 
 @dataclass(frozen=True)
 class _ScikitStack(StackSource):
-    """The mini-batches of a stack, with what scikit-learn's L2 term needs of each.
+    """The mini-batches of a stack, with the numbers for scikit-learn's L2 term.
 
     Attributes:
-        alphas: the strength of the term, of each member.
+        alphas: the strength of the term for each member.
         own_weights: how much each sample counts for each member, shape (members, N), or None.
     """
 
@@ -295,7 +295,7 @@ class _ScikitStack(StackSource):
 
     @property
     def weighted(self) -> bool:
-        """Whether a mini-batch comes with weights."""
+        """Whether mini-batches have weights."""
         return self.own_weights is not None
 
     def start_epoch(self, batch_size: int, generator: Any) -> Epoch:
@@ -321,7 +321,7 @@ class _ScikitStack(StackSource):
         )
 
     def _numbers(self, counts: np.ndarray, sums: np.ndarray) -> list[Any]:
-        """Return what is given with the mini-batches of an epoch, shape (steps, M) each."""
+        """Return the numbers for the mini-batches of an epoch, shape (steps, M) each."""
         each = [
             penalty_numbers(self.alphas[m], counts, own)
             for m, own in zip(self.members, sums, strict=True)
@@ -333,13 +333,13 @@ class _ScikitStack(StackSource):
 
 
 class _Books(Observer):
-    """Keeps the books of all estimators of a stack, and lets go who is done or diverged.
+    """Records the runs of all estimators of a stack, and removes those that are done or diverged.
 
     Args:
         members: the estimators.
 
     Attributes:
-        layers: the parameters that each ended with; None of who diverged.
+        layers: the parameters that each ended with; None for one that diverged.
         over: the numbers of the estimators that ended before all epochs were taken.
     """
 
@@ -354,7 +354,7 @@ class _Books(Observer):
             one.estimator.n_iter_ = 0
 
     def on_epoch_end(self, run: Any, record: EpochRecord) -> str | None:
-        """Note down an epoch of each; let the stack go on without those who leave."""
+        """Record an epoch of each; continue the stack without those that leave."""
         penalty = getattr(run.position.state.optimizer, "penalty", None)
         penalties = np.zeros(len(run.rows)) if penalty is None else to_numpy(penalty)
         leaving = set(run.diverged)
@@ -384,5 +384,5 @@ class _Books(Observer):
 
 
 def _with_penalty(penalty: Any) -> Any:
-    """Return a position of which nothing but the penalty of its optimizer is known."""
+    """Return a position with nothing but the penalty of its optimizer."""
     return SimpleNamespace(state=SimpleNamespace(optimizer=SimpleNamespace(penalty=penalty)))

@@ -1,4 +1,4 @@
-"""The preparation of a table as nodes of ONNX: from columns to inputs, from outputs to words."""
+"""The preparation of a table as nodes of ONNX: from columns to inputs, and back."""
 
 from collections.abc import Mapping
 from itertools import count
@@ -22,10 +22,10 @@ _TRUTH = {"true": 1.0, "false": 0.0}
 
 
 def write_inputs(graph: Graph, preparation: Preparation) -> str:
-    """Write the nodes that make numbers of columns.
+    """Write the nodes that convert columns to numbers.
 
     Returns:
-        What the inputs of the network are called, shape (N, features), float64.
+        The name of the inputs of the network, shape (N, features), float64.
     """
     parts = _numbers(graph, preparation.numbers) if preparation.numbers.names else []
     for each in preparation.categories:
@@ -34,7 +34,7 @@ def write_inputs(graph: Graph, preparation: Preparation) -> str:
 
 
 def _numbers(graph: Graph, numbers: Numbers) -> list[str]:
-    """Write scaling and imputing, step for step those of :meth:`Numbers.apply`."""
+    """Write scaling and imputing, with the same steps as :meth:`Numbers.apply`."""
     docs = [
         "days since 1970-01-01; NaN is missing" if is_date else "a number; NaN is missing"
         for is_date in numbers.dates
@@ -58,7 +58,7 @@ def _numbers(graph: Graph, numbers: Numbers) -> list[str]:
 
 
 def _places(graph: Graph, each: Categories) -> list[str]:
-    """Write a column of 0 and 1 for each category, the rare and unseen ones, and the missing."""
+    """Write a column of 0 and 1 for each category, for rare and unseen, and for missing ones."""
     if each.holds in _OF_NUMBERS:
         kind, known = _NUMBER, [_as_number(label) for label in each.labels]
         doc = "a number" if each.holds == "numbers" else "1 is true, 0 is false"
@@ -81,7 +81,7 @@ def _places(graph: Graph, each: Categories) -> list[str]:
 
 
 def _as_number(label: str) -> float:
-    """Return a category of numbers, or of true and false, as a number; others are infinite."""
+    """Return a category as a number if it is a number, true or false; others are infinite."""
     try:
         return _TRUTH[label] if label in _TRUTH else float(label)
     except ValueError:
@@ -89,7 +89,7 @@ def _as_number(label: str) -> float:
 
 
 def _words(each: Categories) -> tuple[str, str]:
-    """Return what stands for a missing value, nothing if that is no category, and for others."""
+    """Return the text of a missing value, empty unless that is a category, and that of others."""
     free = (word for n in count() if (word := "?" * n) not in each.labels)
     return next(free), next(free)
 
@@ -102,13 +102,13 @@ def output_names(targets: Targets) -> tuple[str, ...]:
 def write_outputs(
     graph: Graph, preparation: Preparation, found: Mapping[str, str], dtype: str
 ) -> None:
-    """Write the nodes that make words and units of outputs, as :meth:`Targets.decode` does.
+    """Write the nodes that convert outputs to classes and units, as :meth:`Targets.decode` does.
 
     Args:
-        graph: where they go.
-        preparation: what tells the words and units.
-        found: what is known of a network: ``"outputs"``, and ``"label"`` where it classifies.
-        dtype: that of the outputs.
+        graph: the graph to write to.
+        preparation: knows the classes and units.
+        found: the names of a network's results: ``"outputs"``, and ``"label"`` if it classifies.
+        dtype: the dtype of the outputs.
     """
     targets, outputs = preparation.targets, found["outputs"]
     names = ", ".join(targets.names)

@@ -13,16 +13,16 @@ OPSET = 19
 """The version of the operators: the first one that compares text."""
 
 _IR_VERSION = 9
-"""The version of the file's form that came with it: older runtimes refuse later ones."""
+"""The file format version that came with it: older runtimes refuse later versions."""
 
 
 class Graph:
-    """A graph of ONNX, node by node. What is computed is known by its name.
+    """A graph of ONNX, built node by node. Results are identified by their names.
 
     Args:
         description: what the graph is.
-        inputs: the names of all inputs that there will be, so that nothing else is called so.
-        outputs: those of the outputs; "predicted" goes before one that an input has.
+        inputs: the names of all inputs that will be added, so that nothing else gets these names.
+        outputs: the names of the outputs; "predicted" is put before a name that an input has.
 
     Raises:
         ImportError: onnx is not installed.
@@ -49,7 +49,7 @@ class Graph:
         """Add an input of shape (N, columns), and return its name.
 
         Raises:
-            ValueError: the name is empty, which ONNX can't have.
+            ValueError: the name is empty, which ONNX does not allow.
         """
         if not name:
             raise ValueError("a column without a name can't be an input in ONNX: name it.")
@@ -60,11 +60,11 @@ class Graph:
         """Add an output.
 
         Args:
-            of: what is given.
+            of: the name of the result to output.
             name: one of the names of outputs.
             dtype: its dtype.
-            n_columns: its columns; None for shape (N,).
-            doc: what it is.
+            n_columns: its number of columns; None for shape (N,).
+            doc: a description.
         """
         name = self._called[name]
         self._nodes.append(self._helper.make_node("Identity", [of], [name]))
@@ -72,7 +72,7 @@ class Graph:
         self._outputs.append(self._told(name, dtype, shape, doc))
 
     def constant(self, values: Any, dtype: Any = None, *, name: str = "c") -> str:
-        """Add a constant, and return what it is called: the name, or one like it."""
+        """Add a constant, and return its name: the given one, or a similar one."""
         array = np.asarray(values, dtype)
         name = self._free(name)
         if array.dtype.kind in "OU":
@@ -85,7 +85,7 @@ class Graph:
         return name
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node, and return what its result is called."""
+        """Add a node, and return the name of its result."""
         name = self._free("t")
         self._nodes.append(self._helper.make_node(operator, list(inputs), [name], **attributes))
         return name
@@ -98,7 +98,7 @@ class Graph:
         """Return the finished model, after onnx's own checks.
 
         Args:
-            version: that of bp_xp, for the file.
+            version: the version of bp_xp, for the file.
         """
         made = self._helper.make_graph(
             self._nodes,
@@ -120,7 +120,7 @@ class Graph:
         return model
 
     def _free(self, name: str) -> str:
-        """Return a name that nothing has yet."""
+        """Return a name that is not in use."""
         free, number = name, 0
         while free in self._names:
             number += 1

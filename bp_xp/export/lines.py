@@ -33,16 +33,16 @@ _WIDEST = 80
 
 
 def lines_of(recording: Recording, result: str) -> list[str]:
-    """Return the lines that compute a result, and return it.
+    """Return the lines of code that compute and return a result.
 
-    What is used once is written where it is used; the rest is called ``t1``, ``t2`` ...
+    An expression used once is written where it is used; the others are named ``t1``, ``t2`` ...
 
     Args:
         recording: what was recorded.
         result: the name of the result.
 
     Raises:
-        ValueError: a function is none of NumPy's own; the message names it.
+        ValueError: a function is not one of NumPy's; the message names it.
     """
     operations = recording.live(result)
     uses = Counter(name for one in operations.values() for name in one.named)
@@ -84,7 +84,7 @@ def _expression(operation: Operation, texts: dict[str, str], simple: set[str]) -
     name = function.__name__
     if getattr(np, name, None) is not function:
         raise ValueError(
-            f"activation {operation.part!r} can't be exported: {name} is none of NumPy's functions."
+            f"activation {operation.part!r} can't be exported: {name} is not a NumPy function."
         )
     given = [_argument(value, texts) for value in inputs]
     given += [f"{key}={_argument(value, texts)}" for key, value in operation.options.items()]

@@ -1,7 +1,7 @@
-"""Networks and models of tables as ONNX, which runtimes on phones, servers and browsers read.
+"""Networks and models of tables as ONNX, for runtimes on phones, on servers and in browsers.
 
-The recorder writes the graph (:mod:`bp_xp.export.recording`). What goes before it and after it in a
-model of tables is in :mod:`bp_xp.export.columns`.
+The recorder writes the graph (:mod:`bp_xp.export.recording`). The nodes before and after it in a
+model of tables are in :mod:`bp_xp.export.columns`.
 """
 
 import os
@@ -31,19 +31,19 @@ __all__ = ["export_onnx", "onnx_inputs"]
 def export_onnx(model: Network | TableModel, path: str | os.PathLike[str]) -> Path:
     """Write a model as ONNX.
 
-    Of a network, the input is ``inputs``, shape (N, I), in the network's dtype, and the outputs are
-    ``outputs``, shape (N, O); where it classifies, ``label``, int64 of shape (N,), and
-    ``probabilities``, shape (N, K), come before.
+    The graph of a network has the input ``inputs``, shape (N, I), in the network's dtype, and the
+    output ``outputs``, shape (N, O). If the network classifies, the outputs ``label``, int64 of
+    shape (N,), and ``probabilities``, shape (N, K), come first.
 
-    Of a model of tables, the preparation is in the graph. There is an input of shape (N, 1) for
-    each column that the model uses, by its name: float64 for numbers, NaN where missing, with dates
-    as days since 1970, and true and false as 1 and 0; text for categories, empty where missing. The
-    outputs are ``label``, the classes as the table has them, shape (N,), and ``probabilities``,
-    shape (N, K); for labels of yes and no, ``label`` of 0 and 1, shape (N, targets), and
-    ``probabilities``, likewise; for numbers, one output by the name of each target, float64 of
-    shape (N,), in its units. An output that is called like an input has "predicted" before its
-    name. A value that :meth:`bp_xp.tables.TableModel.predict` refuses gives a number that means
-    nothing.
+    The graph of a model of tables contains the preparation. It has an input of shape (N, 1) for
+    each column that the model uses, by the column's name: float64 for numbers, NaN if missing, with
+    dates as days since 1970, and true and false as 1 and 0; text for categories, empty if missing.
+    The outputs depend on the task. For classes they are ``label``, the classes as in the table,
+    shape (N,), and ``probabilities``, shape (N, K). For yes-or-no labels they are ``label`` of 0
+    and 1, and ``probabilities``, both of shape (N, targets). For numbers there is an output with
+    the name of each target, float64 of shape (N,), in its units. An output with the name of an
+    input has "predicted" before its name. A value that :meth:`bp_xp.tables.TableModel.predict`
+    refuses gives a meaningless number.
 
     Args:
         model: on any device.
@@ -54,8 +54,8 @@ def export_onnx(model: Network | TableModel, path: str | os.PathLike[str]) -> Pa
 
     Raises:
         ImportError: onnx is not installed.
-        ValueError: the name ends in something else; or an activation of a user's own does what ONNX
-            has no operator for; the message names it.
+        ValueError: the name has another ending; or ONNX has no operator for a user-defined
+            activation, which the message names.
         OSError: it could not be written; an older file is left as it was.
 
     References:
@@ -89,11 +89,11 @@ def export_onnx(model: Network | TableModel, path: str | os.PathLike[str]) -> Pa
 
 
 def _write_network(graph: Graph, network: Network, inputs: str) -> dict[str, str]:
-    """Write the pass forward as nodes.
+    """Write the forward pass as nodes.
 
     Returns:
-        What ``"outputs"`` and, where it classifies, ``"label"`` and ``"probabilities"`` are called
-        in the graph.
+        The names in the graph of ``"outputs"`` and, if the network classifies, ``"label"`` and
+        ``"probabilities"``.
     """
     parameters = {
         f"{name}{l}": to_numpy(values)
@@ -117,7 +117,7 @@ def _write_network(graph: Graph, network: Network, inputs: str) -> dict[str, str
 
 
 def onnx_inputs(model: Network | TableModel, values: Any) -> dict[str, np.ndarray]:
-    """Return what a runtime takes for the inputs of an exported model.
+    """Return the inputs of an exported model in the form that a runtime takes.
 
     Args:
         model: the model that was exported.
@@ -125,10 +125,10 @@ def onnx_inputs(model: Network | TableModel, values: Any) -> dict[str, np.ndarra
             :meth:`bp_xp.tables.TableModel.predict` takes it.
 
     Returns:
-        An array for each input, by its name, as :func:`export_onnx` tells.
+        An array for each input, by its name, as described for :func:`export_onnx`.
 
     Raises:
-        ValueError: a column is missing, or holds something else than in training.
+        ValueError: a column is missing, or holds something other than in training.
     """
     network, preparation = parts_of(model)
     if preparation is not None:

@@ -1,4 +1,4 @@
-"""A recording as nodes of ONNX: which operator each function of NumPy is."""
+"""A recording as nodes of ONNX: the operator for each function of NumPy."""
 
 import inspect
 import math
@@ -73,14 +73,14 @@ _FILLED: Mapping[Any, float] = {np.zeros_like: 0.0, np.ones_like: 1.0}
 
 
 # ---------------------------------------------------------------------------------------------
-# Functions that are several operators
+# Functions that need several operators
 
 
 def hypot(graph: Graph, x: str, y: str, dtype: Any) -> str:
-    """Return √(x² + y²), for which nothing overflows: m √(1 + (n/m)²), m the larger of the two."""
+    """Return √(x² + y²) without overflow: m √(1 + (n/m)²), where m is the larger of the two."""
     x, y = graph.add("Abs", x), graph.add("Abs", y)
     larger, smaller = graph.add("Max", x, y), graph.add("Min", x, y)
-    # Of two zeros the quotient is none: the smallest number serves as well.
+    # Two zeros have no quotient, so the divisor is at least the smallest number.
     least = graph.constant(np.finfo(dtype).tiny)
     ratio = graph.add("Div", smaller, graph.add("Max", larger, least))
     one = graph.constant(1.0, dtype)
@@ -100,7 +100,7 @@ def _expm1(graph: Graph, x: str, dtype: Any) -> str:
 
 
 def _log1p(graph: Graph, x: str, dtype: Any) -> str:
-    # log(1 + x) = x log(u)/(u − 1) with u = 1 + x as it is rounded, and x itself where u is 1
+    # log(1 + x) = x log(u)/(u − 1), where u is the rounded 1 + x, and x itself if u is 1
     # (Goldberg, What every computer scientist should know about floating-point arithmetic, 1991)
     one = graph.constant(1.0, dtype)
     u = graph.add("Add", one, x)
@@ -149,16 +149,16 @@ _COMPOSED: Mapping[Any, Callable[..., str]] = {
 def write_nodes(
     graph: Graph, recording: Recording, results: Sequence[str], names: Mapping[str, str]
 ) -> list[str]:
-    """Write what results need as nodes.
+    """Write the operations that results need as nodes.
 
     Args:
-        graph: where they go.
+        graph: the graph to write to.
         recording: what was recorded.
         results: the names of the results in the recording.
-        names: what its arguments are called in the graph.
+        names: the names of its arguments in the graph.
 
     Returns:
-        What the results are called in the graph.
+        The names of the results in the graph.
 
     Raises:
         ValueError: an operation has no counterpart in ONNX; the message names it and the
@@ -171,14 +171,14 @@ def write_nodes(
 
 
 class _Writer:
-    """Writes operations as nodes, and knows what results are called in the graph."""
+    """Writes operations as nodes, and knows the names of results in the graph."""
 
     def __init__(self, graph: Graph, recording: Recording, names: Mapping[str, str]) -> None:
         self.graph, self.names = graph, dict(names)
         self.dtypes, self.ndims = recording.dtypes, recording.ndims
 
     def write(self, operation: Operation) -> str:
-        """Write one operation, and return what its result is called."""
+        """Write one operation, and return the name of its result."""
         function, inputs = operation.function, operation.inputs
         if function is VIEW:
             return self.view(*inputs)
@@ -206,7 +206,7 @@ class _Writer:
         raise _no_counterpart(operation)
 
     def ufunc(self, operation: Operation) -> str:
-        """Write an elementwise function or a product, of arguments of one dtype."""
+        """Write an elementwise function or a product, with arguments of the same dtype."""
         ufunc, dtype = operation.function, operation.dtype
         if ufunc in _OF_TRUTH and dtype.kind == "b":
             parts = [self.given(one, dtype) for one in operation.inputs]
@@ -221,7 +221,7 @@ class _Writer:
         raise _no_counterpart(operation)
 
     def reduction(self, operation: Operation) -> str:
-        """Write a sum, a mean or a largest entry along axes, or its place."""
+        """Write a sum, a mean, or a largest entry or its position, along axes."""
         function = operation.function
         bound = inspect.signature(function).bind(*operation.inputs, **operation.options).arguments
         if set(bound) - {"a", "axis", "keepdims"}:
@@ -238,7 +238,7 @@ class _Writer:
         return self.graph.add(_REDUCTIONS[function], *parts, keepdims=keep)
 
     def clip(self, operation: Operation) -> str:
-        """Write limits of entries."""
+        """Write the clipping of entries."""
         bound = inspect.signature(np.clip).bind(*operation.inputs, **operation.options).arguments
         if set(bound) - {"a", "a_min", "a_max", "min", "max"}:
             raise _no_counterpart(operation)
@@ -249,7 +249,7 @@ class _Writer:
         return result
 
     def view(self, array: Named, key: Any) -> str:
-        """Write the part of an array that a key takes."""
+        """Write the part of an array that a key selects."""
         graph, result = self.graph, self.names[array.name]
         if key == "mT":
             return graph.add("Transpose", result, perm=[1, 0])
@@ -275,15 +275,15 @@ class _Writer:
         return result
 
     def whole_numbers(self, *values: int) -> str:
-        """Return what a constant is called that is a list of whole numbers."""
+        """Return the name of a constant that is a list of whole numbers."""
         return self.graph.constant(values, np.int64)
 
     def kind_of(self, value: Any) -> Any:
-        """Return what tells the dtype of an argument."""
+        """Return an array with the dtype of an argument."""
         return self.dtypes[value.name] if isinstance(value, Named) else value
 
     def given(self, value: Any, dtype: Any = None) -> str:
-        """Return what an argument is called, after a conversion if need be."""
+        """Return the name of an argument, after a conversion if needed."""
         if not isinstance(value, Named):
             return self.graph.constant(value, dtype)
         name = self.names[value.name]
@@ -295,6 +295,6 @@ class _Writer:
 def _no_counterpart(operation: Operation) -> ValueError:
     name = getattr(operation.function, "__name__", operation.function)
     return ValueError(
-        f"activation {operation.part!r} can't be written in ONNX, which has no counterpart of "
+        f"activation {operation.part!r} can't be written in ONNX, which has no operator for "
         f"{name} with these arguments: export a .py file, which takes every function of NumPy."
     )

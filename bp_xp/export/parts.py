@@ -7,11 +7,11 @@ __all__ = ["parts_of"]
 
 
 def parts_of(model: Network | TableModel) -> tuple[Network, Preparation | None]:
-    """Return the network of a model, and the preparation if it is one of tables.
+    """Return the network of a model, and the preparation of a model of tables.
 
     Raises:
-        TypeError: it is no such model.
-        ValueError: it has learnt nothing yet.
+        TypeError: it is not such a model.
+        ValueError: it has learned nothing yet.
     """
     if isinstance(model, TableModel):
         preparation = model._fitted

@@ -1,7 +1,7 @@
-"""Networks and models of tables as one file of plain NumPy, for people to read and to run.
+"""Networks and models of tables as one file of plain NumPy, to read and to run.
 
-The lines of an activation are those that the recorder heard. What stands around them are the texts
-below: the chapter's feedforward, the preparation of a table, and the reading of a CSV file.
+The lines of an activation come from the recorder. The texts around them are below: the chapter's
+feedforward, the preparation of a table, and the reading of a CSV file.
 """
 
 import base64
@@ -32,11 +32,12 @@ __all__ = ["export_program"]
 
 
 def export_program(model: Network | TableModel, path: str | os.PathLike[str]) -> Path:
-    """Write a model as a Python file that predicts, and needs nothing but NumPy.
+    """Write a model as a Python file that predicts, and needs only NumPy.
 
-    The file has ``predict`` and, where there are classes, ``predict_proba``. They take what the
-    model's own take: inputs of shape (N, I), or of a model of tables a mapping of names to columns.
-    ``python FILE rows.csv`` writes predictions as CSV. The parameters are in it, in base64.
+    The file has ``predict`` and, if there are classes, ``predict_proba``. They take the same
+    arguments as the model's methods: inputs of shape (N, I), or for a model of tables a mapping of
+    names to columns. ``python FILE rows.csv`` writes predictions as CSV. The file contains the
+    parameters, in base64.
 
     Args:
         model: on any device.
@@ -46,8 +47,8 @@ def export_program(model: Network | TableModel, path: str | os.PathLike[str]) ->
         The path.
 
     Raises:
-        ValueError: the name ends in something else; or an activation of a user's own does what is
-            none of NumPy's operations on arrays; the message names it.
+        ValueError: the name has another ending; or a user-defined activation uses operations that
+            NumPy does not have; the message names it.
         OSError: it could not be written; an older file is left as it was.
     """
     path = Path(path)
@@ -83,10 +84,10 @@ def _program(model: Network | TableModel) -> str:
 
 
 class _Sigmas:
-    """The activations of a program, each once.
+    """The activations of a program, each of them once.
 
     Attributes:
-        texts: their functions.
+        texts: the text of their functions.
     """
 
     def __init__(self) -> None:
@@ -94,7 +95,7 @@ class _Sigmas:
         self._names: dict[tuple[str, ...], str] = {}
 
     def add(self, name: str, lines: Sequence[str]) -> str:
-        """Add an activation, and return what it is called."""
+        """Add an activation, and return the name of its function."""
         key = (name, *lines)
         if key not in self._names:
             called = "sigma_" + re.sub(r"\W", "_", name, flags=re.ASCII)
@@ -122,13 +123,13 @@ def _array(values: np.ndarray) -> str:
 
 @dataclass(frozen=True)
 class _Around:
-    """What stands around the layers.
+    """The parts of the program around the layers.
 
     Attributes:
         introduction: the docstring of the file.
-        modules: of Python, which it imports.
-        functions: what comes after feedforward.
-        learnt: what was learnt beside the parameters.
+        modules: the modules of Python that it imports.
+        functions: the functions after feedforward.
+        learnt: what was learned besides the parameters.
     """
 
     introduction: str
@@ -151,7 +152,7 @@ _DOCS = {
 
 
 def _of_network(network: Network) -> _Around:
-    """Return what stands around the layers of a network."""
+    """Return the parts around the layers of a network."""
     functions = []
     predicted = f"feedforward(np.asarray(x, np.{network.dtype}))"
     if network.classifies:
@@ -170,7 +171,7 @@ def _of_network(network: Network) -> _Around:
 
 
 def _of_table(preparation: Preparation, network: Network) -> _Around:
-    """Return what stands around the layers of a model of tables."""
+    """Return the parts around the layers of a model of tables."""
     targets, categories = preparation.targets, preparation.categories
     has_classes = targets.task != "regression"
     main = texts.TABLE_MAIN
@@ -194,12 +195,12 @@ def _of_table(preparation: Preparation, network: Network) -> _Around:
 
 
 def _source(function: Callable[..., Any]) -> str:
-    """Return a function as its text, without types, which need imports of their own."""
+    """Return the text of a function, without types, which would need other imports."""
     return re.sub(r"\(value: Any\) -> \w+:", "(value):", inspect.getsource(function))
 
 
 def _learnt(preparation: Preparation) -> str:
-    """Return what a preparation has learnt, as assignments."""
+    """Return what a preparation has learned, as assignments."""
     numbers, targets = preparation.numbers, preparation.targets
     flagged = np.flatnonzero(numbers.flagged).tolist()
     rows = [
@@ -223,7 +224,7 @@ def _learnt(preparation: Preparation) -> str:
         text += f"TARGET_CENTER = np.array({targets.center.tolist()!r})\n"
         text += f"TARGET_SCALE = np.array({targets.scale.tolist()!r})\n"
     if rows:
-        text += "# The columns of numbers: name, whether of dates, median, center, scale\n"
+        text += "# The columns of numbers: name, whether it holds dates, median, center, scale\n"
         text += f"NUMBERS = [\n{''.join(rows)}]\n"
         text += f"FLAGGED = {flagged!r}  # those with a column for what is missing\n"
     if kinds:
@@ -233,7 +234,7 @@ def _learnt(preparation: Preparation) -> str:
 
 
 def _columns(preparation: Preparation) -> list[str]:
-    """Return the functions that make inputs of columns."""
+    """Return the functions that convert columns to inputs."""
     found = []
     if preparation.numbers.names:
         robust = f"    z = z / np.hypot(1.0, z / {SMOOTH_LIMIT})\n"

@@ -1,8 +1,8 @@
-"""What is done to arrays, written down: what every export is written from.
+"""Recordings of operations on arrays, which every export is written from.
 
-A function that is given :class:`~bp_xp.engines.recorder.Recorded` arrays computes as ever, and its
-operations go past a :class:`Recording`. So the mathematics is not written a second time, and
-functions of a user's own are exported like bp_xp's.
+A function that is called with :class:`~bp_xp.engines.recorder.Recorded` arrays computes as usual,
+and a :class:`Recording` records its operations. So the mathematics is not implemented a second
+time, and user-defined functions are exported like those of bp_xp.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,12 +21,12 @@ from bp_xp.math.activations import Activation
 __all__ = ["VIEW", "Named", "Operation", "Recording", "record", "recordable"]
 
 VIEW = "view"
-"""In the place of a function: its inputs are an array and a key, or ``"mT"``."""
+"""Used instead of a function: its inputs are an array and a key, or ``"mT"``."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """An argument of what was recorded, or a result, by its name."""
+    """An argument or a result of a recorded function, by its name."""
 
     name: str
 
@@ -37,10 +37,10 @@ class Operation:
 
     Attributes:
         function: a function of NumPy, or VIEW.
-        inputs: what it is given: Named arrays, and numbers, arrays or dtypes as they are.
-        options: what it is given by name.
-        dtype: of the result.
-        part: what it belongs to, for messages: the name of an activation, or empty.
+        inputs: its arguments: Named arrays, and numbers, arrays or dtypes as they are.
+        options: its keyword arguments.
+        dtype: the dtype of the result.
+        part: the name of the activation that it belongs to, for messages, or empty.
     """
 
     function: Any
@@ -51,18 +51,18 @@ class Operation:
 
     @property
     def named(self) -> list[str]:
-        """The names of the arrays it is made from."""
+        """The names of the arrays that it uses."""
         given = leaves_of([*self.inputs, *self.options.values()])
         return [one.name for one in given if isinstance(one, Named)]
 
 
 class Recording:
-    """A tape that keeps operations by the names of their results.
+    """A tape that stores operations by the names of their results.
 
     Attributes:
-        operations: in their order.
-        dtypes: of all that has a name.
-        ndims: how many axes each has.
+        operations: the operations, in their order.
+        dtypes: the dtypes of all named arrays.
+        ndims: the numbers of their axes.
     """
 
     def __init__(self) -> None:
@@ -73,21 +73,21 @@ class Recording:
         self._tied: set[str] = set()  # arrays that share memory with others
 
     def argument(self, value: np.ndarray, name: str) -> Recorded:
-        """Return an array whose operations are written down."""
+        """Return an array whose operations are recorded."""
         self.dtypes[name], self.ndims[name] = value.dtype, value.ndim
         return Recorded(value, name, self)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Write down the operations of an activation.
+        """Record the operations of an activation.
 
         Raises:
-            ValueError: it does what is no operation on arrays.
+            ValueError: it does something that is not an operation on arrays.
         """
         self._part = name
         try:
             yield
-        except Exception as error:  # whatever a function of a user's own makes of such arrays
+        except Exception as error:  # a user-defined function may raise any error for such arrays
             told = f"{error}" if isinstance(error, CannotRecordError) else repr(error)
             raise ValueError(f"activation {name!r} can't be exported: {told}.") from error
         finally:
@@ -104,13 +104,13 @@ class Recording:
     # What a tape does
 
     def ufunc(self, ufunc: np.ufunc, inputs: Sequence[Any], out: Recorded | None) -> Recorded:
-        """Write down an elementwise function or a product."""
+        """Record an elementwise function or a product."""
         value = np.asarray(ufunc(*value_of(inputs)))
         result = self._result(ufunc, inputs, {}, value)
         if out is None:
             return result
         if out.name in self._tied:
-            raise CannotRecordError("it changes an array of which another is a part")
+            raise CannotRecordError("it changes an array that shares memory with another")
         out.value[...] = value
         if out.dtype != value.dtype:
             result = self._result(np.astype, (result, out.dtype), {}, out.value)
@@ -118,7 +118,7 @@ class Recording:
         return out
 
     def function(self, function: Any, inputs: Sequence[Any], options: Any) -> Recorded:
-        """Write down another function of NumPy."""
+        """Record another function of NumPy."""
         value = function(*value_of(inputs), **value_of(options))
         if not isinstance(value, np.ndarray | np.generic):
             raise CannotRecordError(f"{function.__name__} returns no array")
@@ -129,11 +129,11 @@ class Recording:
         return result
 
     def call(self, function: Callable[[Any], Any], array: Recorded) -> Recorded:
-        """Refuse a function from outside of NumPy."""
+        """Refuse a function from outside NumPy."""
         raise CannotRecordError(f"it calls {function}")
 
     def view(self, of: Recorded, part: np.ndarray, key: Any) -> Recorded:
-        """Write down that a part is taken."""
+        """Record that a part is selected."""
         result = self._result(VIEW, (of, key), {}, part)
         self._tied |= {of.name, result.name}
         return result
@@ -149,7 +149,7 @@ class Recording:
 
 
 def _named(value: Any) -> Any:
-    """Return an argument with the names of arrays in their place."""
+    """Return an argument with arrays replaced by their names."""
     if isinstance(value, Recorded):
         return Named(value.name)
     if isinstance(value, list | tuple):
@@ -168,8 +168,8 @@ def record(
 
     Args:
         function: called as ``function(rows, *parameters, xp=numpy)``; returns an array or several.
-        name: what the rows are called in the recording.
-        n_columns: how many columns they have.
+        name: the name of the rows in the recording.
+        n_columns: the number of columns.
         dtype: their dtype.
         parameters: further arguments by name.
 
@@ -194,14 +194,14 @@ def record(
         if not _same(*pair):
             parts = dict.fromkeys(repr(one.part) for one in pair if one is not None and one.part)
             raise ValueError(
-                f"activation {' or '.join(parts)} can't be exported: what it does depends on how "
+                f"activation {' or '.join(parts)} can't be exported: its operations depend on how "
                 "many rows there are."
             )
     return recordings[0]
 
 
 def recordable(activation: Activation) -> Activation:
-    """Return an activation whose operations are known to a recording as its own."""
+    """Return an activation whose operations a recording knows as its own."""
 
     def sigma(z: Any, *, xp: Any) -> Any:
         with z.tape.part(activation.name):

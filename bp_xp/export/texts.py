@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 INTRODUCTION_OF_NETWORK = '''\
-"""A neural network, which needs nothing but NumPy. Written by bp_xp VERSION.
+"""A neural network that needs only NumPy. Written by bp_xp VERSION.
 
 From the shell, with a row of numbers for each sample: python THIS_FILE rows.csv > predictions.csv
 In Python: import this file, and call its predict(x) with x of shape (N, inputs).
@@ -34,10 +34,10 @@ In Python: import this file, and call its predict(x) with x of shape (N, inputs)
 '''
 
 INTRODUCTION_OF_TABLE = '''\
-"""A neural network for tables, which needs nothing but NumPy. Written by bp_xp VERSION.
+"""A neural network for tables that needs only NumPy. Written by bp_xp VERSION.
 
-From the shell: python THIS_FILE rows.csv > predictions.csv, where the first line holds the names of
-columns, numbers have a decimal point, and dates are like 2024-12-31.
+From the shell: python THIS_FILE rows.csv > predictions.csv. The first line must hold the names of
+the columns; numbers have a decimal point, and dates have the form 2024-12-31.
 In Python: import this file, and call its predict(table) with a mapping of names to columns, or a
 data frame; None and NaN are missing values.
 """
@@ -53,7 +53,7 @@ def feedforward(a):
 
 ARRAY = '''\
 def array(dtype, text, *shape):
-    """Return an array whose bytes are in base64."""
+    """Return an array from its bytes in base64."""
     return np.frombuffer(base64.b64decode(text), dtype).reshape(shape)
 '''
 
@@ -78,7 +78,7 @@ def predict_proba(x):
 
 PREDICT = '''\
 def predict(x):
-    """Return what is predicted for each row of x, shape (N, inputs)."""
+    """Return the prediction for each row of x, shape (N, inputs)."""
     return {predicted}
 '''
 
@@ -128,7 +128,7 @@ def main(path):
 
 NUMBERS = '''\
 def number_column(values, is_date):
-    """Return a column as numbers, NaN where missing; dates as days since 1970."""
+    """Return a column as numbers, NaN if missing; dates as days since 1970."""
     values = [none_if_missing(value) for value in values]
     if is_date:
         since_1970 = np.array(values, "datetime64[us]") - np.datetime64(0, "us")
@@ -142,7 +142,7 @@ def scaled_numbers(table):
     x = np.stack([number_column(table[name], is_date) for name, is_date, *_ in NUMBERS], axis=1)
     missing = np.isnan(x)
     x = np.where(missing, median, x)
-    z = (x / 2 - center / 2) / (scale / 2)  # by halves, so that no difference overflows
+    z = (x / 2 - center / 2) / (scale / 2)  # halves are subtracted, so that no difference overflows
 ROBUST    return np.concatenate([z, missing[:, FLAGGED]], axis=1)
 '''
 
@@ -188,7 +188,7 @@ def decode(outputs):
 ''',
     "regression": '''\
 def decode(outputs):
-    """Return numbers in their units, shape (N,) for one target and otherwise (N, targets)."""
+    """Return numbers in their units, shape (N,) for one target, otherwise (N, targets)."""
     values = outputs.astype(np.float64) * TARGET_SCALE + TARGET_CENTER
     return values[:, 0] if len(TARGETS) == 1 else values
 ''',
@@ -202,7 +202,7 @@ def predict_proba(table):
 
 TABLE_PREDICT = '''\
 def predict(table):
-    """Return what is predicted for each row of a table."""
+    """Return the prediction for each row of a table."""
     return decode(feedforward(inputs(table)))
 '''
 
@@ -230,7 +230,7 @@ TYPED_CATEGORIES = """\
 
 CATEGORY = '''\
 def category(cell, holds):
-    """Return a field of a column of numbers, or of true and false, as one, if it is one."""
+    """Return a field as a number or a truth value, if it is one."""
     if cell is None or holds == "truth values":
         return cell and cell.lower()
     try:

@@ -1,13 +1,13 @@
-"""Pictures of networks, of their training and of their mistakes (matplotlib: the extra ``plot``).
+"""Pictures of networks, of their training and of their errors (matplotlib: the extra ``plot``).
 
-Every function draws on the Axes or the Figure that it is given, through these objects alone, and
+Every function draws on the Axes or the Figure that it is given, using only these objects, and
 changes no setting of matplotlib. Without one it opens a new figure with ``pyplot``: a notebook then
 shows it, ``pyplot.show()`` finds it, and ``pyplot.close()`` frees it.
 
-What has one panel takes ``ax`` and returns it: ``confusion_matrix(net, x, y).figure.savefig(...)``.
-What has several takes ``figure`` and returns its Axes by name:
-``training_curves(history)["accuracy"]``. (A notebook would show a figure that is returned a second
-time.) Fonts, and the colors of text and paper, are those of the reader's own style.
+A picture with one panel takes ``ax`` and returns it:
+``confusion_matrix(net, x, y).figure.savefig(...)``. A picture with several panels takes ``figure``
+and returns its Axes by name: ``training_curves(history)["accuracy"]``. (A notebook would show a
+returned figure twice.) Fonts, and the colors of text and background, are those of your own style.
 """
 
 from bp_xp.plotting.classes import confusion_matrix, decision_regions

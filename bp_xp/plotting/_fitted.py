@@ -1,4 +1,4 @@
-"""Text that fits what it is written on. This module needs matplotlib to be imported."""
+"""Text that fits the place that it is written in. Importing this module needs matplotlib."""
 
 from typing import Any
 
@@ -8,16 +8,16 @@ __all__ = ["FittedText"]
 
 
 class FittedText(Text):
-    """Text whose letters keep their size against the picture, however large that is drawn.
+    """Text whose letters scale with the picture, whatever its size.
 
     Args:
-        x: where it is, in data units.
-        y: likewise.
+        x: the horizontal position, in data units.
+        y: the vertical position, in data units.
         text: the words.
         height: the size of the letters, in data units of the y axis.
-        largest: what it is at most, in points (1/72 inch).
-        smallest: what it is at least; smaller letters can't be read, and are left out.
-        options: those of matplotlib's Text.
+        largest: the largest size, in points (1/72 inch).
+        smallest: the smallest size, in points; smaller letters can't be read, and are left out.
+        options: the options of matplotlib's Text.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class FittedText(Text):
         self._height, self._largest, self._smallest = height, largest, smallest
 
     def draw(self, renderer: Any) -> None:
-        """Draw it in the size that it must have here."""
+        """Draw the text in the size that fits here."""
         assert self.axes is not None  # nothing else draws it
         ends = self.axes.transData.transform([(0.0, 0.0), (0.0, self._height)])
         points = 72.0 / self.axes.figure.dpi * abs(ends[1, 1] - ends[0, 1])

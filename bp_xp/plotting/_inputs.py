@@ -1,4 +1,4 @@
-"""What the pictures are made of, checked: networks and labeled samples."""
+"""The inputs of the pictures, checked: networks and labeled samples."""
 
 from typing import Any, NamedTuple
 
@@ -13,12 +13,12 @@ __all__ = ["Judged", "check_network", "judge"]
 
 
 class Judged(NamedTuple):
-    """What a network tells of samples whose class is known, on the host.
+    """What a network predicts for samples whose class is known, on the host.
 
     Attributes:
         x: inputs, shape (N, I).
         true: the label of each sample, shape (N,).
-        told: the label that the network gives, shape (N,).
+        told: the label that the network predicts, shape (N,).
         p: the probability of each class, shape (N, K).
     """
 
@@ -29,7 +29,7 @@ class Judged(NamedTuple):
 
 
 def check_network(network: Any) -> Network:
-    """Return a network; TypeError says what came instead."""
+    """Return a network, or raise a TypeError that says what was passed instead."""
     if not isinstance(network, Network):
         hint = " (see bp_xp.estimators.to_network)" if hasattr(network, "coefs_") else ""
         raise TypeError(f"network must be a bp_xp.Network, not {kind_of(network)}{hint}.")
@@ -37,12 +37,12 @@ def check_network(network: Any) -> Network:
 
 
 def judge(network: Network, x: Any, y: Any) -> Judged:
-    """Return what a network tells of samples.
+    """Return what a network predicts for samples.
 
     Raises:
-        ValueError, TypeError: as for ``network.evaluate``; also where there are no classes.
+        ValueError, TypeError: as for ``network.evaluate``; also if there are no classes.
     """
-    network.evaluate(x, y, metrics=[METRICS["accuracy"]])  # says what is wrong with x and y
+    network.evaluate(x, y, metrics=[METRICS["accuracy"]])  # raises an error if x and y are wrong
     labels, p = to_numpy(y), to_numpy(network.predict_proba(x))
     if labels.ndim == 2:
         labels = labels[:, 0] if labels.shape[1] == 1 else labels.argmax(axis=1)

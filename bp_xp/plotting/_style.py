@@ -1,4 +1,4 @@
-"""The one look of all pictures: what they are drawn on, their colors, and their words."""
+"""The common look of all pictures: their axes, colors and words."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
-"""Colors that color-blind readers tell apart.
+"""Colors that color-blind readers can distinguish.
 
 References:
     Okabe and Ito, *Color Universal Design*, 2002.
@@ -50,18 +50,18 @@ _LONGEST_NAME = 24
 
 
 # ---------------------------------------------------------------------------------------------
-# What is drawn on
+# Axes
 
 
 def new_axes(ax: Any, size: tuple[float, float]) -> "Axes":
-    """Return the Axes to draw on: the one given, or that of a new figure.
+    """Return the Axes to draw on: the given one, or that of a new figure.
 
     Args:
         ax: an Axes, or None.
         size: width and height of a new figure, in inches.
 
     Raises:
-        TypeError: ax is something else.
+        TypeError: ax is not an Axes.
         ImportError: matplotlib is not installed.
     """
     require("matplotlib", "plot")
@@ -71,7 +71,7 @@ def new_axes(ax: Any, size: tuple[float, float]) -> "Axes":
         return _new_figure(size).add_subplot()
     if not isinstance(ax, axes.Axes):
         raise TypeError(
-            f"ax must be one matplotlib Axes, such as pyplot.subplots() gives, not {kind_of(ax)}."
+            f"ax must be a matplotlib Axes, such as pyplot.subplots() returns, not {kind_of(ax)}."
         )
     return ax
 
@@ -83,12 +83,12 @@ def panels(
 
     Args:
         figure: a Figure or SubFigure, or None for a new figure.
-        names: of the panels.
-        columns: how many are in a row.
+        names: the names of the panels.
+        columns: the number of panels in a row.
         size: width and height of a panel of a new figure, in inches.
 
     Raises:
-        TypeError: figure is something else.
+        TypeError: figure is not a Figure.
         ImportError: matplotlib is not installed.
     """
     require("matplotlib", "plot")
@@ -99,7 +99,7 @@ def panels(
         figure = _new_figure((columns * size[0], rows * size[1]))
     elif not isinstance(figure, FigureBase):
         raise TypeError(
-            "figure must be a matplotlib Figure, such as pyplot.figure() gives, not "
+            "figure must be a matplotlib Figure, such as pyplot.figure() returns, not "
             f"{kind_of(figure)}."
         )
     return {name: figure.add_subplot(rows, columns, i + 1) for i, name in enumerate(names)}
@@ -112,7 +112,7 @@ def _new_figure(size: tuple[float, float]) -> Any:
 
 
 def style(ax: "Axes", *, title: str = "", x: str = "", y: str = "", grid: bool = True) -> None:
-    """Give an Axes its words and the common look."""
+    """Set the words of an Axes, and the common look."""
     ax.set_title(title, loc="left", fontsize="medium")
     ax.set_xlabel(x)
     ax.set_ylabel(y)
@@ -123,7 +123,7 @@ def style(ax: "Axes", *, title: str = "", x: str = "", y: str = "", grid: bool =
 
 
 def whole_numbers(ax: "Axes", values: Sequence[float]) -> None:
-    """Let the ticks below be whole numbers, even where there is one only."""
+    """Use whole numbers for the ticks of the x axis, even if there is only one."""
     from matplotlib.ticker import MaxNLocator
 
     ax.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
@@ -136,7 +136,7 @@ def whole_numbers(ax: "Axes", values: Sequence[float]) -> None:
 
 
 def class_colors(n: int) -> list[str]:
-    """Return a color for each of n classes; of more than seven, neighbors are alike."""
+    """Return a color for each of n classes; with more than seven, neighbors are similar."""
     from matplotlib import colormaps, colors
 
     if n <= len(PALETTE):
@@ -145,14 +145,14 @@ def class_colors(n: int) -> list[str]:
 
 
 def ink_on(rgba: Sequence[float]) -> str:
-    """Return the color of text that is read well on another color."""
-    # Relative luminance, as in the Web Content Accessibility Guidelines but without their gamma.
+    """Return a color for text that is readable on another color."""
+    # Relative luminance, as in the Web Content Accessibility Guidelines, but without their gamma.
     red, green, blue = rgba[:3]
     return "black" if 0.30 * red + 0.59 * green + 0.11 * blue > 0.55 else "white"
 
 
 def color_bar(drawn: Any, ax: "Axes", label: str, **options: Any) -> "Colorbar":
-    """Add the scale of what is drawn in colors beside an Axes."""
+    """Add a color scale beside an Axes."""
     bar = ax.figure.colorbar(drawn, ax=ax, label=label, **options)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     return bar
@@ -163,14 +163,14 @@ def color_bar(drawn: Any, ax: "Axes", label: str, **options: Any) -> "Colorbar":
 
 
 def kind_of(value: Any) -> str:
-    """Return what came in the place of something else, for messages."""
+    """Return a description of a wrong argument, for messages."""
     return f"an object of type {type(value).__name__}"
 
 
 def legend(ax: "Axes", handles: Iterable[Any], labels: Sequence[str], **options: Any) -> None:
-    """Add a legend whose labels are shown as they are, with $ and a leading underscore."""
+    """Add a legend whose labels are shown unchanged, including $ and a leading underscore."""
     handles = list(handles)
-    # matplotlib leaves out labels with an underscore in front, so the words come afterwards.
+    # matplotlib leaves out labels that begin with an underscore, so the words are set later.
     shown = ax.legend(handles, [str(i) for i in range(len(handles))], frameon=False, **options)
     for text, label in zip(shown.get_texts(), labels, strict=True):
         text.set_parse_math(False)
@@ -178,18 +178,18 @@ def legend(ax: "Axes", handles: Iterable[Any], labels: Sequence[str], **options:
 
 
 def write(ax: "Axes", x: float, y: float, words: str, **options: Any) -> None:
-    """Write into a picture, with the options of FittedText."""
+    """Write text into a picture, with the options of FittedText."""
     from bp_xp.plotting._fitted import FittedText
 
     ax.add_artist(FittedText(x, y, words, **options))
 
 
 def names_of_classes(class_names: Any, n: int) -> list[str]:
-    """Return the names of n classes, short enough to be shown; without any, their numbers.
+    """Return the names of n classes, short enough to be shown; by default, their numbers.
 
     Raises:
-        TypeError: the names are one text.
-        ValueError: there are more or fewer than classes.
+        TypeError: the names are a single text.
+        ValueError: there are more or fewer names than classes.
     """
     if class_names is None:
         return [str(label) for label in range(n)]
@@ -212,12 +212,12 @@ def names_of_classes(class_names: Any, n: int) -> list[str]:
 
 
 def shortened(name: str) -> str:
-    """Return a name with what is beyond 24 letters as an ellipsis."""
+    """Return a name, with an ellipsis for the letters after the 24th."""
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def share(value: float, digits: int = 0) -> str:
-    """Return a share in per cent; what is rounded to 0% or 100% shows that it is not."""
+    """Return a share in percent; one that would round to 0% or 100% is shown as a bound."""
     text = f"{value:.{digits}%}"
     least, most = f"{0.0:.{digits}%}", f"{1.0:.{digits}%}"
     if value > 0.0 and text == least:
@@ -228,7 +228,7 @@ def share(value: float, digits: int = 0) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number in five or six letters at most, with the sign that print has.
+    """Return a number in at most five or six characters, with a typographic minus sign.
 
     Examples:
         >>> number(-0.0314), number(0.5), number(1234.5), number(2.5e-7), number(7.7e-15)

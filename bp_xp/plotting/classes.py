@@ -1,4 +1,4 @@
-"""What a network makes of classes: which it takes for which, and where it draws the lines."""
+"""How a network sees classes: which ones it confuses, and where it draws the lines."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,9 @@ __all__ = ["confusion_matrix", "decision_regions"]
 
 _COUNTS = Metric("confusion_matrix", count_confusions, needs_classes=True, higher_is_better=True)
 _MARKERS = "os^DvPpX<>h"
-# Up to so many classes leave room for shares like 12.3%.
+# Up to this many classes leave room for shares like 12.3%.
 _FEW = 5
-# Points along each side of the map of a plane.
+# The number of points along each side of the map of a plane.
 _SIDE = 300
 
 
@@ -32,13 +32,13 @@ def confusion_matrix(
     class_names: Any = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draw how often each class was predicted for each class.
+    """Draw how often each class was predicted for samples of each class.
 
-    A cell holds the number of samples and its share of the true class, which is its color too.
+    A cell shows the number of samples and its share of the true class; its color is that share.
 
     Args:
-        network: one that tells classes; or a matrix of counts, shape (K, K), with true classes in
-            rows, as :func:`bp_xp.confusion_matrix` returns, and then no x and y.
+        network: a network that predicts classes; or a matrix of counts, shape (K, K), with true
+            classes in rows, as :func:`bp_xp.confusion_matrix` returns it, and then no x and y.
         x: inputs, shape (N, I).
         y: labels, shape (N,), or targets that are one class each, shape (N, O).
         class_names: a name for each class, a list or ``{label: name}``; None takes their
@@ -49,9 +49,9 @@ def confusion_matrix(
         The Axes, with true classes from top to bottom and predicted ones from left to right.
 
     Raises:
-        ValueError: as for ``network.evaluate``; the matrix holds no counts; names do not fit the
-            classes.
-        TypeError: x and y are missing, or too much.
+        ValueError: as for ``network.evaluate``; the matrix does not hold counts; or names do not
+            fit the classes.
+        TypeError: x and y are missing, or passed with a matrix.
         ImportError: matplotlib is not installed.
 
     Examples:
@@ -107,13 +107,13 @@ def _counts(network: Any, x: Any, y: Any) -> np.ndarray:
 
 
 def _name_ticks(ax: "Axes", names: list[str]) -> None:
-    """Name rows and columns; of very many every second, third ... only."""
+    """Name rows and columns; if there are very many, only every second, third ... one."""
     every = -(-len(names) // 30)
     places = range(0, len(names), every)
     labels = [names[i] for i in places]
     size = 10.0 if len(names) <= 12 else 8.0
     ax.set_yticks(places, labels, parse_math=False, fontsize=size)
-    # Before the picture is laid out, a little more room than there will be.
+    # Before the layout of the picture, this is slightly more room than there will be.
     room = 0.8 * every * ax.get_window_extent().width * 72.0 / ax.figure.dpi / len(names)
     tilted = max(map(len, labels)) * 0.65 * size > room
     turn: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
@@ -122,11 +122,11 @@ def _name_ticks(ax: "Axes", names: list[str]) -> None:
 
 
 def _write_cells(ax: "Axes", counts: np.ndarray, shares: np.ndarray, image: Any) -> None:
-    """Write counts and shares into the cells, as far as there is room; zeros stay empty."""
+    """Write counts and shares into the cells, if there is room; zeros stay empty."""
     n = len(counts)
     digits = 1 if n <= _FEW else 0
     letters = max(4 + 2 * digits, len(f"{counts.max():,}"))
-    # A letter is about 0.65 of its size wide, and two lines with their space are 2.6 sizes high.
+    # The width of a letter is about 0.65 of its size; two lines with spacing are 2.6 sizes high.
     height = min(0.9 / (0.65 * letters), 0.9 / 2.6)
     for row, column in np.argwhere(counts):
         _style.write(
@@ -155,14 +155,14 @@ def decision_regions(
     class_names: Any = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draw what a network of two inputs predicts for every point around some samples.
+    """Draw what a network with two inputs predicts for every point around some samples.
 
-    Classes have a color each, paler where the network is less sure, with a line where it changes
-    its mind; misclassified samples have a dark rim. A network of one number is drawn as a map of
-    its output, with the samples' targets in the same colors.
+    Each class has a color, which is paler where the network is less certain, with a line where the
+    predicted class changes; misclassified samples have a dark rim. A network that predicts one
+    number is drawn as a map of its output, with the samples' targets in the same colors.
 
     Args:
-        network: one with two inputs, that tells classes or has one output.
+        network: a network with two inputs that predicts classes or has one output.
         x: inputs, shape (N, 2).
         y: labels, shape (N,), or targets, shape (N, O).
         class_names: a name for each class, a list or ``{label: name}``; None takes their
@@ -173,9 +173,9 @@ def decision_regions(
         The Axes.
 
     Raises:
-        ValueError: the network has not two inputs, or several outputs that are no classes; or as
-            for ``network.evaluate``.
-        TypeError: no network, or an array of another library.
+        ValueError: the network does not have two inputs, or has several outputs that are not
+            classes; or as for ``network.evaluate``.
+        TypeError: it is not a network, or an array is of another library.
         ImportError: matplotlib is not installed.
     """
     if check_network(network).sizes[0] != 2:
@@ -194,9 +194,9 @@ def decision_regions(
         if network.sizes[-1] != 1:
             raise ValueError(
                 "the regions are those of classes, or of one number: this network has "
-                f"{network.sizes[-1]} outputs that are no classes."
+                f"{network.sizes[-1]} outputs that are not classes."
             )
-        network.evaluate(x, y)  # says what is wrong with x and y
+        network.evaluate(x, y)  # raises an error if x and y are wrong
         x, y = to_numpy(x), to_numpy(y).reshape(-1)
         plane = _Plane(x)
         a = to_numpy(network.feedforward(plane.points)).reshape(_SIDE, _SIDE)
@@ -206,7 +206,7 @@ def decision_regions(
 
 
 class _Plane:
-    """The rectangle around some samples, and a little more.
+    """A rectangle around some samples, with a margin.
 
     Attributes:
         extent: left, right, bottom and top.
@@ -238,7 +238,7 @@ def _draw_classes(
     paint = np.clip(paint, 0.0, 1.0)
     ax.imshow(paint, extent=plane.extent, origin="lower", aspect="auto", interpolation="bilinear")
     for label in range(n if n > 2 else 1):
-        # Above 0 where the class is the likeliest. With two classes one line is both borders.
+        # Above 0 where the class is the most likely. With two classes, one line is both borders.
         lead = p[..., label] - np.delete(p, label, axis=-1).max(axis=-1)
         if lead.min() < 0.0 < lead.max():
             ax.contour(*plane.sides, lead, levels=[0.0], colors="0.3", linewidths=0.9)
@@ -287,5 +287,5 @@ def _draw_numbers(ax: "Axes", plane: _Plane, a: np.ndarray, x: np.ndarray, y: np
 
 
 def _marker_width(n: int) -> float:
-    """Return the width of the mark of a sample among n, in points."""
+    """Return the width of a sample's marker among n samples, in points."""
     return float(np.clip(80.0 / np.sqrt(n), 2.2, 6.0))

@@ -1,4 +1,4 @@
-"""Lines over the course of a training: costs and accuracies, and how the gradient flows."""
+"""Curves over a training run: costs and accuracies, and the flow of the gradient."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ __all__ = ["gradient_flow", "training_curves"]
 _TRAINING, _VALIDATION = _style.PALETTE[:2]
 # Fewer values than this are shown one by one, as dots on their line.
 _FEW = 25
-# So many layers are told in a legend.
+# The largest number of layers in a legend.
 _MOST_LAYERS = 10
 # Costs that change by more than this factor are shown on a logarithmic axis.
 _WIDE = 50.0
@@ -29,19 +29,19 @@ def training_curves(
     """Draw cost, accuracy and metrics over the epochs of a run.
 
     Training is blue, validation orange. A dashed line marks the epoch whose parameters early
-    stopping restored. A cost that falls to less than a fiftieth has a logarithmic axis.
+    stopping restored. A cost that falls to less than a fiftieth gets a logarithmic axis.
 
     Args:
         history: what ``fit`` returned, with one epoch or more.
         figure: where to draw; None opens a new figure.
 
     Returns:
-        The panels: ``"cost"``, ``"accuracy"`` where there are classes, and one for each metric by
-        its name, as ``"validation_f1"``.
+        The panels: ``"cost"``, ``"accuracy"`` if there are classes, and one for each metric by its
+        name, such as ``"validation_f1"``.
 
     Raises:
         ValueError: the history is empty.
-        TypeError: it is no History.
+        TypeError: it is not a History.
         ImportError: matplotlib is not installed.
 
     Examples:
@@ -108,10 +108,10 @@ def _finish_cost(ax: "Axes", lines: dict[str, np.ndarray]) -> None:
 
 
 def gradient_flow(flow: Any, *, figure: "Figure | SubFigure | None" = None) -> "dict[str, Axes]":
-    """Draw how the gradient came through the layers in the course of a training.
+    """Draw how the gradient passed through the layers during training.
 
     A layer whose gradient norm is far below that of the layers above it learns slowly: its
-    gradient has vanished on the way down (BP2), often since many of its units are saturated
+    gradient has vanished on the way down (BP2), often because many of its units are saturated
     (σ′(z) near 0) or dead.
 
     Args:
@@ -126,7 +126,7 @@ def gradient_flow(flow: Any, *, figure: "Figure | SubFigure | None" = None) -> "
 
     Raises:
         ValueError: there is no record.
-        TypeError: it is nothing of the kind.
+        TypeError: it is neither of these.
         ImportError: matplotlib is not installed.
     """
     records = _moments(flow)
@@ -156,7 +156,7 @@ def gradient_flow(flow: Any, *, figure: "Figure | SubFigure | None" = None) -> "
 
 _FLOW_TITLES = {
     "gradient_norms": "length of the gradient, ‖(∂C/∂W, ∂C/∂b)‖",
-    "update_ratios": "change since the record before, ‖ΔW‖ / ‖W‖",
+    "update_ratios": "change since the previous record, ‖ΔW‖ / ‖W‖",
     "saturated": "saturated: share of neurons and samples",
     "dead": "dead: neurons saturated for every sample",
 }
@@ -174,7 +174,7 @@ def _moments(flow: Any) -> list[tuple[float, Any]]:
         raise ValueError(
             "flow has no records: give it to fit, as in net.fit(x, y, callbacks=[flow])."
         )
-    # An epoch's last step has a record, which tells how many an epoch has.
+    # The last step of an epoch has a record, which gives the number of steps in an epoch.
     per_epoch = max(record.step / record.epoch for record in records)
     return [(record.step / per_epoch, record) for record in records]
 
@@ -187,7 +187,7 @@ def _layer_colors(n: int) -> list[Any]:
 
 
 def _tell_layers(ax: "Axes") -> None:
-    """Say beside an Axes which color is which layer; of many, some from the first to the last."""
+    """Add a legend of the layers' colors beside an Axes; if there are many, of some of them."""
     lines = ax.get_lines()
     shown = np.unique(np.linspace(0, len(lines) - 1, min(len(lines), _MOST_LAYERS)).round())
     labels = [f"layer {int(i) + 1}" for i in shown]

@@ -1,4 +1,4 @@
-"""A network as a graph, with what one sample makes of it."""
+"""A network as a graph, with the activations and errors of one sample."""
 
 import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["network_graph"]
 
-# Lengths in the picture: neurons of a column are 1 apart.
+# Lengths in the picture: the neurons of a column have a distance of 1.
 _COLUMN = 2.3
 _RADIUS = 0.3
 _POINTS = 48.0  # of that length in a new figure
@@ -25,12 +25,12 @@ _MOST_UNITS = 20
 
 
 class _Column(NamedTuple):
-    """A layer, as far as it is shown.
+    """The part of a layer that is shown.
 
     Attributes:
-        shown: the neurons that are, shape (S,).
-        heights: where they are, shape (S,), with 0 in the middle.
-        gap: where the ellipsis is, or None.
+        shown: the numbers of the neurons shown, shape (S,).
+        heights: their positions, shape (S,), with 0 in the middle.
+        gap: the position of the ellipsis, or None.
         a: activations of all neurons, shape (n,).
         delta: errors, shape (n,); None for the inputs.
     """
@@ -47,24 +47,25 @@ def network_graph(
 ) -> "Axes":
     """Draw a network as a graph, with the activations and errors of one sample.
 
-    A circle is a neuron and holds its activation a, darker the further from 0 within its layer. The
-    field below is its error δ = ∂C/∂z, the deeper in color the larger in the whole network. A line
-    is a weight, the thicker the larger within its layer. Red is positive and blue negative.
+    A circle is a neuron and shows its activation a; it is darker the farther a is from 0 within its
+    layer. The field below is its error δ = ∂C/∂z; its color is deeper for larger errors in the
+    whole network. A line is a weight, thicker for larger weights within its layer. Red is positive
+    and blue is negative.
 
     Args:
         network: on any device.
         x: the inputs of one sample, shape (1, I) or (I,).
         y: its label or targets, shape (1,), (1, O) or (O,), or a label alone.
-        units: how many neurons of a layer to show at most, from 2 to 20: of larger layers the first
-            and the last, with an ellipsis between.
+        units: the largest number of neurons of a layer to show, from 2 to 20; of larger layers, the
+            first and the last are shown, with an ellipsis between them.
         ax: where to draw; None opens a new figure.
 
     Returns:
         The Axes.
 
     Raises:
-        ValueError: there is not one sample; or as for ``network.trace``.
-        TypeError: no network, or an argument of the wrong kind.
+        ValueError: there is not exactly one sample; or as for ``network.trace``.
+        TypeError: it is not a network, or an argument has the wrong type.
         ImportError: matplotlib is not installed.
 
     References:
@@ -106,7 +107,7 @@ def _one_sample(network: Network, x: Any, y: Any) -> tuple[Any, Any]:
         x = x[None, :]
     if x.ndim == 2 and x.shape[0] != 1:
         raise ValueError(
-            f"x has {x.shape[0]} samples, and the graph is that of one: pass x[:1] and y[:1]."
+            f"x has {x.shape[0]} samples, but the graph shows one: pass x[:1] and y[:1]."
         )
     if y.ndim == 0 or (y.ndim == 1 and y.shape[0] == network.sizes[-1] > 1):
         y = y[None, ...]
@@ -178,14 +179,14 @@ def _draw_neurons(ax: "Axes", columns: list[_Column]) -> None:
 
 
 def _write(ax: "Axes", x: float, y: float, words: str, points: float, **options: Any) -> None:
-    """Write in the middle of a place, in letters of so many points in a new figure."""
+    """Write text centered at a position, in letters of this many points in a new figure."""
     middle = {"horizontalalignment": "center", "verticalalignment": "center", "zorder": 3}
     height = points / _POINTS
     _style.write(ax, x, y, words, height=height, largest=1.5 * points, **(middle | options))
 
 
 def _write_around(ax: "Axes", network: Network, columns: list[_Column], y: np.ndarray) -> None:
-    """Write what the columns are above them, and the targets beside the outputs."""
+    """Write the names of the columns above them, and the targets beside the outputs."""
     top = ax.get_ylim()[1] - 0.75
     for number, column in enumerate(columns):
         kind, n = f"layer {number}\n", str(len(column.a))
@@ -201,7 +202,7 @@ def _write_around(ax: "Axes", network: Network, columns: list[_Column], y: np.nd
 
 
 def _tell(ax: "Axes") -> None:
-    """Say below what circles, fields, lines and colors are."""
+    """Explain circles, fields, lines and colors in a legend below."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -216,7 +217,7 @@ def _tell(ax: "Axes") -> None:
     _style.legend(
         ax,
         handles,
-        ["activation a (grey: within its layer)", "error δ", "weight", "positive", "negative"],
+        ["activation a (gray: within its layer)", "error δ", "weight", "positive", "negative"],
         loc="upper center",
         bbox_to_anchor=(0.5, 0.0),
         ncols=len(handles),

@@ -1,4 +1,4 @@
-"""Networks that look at images: the weights into single neurons, and the misclassified samples."""
+"""Networks for images: the weights into single neurons, and the misclassified samples."""
 
 import math
 from collections.abc import Sequence
@@ -29,21 +29,22 @@ def first_layer_weights(
 ) -> "Axes":
     """Draw the weights into neurons of the first layer as images.
 
-    Red weights are positive, blue ones negative, white is 0. All images have one scale, which ends
-    at the 99.5th percentile of |w|, so that a few large weights do not leave the rest pale.
+    Positive weights are red, negative weights blue, and 0 is white. All images share a scale, which
+    ends at the 99.5th percentile of |w|, so that a few large weights do not make the rest pale.
 
     Args:
         network: on any device.
         shape: height and width of the inputs as an image; None takes a square.
-        units: how many neurons to show, from the first.
+        units: how many neurons to show, starting with the first.
         ax: where to draw; None opens a new figure.
 
     Returns:
-        The Axes, with a single image that holds the grid; neurons are numbered from 0.
+        The Axes, with a single image that contains the grid; neurons are numbered from 0.
 
     Raises:
-        ValueError: the shape does not fit the inputs, or none is given and they make no square.
-        TypeError: no network, or an argument of the wrong kind.
+        ValueError: the shape does not fit the inputs, or none is given and they do not form a
+            square.
+        TypeError: it is not a network, or an argument has the wrong type.
         ImportError: matplotlib is not installed.
     """
     height, width = _image_shape(shape, check_network(network).sizes[0])
@@ -75,27 +76,27 @@ def misclassified(
 ) -> "Axes":
     """Draw misclassified samples as images, the most confident mistakes first.
 
-    Above each are its true class, the predicted one, and the probability that this was given.
+    Above each image are its true class, the predicted class, and the probability of the latter.
 
     Args:
-        network: one that tells classes, on any device.
+        network: a network that predicts classes, on any device.
         x: inputs, shape (N, I).
         y: labels, shape (N,), or targets that are one class each, shape (N, O).
         shape: height and width of a sample as an image; None takes a square.
         class_names: a name for each class, a list or ``{label: name}``; None takes their
             numbers.
-        samples: how many to show at most.
+        samples: the largest number of samples to show.
         ax: where to draw; None opens a new figure.
 
     Returns:
-        The Axes, with a single image that holds the grid. Where no sample is misclassified
-        it says so, and holds no image.
+        The Axes, with a single image that contains the grid. If no sample is misclassified, its
+        title states that, and there is no image.
 
     Raises:
-        ValueError: as for ``network.evaluate``; the outputs or targets are no classes; the shape
-            does not fit the inputs, or none is given and they make no square; names do not fit
-            the classes.
-        TypeError: no network, or an argument of the wrong kind.
+        ValueError: as for ``network.evaluate``; the outputs or targets are not classes; the shape
+            does not fit the inputs, or none is given and they do not form a square; or names do not
+            fit the classes.
+        TypeError: it is not a network, or an argument has the wrong type.
         ImportError: matplotlib is not installed.
     """
     height, width = _image_shape(shape, check_network(network).sizes[0])
@@ -131,7 +132,7 @@ def _image_shape(shape: Any, n_inputs: int) -> tuple[int, int]:
         side = math.isqrt(n_inputs)
         if side * side != n_inputs or side < 2:
             raise ValueError(
-                f"{n_inputs} inputs make no square image: give its height and width, as in "
+                f"{n_inputs} inputs do not form a square image: give its height and width, as in "
                 f"{named('shape', (1, n_inputs))}."
             )
         return side, side
@@ -147,33 +148,33 @@ def _image_shape(shape: Any, n_inputs: int) -> tuple[int, int]:
 
 
 class _Grid:
-    """Images of one size in rows and columns, with words above each.
+    """Images of equal size in rows and columns, with words above each.
 
     Lengths are in pixels of the images.
 
     Args:
-        n: how many images.
-        height: of each.
-        width: likewise.
-        lines: of the words above an image.
-        letters: of the longest line.
+        n: the number of images.
+        height: the height of each image.
+        width: the width of each image.
+        lines: the number of lines above an image.
+        letters: the number of letters in the longest line.
     """
 
-    _POINTS = 8.5  # of the letters in a new figure
+    _POINTS = 8.5  # the size of letters in a new figure
 
     def __init__(self, n: int, height: int, width: int, *, lines: int, letters: int) -> None:
         self.n, self.height, self.width = n, height, width
         self.lines, self.letters = lines, letters
-        # The longer side of an image in a new figure: few are drawn larger than many.
+        # The longer side of an image in a new figure: a few images are drawn larger than many.
         inches = max(0.95, 3.4 / math.ceil(math.sqrt(n)))
         self.pixel = inches / max(height, width)
         point = 1.0 / (72.0 * self.pixel)
-        # What the words take in letters of the usual size.
+        # The room that the words take in letters of the usual size.
         self.tall = height + max(1, round((1.25 * lines + 0.7) * self._POINTS * point))
         self.wide = max(
             width + max(1, round(6.0 * point)), round(0.62 * (letters + 1) * self._POINTS * point)
         )
-        # About as many columns as make the whole a little wider than high, and few empty places.
+        # About the number of columns that makes the grid a little wider than high, with few gaps.
         wanted = math.sqrt(1.3 * n * self.tall / self.wide)
 
         def misfit(columns: int) -> float:
@@ -190,7 +191,7 @@ class _Grid:
         return max(5.0, wide * pixel + 1.0), tall * pixel + 0.6
 
     def corner(self, place: int) -> tuple[int, int]:
-        """Return row and column of an image's first pixel."""
+        """Return the row and the column of an image's first pixel."""
         row, column = divmod(place, self.columns)
         return (row + 1) * self.tall - self.height, column * self.wide
 
@@ -213,7 +214,7 @@ class _Grid:
         return ax.imshow(np.ma.masked_invalid(whole), interpolation="nearest", **options)
 
     def write(self, ax: "Axes", words: Sequence[str]) -> None:
-        """Write above each image, as large as there is room."""
+        """Write above each image, in letters that fill the room."""
         high = (self.tall - self.height) / (1.25 * self.lines + 0.5)
         size = min(high, self.wide / (0.62 * (self.letters + 1)))
         for place, text in enumerate(words):

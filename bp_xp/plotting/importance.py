@@ -19,9 +19,9 @@ def column_importance(
     """Draw a bar for each column: how much the score falls when it is shuffled.
 
     Args:
-        falls: by the name of a column, as of :meth:`bp_xp.tables.TableModel.importance`; the
-            thirty largest are drawn.
-        score: what the score is called.
+        falls: the falls by column name, as :meth:`bp_xp.tables.TableModel.importance` returns them;
+            the thirty largest are drawn.
+        score: the name of the score.
         ax: where to draw; None opens a new figure.
 
     Returns:

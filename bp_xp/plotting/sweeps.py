@@ -1,4 +1,4 @@
-"""Pictures of a sweep: how its best settings learn, and what two settings make of a value."""
+"""Pictures of a sweep: how its best settings learn, and a metric over two settings."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -19,14 +19,15 @@ __all__ = ["sweep_curves", "sweep_heat_map"]
 def sweep_curves(table: SweepResult, *, most: int = 5, ax: "Axes | None" = None) -> "Axes":
     """Draw how the best settings of a sweep learn: their metric over the epochs.
 
-    Of a table, whose metric may be in units that no epoch has, it is ``SweepResult.curve``.
+    For a sweep of a table, whose metric may not be recorded in epochs, ``SweepResult.curve`` is
+    drawn.
 
-    A line is the mean over the runs of a setting, its band their standard deviation to both sides.
-    Runs that ended earlier count as long as they lasted.
+    A line is the mean over the runs of a setting, and its band is one standard deviation on both
+    sides. Runs that ended earlier count for the epochs that they completed.
 
     Args:
         table: what :func:`bp_xp.sweep` returned.
-        most: how many settings to draw, 7 at most.
+        most: how many settings to draw, at most 7.
         ax: where to draw; None opens a new figure.
 
     Returns:
@@ -34,7 +35,7 @@ def sweep_curves(table: SweepResult, *, most: int = 5, ax: "Axes | None" = None)
 
     Raises:
         ValueError: no run has completed an epoch.
-        TypeError: it is no result of a sweep.
+        TypeError: it is not the result of a sweep.
         ImportError: matplotlib is not installed.
     """
     _check(table)
@@ -62,7 +63,7 @@ def sweep_curves(table: SweepResult, *, most: int = 5, ax: "Axes | None" = None)
 
 
 def _over_runs(curves: list[Any]) -> np.ndarray:
-    """Return curves as an array (runs, epochs), NaN where a run had ended, up to the longest."""
+    """Return curves as an array (runs, epochs), NaN after the end of a run."""
     values = np.full((len(curves), max(map(len, curves))), np.nan)
     for row, curve in enumerate(curves):
         values[row, : len(curve)] = curve
@@ -76,9 +77,9 @@ def sweep_heat_map(
     *,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draw the metric of a sweep in the colors of a map of two settings.
+    """Draw the metric of a sweep as a heat map over two settings.
 
-    Where other settings were searched too, a cell shows the best of them. A setting of which a run
+    If other settings were searched too, a cell shows the best of them. A setting with a run that
     diverged is crossed out.
 
     Args:
@@ -92,7 +93,7 @@ def sweep_heat_map(
 
     Raises:
         ValueError: no such setting was searched.
-        TypeError: it is no result of a sweep.
+        TypeError: it is not the result of a sweep.
         ImportError: matplotlib is not installed.
     """
     _check(table)
@@ -100,7 +101,7 @@ def sweep_heat_map(
     rows = table.rows
     columns, lines = (_values_of(rows, name) for name in (x, y))
     values = np.full((len(lines), len(columns)), np.nan)
-    for row in reversed(rows):  # the best comes last, and stays
+    for row in reversed(rows):  # the best comes last, and overwrites the others
         sound = not row["diverged"]
         at = lines.index(row[y]), columns.index(row[x])
         values[at] = row[table.metric] if sound else np.nan
@@ -134,14 +135,14 @@ def _two_of(table: SweepResult, x: str | None, y: str | None) -> tuple[str, str]
     for name in two:
         if name not in table.searched:
             raise ValueError(
-                f"a heat map is of two settings that were searched, and {name!r} is none of "
+                f"a heat map is of two settings that were searched, and {name!r} is not one of "
                 f"{', '.join(map(repr, table.searched)) or 'them'}."
             )
     return str(two[0]), str(two[1])
 
 
 def _values_of(rows: list[dict[str, Any]], name: str) -> list[Any]:
-    """Return the values of a setting: numbers in their order, others as they come."""
+    """Return the values of a setting: numbers in their order, others in the order of the table."""
     values: list[Any] = []
     for row in rows:
         if row[name] not in values:

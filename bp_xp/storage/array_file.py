@@ -14,11 +14,11 @@ _HEADER_BYTES = 128
 
 
 def write_rows(path: Path, blocks: Iterable[np.ndarray]) -> None:
-    """Write blocks of rows, as they come, to a .npy file; it is there once it is whole.
+    """Write blocks of rows, as they arrive, to a .npy file, which appears once it is complete.
 
     Args:
         path: the file; an older one is replaced.
-        blocks: arrays of shape (n, ...), one at least; all have the dtype and columns of the first.
+        blocks: one or more arrays of shape (n, ...), all with the dtype and columns of the first.
 
     Raises:
         OSError: it could not be written; an older file is left as it was.
@@ -36,7 +36,7 @@ def write_rows(path: Path, blocks: Iterable[np.ndarray]) -> None:
 
 
 def _header(n: int, dtype: np.dtype, columns: tuple[int, ...]) -> bytes:
-    """Return the beginning of a file of version 1.0, of one length whatever the number of rows."""
+    """Return the start of a file of version 1.0; its length does not depend on the rows."""
     fields: dict[str, Any] = {
         "descr": np.lib.format.dtype_to_descr(dtype),
         "fortran_order": False,

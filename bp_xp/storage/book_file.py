@@ -1,4 +1,4 @@
-"""What is in the file of a network of the book: the only place that knows.
+"""The content of the file of a network of the book, which only this module knows.
 
 The program of chapter 3 saves a network as JSON: ``sizes``, ``weights`` and ``biases``, a list of
 rows for each layer after the inputs, and ``cost``, the name of a class.
@@ -30,8 +30,8 @@ class BookFile(NamedTuple):
 
     Attributes:
         sizes: neurons of each layer, the inputs first.
-        weights: those of each layer after the inputs, shape (n_out, n_in), float64.
-        biases: those of each layer after the inputs, shape (n_out, 1), float64.
+        weights: the weights of each layer after the inputs, shape (n_out, n_in), float64.
+        biases: the biases of each layer after the inputs, shape (n_out, 1), float64.
         cost: the name of its cost's class.
     """
 
@@ -42,10 +42,10 @@ class BookFile(NamedTuple):
 
 
 def write_book(path: str | os.PathLike[str], network: BookFile) -> None:
-    """Write a file, whole or not at all.
+    """Write a file, completely or not at all.
 
     Raises:
-        ValueError: a weight or bias is not finite, which JSON can't say.
+        ValueError: a weight or bias is not finite, which JSON can't represent.
         OSError: it could not be written; an older file is left as it was.
     """
     fields: dict[str, Any] = network._asdict()
@@ -62,7 +62,7 @@ def read_book(path: str | os.PathLike[str]) -> BookFile:
     """Read a file that this or the book's own program wrote.
 
     Raises:
-        CheckpointError: it holds no network of the book; the message says what is wrong.
+        CheckpointError: it does not hold a network of the book; the message says what is wrong.
         OSError: it can't be read.
     """
     try:

@@ -1,10 +1,10 @@
-"""What is in the file of an ensemble: the parameters of all members, and what each goes on with.
+"""The content of the file of an ensemble: the parameters and the generators of all members.
 
-A file of :mod:`bp_xp.storage.tensors` of the kind ``"ensemble"``, with one section of that name:
-the fields of a network, and ``seeds`` and ``generators`` with one for each member. The arrays are
-``layers.0.W`` of shape (members, O, I) and so on. That of a run, ``"ensemble run"``, has a section
-``run`` as well, which says besides what a network's does which members are in the stack, and the
-history of each. Further sections are as in a network's.
+It is a file of :mod:`bp_xp.storage.tensors` of the kind ``"ensemble"``, with one section of that
+name: the fields of a network, and ``seeds`` and ``generators`` with one for each member. The arrays
+are ``layers.0.W`` of shape (members, O, I) and so on. The file of a run, ``"ensemble run"``, also
+has a section ``run``. In addition to the fields for a network, it holds the numbers of the members
+in the stack, and the history of each. Further sections are as in the file of a network.
 """
 
 import itertools
@@ -67,7 +67,7 @@ class StackSection(RunSection):
 
     Attributes:
         rows: the numbers of the members in the stack.
-        members: of each member its history, why it ended, its best epoch and its steps.
+        members: for each member its history, why it ended, its best epoch and its steps.
     """
 
     rows: Sequence[int]
@@ -90,10 +90,10 @@ class EnsembleFile:
 
 
 def write(path: str | os.PathLike[str], content: EnsembleFile) -> Path:
-    """Write a file, whole or not at all.
+    """Write a file, completely or not at all.
 
     Raises:
-        ValueError: the name ends in something else than .safetensors.
+        ValueError: the name has another ending than .safetensors.
         OSError: it could not be written; an older file is left as it was.
     """
     check_suffix(path)
@@ -119,10 +119,10 @@ def read(path: str | os.PathLike[str], purpose: str = "be read as an ensemble") 
 
     Args:
         path: the file.
-        purpose: what the caller wants of it, for messages.
+        purpose: what the caller reads it for, for messages.
 
     Raises:
-        CheckpointError: it is damaged, or holds no ensemble; the message says what is wrong.
+        CheckpointError: it is damaged or does not hold an ensemble; the message says what is wrong.
         OSError: it can't be read.
     """
     tensors, header = read_tensors(path)

@@ -1,8 +1,8 @@
-"""What the fields of a header may be: types and ranges, checked once, where a file is read.
+"""The types and ranges of the fields of a header, checked once, when a file is read.
 
-A checksum tells that a file is as somebody wrote it, not that it makes sense. What is checked here
-need not be doubted anywhere else: numbers are numbers and in their range, lists have the length
-that they must have, and what is there twice is the same.
+A checksum shows that a file is as it was written, not that it makes sense. After these checks, no
+other code needs to check again: numbers are numbers and in their range, lists have the right
+length, and values that are stored twice are equal.
 """
 
 import math
@@ -25,7 +25,7 @@ Check: TypeAlias = Callable[[Any, str], None]
 """Raises ValueError for a value that its field, which is named, can't have."""
 
 _NOT_FINITE = ("nan", "inf", "-inf")
-"""How numbers are written that JSON does not know."""
+"""How numbers that JSON does not have are written."""
 
 
 def _refuse(name: str, wanted: str, value: Any) -> ValueError:
@@ -33,11 +33,11 @@ def _refuse(name: str, wanted: str, value: Any) -> ValueError:
 
 
 # ---------------------------------------------------------------------------------------------
-# What a value may be
+# Values
 
 
 def _whole(least: int = 0, below: int = 2**53) -> Check:
-    """Return the check for a whole number; those below 2⁵³ are exact as floats, too."""
+    """Return the check for a whole number; those below 2⁵³ are also exact as floats."""
 
     def check(value: Any, name: str) -> None:
         # To Python, True is a whole number.
@@ -98,7 +98,7 @@ def _or_none(check_it: Check) -> Check:
 
 
 def _either(check_one: Check, check_several: Check) -> Check:
-    """Return the check for what may be a list."""
+    """Return the check for a value or a list of values."""
 
     def check(value: Any, name: str) -> None:
         (check_several if isinstance(value, list) else check_one)(value, name)
@@ -126,7 +126,7 @@ def _names_to(check_each: Check) -> Check:
 
 
 def _fields(checks: Mapping[str, Check], *, no_others: bool = False) -> Check:
-    """Return the check for what has these fields; whether it has others may not matter."""
+    """Return the check for a mapping with these fields; others may be allowed."""
 
     def check(value: Any, name: str) -> None:
         check_fields_of_section(value, name)
@@ -138,7 +138,7 @@ def _fields(checks: Mapping[str, Check], *, no_others: bool = False) -> Check:
     return check
 
 
-# NumPy takes any numbers for the state of a generator, or fails in a way of its own.
+# NumPy accepts any numbers as the state of a generator, or fails with other errors.
 _words = {"state": _whole(below=2**128), "inc": _whole(below=2**128)}
 _generator = _fields(
     {
@@ -176,7 +176,7 @@ _BOOK: dict[str, Check] = {
 
 
 def _metric(value: Any, name: str) -> None:
-    """Check a metric: its name, or what describes one of a user's own."""
+    """Check a metric: its name, or the description of a user-defined one."""
     _text(_metric_name(value), name)
 
 
@@ -226,47 +226,47 @@ _STACK = {name: check for name, check in _RUN.items() if name not in ("order", "
 
 
 # ---------------------------------------------------------------------------------------------
-# What a section may be
+# Sections
 
 
 def check_fields_of_section(fields: Any, name: str) -> None:
-    """Refuse what is no mapping of names to values.
+    """Refuse fields that are not a mapping of names to values.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: they are something else.
     """
     if not isinstance(fields, dict):
         raise _refuse(name, "a mapping of names to values", fields)
 
 
 def check_fields_of_book(fields: Any) -> None:
-    """Refuse fields that describe no network of the book; shapes are not looked at.
+    """Refuse fields that do not describe a network of the book; shapes are not checked.
 
     Raises:
         KeyError: one is missing.
-        ValueError: one has a value that it can't have; the message names it.
+        ValueError: one has a wrong value; the message names it.
     """
     check_fields_of_section(fields, "content")
     _fields(_BOOK)(fields, "")
 
 
 def check_fields_of_network(fields: Any) -> None:
-    """Refuse fields that describe no network.
+    """Refuse fields that do not describe a network.
 
     Raises:
         KeyError: one is missing.
-        ValueError: one has a value that it can't have; the message names it.
+        ValueError: one has a wrong value; the message names it.
     """
     _fields(_NETWORK)(fields, "")
     _check_names(fields)
 
 
 def check_fields_of_ensemble(fields: Any) -> None:
-    """Refuse fields that describe no ensemble.
+    """Refuse fields that do not describe an ensemble.
 
     Raises:
         KeyError: one is missing.
-        ValueError: one has a value that it can't have; the message names it.
+        ValueError: one has a wrong value; the message names it.
     """
     _fields(_ENSEMBLE)(fields, "")
     _check_names(fields)
@@ -282,17 +282,16 @@ def _check_names(fields: Mapping[str, Any]) -> None:
 
 
 def check_fields_of_run(fields: Any, totals: np.ndarray, dtype: str) -> None:
-    """Refuse fields that describe no run.
+    """Refuse fields that do not describe a run.
 
     Args:
         fields: the fields.
-        totals: those of the epoch under way, of which each step adds a row.
+        totals: the totals of the current epoch, to which each step adds a row.
         dtype: the network's dtype.
 
     Raises:
         KeyError: one is missing.
-        ValueError: one has a value that it can't have, or two contradict each other; the message
-            names them.
+        ValueError: one has a wrong value, or two contradict each other; the message names them.
     """
     _fields(_RUN)(fields, "")
     _check_progress(fields, totals, dtype)
@@ -301,7 +300,7 @@ def check_fields_of_run(fields: Any, totals: np.ndarray, dtype: str) -> None:
 
 
 def check_fields_of_stack(fields: Any, totals: np.ndarray, dtype: str, n_members: int) -> None:
-    """Refuse fields that describe no run of an ensemble of so many members.
+    """Refuse fields that do not describe a run of an ensemble with this many members.
 
     Raises:
         KeyError, ValueError: as for :func:`check_fields_of_run`.
@@ -350,7 +349,7 @@ def _check_best(best: int | None, history: Sequence[Any]) -> None:
 
 
 def _check_alike(history: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> None:
-    """Refuse records that do not say the same of each epoch, or not what the settings ask for."""
+    """Refuse records whose fields differ between epochs, or do not match the settings."""
     validates = bool(history) and history[0]["validation_cost"] is not None
     if history and isinstance(settings.get("validation data"), str) and not validates:
         raise ValueError("its history has no validation_cost, and its settings validation data")

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all."""
+"""Files: written completely or not at all."""
 
 import contextlib
 import errno
@@ -32,14 +32,14 @@ _TRIES, _SECONDS_BETWEEN_TRIES = 10, 0.1
 
 
 def replace_file(path: Path, data: bytes | Iterable[bytes]) -> None:
-    """Give a file new content, all at once.
+    """Give a file new content, in a single step.
 
     Args:
         path: the file.
         data: the content, or its parts, which need not be in memory together.
 
     Raises:
-        OSError: it could not be written; the message names the path, which holds what it held.
+        OSError: it could not be written; the message names the path, whose content is unchanged.
     """
     with replacing(path) as file:
         for part in [data] if isinstance(data, bytes) else data:
@@ -47,27 +47,26 @@ def replace_file(path: Path, data: bytes | Iterable[bytes]) -> None:
 
 
 class NewFile:
-    """A file that is being written; an error names the path whose place it will take."""
+    """A file that is being written; an error names the path that it will replace."""
 
     def __init__(self, file: FileIO, path: Path) -> None:
         self._file, self._path = file, path
 
     def write(self, data: bytes | memoryview, *, at: int | None = None) -> None:
-        """Write bytes, at a place or after what was written last."""
+        """Write bytes, at a position or after the last write."""
         with _naming(self._path, _KEPT):
             if at is not None:
                 self._file.seek(at)
             view = memoryview(data)
-            while view:  # a disk may take a part
+            while view:  # a disk may accept only a part
                 view = view[self._file.write(view) :]
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[NewFile]:
-    """Yield a file to write to, which takes the place of a path at the end of the context.
+    """Yield a file to write to, which replaces a path at the end of the context.
 
-    Where the context ends with an error, what is written is removed, and the path holds what it
-    held.
+    If the context ends with an error, the new content is removed, and the path is unchanged.
 
     Raises:
         OSError: it could not be written; the message names the path.
@@ -84,12 +83,12 @@ def replacing(path: Path) -> Iterator[NewFile]:
             _remove_left(path, older_than=os.fstat(file.fileno()).st_mtime - _STALE_SECONDS)
             yield NewFile(file, path)
             # The content must be on the disk before the name refers to it, and the name before
-            # the caller hears that the file is safe.
+            # the caller learns that the file is safe.
             with _naming(path, _KEPT):
                 os.fsync(file.fileno())
                 file.close()
         finally:
-            with contextlib.suppress(OSError):  # whatever ends it, this is not the reason
+            with contextlib.suppress(OSError):  # an error here is not the cause of the failure
                 file.close()
         with _naming(path, _KEPT):
             _rename(temporary, path)
@@ -102,7 +101,7 @@ def replacing(path: Path) -> Iterator[NewFile]:
 
 @contextlib.contextmanager
 def _naming(path: Path, outcome: str) -> Iterator[None]:
-    """Let an error of the system name a path, and what became of it."""
+    """Add a path, and its state, to an error of the system."""
     try:
         yield
     except OSError as error:
@@ -114,8 +113,8 @@ def check_replaceable(path: Path) -> int:
     """Return the permissions, before the umask, for a file that is about to be written.
 
     Raises:
-        FileNotFoundError: there is no folder to write it in.
-        OSError: the path is a folder, a symbolic link or a device; on Windows, or is read-only.
+        FileNotFoundError: its folder does not exist.
+        OSError: the path is a folder, a symbolic link or a device, or on Windows is read-only.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(
@@ -125,7 +124,7 @@ def check_replaceable(path: Path) -> int:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return 0o666
-    # os.replace would put a file in the place of a link or a device, not write to it.
+    # os.replace would replace a link or a device with a file, not write to it.
     if not stat.S_ISREG(mode):
         raise OSError(
             errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL,
@@ -134,18 +133,18 @@ def check_replaceable(path: Path) -> int:
             str(path),
         )
     if _WINDOWS and not mode & stat.S_IWRITE:
-        # There a file that may not be written can't be replaced or removed either.
+        # On Windows, a read-only file can't be replaced or removed either.
         raise PermissionError(
-            errno.EACCES, "the file is read-only: let it be written, or name another", str(path)
+            errno.EACCES, "the file is read-only: make it writable, or name another", str(path)
         )
     return stat.S_IMODE(mode)
 
 
 def _rename(path: Path, new: Path) -> None:
-    """Rename a file, in place of an older one.
+    """Rename a file, replacing an older one.
 
-    Windows refuses while another program has the older one open, such as a scanner for viruses that
-    looks at each new file: a little later it lets go.
+    Windows refuses while another program has the older file open, such as a virus scanner that
+    checks each new file; it closes the file shortly after.
     """
     for _ in range(_TRIES if _WINDOWS else 0):
         with contextlib.suppress(PermissionError):
@@ -156,27 +155,28 @@ def _rename(path: Path, new: Path) -> None:
 
 
 def _remove_left(path: Path, older_than: float = math.inf) -> None:
-    """Remove temporary files that killed writers left beside a path.
+    """Remove temporary files that killed writers left next to a path.
 
-    Where two may write at once, nothing portable tells whether a writer lives, so age decides, by
-    the clock of the file system. A writer that was suspended for longer finds its file gone at
-    ``os.replace`` and fails with an error: ``path`` is whole in that case too.
+    If two processes may write at the same time, there is no portable way to know whether a writer
+    is alive, so age decides, by the clock of the file system. A writer that was suspended for
+    longer finds its file missing at ``os.replace`` and fails with an error; ``path`` is complete in
+    that case too.
     """
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.tmp"):
-        with contextlib.suppress(OSError):  # another writer may be quicker
+        with contextlib.suppress(OSError):  # another writer may be faster
             if leftover.stat().st_mtime < older_than:
                 leftover.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put a folder's entries on the disk."""
+    """Write a folder's entries to the disk."""
     if _WINDOWS:  # which cannot open a folder
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems refuse: there is nothing to sync then.
+        # Some network file systems refuse; then there is nothing to sync.
         if error.errno not in (errno.EINVAL, errno.EBADF):
             raise
     finally:
@@ -184,9 +184,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def keep_previous(path: Path) -> None:
-    """Keep what a file holds under another name as well, before it is replaced.
+    """Keep the content of a file under another name as well, before it is replaced.
 
-    At any moment there are a whole file at ``path`` and, after the first time, one at
+    At any time there is a complete file at ``path`` and, after the first call, one at
     :func:`previous_of` it.
 
     Raises:
@@ -201,7 +201,7 @@ def keep_previous(path: Path) -> None:
                 shutil.copy2(path, link)
             _rename(link, previous_of(path))
         finally:
-            # To rename one link of a file to another link of it does nothing, and is no error.
+            # Renaming a link of a file to another link of it does nothing, and is not an error.
             link.unlink(missing_ok=True)
 
 
@@ -216,14 +216,14 @@ def previous_of(path: Path) -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Own a file until the context ends; what a killed owner left half written is removed.
+    """Own a file until the context ends; incomplete files of a killed owner are removed.
 
-    The system lets the lock go when its owner dies. Where a file system has no locks, nobody is
-    kept out.
+    The system releases the lock when its owner dies. If a file system has no locks, other owners
+    are not excluded.
 
     Raises:
-        BlockingIOError: somebody else owns the file; the message tells who.
-        OSError: the lock could not be written beside the file.
+        BlockingIOError: another process owns the file; the message names it.
+        OSError: the lock could not be written next to the file.
     """
     lock = path.with_name(f".{path.name}.lock")
     descriptor = _take_lock(lock, path)
@@ -240,18 +240,18 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _take_lock(lock: Path, path: Path) -> int:
-    """Return the descriptor of a lock file that is ours and lies at its place."""
+    """Return the descriptor of a lock file that we own and that still has its name."""
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _lock(descriptor)
-            # The owner before may have removed it between these two lines.
+            # The previous owner may have removed it between these two lines.
             if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, f" process {os.getpid()} on {socket.gethostname()}".encode())
                 return descriptor
         except BlockingIOError:
-            os.lseek(descriptor, 1, os.SEEK_SET)  # Windows lets nobody read the byte that is locked
+            os.lseek(descriptor, 1, os.SEEK_SET)  # Windows does not allow reading the locked byte
             owner = os.read(descriptor, 200).decode(errors="replace") or "another process"
             os.close(descriptor)
             raise BlockingIOError(

@@ -1,13 +1,13 @@
-"""What is in the file of a network, and of a run: the only place that knows.
+"""The content of the file of a network, and of a run, which only this module knows.
 
 A file of :mod:`bp_xp.storage.tensors` has sections. The header is JSON with the kind of the file
 (``"network"`` or ``"run"``) and a part for each section; a section's arrays are named for it.
 
     network       sizes, activations, cost, dtype, seed, generator, own; ``layers.0.W`` ...
     run           place, history, settings; ``state.0`` ..., ``totals``, ``best.0.W`` ...
-    any other     what a caller keeps beside, such as the preparation of a table
+    any other     what a caller adds, such as the preparation of a table
 
-Version 1 of the format had the entries of both sections side by side; it is read as well.
+Version 1 of the format had the entries of both sections together; it can be read too.
 """
 
 import itertools
@@ -64,7 +64,7 @@ class NetworkSection:
         dtype: the name of the parameters' dtype.
         seed: the seed.
         generator: the state of the generator.
-        own: what tells functions of a user's own from others of their names.
+        own: what distinguishes user-defined functions from others with the same names.
         layers: the parameters.
     """
 
@@ -83,18 +83,18 @@ class RunSection:
     """A training run, on the host; its state does not depend on how many processes share it.
 
     Attributes:
-        epoch: the epoch under way, from 1.
-        place: the source's place in that epoch, how many mini-batches are taken.
-        step: steps taken in the run.
+        epoch: the current epoch, from 1.
+        place: the source's position in that epoch: the number of mini-batches taken.
+        step: the number of steps taken in the run.
         order: the generator's state before the order of the epoch was drawn.
         begun: the generator's state when the run began.
-        taken: for each shape of mini-batch, the shape and then how many steps took one.
-        state: what the steps carry on besides the parameters, as a list of arrays.
-        totals: those of the epoch so far, shape (n, 3).
+        taken: for each shape of mini-batch, the shape and then the number of steps with it.
+        state: the state of the steps besides the parameters, as a list of arrays.
+        totals: the totals of the epoch so far, shape (n, 3).
         best: the best parameters so far, or None.
         best_epoch: their epoch, or None.
         history: the fields of each record.
-        settings: what must be the same for the run to go on.
+        settings: the settings that must be the same to resume the run.
     """
 
     epoch: int
@@ -113,10 +113,10 @@ class RunSection:
 
 @dataclass(frozen=True)
 class Section:
-    """What else may be kept in a file.
+    """Additional content of a file.
 
     Attributes:
-        fields: what JSON can hold.
+        fields: values that JSON can hold.
         tensors: arrays by name.
     """
 
@@ -149,10 +149,10 @@ _RUN_FIELDS = ("epoch", "place", "step", "order", "begun", "taken", "best_epoch"
 
 
 def check_suffix(path: str | os.PathLike[str]) -> None:
-    """Refuse a name that promises another format.
+    """Refuse a name with the ending of another format.
 
     Raises:
-        ValueError: the name ends in something else than .safetensors.
+        ValueError: the name has another ending than .safetensors.
     """
     suffix = Path(path).suffix
     if suffix not in ("", ".safetensors"):
@@ -163,10 +163,10 @@ def check_suffix(path: str | os.PathLike[str]) -> None:
 
 
 def write(path: str | os.PathLike[str], content: NetworkFile) -> Path:
-    """Write a file, whole or not at all.
+    """Write a file, completely or not at all.
 
     Raises:
-        ValueError: the name ends in something else than .safetensors.
+        ValueError: the name has another ending than .safetensors.
         OSError: it could not be written; an older file is left as it was.
     """
     check_suffix(path)
@@ -188,10 +188,10 @@ def read(path: str | os.PathLike[str], purpose: str = "be read as a network") ->
 
     Args:
         path: the file.
-        purpose: what the caller wants of it, for messages.
+        purpose: what the caller reads it for, for messages.
 
     Raises:
-        CheckpointError: it is damaged, or holds no network; the message says what is wrong.
+        CheckpointError: it is damaged, or does not hold a network; the message says what is wrong.
         OSError: it can't be read.
     """
     tensors, header = read_tensors(path)
@@ -208,14 +208,14 @@ def read(path: str | os.PathLike[str], purpose: str = "be read as a network") ->
 
 _KINDS = {
     "network": ("a network", "Network.load reads"),
-    "run": ("the run of a network", "Network.load reads and Network.fit goes on with"),
+    "run": ("the run of a network", "Network.load reads and Network.fit resumes"),
     "ensemble": ("an ensemble", "Ensemble.load reads"),
-    "ensemble run": ("the run of an ensemble", "Ensemble.load reads and Ensemble.fit goes on with"),
+    "ensemble run": ("the run of an ensemble", "Ensemble.load reads and Ensemble.fit resumes"),
 }
 
 
 def of_another_kind(kind: Any) -> ValueError:
-    """Return the error of a file that holds something else than what it is read for."""
+    """Return the error for a file with another kind of content than it is read for."""
     if kind not in _KINDS:
         return ValueError(f"its kind is {kind!r}")
     what, reader = _KINDS[kind]
@@ -223,7 +223,7 @@ def of_another_kind(kind: Any) -> ValueError:
 
 
 def unfit(path: str | os.PathLike[str], purpose: str, error: Exception) -> CheckpointError:
-    """Return the error of a whole file whose content does not serve."""
+    """Return the error for an undamaged file whose content can't be used."""
     what = f"{error} is missing" if type(error) is KeyError else error
     return CheckpointError(f"{path} can't {purpose}: {what}")
 
@@ -240,7 +240,7 @@ def _content(kind: str, tensors: dict[str, np.ndarray], header: dict[str, Any]) 
     run = None
     if kind == "run":
         check_fields_of_section(header["run"], "run")
-        entries = {"taken": []} | header["run"]  # which the first files did not have
+        entries = {"taken": []} | header["run"]  # the first files did not have this field
         totals, best = take_tensor(left, "totals"), None
         check_fields_of_run(entries, totals, network.dtype)
         if entries["best_epoch"] is not None:
@@ -256,7 +256,7 @@ def _content(kind: str, tensors: dict[str, np.ndarray], header: dict[str, Any]) 
 def put_sections(
     others: Mapping[str, Section], tensors: dict[str, np.ndarray], header: dict[str, Any]
 ) -> None:
-    """Add further sections to what a file is to hold."""
+    """Add further sections to the content of a file."""
     for name, section in others.items():
         header[name] = dict(section.fields)
         tensors.update({f"{name}.{key}": array for key, array in section.tensors.items()})
@@ -265,7 +265,7 @@ def put_sections(
 def take_sections(
     tensors: dict[str, np.ndarray], header: Mapping[str, Any], known: set[str]
 ) -> dict[str, Section]:
-    """Take the sections of other names than the known ones out of what a file holds."""
+    """Take the sections with unknown names out of the content of a file."""
     others = {}
     for name in header.keys() - known:
         check_fields_of_section(header[name], name)
@@ -276,7 +276,7 @@ def take_sections(
 
 
 def _from_version_1(header: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the header as version 2 has it."""
+    """Return the header in the form of version 2."""
     network = {name: header[name] for name in _NETWORK_FIELDS if name != "own"} | {"own": {}}
     upgraded: dict[str, Any] = {"kind": header["kind"], "network": network}
     if header["kind"] == "run":
@@ -293,19 +293,19 @@ def _from_version_1(header: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_fields(run: RunSection) -> dict[str, Any]:
-    """Return what a header says of a run."""
+    """Return the fields of a run for a header."""
     fields = {name: getattr(run, name) for name in _RUN_FIELDS}
     return fields | {"history": records_out(run.history)}
 
 
 def run_tensors(run: RunSection) -> dict[str, np.ndarray]:
-    """Return the arrays of a run by the names that they have in a file."""
+    """Return the arrays of a run by their names in a file."""
     tensors = {f"state.{i}": leaf for i, leaf in enumerate(run.state)} | {"totals": run.totals}
     return tensors if run.best is None else tensors | layer_tensors(run.best, "best")
 
 
 def run_parts(fields: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Take a run's state out of the tensors of a file; return it with what the header says."""
+    """Take a run's state out of the tensors of a file; return it with the fields of the header."""
     count = sum(name.startswith("state.") for name in tensors)
     return {name: fields[name] for name in _RUN_FIELDS} | {
         "state": [take_tensor(tensors, f"state.{i}") for i in range(count)],
@@ -324,7 +324,7 @@ def records_in(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def layer_tensors(layers: Sequence[Layer], prefix: str) -> dict[str, np.ndarray]:
-    """Return parameters by the names that they have in a file."""
+    """Return parameters by their names in a file."""
     return {
         f"{prefix}.{l}.{name}": part
         for l, layer in enumerate(layers)  # noqa: E741
@@ -335,7 +335,7 @@ def layer_tensors(layers: Sequence[Layer], prefix: str) -> dict[str, np.ndarray]
 def take_layers(
     tensors: dict[str, np.ndarray], n_layers: int, prefix: str, dtype: str
 ) -> list[Layer]:
-    """Take parameters out of the tensors of a file, which must have one dtype."""
+    """Take parameters out of the tensors of a file; they must have the same dtype."""
     layers = []
     for l in range(n_layers):  # noqa: E741
         names = Layer(f"{prefix}.{l}.W", f"{prefix}.{l}.b")
@@ -370,7 +370,7 @@ def _map_values(function: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-# JSON knows no NaN and no infinity.
+# JSON has no NaN and no infinity.
 def _number_out(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 

@@ -1,4 +1,4 @@
-"""Arrays in files: written whole or not at all, and verified before anything of them is used.
+"""Arrays in files: written completely or not at all, and verified before use.
 
 A file is in the safetensors format, which holds numbers and nothing that could run. Its metadata
 has one entry, ``"bp_xp"``: a JSON document with the format version, a SHA-256 of the content, and
@@ -43,7 +43,7 @@ _DTYPES = {
     "F64": "<f8",
 }
 
-# How files begin that are taken for checkpoints. A pickle's second byte is its protocol.
+# First bytes of files that are mistaken for checkpoints. A pickle's second byte is its protocol.
 _FOREIGN = {
     rb"\x80[\x02-\x05]": "is a pickle / PyTorch archive, which may run code when opened",
     rb"PK\x03\x04": "is a ZIP archive (PyTorch, Keras, .npz), which may run code when opened",
@@ -62,24 +62,24 @@ def write_tensors(
 ) -> Path:
     """Write arrays and a header to one file, which replaces an earlier one in a single step.
 
-    Whenever the process or the machine stops, ``path`` holds either what it held before or all of
-    the new content. A new file gets the permissions that the umask gives; replacing a file never
-    widens them. A writer that is killed leaves a temporary file beside ``path``, named
+    Whenever the process or the machine stops, ``path`` holds either the old or all of the new
+    content. A new file gets the permissions of the umask; replacing a file never widens them. A
+    writer that is killed leaves a temporary file next to ``path``, named
     ``.NAME.<16 hex digits>.tmp``; it is ignored, and a write to the same path removes it once it is
     an hour old.
 
     Args:
         path: where to write; its folder must exist.
-        tensors: name to array, of bool, integers, float32 or float64, of any shape and memory
+        tensors: arrays by name, of bool, integers, float32 or float64, with any shape and memory
             layout. Names must be printable.
-        header: values that JSON can hold, so finite numbers only; they come back as JSON's types,
-            a tuple as a list.
+        header: values that JSON can hold, so only finite numbers; they are read back as JSON's
+            types, a tuple as a list.
 
     Returns:
         The path written.
 
     Raises:
-        TypeError: A tensor has another dtype, or the header a value that JSON lacks.
+        TypeError: A tensor has another dtype, or the header has a value that JSON lacks.
         ValueError: A name cannot be saved, or the header holds NaN or infinity, or is too large.
         OSError: The file could not be written. The message names the path and says what it holds.
 
@@ -108,10 +108,10 @@ def read_tensors(
         The arrays by name, each a writable copy that the caller owns, and the header.
 
     Raises:
-        CheckpointError: The file is damaged, is of a newer format version or another program's, or
-            holds NaN or infinity that were not allowed. The message says which.
+        CheckpointError: The file is damaged, has a newer format version, is from another program,
+            or holds NaN or infinity that are not allowed. The message says which.
         OSError: The file cannot be read: FileNotFoundError, IsADirectoryError, PermissionError;
-            or it is no regular file, but a pipe or a device.
+            or it is not a regular file, but a pipe or a device.
     """
     path = Path(path)
     try:
@@ -129,7 +129,7 @@ def read_tensors(
 def _encode(tensors: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> bytes:
     """Return the content of a file."""
     arrays = {name: _little_endian(name, array) for name, array in tensors.items()}
-    # JSON makes all keys strings: the header is recorded as it will be read back.
+    # JSON converts all keys to strings: the header is recorded as it will be read back.
     header = json.loads(json.dumps(dict(header), allow_nan=False))
     try:
         return save(arrays, metadata={"bp_xp": _record(arrays, header)})
@@ -138,7 +138,7 @@ def _encode(tensors: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> byt
 
 
 def _little_endian(name: str, array: np.ndarray) -> np.ndarray:
-    """Return an array as it lies in a file: C-contiguous and little-endian."""
+    """Return an array as it is stored in a file: C-contiguous and little-endian."""
     # Printable names are stored literally. JSON has several spellings of the others, which would
     # leave bits of a file that can change unnoticed.
     if not name.isprintable() or name == "__metadata__":
@@ -158,7 +158,7 @@ def _little_endian(name: str, array: np.ndarray) -> np.ndarray:
 def _record(
     arrays: Mapping[str, np.ndarray], header: Mapping[str, Any], version: int = FORMAT_VERSION
 ) -> str:
-    """Return the text that describes some content, and no other content."""
+    """Return the text that identifies some content, and no other content."""
     digest = hashlib.sha256(json.dumps([version, header]).encode())
     for name, array in sorted(arrays.items()):
         digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
@@ -169,7 +169,7 @@ def _record(
 def _decode(
     data: bytes, *, allow_nonfinite: bool = False
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return the arrays and the header in the content of a file, or say what is wrong with it."""
+    """Return the arrays and the header in the content of a file, or raise an error about it."""
     try:
         # This refuses a malformed header, and tensors that overlap or do not cover the data.
         entries = deserialize(data)
@@ -191,7 +191,7 @@ def _decode(
     arrays = {name: _array(name, entry) for name, entry in entries}
     try:
         intact = _record(arrays, header, version) == text
-    except RecursionError:  # json writes a little less deep than it reads
+    except RecursionError:  # json can write slightly less nesting than it can read
         intact = False
     if not intact:
         raise CheckpointError(_DAMAGED)
@@ -216,7 +216,7 @@ def _header(text: str) -> tuple[int, dict[str, Any]]:
 
 
 def _array(name: str, entry: dict[str, Any]) -> np.ndarray:
-    """Return a tensor as NumPy sees it."""
+    """Return a tensor as a NumPy array."""
     try:
         return np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
     except (KeyError, ValueError) as error:
@@ -233,17 +233,17 @@ def _check_finite(arrays: Mapping[str, np.ndarray]) -> None:
         if n_nonfinite:
             raise CheckpointError(
                 f"holds {n_nonfinite} NaN or infinite values of {array.size} in tensor {name!r}, "
-                "and no network has such. Restore a copy."
+                "which no network has. Restore a copy."
             )
 
 
 def _diagnosis(data: bytes, error: SafetensorError) -> str:
-    """Say why some bytes are not a safetensors file, more closely than the library does."""
+    """Return why some bytes are not a safetensors file, more precisely than the library does."""
     # A header of 640 bytes makes a file that begins like a pickle, but then there is a brace.
     if data[8:9] != b"{":
         for start, kind in _FOREIGN.items():
             if re.match(start, data):
-                return f"{kind}; bp_xp reads only safetensors files, and of these its own."
+                return f"{kind}; bp_xp reads only safetensors files, and only its own."
     n_data = len(data) - 8 - int.from_bytes(data[:8], "little")
     header = _safetensors_header(data)
     entries = header.items() if isinstance(header, dict) else ()
@@ -264,17 +264,17 @@ def _diagnosis(data: bytes, error: SafetensorError) -> str:
 
 
 def _safetensors_header(data: bytes) -> Any:
-    """Return the JSON document that a safetensors file begins with."""
+    """Return the JSON document at the start of a safetensors file."""
     return _parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
 
 
 def _parse_json(text: str | bytes) -> Any:
-    """Return the value that a JSON text stands for, None where it stands for none."""
+    """Return the value of a JSON text, None if it is not valid."""
 
     def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is Python's own, and never written")
+        raise ValueError(f"{constant} is a Python extension, and never written")
 
     try:
         return json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError):  # also for integers of too many digits, and deep nesting
+    except (ValueError, RecursionError):  # also for integers with too many digits, and deep nesting
         return None

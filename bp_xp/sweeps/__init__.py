@@ -1,4 +1,4 @@
-"""Sweeps: runs over settings, seeds and folds, of which those that can be are one stack."""
+"""Sweeps: runs over settings, seeds and folds, which are trained as stacks where possible."""
 
 from bp_xp.sweeps.halving import Halving
 from bp_xp.sweeps.results import SweepResult

@@ -1,4 +1,4 @@
-"""Finished runs in files, which an interrupted sweep does not make again."""
+"""Finished runs in files, which an interrupted sweep does not repeat."""
 
 import hashlib
 import json
@@ -20,36 +20,36 @@ _FIELDS = ("stopped", "epoch", "curves", "scores")
 
 
 class KeptRuns:
-    """The runs that a folder holds: a file for each stack that was finished, or each of its rungs.
+    """The runs in a folder: a file for each finished stack, or for each of its rungs.
 
-    A run is known again by its settings, its seed and the samples, whatever sweep it was made in.
+    A run is recognized by its settings, its seed and the samples, whatever sweep it was made in.
 
     Args:
-        folder: where the files are; it is made if there is none.
+        folder: the folder of the files; it is created if it does not exist.
         problem: what the runs learn.
 
     Raises:
         CheckpointError: a file is damaged.
-        OSError: the folder can't be read or made.
+        OSError: the folder can't be read or created.
     """
 
     def __init__(self, folder: Path, problem: Problem) -> None:
         self._folder, self._problem = folder, problem
-        self._digests: dict[int, str] = {}  # of the problem's arrays, of which each is read once
+        self._digests: dict[int, str] = {}  # of the problem's arrays, each of which is read once
         if folder.exists() and not folder.is_dir():
-            raise NotADirectoryError(f"{folder} is a file: give a folder for the runs.")
+            raise NotADirectoryError(f"{folder} is a file: pass a folder for the runs.")
         folder.mkdir(parents=True, exist_ok=True)
         self._known: dict[str, dict[str, Any]] = {}
         for path in sorted(folder.glob("runs-*.json")):
             self._known |= _read(path)
 
     def result_of(self, run: Run) -> SweepRun | None:
-        """Return what came of a run, if it was made before."""
+        """Return the result of a run, if it was made before."""
         fields = self._known.get(self._key(run))
         return None if fields is None else SweepRun(run.number, run.seed, run.fold, **fields)
 
     def keep(self, runs: Sequence[Run], results: Iterable[SweepRun]) -> None:
-        """Write what came of the runs of a stack."""
+        """Write the results of the runs of a stack."""
         content = {
             self._key(run): {name: getattr(result, name) for name in _FIELDS}
             for run, result in zip(runs, results, strict=True)
@@ -58,11 +58,11 @@ class KeptRuns:
         replace_file(self._folder / f"runs-{name}.json", json.dumps(content).encode())
 
     def rung_file(self, runs: Sequence[Run], rungs: Sequence[int]) -> Path:
-        """Return the file of the networks of a stack that successive halving goes on with.
+        """Return the file of the networks of a stack that successive halving continues.
 
         Args:
-            runs: those of the stack.
-            rungs: after how many epochs settings were compared so far, the next time included.
+            runs: the runs of the stack.
+            rungs: the numbers of epochs after which settings were compared, including the next one.
         """
         text = json.dumps([[self._key(run) for run in runs], list(rungs)])
         return self._folder / f"rung-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
@@ -95,7 +95,7 @@ def _digest(array: Any) -> str:
     """Return the SHA-256 of an array, with its shape and dtype."""
     host = np.ascontiguousarray(np.asarray(array) if _is_host(array) else to_numpy(array))
     digest = hashlib.sha256(f"{host.shape} {host.dtype}".encode())
-    # The bytes of objects are where they lie, which is elsewhere in each process.
+    # The bytes of an array of objects are addresses, which differ between processes.
     digest.update(repr(host.tolist()).encode() if host.dtype.hasobject else host.tobytes())
     return digest.hexdigest()
 

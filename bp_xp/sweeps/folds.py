@@ -22,7 +22,7 @@ def make_folds(y: Any, folds: Any, generator: np.random.Generator) -> tuple[Fold
     """Return the folds: given, as numbers of rows or masks of them, or drawn.
 
     Raises:
-        ValueError, TypeError: there are too few samples, or no such rows.
+        ValueError, TypeError: there are too few samples, or rows that do not exist.
     """
     if folds is None:
         return ()
@@ -39,7 +39,7 @@ def make_folds(y: Any, folds: Any, generator: np.random.Generator) -> tuple[Fold
 
 
 def _pair(fold: int, pair: Any, n: int) -> Fold:
-    """Return a fold that is given, of n rows."""
+    """Return a given fold of n rows."""
     if not isinstance(pair, list | tuple) or len(pair) != 2:
         raise TypeError(f"fold {fold} must be a pair (rows to learn, rows to judge by).")
     return Fold(*(_numbers(rows, fold, n) for rows in pair))
@@ -60,7 +60,7 @@ def _numbers(rows: Any, fold: int, n: int) -> np.ndarray:
 
 
 def _divided(y: Any, k: int, generator: np.random.Generator) -> list[Fold]:
-    """Return k folds at random, in each of which a class has its share."""
+    """Return k random folds, each with the same share of each class."""
     order = _class_by_class(y, generator)
     if k > len(order):
         raise ValueError(f"there are {len(order)} samples, which can't be divided into {k} folds.")
@@ -68,7 +68,7 @@ def _divided(y: Any, k: int, generator: np.random.Generator) -> list[Fold]:
 
 
 def held_out(y: Any, share: float, generator: np.random.Generator) -> Fold:
-    """Return a fold that is judged by a share of the samples, and of each class."""
+    """Return a fold that is judged by a share of the samples, the same for each class."""
     checks.check_number(share, "validation_data", above=0.0, below=1.0)
     order = _class_by_class(y, generator)
     so_far = np.floor(share * np.arange(len(order) + 1) + 0.5)
@@ -76,7 +76,7 @@ def held_out(y: Any, share: float, generator: np.random.Generator) -> Fold:
 
 
 def _class_by_class(y: Any, generator: np.random.Generator) -> np.ndarray:
-    """Return the numbers of all rows, one class after the other, each in an order at random."""
+    """Return the numbers of all rows, one class after the other, each in random order."""
     targets = np.asarray(y if isinstance(y, np.ndarray | list | tuple) else to_numpy(y))
     of_sample = np.argmax(targets, axis=1) if targets.ndim == 2 else targets
     order = generator.permutation(len(targets))

@@ -1,4 +1,4 @@
-"""Successive halving: settings that fall behind are dropped, and the others go on."""
+"""Successive halving: settings that fall behind are dropped, and the others continue."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,13 +14,13 @@ __all__ = ["Halving", "keep_settings"]
 class Halving:
     """How successive halving drops settings.
 
-    All settings take a few epochs; the best share goes on to ``factor`` times as many, and so on,
-    until few are left that take all. A network goes on from where it is.
+    All settings take a few epochs; the best share continues to ``factor`` times as many, and so on,
+    until the few that are left take all epochs. A network continues from its current state.
 
     Args:
-        factor: one in so many settings goes on, at least 2.
-        least_epochs: after how many epochs settings are compared for the first time; None lets one
-            setting be left at the end.
+        factor: one in this many settings continues; at least 2.
+        least_epochs: the number of epochs after which settings are first compared; None chooses it
+            so that one setting is left at the end.
 
     Raises:
         ValueError, TypeError: a number is out of its range.
@@ -43,7 +43,7 @@ class Halving:
             checks.check_integer(self.least_epochs, "least_epochs")
 
     def rungs(self, n_settings: int, epochs: int) -> list[int]:
-        """Return after how many epochs settings are compared; the last is the number of epochs."""
+        """Return the epochs after which settings are compared; the last of them is ``epochs``."""
         least = self.least_epochs or 1
         rungs, left, here = [epochs], n_settings, float(epochs)
         while left > 1:
@@ -54,18 +54,18 @@ class Halving:
         return rungs
 
     def n_kept(self, n_settings: int) -> int:
-        """Return how many settings go on."""
+        """Return how many settings continue."""
         return math.ceil(n_settings / self.factor)
 
 
 def keep_settings(
     stacks: Iterable[Stack], kept: Sequence[int]
 ) -> tuple[list[Stack], list[SweepRun]]:
-    """Return the stacks of the runs that go on, and what came of those that do not.
+    """Return the stacks of the runs that continue, and the results of those that do not.
 
     Args:
         stacks: all that have trained.
-        kept: the numbers of the settings that go on; of their runs, those that did not diverge do.
+        kept: the numbers of the settings that continue; their runs that diverged do not.
     """
     going: list[Stack] = []
     ended: list[SweepRun] = []

@@ -17,19 +17,19 @@ __all__ = ["Judge", "halve_runs", "make_runs"]
 
 logger = logging.getLogger("bp_xp")
 
-# What settings are judged by unless somebody says otherwise: the first of these that is recorded.
+# What settings are judged by, by default: the first of these that is recorded.
 _METRICS = ("validation_accuracy", "validation_cost", "accuracy", "cost")
 
 
 class Judge:
-    """What settings are judged by; without a choice it is known once the first runs are made.
+    """The metric that judges settings; by default, it is known once the first runs are made.
 
     Args:
         metric: the name of a value; None takes the first of those that are recorded.
-        higher_is_better: whether more is better; None tells by the name.
+        higher_is_better: whether a higher value is better; None decides by the name.
 
     Raises:
-        ValueError: the name does not tell.
+        ValueError: the name does not decide it.
     """
 
     def __init__(self, metric: str | None, higher_is_better: bool | None) -> None:
@@ -42,10 +42,10 @@ class Judge:
         self.higher_is_better = improves_upwards(metric) if upwards is None else upwards
 
     def check(self, results: Iterable[SweepRun]) -> None:
-        """Refuse runs that did not record the value; choose one if none is chosen.
+        """Refuse runs that did not record the value; choose a value if none is chosen.
 
         Raises:
-            ValueError: a run did not.
+            ValueError: a run did not record it.
         """
         recorded = next(({**run.curves, **run.scores} for run in results if run.curves), None)
         if recorded is None:
@@ -55,9 +55,9 @@ class Judge:
             self._settle(self._chosen)
         if self.metric not in recorded:
             raise ValueError(
-                f"{named('metric', self.metric)} is not recorded, but {', '.join(recorded)}: what "
-                "begins with validation is measured on folds or on validation data, and more than "
-                f"cost and accuracy{advice(' with {}', 'metrics')}."
+                f"{named('metric', self.metric)} is not recorded, but {', '.join(recorded)}: "
+                "values that begin with validation are measured on folds or on validation data, "
+                f"and others than cost and accuracy{advice(' with {}', 'metrics')}."
             )
 
     def rank(self, results: Sequence[SweepRun]) -> list[int]:
@@ -81,15 +81,15 @@ def make_runs(
         runs: the runs.
         problem: what they learn.
         judge: what they must record.
-        kept: runs in files, which are not made again; None keeps none.
-        n_jobs: over how many processes to spread them.
-        bar: is told how many are made.
+        kept: runs in files, which are not repeated; None keeps none.
+        n_jobs: the number of processes to spread them over.
+        bar: shows how many are made.
 
     Returns:
-        What came of each run, in no order; and whether all were made.
+        The results of the runs, in any order; and whether all runs were made.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C came before any was.
+        KeyboardInterrupt: Ctrl-C was pressed before any run was made.
     """
     known = [None if kept is None else kept.result_of(run) for run in runs]
     results = [result for result in known if result is not None]
@@ -121,7 +121,7 @@ def halve_runs(
     n_jobs: int | None,
     bar: Any,
 ) -> tuple[list[SweepRun], bool]:
-    """Make runs, of which successive halving drops some; see :func:`make_runs`.
+    """Make runs, some of which successive halving drops; see :func:`make_runs`.
 
     Raises:
         ValueError: they take different numbers of epochs, or stop early.
@@ -151,12 +151,12 @@ def halve_runs(
 
 
 def _epochs_of(runs: Sequence[Run]) -> int:
-    """Return how many epochs runs take that halving may drop."""
+    """Return the number of epochs of runs that halving may drop."""
     each = {run.settings.common.get("epochs", 10) for run in runs}
     if len(each) > 1:
         raise ValueError(
-            f"halving compares runs of equal length, and these take {sorted(each)} epochs: leave "
-            "epochs out of what is searched."
+            f"halving compares runs of equal length, and these take {sorted(each)} epochs: do not "
+            "search over epochs."
         )
     if any(run.settings.own.get("early_stopping") is not None for run in runs):
         raise ValueError(f"halving ends runs itself: leave out {named('early_stopping')}.")
@@ -183,12 +183,12 @@ def _train(
         return
     joblib: Any = require("joblib", "sklearn")
     backend, _ = joblib.parallel.get_active_backend()
-    # Not every backend can; those of this machine and Dask's can.
+    # Not every backend supports it; those of this machine and Dask's do.
     as_they_come = getattr(backend, "supports_return_generator", False)
     parallel = joblib.Parallel(
         n_jobs=n_jobs,
         return_as="generator_unordered" if as_they_come else "list",
-        batch_size=1,  # a stack that is done is kept, and does not wait for another one
+        batch_size=1,  # a finished stack is kept, and does not wait for another one
     )
     yield from parallel(joblib.delayed(train_stack)(*one) for one in own)
 

@@ -27,10 +27,10 @@ def rank_settings(
 ) -> list[tuple[int, list[SweepRun]]]:
     """Return the numbers of the settings with their runs, the best first.
 
-    Settings of which a run diverged come last; of the others, those with fewer runs, since the
-    sweep was interrupted, come after those with all: a mean over some folds does not compare with
-    one over all. Those that took fewer epochs since halving dropped them come after those that went
-    on.
+    Settings with a run that diverged come last. Among the others, those with fewer runs, because
+    the sweep was interrupted, come after those with all: a mean over some folds can't be compared
+    with a mean over all. Those that took fewer epochs, because halving dropped them, come after
+    those that continued.
     """
     of_setting: dict[int, list[SweepRun]] = {}
     for run in runs:
@@ -64,16 +64,16 @@ def _mean(values: Sequence[float]) -> float:
 
 @dataclass
 class SweepResult:
-    """What a sweep found: a table that prints, with the best settings first.
+    """The result of a sweep: a table to print, with the best settings first.
 
     Attributes:
         metric: what the settings are judged by.
-        higher_is_better: whether more of it is better.
-        settings: what was tried, in the order in which it was; without what all runs share.
-        runs: what came of each run, in the order of settings, seeds and folds.
+        higher_is_better: whether a higher value is better.
+        settings: the settings that were tried, in that order, without those that all runs share.
+        runs: the result of each run, in the order of settings, seeds and folds.
         best_network: the network of the best settings; None if all diverged, or without ``refit``.
         complete: whether all runs were made, or the sweep was interrupted.
-        best_model: of the sweep of a table, the :class:`bp_xp.tables.TableModel` with that network.
+        best_model: for a sweep of a table, the :class:`bp_xp.tables.TableModel` with that network.
     """
 
     metric: str
@@ -93,7 +93,7 @@ class SweepResult:
         """
         ranked = self._ranked()
         if not ranked:
-            raise ValueError("no run was made, so none is the best.")
+            raise ValueError("no run was made, so there are no best settings.")
         return dict(self.settings[ranked[0][0]])
 
     @property
@@ -103,10 +103,10 @@ class SweepResult:
 
     @property
     def curve(self) -> str:
-        """The name of what the runs recorded of the metric in each epoch.
+        """The name of the value that the runs recorded for the metric in each epoch.
 
-        The metric of a table is told of whole models at their ends. In epochs it is recorded under
-        another name, or the cost stands in for it.
+        The metric of a table is computed for whole models at the end. In each epoch, it is recorded
+        under another name, or replaced by the cost.
         """
         if not any(self.metric in run.scores for run in self.runs):
             return self.metric
@@ -115,18 +115,18 @@ class SweepResult:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The table, a dictionary for each of the settings, the best first.
+        """The table: a dictionary for each of the settings, the best first.
 
         Beside the settings: the mean of the metric over the runs that did not diverge, and their
         standard deviation (``"..._std"``); the number of ``"runs"`` and of those that
-        ``"diverged"``; the mean ``"epoch"`` whose parameters the networks have; and ``"stopped"``,
+        ``"diverged"``; the mean ``"epoch"`` of the networks' parameters; and ``"stopped"``,
         why the runs ended.
         """
         return [self._row(number, runs) for number, runs in self._ranked()]
 
     @property
     def searched(self) -> list[str]:
-        """The names of the settings which were not the same for all."""
+        """The names of the settings that were not the same for all runs."""
         return [
             name
             for name in self._names()
@@ -156,16 +156,16 @@ class SweepResult:
         return Path(path)
 
     def to_parquet(self, path: str | os.PathLike[str]) -> Path:
-        """Write the table to a Parquet file: numbers as numbers, what is missing as null.
+        """Write the table to a Parquet file: numbers as numbers, missing values as null.
 
         Raises:
             OSError: it could not be written; an older file is left as it was.
         """
-        import duckdb  # here, as it takes longer to import than all of bp_xp
+        import duckdb  # here, because importing it takes longer than importing bp_xp
 
         rows = self.rows
         columns = {name: _column([row[name] for row in rows]) for name in self._columns()}
-        # Extensions are downloaded; the one for Parquet is built in.
+        # Extensions would be downloaded; the one for Parquet is built in.
         offline: Any = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
         with tempfile.TemporaryDirectory() as folder, duckdb.connect(config=offline) as database:
             file = Path(folder) / "table.parquet"
@@ -221,7 +221,7 @@ class SweepResult:
 
 
 def shown(value: Any) -> str:
-    """Return a value as people read it."""
+    """Return a value for people to read."""
     cell = _cell(value)
     if cell is None:
         return ""
@@ -231,7 +231,7 @@ def shown(value: Any) -> str:
 
 
 def _column(values: Sequence[Any]) -> np.ndarray:
-    """Return values as a column: numbers or truth values if they all are, otherwise text."""
+    """Return values as a column: numbers or truth values if all of them are, otherwise text."""
     cells = [_cell(value) for value in values]
     there = [cell for cell in cells if cell is not None]
     kinds = {type(cell) for cell in there}
@@ -248,5 +248,5 @@ def _cell(value: Any) -> Any:
     """Return a value as a file of a table holds it: a number, a text, or None."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    # A class or a function is told by its name, as CosineDecay.
+    # A class or a function is shown by its name, such as CosineDecay.
     return getattr(value, "__name__", None) or str(value)

@@ -1,4 +1,4 @@
-"""The runs of a sweep, and how those that can be are trained as one stack."""
+"""The runs of a sweep, and how they are trained as stacks where possible."""
 
 import contextlib
 import logging
@@ -24,17 +24,17 @@ logger = logging.getLogger("bp_xp")
 
 _WORDS = ("leaves the ensemble", "epochs are run already")
 
-# So many runs of a stack at most: what is interrupted loses no more.
+# The largest number of runs in a stack: an interruption loses no more than these.
 _MOST_RUNS = 64
 
 
 class Run(NamedTuple):
-    """A run that is to be made.
+    """A run to be made.
 
     Attributes:
-        number: that of its settings.
-        settings: what it is made with.
-        seed: the network's.
+        number: the number of its settings.
+        settings: its settings.
+        seed: the seed of the network.
         fold: the number of its fold, or None.
     """
 
@@ -47,8 +47,8 @@ class Run(NamedTuple):
 class Problem(Protocol):
     """What the runs of a sweep learn, and what they are judged by.
 
-    Its size, as ``sys.getsizeof`` tells it, is that of its arrays: by that a cluster sends it to a
-    machine once, and not with each stack.
+    Its size, as ``sys.getsizeof`` returns it, is that of its arrays. A cluster therefore sends it
+    to a machine once, and not with each stack.
     """
 
     def fit_arguments(self, runs: Sequence[Run]) -> dict[str, Any]:
@@ -56,15 +56,15 @@ class Problem(Protocol):
         ...
 
     def n_rows(self, run: Run) -> list[int]:
-        """Return how many rows a run learns and is judged by: in a stack these are the same."""
+        """Return how many rows a run learns and is judged by, the same for a whole stack."""
         ...
 
     def scores(self, run: Run, network: Network) -> dict[str, float]:
-        """Return what the network of a run is judged by, beside what its history tells."""
+        """Return the scores of the network of a run that are not in its history."""
         ...
 
     def told_by(self, run: Run) -> list[Any]:
-        """Return the arrays that tell the samples of a run from those of others."""
+        """Return the arrays that distinguish the samples of a run from those of others."""
         ...
 
 
@@ -104,7 +104,7 @@ class Samples:
         return [] if run.fold is None else [len(rows) for rows in self.folds[run.fold]]
 
     def scores(self, run: Run, network: Network) -> dict[str, float]:
-        """As :class:`Problem` says; the history tells all."""
+        """As :class:`Problem` says; the history has all scores."""
         return {}
 
     def told_by(self, run: Run) -> list[Any]:
@@ -117,16 +117,16 @@ class Samples:
 
 @dataclass(frozen=True)
 class SweepRun:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
-        number: that of its settings in ``SweepResult.settings``.
+        number: the number of its settings in ``SweepResult.settings``.
         seed: the seed of the network.
         fold: the number of the fold, or None.
         stopped: why it ended, as in ``History.stopped``; ``"dropped"`` by halving.
         epoch: the epoch whose parameters the network has; 0 if it completed none.
         curves: what was measured in each epoch, by name: ``"cost"``, ``"validation_accuracy"``.
-        scores: of a table, what its model was judged by at the end, as ``evaluate`` tells it.
+        scores: for a table, the metrics of its model at the end, as ``evaluate`` returns them.
     """
 
     number: int
@@ -156,12 +156,12 @@ class SweepRun:
 
 @dataclass
 class Stack:
-    """Runs that are trained as one.
+    """Runs that are trained together.
 
     Attributes:
         runs: the runs.
-        ensemble: their networks, once there are some to go on with.
-        results: what came of each, as far as they were trained.
+        ensemble: their networks, once there are some to continue with.
+        results: the result of each run, as far as it was trained.
     """
 
     runs: list[Run]
@@ -169,7 +169,7 @@ class Stack:
     results: list[SweepRun] = field(default_factory=list)
 
     def take(self, rows: Sequence[int]) -> "Stack":
-        """Return the stack of some of the runs, which can go on."""
+        """Return the stack of some of the runs, which can continue."""
         ensemble: Any = self.ensemble
         return Stack(
             [self.runs[row] for row in rows],
@@ -181,13 +181,13 @@ class Stack:
 def stacks_of(runs: Iterable[Run], problem: Problem, jobs: int) -> list[Stack]:
     """Return runs in groups that can be trained as one stack each.
 
-    Runs of a stack have the same shape, functions, epochs, batch size, number of rows and kind of
-    step; learning rates and the like, penalties, dropout and early stopping may differ.
+    The runs of a stack have the same shape, functions, epochs, batch size, number of rows and kind
+    of step; learning rates and similar numbers, penalties, dropout and early stopping may differ.
 
     Args:
         runs: the runs.
         problem: what they learn.
-        jobs: how many processes there are to do them: what would leave one idle is divided.
+        jobs: the number of processes; a stack is divided if it would leave one of them idle.
     """
     groups: list[list[Run]] = []
     for run in runs:
@@ -215,13 +215,13 @@ def train_stack(
     """Train the runs of a stack.
 
     Args:
-        stack: the runs, with their networks if they are to go on.
+        stack: the runs, with their networks if they are to continue.
         problem: what they learn.
-        epochs: how many to take now, and keep the networks to go on with; None takes all.
-        file: where to keep them, and to go on from if it is there; None keeps none.
+        epochs: how many epochs to take now, keeping the networks to continue with; None takes all.
+        file: the file to keep them in, and to resume from if it exists; None keeps none.
 
     Returns:
-        The stack with what came of its runs.
+        The stack with the results of its runs.
 
     Raises:
         KeyboardInterrupt: Ctrl-C ended it.
@@ -268,7 +268,7 @@ def train_stack(
 
 @contextlib.contextmanager
 def _without_words() -> Iterator[None]:
-    """Keep from being logged what the table tells: which run diverged, which was made before."""
+    """Suppress log lines that repeat the table: which run diverged, which was made before."""
 
     def is_of_runs(record: logging.LogRecord) -> bool:
         return not any(words in str(record.msg) for words in _WORDS)
@@ -281,13 +281,13 @@ def _without_words() -> Iterator[None]:
 
 
 def _own_names(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return the arguments of which each run has its own, with what stands for none."""
+    """Return the arguments that each run has its own value of, with the values that mean none."""
     names = dict.fromkeys(name for run in runs for name in run.settings.own)
     return {name: 0.0 if name in ("l1", "l2", "dropout") else None for name in names}
 
 
 def _result_of(run: Run, history: History, before: SweepRun | None) -> SweepRun:
-    """Return what came of a run, with the epochs that it had taken before."""
+    """Return the result of a run, including the epochs that it had taken before."""
     names = ("cost", "accuracy", "validation_cost", "validation_accuracy")
     metrics = history[0].metrics if history else ()
     curves = {name: history[name] for name in (*names, *metrics)}

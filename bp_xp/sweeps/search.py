@@ -54,59 +54,59 @@ def sweep(
     progress: bool = True,
     **settings: Any,
 ) -> SweepResult:
-    """Train networks with all settings of a space, and tell which are the best.
+    """Train networks with all settings of a space, and find the best settings.
 
-    Each run is what ``Network(..., seed=seed).fit(...)`` with its settings is alone. Runs that can
-    be are trained as one stack: those that differ in learning rates, penalties, dropout, early
-    stopping, seeds and folds. A run that diverges is told in the table; the others go on. Ctrl-C
-    ends the sweep with what is finished.
+    Each run gives the same network as ``Network(..., seed=seed).fit(...)`` with its settings. Runs
+    that differ only in learning rates, penalties, dropout, early stopping, seeds and folds are
+    trained as one stack. The table shows which runs diverged; the others continue. Ctrl-C ends the
+    sweep with the runs that are finished.
 
     Args:
         x: inputs, shape (N, I).
         y: labels, shape (N,), or targets, shape (N, O).
-        space: a list of values for each setting that is searched, or a distribution
-            (:func:`~bp_xp.sweeps.log_uniform` and its like); or a list of several such spaces. A
-            setting is any argument of :class:`bp_xp.Network` or of its ``fit``, or a field of the
-            optimizer such as ``learning_rate``. There are two more: ``schedule``, a function of the
-            learning rate and the number of steps of the run, such as ``CosineDecay``, that returns
-            what stands in the place of the rate; and ``warm_up``, over how many steps the rate
-            rises before.
-        draws: how many settings to draw from the space, of lists alone none of them twice; None
-            tries the whole grid.
+        space: a list of values for each setting that is searched, or a distribution (such as
+            :func:`~bp_xp.sweeps.log_uniform`); or a list of several such spaces. A setting is any
+            argument of :class:`bp_xp.Network` or of its ``fit``, or a field of the optimizer such
+            as ``learning_rate``. There are two more: ``schedule``, a function of the learning rate
+            and the number of steps of the run, such as ``CosineDecay``, that returns the schedule
+            to use instead of the rate; and ``warm_up``, the number of steps over which the rate
+            rises first.
+        draws: how many settings to draw from the space, without repetition if it has only lists;
+            None tries the whole grid.
         seeds: how many seeds to make each run with, 0, 1, ...; or the seeds.
-        folds: into how many parts to divide the samples, of which each is left out and judged by
+        folds: the number of parts to divide the samples into, each of which is left out and judges
             once; or pairs (rows to learn, rows to judge by).
         validation_data: what else to judge by, as in ``fit``: (x, y), or a share to hold out, which
-            each run draws; with halving the sweep draws it, once for all.
+            each run draws; with halving, the sweep draws it once for all runs.
         sample_weight: how much each sample counts, shape (N,).
-        metric: what settings are judged by, as the history has it; None takes
-            ``"validation_accuracy"`` or what comes nearest to it. It is that of the last epoch, or
-            of the best one with early stopping.
-        higher_is_better: whether more is better; None tells by the name.
+        metric: the value that judges settings, by its name in the history; None takes
+            ``"validation_accuracy"`` or the nearest value. It is that of the last epoch, or of the
+            best epoch with early stopping.
+        higher_is_better: whether a higher value is better; None decides by the name.
         halving: drop settings that fall behind; a number is the ``factor`` of :class:`Halving`.
-        seed: seed of what the sweep itself draws: settings and folds.
+        seed: the seed of what the sweep itself draws: settings and folds.
         refit: whether to train a network with the best settings and the first seed at the end: as
-            in its run, but on all samples where there are folds, and for as many epochs as the runs
-            took in the mean.
-        n_jobs: over how many processes to spread stacks, with joblib; -1 is one for each core, None
-            what joblib is told: on a cluster, with a ``dask.distributed.Client`` made before, call
-            this function ``with joblib.parallel_config(backend="dask"):``. With halving, the
-            machines of a cluster need the folder in common.
+            in its run, but with folds on all samples, and for the mean number of epochs of the
+            runs.
+        n_jobs: the number of processes to spread stacks over, with joblib; -1 is one for each core,
+            None is joblib's own setting. On a cluster, create a ``dask.distributed.Client`` first,
+            and call this function ``with joblib.parallel_config(backend="dask"):``. With halving,
+            the machines of a cluster must share the folder.
         folder: where to keep finished runs; with halving, the networks of each stack instead, after
-            each of their epochs. The same call goes on where it was (with halving, the same
-            ``n_jobs`` too); the network of the best settings is written there, as
+            each of their epochs. The same call resumes where it was (with halving, with the same
+            ``n_jobs``); the network of the best settings is written there, as
             ``best.safetensors``.
         progress: whether to show a bar on a terminal.
-        settings: those that all runs share, ``sizes`` among them unless it is searched.
+        settings: those that all runs share, including ``sizes`` unless it is searched.
 
     Returns:
         The table.
 
     Raises:
-        ValueError, TypeError: a setting is not what it must be, or as for ``fit``.
-        ImportError: there are to be several processes, and joblib is not installed.
+        ValueError, TypeError: a setting has a wrong value, or as for ``fit``.
+        ImportError: several processes are asked for, and joblib is not installed.
         CheckpointError: a file in the folder is damaged.
-        KeyboardInterrupt: Ctrl-C came before a run was finished.
+        KeyboardInterrupt: Ctrl-C was pressed before a run was finished.
 
     Examples:
         >>> x = [[0, 0], [0, 1], [1, 0], [1, 1]] * 5
@@ -126,15 +126,15 @@ def sweep(
         ({'learning_rate': 1.0}, 1.0)
     """
     if isinstance(x, str | os.PathLike | Mapping):
-        raise TypeError("x is a table: bp_xp.tables.sweep_table learns how to prepare it as well.")
+        raise TypeError("x is a table: pass it to bp_xp.tables.sweep_table, which prepares it.")
     generator = np.random.default_rng(checks.check_integer(seed, "seed", least=0))
     tried = expand(space, draws, generator)
     for one in tried:
         check_names(settings | one, names_of_network((settings | one).get("optimizer")))
     if folds is not None and validation_data is not None:
-        raise ValueError("pass folds or validation_data, not both: folds are what is judged by.")
+        raise ValueError("pass folds or validation_data, not both: folds judge the runs.")
     if halving is not None and isinstance(validation_data, float):
-        # A run that goes on would hold out other samples than before.
+        # A run that continues would hold out other samples than before.
         folds, validation_data = [held_out(y, validation_data, generator)], None
     problem = Samples(x, y, validation_data, sample_weight, make_folds(y, folds, generator))
     several = check_seeds(seeds)
@@ -185,16 +185,16 @@ def make_table(
 
     Args:
         tried: the settings, in their order.
-        runs: the runs, in the order in which the table has them.
+        runs: the runs, in the order of the table.
         problem: what they learn.
         judge: what the settings are judged by.
         halving: how settings are dropped, if they are.
-        n_jobs: over how many processes to spread stacks.
+        n_jobs: the number of processes to spread stacks over.
         folder: where finished runs are kept, or None.
         progress: whether to show a bar.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C came before a run was finished.
+        KeyboardInterrupt: Ctrl-C was pressed before a run was finished.
     """
     check_networks(run.settings for run in runs)
     kept = None if folder is None else KeptRuns(Path(folder), problem)
@@ -210,7 +210,7 @@ def make_table(
     order = {(run.number, run.seed, run.fold): i for i, run in enumerate(runs)}
     results = sorted(results, key=lambda run: order[run.number, run.seed, run.fold])
     if results and all(run.diverged for run in results):
-        logger.warning("all runs diverged, so that none is the best: try smaller learning rates.")
+        logger.warning("all runs diverged, so no settings are best: try smaller learning rates.")
     return SweepResult(judge.metric, judge.higher_is_better, tried, results, complete=complete)
 
 
@@ -218,19 +218,19 @@ def check_seeds(seeds: Any) -> list[int]:
     """Return the seeds of each setting's runs.
 
     Raises:
-        ValueError, TypeError: they are no different whole numbers, or none.
+        ValueError, TypeError: they are not different whole numbers, or there are none.
     """
     if isinstance(seeds, Sequence | np.ndarray) and not isinstance(seeds, str):
         several = [checks.check_integer(one, "seeds", least=0) for one in seeds]
     else:
         several = list(range(checks.check_integer(seeds, "seeds")))
     if not several or len(set(several)) < len(several):
-        raise ValueError(f"seeds must be different numbers, one at least, not {seeds!r}.")
+        raise ValueError(f"seeds must be one or more different numbers, not {seeds!r}.")
     return several
 
 
 def _n_learned(problem: Samples, fold: int | None) -> int:
-    """Return how many rows the runs of a fold learn, or those of none."""
+    """Return how many rows the runs of a fold learn, or all rows without folds."""
     if fold is not None:
         return len(problem.folds[fold].learned)
     n, judged = len(problem.y), problem.validation_data

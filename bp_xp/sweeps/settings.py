@@ -1,4 +1,4 @@
-"""The settings of a run, by where they go: into the network, its optimizer, or its ``fit``."""
+"""The settings of a run, by where they belong: the network, its optimizer, or its ``fit``."""
 
 import dataclasses
 import inspect
@@ -28,9 +28,9 @@ __all__ = [
 ]
 
 _TERMS = {field.name for field in dataclasses.fields(Regularization)}
-# Of these each member of a stack may have its own; the others are the same in a stack.
+# Each member of a stack may have its own value of these; the others are the same in a stack.
 _OF_MEMBERS = {*_TERMS, "regularization", "early_stopping"}
-# What a sweep gives to all runs itself, or what is of one run alone.
+# What a sweep passes to all runs itself, or what applies to a single run only.
 _OF_SWEEP = (
     "sample_weight",
     "validation_data",
@@ -44,9 +44,9 @@ _NETWORK = set(inspect.signature(Network.__init__).parameters) - {"self", "seed"
 _FIT = set(inspect.signature(Network.fit).parameters) - {"self", "x", "y", "terms", *_OF_SWEEP}
 _FIT |= _TERMS
 FIT_NAMES = frozenset(_FIT - {"optimizer"})
-"""The arguments of ``fit`` that runs may differ in, but for the optimizer."""
+"""The arguments of ``fit`` that runs may differ in, except the optimizer."""
 
-# What makes a schedule of the optimizer's rate, for the steps that a run has.
+# What makes a schedule from the optimizer's rate, for the steps of a run.
 _OF_RATE = ("schedule", "warm_up")
 
 
@@ -56,8 +56,8 @@ class Settings(NamedTuple):
     Attributes:
         network: the arguments of the network, without its seed.
         optimizer: the optimizer.
-        common: the arguments of ``fit`` which the networks of a stack share.
-        own: those of which each network of a stack has its own.
+        common: the arguments of ``fit`` that the networks of a stack share.
+        own: the arguments that each network of a stack has its own value of.
     """
 
     network: dict[str, Any]
@@ -66,7 +66,7 @@ class Settings(NamedTuple):
     own: dict[str, Any]
 
     def go_with(self, other: "Settings") -> bool:
-        """Return whether networks with these settings and with others can be one stack."""
+        """Return whether networks with these settings and with other settings can be one stack."""
         mine, theirs = self.optimizer, other.optimizer
         return (
             self.network == other.network
@@ -77,10 +77,10 @@ class Settings(NamedTuple):
 
 
 def check_networks(several: Iterable[Settings]) -> None:
-    """Refuse networks that can't be made, and epochs that can't be taken, before the first run.
+    """Refuse invalid networks and numbers of epochs before the first run.
 
     Raises:
-        ValueError, TypeError: there are such.
+        ValueError, TypeError: there are any.
     """
     checked: list[dict[str, Any]] = []
     for one in several:
@@ -91,10 +91,10 @@ def check_networks(several: Iterable[Settings]) -> None:
 
 
 def check_inputs(several: Iterable[Settings], x: Any) -> None:
-    """Refuse networks that take another number of inputs than there are columns.
+    """Refuse networks whose number of inputs is not the number of columns.
 
     Raises:
-        ValueError: there are such.
+        ValueError: there are any.
     """
     shape = getattr(x, "shape", ())
     for one in several:
@@ -111,14 +111,14 @@ def _has_rates_by_layer(optimizer: Optimizer) -> bool:
 
 
 def check_names(names: Iterable[str], known: Collection[str]) -> None:
-    """Refuse names that are no setting of a run.
+    """Refuse names that are not settings of a run.
 
     Raises:
-        TypeError: a name is no setting.
+        TypeError: a name is not a setting.
     """
     for name in names:
         if name == "seed":
-            raise TypeError("seed is that of the sweep: seeds says which the networks have.")
+            raise TypeError("seed is that of the sweep: pass the seeds of the networks as seeds.")
         if name not in known:
             raise TypeError(
                 f"a run has no setting {name!r}.{checks.did_you_mean(name, sorted(known))}"
@@ -131,28 +131,28 @@ def names_of_network(optimizer: Any) -> set[str]:
 
 
 def names_of_optimizer(optimizer: Any) -> set[str]:
-    """Return the names of the settings of optimizers, among them one of a user's own."""
+    """Return the names of the settings of optimizers, including a user-defined one."""
     return _OPTIMIZER | _fields_of(optimizer) | {*_OF_RATE}
 
 
 def sort_settings(given: Mapping[str, Any], n_rows: int) -> Settings:
-    """Return settings by where they go, checked as far as they can be without data.
+    """Return settings by where they belong, checked as far as possible without data.
 
     Args:
         given: by name: arguments of :class:`bp_xp.Network` and of its ``fit``, fields of the
-            optimizer such as ``learning_rate``, which take the place of the optimizer's own, and
+            optimizer such as ``learning_rate``, which replace the optimizer's own, and
             ``schedule`` and ``warm_up``.
-        n_rows: how many rows the run learns, by which it has its steps.
+        n_rows: how many rows the run learns, which determines its number of steps.
 
     Raises:
-        ValueError, TypeError: a value is not what it must be, or the optimizer has no such field.
+        ValueError, TypeError: a value is wrong, or the optimizer has no such field.
     """
     if "sizes" not in given:
         raise TypeError("sizes are missing: pass them as in sizes=[64, 30, 10], or in the space.")
     sizes = checks.check_sizes(given["sizes"])
     fit = {name: value for name, value in given.items() if name in FIT_NAMES}
     others = {n: v for n, v in given.items() if n not in _NETWORK | _FIT}
-    steps = 0  # nothing asks for them
+    steps = 0  # nothing needs them
     if any(name in given for name in _OF_RATE):
         batch_size = checks.check_batch_size(given.get("batch_size"), n_rows)
         steps = checks.check_integer(given.get("epochs", 10), "epochs")
@@ -169,25 +169,25 @@ def sort_settings(given: Mapping[str, Any], n_rows: int) -> Settings:
 
 
 def change_optimizer(optimizer: Any, changes: Mapping[str, Any], steps: int) -> Optimizer:
-    """Return an optimizer with other numbers, and with a schedule in the place of its rate.
+    """Return an optimizer with other numbers, or with a schedule instead of its rate.
 
     Args:
         optimizer: the optimizer, or its name.
-        changes: its fields that change, and ``schedule`` and ``warm_up`` if they are asked for: a
+        changes: its fields that change, and ``schedule`` and ``warm_up`` if they are given: a
             function of (rate, steps) that returns a schedule, such as ``CosineDecay``, or None; and
-            over how many steps the rate rises before.
-        steps: how many the run takes.
+            the number of steps over which the rate rises first.
+        steps: how many steps the run takes.
 
     Raises:
-        ValueError, TypeError: the optimizer has no such field, or a value is not what it must be.
+        ValueError, TypeError: the optimizer has no such field, or a value is wrong.
     """
     optimizer = as_optimizer(optimizer)
     fields = {name: value for name, value in changes.items() if name not in _OF_RATE}
     for name in fields:
         if name not in _fields_of(optimizer):
             raise ValueError(
-                f"{named(name)} is no setting of {type(optimizer).__name__}: give each optimizer "
-                "a space of its own."
+                f"{named(name)} is not a setting of {type(optimizer).__name__}: give each "
+                "optimizer its own space."
             )
     changeable: Any = optimizer
     if fields:
@@ -210,7 +210,7 @@ def change_optimizer(optimizer: Any, changes: Mapping[str, Any], steps: int) -> 
 
 
 def check_not_validated(optimizer: Optimizer) -> None:
-    """Refuse a schedule that watches validation, before a network is trained without any.
+    """Refuse a schedule that watches validation, before a network is trained without validation.
 
     Raises:
         ValueError: it does.
@@ -227,7 +227,7 @@ def check_not_validated(optimizer: Optimizer) -> None:
 
 
 def _fields_of(optimizer: Any) -> set[str]:
-    """Return the names of an optimizer's numbers, where it is a dataclass as those here are."""
+    """Return the names of an optimizer's numbers, if it is a dataclass like those of bp_xp."""
     if not dataclasses.is_dataclass(optimizer) or isinstance(optimizer, type):
         return set()
     return {field.name for field in dataclasses.fields(optimizer)}

@@ -26,10 +26,10 @@ logger = logging.getLogger("bp_xp")
 
 @dataclass(frozen=True)
 class Distribution:
-    """What the values of a setting are drawn from; :func:`uniform` and its like make one.
+    """What the values of a setting are drawn from; :func:`uniform` and other functions make one.
 
     Attributes:
-        name: that of the function that made it.
+        name: the name of the function that made it.
         values: its arguments.
     """
 
@@ -44,7 +44,7 @@ class Distribution:
         if self.name == "integers":
             return int(generator.integers(low, high, endpoint=True))
         if self.name == "log_uniform":
-            # exp(log(high)) may be above high by a rounding.
+            # exp(log(high)) may be above high by a rounding error.
             return min(math.exp(generator.uniform(math.log(low), math.log(high))), high)
         return float(generator.uniform(low, high))
 
@@ -54,10 +54,10 @@ class Distribution:
 
 
 def uniform(low: float, high: float) -> Distribution:
-    """Return the distribution of numbers from low to high, each as likely.
+    """Return the uniform distribution of numbers from low to high.
 
     Raises:
-        ValueError, TypeError: they are no finite numbers, or low is not below high.
+        ValueError, TypeError: they are not finite numbers, or low is not below high.
 
     Examples:
         >>> uniform(0, 0.5)
@@ -68,9 +68,9 @@ def uniform(low: float, high: float) -> Distribution:
 
 
 def log_uniform(low: float, high: float) -> Distribution:
-    """Return the distribution of numbers from low to high whose logarithms are each as likely.
+    """Return the distribution of numbers from low to high with uniform logarithms.
 
-    It is the one for what is told in powers of ten, such as a learning rate.
+    Use it for values that vary by powers of ten, such as a learning rate.
 
     Raises:
         ValueError, TypeError: they are no finite numbers above 0, or low is not below high.
@@ -83,21 +83,21 @@ def log_uniform(low: float, high: float) -> Distribution:
 
 
 def integers(low: int, high: int) -> Distribution:
-    """Return the distribution of whole numbers from low to high, both included.
+    """Return the uniform distribution of whole numbers from low to high, both included.
 
     Raises:
-        ValueError, TypeError: they are no whole numbers of at least 0, or high is below low.
+        ValueError, TypeError: they are not whole numbers of at least 0, or high is below low.
     """
     low = checks.check_integer(low, "low", least=0)
     return Distribution("integers", (low, checks.check_integer(high, "high", least=low)))
 
 
 def choice(values: Sequence[Any]) -> Distribution:
-    """Return the distribution of the values of a list, each as likely.
+    """Return the uniform distribution of the values of a list.
 
     Raises:
         ValueError: the list is empty.
-        TypeError: it is no list.
+        TypeError: it is not a list.
     """
     return Distribution("choice", tuple(_values_of(values, "choice")))
 
@@ -111,13 +111,14 @@ def expand(
 
     Args:
         space: a list of values or a distribution for each setting; or several such spaces.
-        draws: how many settings to draw of each space; of one of lists alone none twice. None
-            takes the grid: each value beside each value of the others.
+        draws: how many settings to draw from each space, without repetition from one that has only
+            lists. None takes the grid: all combinations of the values.
         generator: draws them.
 
     Raises:
-        ValueError: a list is empty; there is a distribution and no number of draws.
-        TypeError: it is no mapping, or the values of a setting are neither list nor distribution.
+        ValueError: a list is empty; or there is a distribution and no number of draws.
+        TypeError: it is not a mapping, or the values of a setting are neither list nor
+            distribution.
 
     Examples:
         >>> rng = np.random.default_rng(0)
@@ -164,7 +165,7 @@ def _expand(
 def _drawn_from_grid(
     space: Mapping[str, list[Any]], draws: int, generator: np.random.Generator
 ) -> list[dict[str, Any]]:
-    """Return settings of a grid, none of them twice."""
+    """Return settings of a grid, without repetition."""
     shape = [len(values) for values in space.values()]
     if draws > (most := math.prod(shape)):
         logger.warning("%s: there are %d settings, and each is tried.", named("draws", draws), most)

@@ -1,8 +1,7 @@
-"""Tables: from a file or a data frame to a model, and back to its words and units.
+"""Tables: from a file or a data frame to a model, and back to its classes and units.
 
-:class:`TableModel` is what most people will use. It joins a :class:`Preparation`, which turns
-columns into numbers, and a network, which it trains by a :class:`Recipe`. :func:`read_table` reads
-a file.
+Most users need :class:`TableModel`. It combines a :class:`Preparation`, which turns columns into
+numbers, and a network, which it trains by a :class:`Recipe`. :func:`read_table` reads a file.
 
 Data frames need the extra ``bp_xp[table]``; files, mappings and arrays do not.
 """

@@ -21,18 +21,19 @@ _MOST_SHOWN = 8
 
 @dataclass(frozen=True)
 class Card:
-    """What a model was trained on.
+    """A record of what a model was trained on.
 
     Attributes:
-        data: what the table is called, or "".
-        rows: how many there were for training, validation and test.
+        data: the name of the table, or "".
+        rows: the number of rows for training, validation and test.
         columns: for each column that is used, what its training and validation rows held: for
             numbers ``lowest`` and ``highest`` (dates are days since 1970, and ``date`` is true),
-            for categories ``counts`` by name; and for each ``missing``, how many values were.
-        targets: the same of the columns to predict.
-        metrics: for each part, what the model was judged by.
-        date: the day of the training, in UTC. It has no time, so that a run that is repeated on
-            its day writes the same file.
+            for categories ``counts`` by name; and for all columns ``missing``, the number of
+            missing values.
+        targets: the same for the columns to predict.
+        metrics: for each part, the metrics of the model.
+        date: the day of the training, in UTC. It has no time, so that repeating a run on the same
+            day writes the same file.
         versions: of bp_xp, Python and NumPy.
     """
 
@@ -76,10 +77,10 @@ class Card:
         )
 
     def outside(self, columns: Columns) -> dict[str, str]:
-        """Return the columns in which values leave what training saw, with their counts in words.
+        """Return the columns with values that training did not see, with their counts in words.
 
         Args:
-            columns: a table with the columns learnt from.
+            columns: a table with the columns learned from.
 
         Examples:
             >>> seen = {"size": {"lowest": 30.0, "highest": 95.0, "missing": 0}}
@@ -117,7 +118,7 @@ class Card:
         return "\n".join(f"{name:{width}}  {what}" for name, what in lines)
 
     def to_section(self) -> Section:
-        """Return what a file keeps of it."""
+        """Return the card as it is stored in a file."""
         return Section(asdict(self))
 
     @classmethod
@@ -125,17 +126,17 @@ class Card:
         """Return what :meth:`to_section` wrote.
 
         Raises:
-            TypeError, ValueError: the section is not whole.
+            TypeError, ValueError: the section is not complete.
         """
         card = cls(**section.fields)
         for seen in (*card.columns.values(), *card.targets.values()):
             if not ({"counts", "missing"} <= set(seen) or {"lowest", "highest"} <= set(seen)):
-                raise ValueError("its card is not whole")
+                raise ValueError("its card is not complete")
         return card
 
 
 def _seen(values: Any, rows: np.ndarray, name: str, is_number: bool) -> dict[str, Any]:
-    """Return what a column held in some rows."""
+    """Return a summary of a column in some rows."""
     if not is_number:
         counts, missing = count_labels(values, rows)
         return {"counts": dict(sorted(counts.items())), "missing": missing}
@@ -145,7 +146,7 @@ def _seen(values: Any, rows: np.ndarray, name: str, is_number: bool) -> dict[str
 
 
 def _range(seen: Mapping[str, Any]) -> str:
-    """Return what a column held, in words."""
+    """Return the summary of a column, in words."""
     if "counts" in seen:
         counts = seen["counts"]
         return _listed(dict(list(counts.items())[:_MOST_SHOWN])) + (

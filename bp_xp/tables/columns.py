@@ -1,9 +1,9 @@
-"""Columns by name: the one form that every table is brought to.
+"""Columns by name: the form that every table is converted to.
 
-A column is a NumPy array of shape (N,): float64 with NaN for what is missing, datetime64 with NaT,
-bool, or objects, which are text, True, False or None. Of a table that does not lie in memory,
-numbers and dates are memory-mapped arrays, and text is :class:`Coded`. So whatever goes over all
-rows of a column goes over :func:`blocks` of them.
+A column is a NumPy array of shape (N,): float64 with NaN for missing values, datetime64 with NaT,
+bool, or objects, which are text, True, False or None. If a table is not in memory, its numbers and
+dates are memory-mapped arrays, and its text is :class:`Coded`. Code that visits all rows of a
+column therefore takes :func:`blocks` of them.
 """
 
 import datetime
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 ROWS_AT_ONCE = 1 << 16
-"""How many rows of a column are looked at together."""
+"""How many rows of a column are processed at a time."""
 
 _DAY = np.timedelta64(1, "D")
 
@@ -55,12 +55,12 @@ def as_columns(table: Any, text: Collection[str] = (), *, allow_empty: bool = Fa
         table: a data frame that narwhals knows (pandas, polars, pyarrow ...), a mapping of names to
             columns, an array of shape (N, columns), whose columns are called ``"column 1"`` and so
             on, or the path of a file for :func:`read_table`.
-        text: columns of a CSV file to take for text, whatever they hold, where they are there.
-        allow_empty: whether a file may have a header and no rows; other tables may always.
+        text: columns of a CSV file to treat as text, whatever they hold, if they exist.
+        allow_empty: whether a file may have a header and no rows; other tables always may.
 
     Raises:
         ValueError: columns have different lengths, or there are none.
-        TypeError: it is no table, or a column has values that are none of numbers, dates, text.
+        TypeError: it is not a table, or a column has values that are not numbers, dates or text.
     """
     if isinstance(table, str | os.PathLike):
         is_csv = bool(text) and not os.fspath(table).lower().endswith(".parquet")
@@ -80,8 +80,7 @@ def as_columns(table: Any, text: Collection[str] = (), *, allow_empty: bool = Fa
     lengths = {len(values) for values in columns.values()}
     if len(lengths) != 1:
         raise ValueError(
-            "a table needs columns with as many rows each; these have "
-            f"{sorted(lengths) or 'no columns'}."
+            f"a table needs columns of the same length; found {sorted(lengths) or 'no columns'}."
         )
     return columns
 
@@ -90,8 +89,8 @@ def _of_frame(table: Any) -> Columns:
     """Return the columns of a data frame.
 
     Raises:
-        TypeError: it is none.
-        ValueError: two columns have one name.
+        TypeError: it is not a data frame.
+        ValueError: two columns have the same name.
     """
     narwhals: Any = require("narwhals", "table")
     try:
@@ -102,7 +101,7 @@ def _of_frame(table: Any) -> Columns:
             f"of a file, not a {type(table).__name__}."
         ) from error
     except narwhals.exceptions.DuplicateError as error:
-        raise ValueError("two columns of the table have one name: rename one.") from error
+        raise ValueError("two columns of the table have the same name: rename one.") from error
     columns = {f"{series.name}": series.to_numpy() for series in frame.iter_columns()}
     return {name: as_values(values, name) for name, values in columns.items()}
 
@@ -115,8 +114,8 @@ def as_values(values: Any, name: str) -> Any:
         name: the column's name, for messages.
 
     Raises:
-        ValueError: they have no or several dimensions.
-        TypeError: they are no numbers, dates or text.
+        ValueError: they do not have one dimension.
+        TypeError: they are not numbers, dates or text.
     """
     if isinstance(values, Coded):
         return values
@@ -139,13 +138,13 @@ def as_values(values: Any, name: str) -> Any:
 
 
 def _array(values: Any) -> np.ndarray:
-    """Return an array; NumPy would make text of the numbers in a list that holds text as well."""
+    """Return an array; NumPy would turn the numbers in a list that also holds text into text."""
     return np.asarray(values, object if isinstance(values, list | tuple) else None)
 
 
 def none_if_missing(value: Any) -> Any:
-    """Return a value, or None for what stands for none in some library."""
-    # pandas' NA is not even unequal to itself.
+    """Return a value, or None for the missing value of any library."""
+    # Comparing pandas' NA with itself gives NA, not True.
     is_missing = value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
     return None if is_missing else value
 
@@ -176,17 +175,17 @@ def _is_decimal(value: Any) -> bool:
 
 
 def _moment(value: Any) -> Any:
-    """Return a date in UTC, as NumPy takes it."""
+    """Return a date in UTC, in the form that NumPy takes."""
     if isinstance(value, datetime.datetime) and value.tzinfo is not None:
         return value.astimezone(datetime.UTC).replace(tzinfo=None)
     return value
 
 
 def label_of(value: Any) -> str:
-    """Return what a value is called as a category.
+    """Return the name of a value as a category.
 
-    1 and 1.0 are one, and so are true and True, in text as well: one file has a column of numbers,
-    and another one has text in it.
+    1 and 1.0 are the same category, and so are true and True, also as text: a column can be numbers
+    in one file, and contain text in another.
     """
     if isinstance(value, str):
         if value.lower() in ("true", "false"):
@@ -200,21 +199,21 @@ def label_of(value: Any) -> str:
 
 
 def blocks(values: Any, rows: Sequence[int] | np.ndarray) -> Iterator[Any]:
-    """Yield a column's values in some rows, in their order, so many at once."""
+    """Yield a column's values in some rows, in their order, in blocks."""
     for k in range(0, len(rows), ROWS_AT_ONCE):
         yield pick(values, rows[k : k + ROWS_AT_ONCE])
 
 
 def pick(values: Any, rows: Sequence[int] | np.ndarray) -> Any:
-    """Return a column's values in some rows, at least one."""
+    """Return a column's values in some rows, one or more."""
     rows = np.asarray(rows)
-    # A slice of a file is read faster than rows one by one.
+    # Reading a slice of a file is faster than reading rows one by one.
     in_a_row = bool((np.diff(rows) == 1).all())
     return values[int(rows[0]) : int(rows[-1]) + 1] if in_a_row else values[rows]
 
 
 def missing_in(values: Any) -> np.ndarray:
-    """Return which values of a column are missing, shape (N,)."""
+    """Return a mask of the missing values of a column, shape (N,)."""
     if isinstance(values, Coded):
         return values.codes < 0
     if values.dtype.kind == "f":
@@ -227,7 +226,7 @@ def missing_in(values: Any) -> np.ndarray:
 
 
 def labels_of(values: Any) -> list[str | None]:
-    """Return a column as categories: text, or None for what is missing."""
+    """Return a column as categories: text, or None for missing values."""
     return [
         None if is_missing else label_of(value)
         for value, is_missing in zip(values.tolist(), missing_in(values), strict=True)
@@ -235,9 +234,9 @@ def labels_of(values: Any) -> list[str | None]:
 
 
 def coded(values: Any) -> tuple[np.ndarray, list[str]]:
-    """Return a column as places in a list of categories, shape (N,), −1 if missing; and the list.
+    """Return a column as indices into a list of categories, −1 if missing, and the list.
 
-    Different values may be of one category: see :func:`label_of`.
+    Different values may be in one category: see :func:`label_of`.
     """
     if isinstance(values, Coded):
         words, codes = values.listed, values.codes
@@ -271,11 +270,11 @@ def numbers_of(
 
     Args:
         values: the column.
-        name: what it is called, for messages.
+        name: its name, for messages.
         rows: the number of each row, for messages; None counts from 0.
 
     Raises:
-        ValueError: a value is no number, or infinite; the message names row and column.
+        ValueError: a value is not a number, or infinite; the message names the row and the column.
     """
     if values.dtype.kind == "M":
         days = (values - np.datetime64(0, "us")) / _DAY

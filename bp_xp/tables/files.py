@@ -1,4 +1,4 @@
-"""Models of tables in files: a network's file with two sections more."""
+"""Models of tables in files: a network's file with two additional sections."""
 
 import os
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _PREPARATION, _CARD = "table", "card"
 
 
 def write_sections(preparation: Preparation, card: Card | None = None) -> dict[str, Section]:
-    """Return what the file of a model has beside its network."""
+    """Return the sections that the file of a model has beside its network."""
     sections = {_PREPARATION: preparation.to_section()}
     return sections if card is None else sections | {_CARD: card.to_section()}
 
@@ -22,14 +22,14 @@ def write_sections(preparation: Preparation, card: Card | None = None) -> dict[s
 def read_sections(
     sections: Mapping[str, Section], path: str | os.PathLike[str]
 ) -> tuple[Preparation | None, Card | None]:
-    """Return what :func:`write_sections` wrote; None for what is not there.
+    """Return what :func:`write_sections` wrote, and None for a missing section.
 
     Args:
-        sections: those of a file.
+        sections: the sections of a file.
         path: the file, for messages.
 
     Raises:
-        CheckpointError: a section is not whole.
+        CheckpointError: a section is not complete.
     """
     try:
         preparation = sections.get(_PREPARATION)
@@ -43,7 +43,7 @@ def read_sections(
 
 
 def holds_table(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file holds a model of tables, and not a network alone.
+    """Return whether a file holds a model of tables, and not only a network.
 
     Raises:
         CheckpointError: it holds neither.

@@ -20,11 +20,11 @@ def permutation_importance(
     """Return how much a score falls when the values of one column are shuffled among the rows.
 
     Args:
-        preparation: tells which inputs come from which column.
+        preparation: knows which inputs come from which column.
         x: inputs, shape (N, features).
-        score: what is judged, of inputs; a higher one is better.
+        score: a function of the inputs; a higher score is better.
         repeats: how many times each column is shuffled.
-        seed: shuffles.
+        seed: the seed of the shuffles.
 
     Returns:
         The mean fall of the score by column, the largest first.

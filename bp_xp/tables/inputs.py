@@ -1,4 +1,4 @@
-"""Columns of a table as inputs of a network: what is learnt from training rows, and applied.
+"""Columns of a table as inputs of a network: what is learned from training rows, and applied.
 
 Numbers are scaled, and text becomes columns of 0 and 1.
 """
@@ -39,27 +39,27 @@ SCALINGS = ("standard", "minmax", "robust", "none")
 and then clipped smoothly; not at all."""
 
 _RARE = 3
-"""A category of fewer training rows shares its column with all that are unseen."""
+"""A category with fewer training rows shares its column with all unseen categories."""
 
 SMOOTH_LIMIT = 3.0
-"""Robust scaling keeps numbers within this limit, on either side."""
+"""Robust scaling keeps the absolute value of numbers below this limit."""
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """The columns of numbers and of dates, which are days.
+    """The columns of numbers, and of dates as days.
 
     z = (x − center) / scale, where a missing x is the median; robust scaling then takes
-    z / √(1 + (z/3)²), which keeps within −3 and 3.
+    z / √(1 + (z/3)²), which stays within −3 and 3.
 
     Attributes:
         names: the columns.
-        dates: whether each is of dates.
-        flagged: whether training rows lacked values of it, which gives it a second column.
+        dates: whether each column holds dates.
+        flagged: whether each column had missing values in training rows, and so a second input.
         scaling: one of SCALINGS.
-        median: of the training rows' values, shape (columns,).
+        median: the medians of the training rows' values, shape (columns,).
         center: what is subtracted, shape (columns,).
-        scale: what is divided by, shape (columns,).
+        scale: what the difference is divided by, shape (columns,).
 
     References:
         Holzmüller, Grinsztajn and Steinwart, 'Better by Default', 2024, arXiv:2407.04491, for
@@ -82,10 +82,10 @@ class Numbers:
         scaling: Scaling,
         rows: Sequence[int] | np.ndarray,
     ) -> "Numbers":
-        """Learn from training rows, in which each column must have values.
+        """Learn from training rows. Each column must have values in them.
 
         Raises:
-            ValueError: a value is no number.
+            ValueError: a value is not a number.
         """
         each = [Values(columns[name], name, rows) for name in names]
         pairs = np.array([center_and_scale(values, scaling) for values in each]).reshape(-1, 2)
@@ -113,14 +113,14 @@ class Numbers:
             rows: the number of each row, for messages; None counts from 0.
 
         Raises:
-            ValueError: a value is no number, or too large for a network; the message names row and
-                column.
+            ValueError: a value is not a number, or too large for a network; the message names the
+                row and the column.
         """
         n_rows = len(next(iter(columns.values())))
         x = np.empty((n_rows, len(self.names)))
         for i, (name, is_date) in enumerate(zip(self.names, self.dates, strict=True)):
             has_dates = columns[name].dtype.kind == "M"
-            # Where all are missing, nothing tells what they would be.
+            # If all values are missing, their kind is unknown.
             if is_date != has_dates and not missing_in(columns[name]).all():
                 kinds = ("dates", "others") if is_date else ("numbers", "dates")
                 raise ValueError(
@@ -129,7 +129,7 @@ class Numbers:
             x[:, i] = numbers_of(columns[name], name, rows)
         missing = np.isnan(x)
         x = np.where(missing, self.median, x)
-        # By halves, exactly, as a difference may overflow.
+        # Halves are subtracted, exactly, because a difference may overflow.
         with np.errstate(over="ignore"):
             z = (x / 2 - self.center / 2) / (self.scale / 2)
         if self.scaling == "robust":
@@ -140,16 +140,16 @@ class Numbers:
             number = row if rows is None else rows[row]
             raise ValueError(
                 f"row {number + 1}, column {self.names[i][:40]!r}: {x[row, i]:g} is too far "
-                "from what is usual there."
+                "from the usual values of this column."
             )
         return np.concatenate([z, missing[:, list(self.flagged)]], axis=1)
 
 
 def center_and_scale(values: Values, scaling: Scaling) -> tuple[float, float]:
-    """Return what to subtract from values and what to divide by; never 0.
+    """Return the center to subtract from values and the scale to divide by, which is never 0.
 
     Args:
-        values: at least one.
+        values: one or more values.
         scaling: how.
     """
     largest = max(-values.lowest, values.highest)
@@ -169,17 +169,17 @@ def center_and_scale(values: Values, scaling: Scaling) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Categories:
-    """A column of text, or of what is taken for it, as columns of 0 and 1.
+    """A column of text, or of values treated as text, as columns of 0 and 1.
 
-    Rare categories share a column with those that training rows lack. Where none was rare, an
-    unseen one is 0 everywhere: a column that was always 0 has weights that nothing has taught.
+    Rare categories share a column with those that training rows lack. If no category was rare, an
+    unseen one is 0 everywhere: a column that was always 0 would have untrained weights.
 
     Attributes:
         name: the column.
-        labels: the categories, each of which is an input.
-        other: whether rare and unseen ones have an input.
-        missing: whether missing ones have.
-        holds: what the values were in training, which an export must know.
+        labels: the categories, each with its own input.
+        other: whether rare and unseen categories have an input.
+        missing: whether missing values have an input.
+        holds: the kind of the values in training, which an export needs.
     """
 
     name: str
@@ -215,7 +215,7 @@ class Categories:
 
 
 def _what_it_holds(values: Any, rows: Sequence[int] | np.ndarray) -> Holds:
-    """Return what the values of a column are in some rows."""
+    """Return the kind of the values of a column in some rows."""
     if values.dtype.kind in "fM":
         return "numbers" if values.dtype.kind == "f" else "dates"
     if isinstance(values, Coded) or values.dtype.kind == "b":

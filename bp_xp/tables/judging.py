@@ -1,4 +1,4 @@
-"""How good predictions of a table are, in the words and units of its targets."""
+"""How good predictions of a table are, in the classes and units of its targets."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +17,10 @@ METRICS_OF_TASK = {
     "multilabel": ("accuracy", "f1"),
     "regression": ("r2", "mae"),
 }
-"""What each task is judged by; several labels are judged one by one, and the mean is told."""
+"""The metrics of each task; several labels are evaluated one by one, and averaged."""
 
 _Judged = list[tuple[np.ndarray, np.ndarray, np.ndarray | None]]
-"""Outputs, targets and weights of what is judged at once: all outputs, or one label."""
+"""Outputs, targets and weights that are evaluated together: all outputs, or one label."""
 
 
 def judge_answers(
@@ -30,17 +30,17 @@ def judge_answers(
     y: np.ndarray,
     metrics: Any = (),
 ) -> dict[str, float]:
-    """Return the metrics of a task, and others, of what a network says.
+    """Return the metrics of a task, and others, for the outputs of a network.
 
     Args:
-        targets: what it was trained to tell.
-        outputs_of: from inputs to outputs on the host, shape (N, K).
+        targets: what it was trained to predict.
+        outputs_of: a function from inputs to outputs on the host, shape (N, K).
         x: inputs, shape (N, features), in memory or stored.
         y: labels, shape (N,), or targets, shape (N, targets).
         metrics: what else to measure.
 
     Raises:
-        ValueError: a metric is not for this task.
+        ValueError: a metric does not fit this task.
     """
     others = as_metrics(metrics)
     if isinstance(x, StoredInputs) and not others and targets.task != "regression":
@@ -51,7 +51,7 @@ def judge_answers(
     for metric in (*as_metrics(METRICS_OF_TASK[targets.task]), *others):
         if metric.needs_classes and targets.task == "regression":
             raise ValueError(f"the metric {metric.name!r} is for classes, not for numbers.")
-        # The mean over labels of a score of one label is what macro stands for.
+        # Macro means the mean over labels of a score of one label.
         macro = "_macro" if (metric.name, targets.task) == ("f1", "multilabel") else ""
         scores = [metric(a, true, weights=weights, xp=np) for a, true, weights in judged]
         found[metric.name + macro] = float(np.mean(scores))
@@ -71,9 +71,9 @@ def _whole(targets: Targets, outputs: np.ndarray, y: np.ndarray) -> _Judged:
 def _counted(
     targets: Targets, outputs_of: Callable[[Any], np.ndarray], x: StoredInputs, y: np.ndarray
 ) -> _Judged:
-    """Return each pair of answer and truth once, and how many rows have it as its weight.
+    """Return each pair of answer and truth once, with its number of rows as its weight.
 
-    The metrics of classes and labels know no more of a row, and a weight of k is k copies.
+    The metrics of classes and labels need no more of a row, and a weight of k equals k copies.
     """
     is_one = targets.task == "classification"
     k = targets.n_outputs if is_one else 2

@@ -1,4 +1,4 @@
-"""The class that most people with a table will use: a preparation and a network together."""
+"""The class that most users with a table need: a preparation and a network together."""
 
 import inspect
 import os
@@ -44,12 +44,12 @@ COST_OF_TASK = {
 
 
 class TableModel:
-    """A network that takes tables: text, dates, missing values and all, and answers in their words.
+    """A network for tables with text, dates and missing values, which predicts in their terms.
 
     ``fit`` learns from a table how to prepare it (:class:`~bp_xp.tables.Preparation`) and trains a
-    network on it, by the recipe that ``print(model.recipe)`` tells: see
-    :class:`~bp_xp.tables.Recipe`. Each argument changes it. Predictions are class names, or numbers
-    in the units of the table.
+    network on it, by the recipe that ``print(model.recipe)`` shows: see
+    :class:`~bp_xp.tables.Recipe`. Each argument changes the recipe. Predictions are class names, or
+    numbers in the units of the table.
 
     Tables are pandas, polars, pyarrow or other data frames that narwhals knows, mappings of names
     to columns, arrays of shape (N, columns), or paths of files, which
@@ -58,39 +58,41 @@ class TableModel:
     Args:
         hidden_layer_sizes: neurons of each hidden layer.
         activation: σ of the hidden layers.
-        task: ``"classification"``, ``"regression"``, ``"multilabel"``, or None to decide by the
+        task: ``"classification"``, ``"regression"``, ``"multilabel"``, or None to decide from the
             target.
-        numeric: columns to take for numbers.
-        categorical: columns to take for categories.
+        numeric: columns to treat as numbers.
+        categorical: columns to treat as categories.
         drop: columns to leave out.
         scaling: how numbers are scaled: ``"standard"``, ``"minmax"``, ``"robust"`` or ``"none"``.
         optimizer: an optimizer or its name, as for :meth:`bp_xp.Network.fit`; None is Adam with a
             rate that falls to 0 along a cosine.
-        learning_rate: where the rate of that Adam begins; other optimizers have their own.
-        epochs: the most passes over the training rows.
-        batch_size: the most samples in a mini-batch; all mini-batches are nearly of one size.
-        l2: the strength of the penalty on weights, or a list with one for each layer; None goes by
-            the number of rows.
+        learning_rate: the initial rate of that Adam; other optimizers have their own.
+        epochs: the largest number of passes over the training rows.
+        batch_size: the largest number of samples in a mini-batch; all mini-batches have nearly the
+            same size.
+        l2: the strength of the penalty on weights, or a list with one for each layer; None derives
+            it from the number of rows.
         dropout: the share of hidden neurons left out of a step, or a list of shares.
-        validation_fraction: the share of the rows to hold out, each class its share, to bring the
-            epoch back that was best there; 0 holds out none, and keeps the last epoch.
-        patience: how many epochs without an improvement there end the run; None goes on to the last
-            epoch.
+        validation_fraction: the share of the rows to hold out, with the same share of each class,
+            to restore the epoch that was best on them; 0 holds out none, and keeps the last epoch.
+        patience: how many epochs without an improvement on them end the run; None continues to the
+            last epoch.
         split_by: a column whose equal values, of one patient for example, are held out together;
-            nothing else is learnt from it.
-        split_last: whether the last rows are held out, where rows are in the order of time.
-        device: where the network lives, as for :class:`bp_xp.Network`.
-        backend: its array library, likewise.
+            nothing else is learned from it.
+        split_last: whether the last rows are held out, for rows in the order of time.
+        device: the device of the network, as for :class:`bp_xp.Network`.
+        backend: its array library, as for :class:`bp_xp.Network`.
         dtype: ``"float32"`` or ``"float64"``.
-        seed: of the weights, the order of rows, and the rows that are held out.
-        progress: whether to show it.
+        seed: the seed of the weights, the order of rows, and the rows that are held out.
+        progress: whether to show progress.
 
     Attributes:
-        preparation: what was learnt of the table; printed, it tells what was decided.
-        network: the network; its ``seed`` is the one that was drawn where none was given.
-        card: what the model was trained on; printed, it tells ranges, counts and metrics.
+        preparation: what was learned from the table; printed, it shows what was decided.
+        network: the network; its ``seed`` is the one that was drawn if none was given.
+        card: what the model was trained on; printed, it shows ranges, counts and metrics.
         history: the record of each epoch; None in a model that was loaded.
-        held_out: the numbers of the rows that were held out, shape (rows,); None likewise.
+        held_out: the numbers of the rows that were held out, shape (rows,); None in a model that
+            was loaded.
 
     Examples:
         >>> table = {"grams": [3, 4, 5, 30, 33, 35] * 9, "fur": ["gray", None, "gray"] * 18}
@@ -137,7 +139,7 @@ class TableModel:
         seed: int | None = None,
         progress: bool = False,
     ) -> None:
-        # As scikit-learn's tools want it: kept as they came, and looked at by fit.
+        # As scikit-learn's tools require: stored unchanged here, and checked by fit.
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.task: Task | None = task
@@ -162,25 +164,26 @@ class TableModel:
         self.progress = progress
 
     # -----------------------------------------------------------------------------------------
-    # How it learns
+    # Training
 
     def fit(
         self, table: Any, target: Any = None, *, stream: bool | int | None = None, **options: Any
     ) -> "TableModel":
         """Learn the preparation, and train a new network.
 
-        A file that is large, or for which ``stream`` says so, is not read into memory: its columns
-        are written to temporary files (``TMPDIR`` says where), and prepared as they are read, in
-        blocks that are shuffled as :class:`bp_xp.Stream` tells. What is learnt of it is the same.
+        A file is not read into memory if it is large or if ``stream`` is set: its columns are
+        written to temporary files (in the folder that ``TMPDIR`` names), and prepared as they are
+        read, in blocks that are shuffled as described for :class:`bp_xp.Stream`. The preparation
+        that is learned is the same.
 
         Args:
             table: the rows to learn from.
             target: what to predict: the name of a column, a list of names, or the values
-                themselves, one for each row, or a table of them. A list of text is names where the
-                table has columns of these names, and otherwise values.
-            stream: whether the table, a path, is read in parts; a number is how many rows are
-                shuffled among each other, and as many as there are give the run in memory. None is
-                False below 512 MB of CSV, or 128 MB of Parquet.
+                themselves, one for each row, or a table of them. A list of text is names if the
+                table has columns with these names, and values otherwise.
+            stream: whether the table, a path, is read in parts; a number is the number of rows that
+                are shuffled together, and the number of all rows gives the same run as in memory.
+                None is False below 512 MB of CSV, or 128 MB of Parquet.
             options: further arguments of :meth:`bp_xp.Network.fit`, such as ``callbacks`` or
                 ``distributed``, for which each process has the whole table.
 
@@ -188,14 +191,14 @@ class TableModel:
             The model.
 
         Raises:
-            ValueError: a column is not there, a target is missing, a value does not fit the others
-                of its column; the message names row and column.
+            ValueError: a column does not exist, a target is missing, or a value does not fit the
+                others in its column; the message names the row and the column.
             DataFormatError: a file can't be read as a table.
             OSError: there is no room for temporary files, or the file changed while it was read.
             DivergenceError: as for :meth:`bp_xp.Network.fit`.
         """
         ranks = find_ranks(options.get("distributed"), place(self.device, self.backend))
-        # Without a seed, each process would hold out other rows.
+        # Without a seed, each process would hold out different rows.
         seed = ranks.first(lambda: checks.check_seed(self.seed))
         columns = open_columns(table, self.categorical, stream)
         prepared = self._prepare(columns, target, seed)
@@ -222,7 +225,7 @@ class TableModel:
 
     @property
     def recipe(self) -> Recipe:
-        """How it trains; printed, it tells every setting, and which are not the recipe's own."""
+        """How it trains; printed, it shows every setting, and which ones differ from the recipe."""
         return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
 
     def _prepare(
@@ -251,20 +254,20 @@ class TableModel:
         }
 
     # -----------------------------------------------------------------------------------------
-    # What it tells
+    # Predictions
 
     def predict(self, table: Any) -> np.ndarray:
-        """Return the target of each row, in the words and units of the table learnt from.
+        """Return the target of each row, in the classes and units of the training table.
 
         Args:
-            table: rows with the columns learnt from, in any order; others are left alone.
+            table: rows with the columns of the training table, in any order; others are ignored.
 
         Returns:
             Classes, shape (N,); numbers, shape (N,), or (N, targets) for several; 0 or 1, shape
             (N, targets).
 
         Raises:
-            ValueError: a column is missing, or holds something else than in training.
+            ValueError: a column is missing, or holds something other than in training.
         """
         return self.answers(self._inputs(table))
 
@@ -279,11 +282,11 @@ class TableModel:
             Shape (N, K), in the order of :attr:`classes_`; or the mapping.
 
         Raises:
-            ValueError: the model tells numbers; or as for :meth:`predict`.
+            ValueError: the model predicts numbers; or as for :meth:`predict`.
         """
         probabilities = self.outputs(self._inputs(table))
         if self._fitted.targets.task == "regression":
-            raise ValueError("this model tells numbers, which have no probabilities: use predict.")
+            raise ValueError("this model predicts numbers without probabilities: use predict.")
         if not as_columns:
             return probabilities
         return dict(zip(self.classes_.tolist(), probabilities.T, strict=True))
@@ -292,17 +295,17 @@ class TableModel:
         """Return how good the predictions are.
 
         Args:
-            table: rows with the columns learnt from.
-            target: the true values, as for :meth:`fit`; None takes the columns learnt to predict.
+            table: rows with the columns of the training table.
+            target: the true values, as for :meth:`fit`; None takes the target columns of the table.
             metrics: what else to measure, as for :meth:`bp_xp.Network.evaluate`.
 
         Returns:
-            Of classes, ``accuracy``, ``balanced_accuracy`` and ``f1_macro``; of numbers, ``r2`` and
-            ``mae``, the mean error in the units of the target; of labels, ``accuracy``, the share
-            of answers that are right, and ``f1_macro``, the mean over labels.
+            For classes, ``accuracy``, ``balanced_accuracy`` and ``f1_macro``; for numbers, ``r2``
+            and ``mae``, the mean absolute error in the units of the target; for labels,
+            ``accuracy``, the share of correct answers, and ``f1_macro``, the mean over labels.
 
         Raises:
-            ValueError: as for :meth:`predict`, a target is missing or is none of the classes, or
+            ValueError: as for :meth:`predict`, or a target is missing or not one of the classes, or
                 there are no rows.
         """
         return self.judge(*self._samples(table, target), metrics)
@@ -312,14 +315,14 @@ class TableModel:
     ) -> dict[str, float]:
         """Return how much the score falls when the values of one column are shuffled.
 
-        The score is that of :meth:`score`. Take rows that the model was not trained on. Of two
-        columns that say the same, both can seem unimportant.
+        The score is that of :meth:`score`. Pass rows that the model was not trained on. If two
+        columns hold the same information, both can seem unimportant.
 
         Args:
-            table: rows with the columns learnt from.
+            table: rows with the columns of the training table.
             target: as for :meth:`evaluate`.
             repeats: how many times each column is shuffled.
-            seed: shuffles.
+            seed: the seed of the shuffles.
 
         Returns:
             The mean fall of the score by column, the largest first.
@@ -338,20 +341,20 @@ class TableModel:
         )
 
     def _samples(self, table: Any, target: Any) -> tuple[Any, np.ndarray]:
-        """Return inputs and targets of a table, one row or more."""
+        """Return inputs and targets of a table with one row or more."""
         preparation = self._fitted
         targets = preparation.targets
         wanted = list(targets.names) if target is None else target
         columns, answers = part_columns(open_columns(table, preparation.text), wanted)
-        if target is not None:  # it may be called otherwise than in training
+        if target is not None:  # its name may differ from training
             answers = dict(zip(targets.names, answers.values(), strict=True))
         x, y = self._inputs(columns), targets.encode(answers)
         if not len(x):
-            raise ValueError("the table has no rows to judge.")
+            raise ValueError("the table has no rows to evaluate.")
         return x, y
 
     def judge(self, x: Any, y: np.ndarray, metrics: Any = ()) -> dict[str, float]:
-        """Return the metrics of :meth:`evaluate` for what the preparation makes of a table.
+        """Return the metrics of :meth:`evaluate` for the prepared rows of a table.
 
         Args:
             x: inputs, shape (N, features).
@@ -359,12 +362,12 @@ class TableModel:
             metrics: what else to measure.
 
         Raises:
-            ValueError: a metric is not for this task.
+            ValueError: a metric does not fit this task.
         """
         return judge_answers(self.preparation.targets, self.outputs, x, y, metrics)
 
     def score(self, table: Any, target: Any = None) -> float:
-        """Return the accuracy, or R² of numbers: what scikit-learn's tools compare by.
+        """Return the accuracy, or R² for numbers: the score that scikit-learn's tools compare.
 
         Raises:
             ValueError: as for :meth:`evaluate`.
@@ -382,7 +385,7 @@ class TableModel:
         return targets.class_values if targets.classes else np.array(targets.names)
 
     def outside(self, table: Any) -> dict[str, str]:
-        """Return the columns in which values leave what training saw, with counts in words.
+        """Return the columns with values that training did not see, with counts in words.
 
         Raises:
             ValueError: as for :meth:`predict`.
@@ -398,31 +401,31 @@ class TableModel:
         return self.preparation.inputs(columns)
 
     def answers(self, x: Any) -> np.ndarray:
-        """Return the predictions of :meth:`predict` for what the preparation makes of a table."""
+        """Return the predictions of :meth:`predict` for the prepared rows of a table."""
         return self.preparation.targets.decode(self.outputs(x))
 
     def outputs(self, x: Any) -> np.ndarray:
         """Return the network's outputs, or probabilities of classes, on the host, shape (N, K).
 
         Args:
-            x: what the preparation makes of a table, shape (N, features).
+            x: the prepared rows of a table, shape (N, features).
         """
         targets = self.preparation.targets
         if not len(x):
             return np.zeros((0, targets.n_outputs))
-        # Of two classes, a network may have one output.
+        # For two classes, a network may have one output.
         is_one = self.network.sizes[-1] < targets.n_outputs
         return to_numpy((self.network.predict_proba if is_one else self.network.feedforward)(x))
 
     @property
     def _fitted(self) -> Preparation:
-        """The preparation; an error where there is none yet."""
+        """The preparation; an error if there is none yet."""
         if not hasattr(self, "preparation"):
-            raise ValueError("this model has learnt nothing yet: call fit(table, target=...).")
+            raise ValueError("this model has learned nothing yet: call fit(table, target=...).")
         return self.preparation
 
     # -----------------------------------------------------------------------------------------
-    # Where it lives
+    # Devices and files
 
     def to(
         self, device: str | None = None, *, backend: str | Namespace | None = None
@@ -431,11 +434,11 @@ class TableModel:
 
         Args:
             device: as for :class:`bp_xp.Network`.
-            backend: likewise.
+            backend: as for :class:`bp_xp.Network`.
 
         Raises:
             DeviceError: the device does not work on this machine.
-            ValueError: the model has learnt nothing yet.
+            ValueError: the model has learned nothing yet.
         """
         moved = copy(self)
         moved.device, moved.backend = device, backend
@@ -446,16 +449,17 @@ class TableModel:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the model to a safetensors file: a network's, with the preparation beside it.
 
-        :meth:`bp_xp.Network.load` reads the network of it alone.
+        :meth:`bp_xp.Network.load` reads only the network from it.
 
         Args:
-            path: the file, which ends in .safetensors or in nothing; an older one is replaced.
+            path: the file, which ends in .safetensors or has no ending; an older one is replaced.
 
         Returns:
             The path.
 
         Raises:
-            ValueError: the name promises another format, or the model has learnt nothing yet.
+            ValueError: the name has the ending of another format, or the model has learned nothing
+                yet.
             OSError: it could not be written; an older file is left as it was.
         """
         others = write_sections(self._fitted, self.card)
@@ -472,11 +476,11 @@ class TableModel:
         history: History | None = None,
         **settings: Any,
     ) -> "TableModel":
-        """Return a model of a preparation and a network that was trained on what it gives.
+        """Return a model made of a preparation and a network that was trained on its outputs.
 
         Args:
-            preparation: from columns to inputs.
-            network: from inputs to outputs.
+            preparation: maps columns to inputs.
+            network: maps inputs to outputs.
             card: what it was trained on, or None.
             history: the record of each epoch, or None.
             settings: further arguments of the constructor.
@@ -515,8 +519,8 @@ class TableModel:
 
         Args:
             path: the file.
-            device: where the network shall live, as for :class:`bp_xp.Network`.
-            backend: likewise.
+            device: the device for the network, as for :class:`bp_xp.Network`.
+            backend: as for :class:`bp_xp.Network`.
             custom: as for :meth:`bp_xp.Network.load`.
 
         Raises:
@@ -529,7 +533,7 @@ class TableModel:
         network = Network.load(path, device=device, backend=backend, custom=custom)
         try:
             if preparation is None:
-                raise ValueError("it holds a network alone, which Network.load reads")
+                raise ValueError("it holds only a network, which Network.load reads")
             return cls.of(preparation, network, card=card, device=device, backend=backend)
         except ValueError as error:
             raise network_file.unfit(path, purpose, error) from error
@@ -542,7 +546,7 @@ class TableModel:
         return {name: getattr(self, name) for name in _parameters(type(self))}
 
     def set_params(self, **params: Any) -> "TableModel":
-        """Change arguments of the constructor, which the next fit goes by.
+        """Change arguments of the constructor, which the next fit uses.
 
         Raises:
             ValueError: there is no such argument.
@@ -550,7 +554,7 @@ class TableModel:
         for name, value in params.items():
             if name not in _parameters(type(self)):
                 raise ValueError(
-                    f"{name!r} is none of the parameters {', '.join(_parameters(type(self)))}."
+                    f"{name!r} is not one of the parameters {', '.join(_parameters(type(self)))}."
                 )
             setattr(self, name, value)
         return self

@@ -19,7 +19,7 @@ from bp_xp.tables.targets import Targets, Task
 __all__ = ["Prepared", "Split", "part_columns", "prepare"]
 
 _TEST_SEED = 0
-"""Draws the rows to test on, so that models with different seeds are judged by the same rows."""
+"""The seed of the rows to test on, so that models with different seeds have the same test rows."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,13 @@ class Split:
     """How rows are held out.
 
     Attributes:
-        validation_fraction: the share of the rows that are not tested on to choose the epoch by.
+        validation_fraction: the share, among the rows that are not for testing, of those to choose
+            the epoch by.
         test_fraction: the share of all rows to test on; 0 for none.
         by: the column whose equal values stay in one part, or None.
-        last: whether the last rows are held out, and none at random.
-        fold: in the place of a share to test on, the rows that are not tested on, and those that
-            are; or None.
+        last: whether the last rows are held out, instead of random ones.
+        fold: instead of a share to test on, the rows that are not for testing, and those that are;
+            or None.
     """
 
     validation_fraction: float
@@ -46,7 +47,7 @@ class Split:
     ) -> dict[str, np.ndarray]:
         """Return the numbers of the rows of the parts training, validation and test.
 
-        Without groups and without an order, each class has its share in each part.
+        Without groups and without an order, each class has the same share in each part.
 
         Raises:
             ValueError: a part would be empty, or a row has no group.
@@ -83,7 +84,7 @@ class Split:
         return {"training": rows, "validation": found["validation"], "test": found["test"]}
 
     def groups(self, columns: Columns) -> np.ndarray | None:
-        """Return the number of the group of each row, shape (N,); None where there are none.
+        """Return the number of the group of each row, shape (N,); None if there are no groups.
 
         Raises:
             ValueError: a row has no group, or ``last`` is asked for as well.
@@ -107,7 +108,7 @@ class Split:
 def _whole_groups(
     groups: np.ndarray, fraction: float, generator: np.random.Generator, name: str
 ) -> np.ndarray:
-    """Return which rows are held out, so that a group is in one part, shape (N,)."""
+    """Return a mask of the rows to hold out, shape (N,), which keeps each group in one part."""
     found, counts = np.unique(groups, return_counts=True)
     if len(found) < 2:
         raise ValueError(
@@ -121,10 +122,10 @@ def _whole_groups(
 
 
 class Prepared(NamedTuple):
-    """A table as a network takes it, and what was learnt of it.
+    """A table as a network takes it, and what was learned from it.
 
     Attributes:
-        preparation: what was learnt.
+        preparation: what was learned.
         columns: the columns to learn from.
         answers: the columns to predict.
         rows: the numbers of the rows of each part: training, validation, test.
@@ -163,11 +164,11 @@ def prepare(
         columns: the table.
         target: as for :meth:`bp_xp.tables.TableModel.fit`.
         split: how rows are held out.
-        seed: draws the validation rows; the same rows are tested on always.
-        task: as for :meth:`Preparation.learn`, and all that follows.
-        numeric: columns to take for numbers.
-        categorical: columns to take for categories.
-        drop: columns to leave out; that of the groups is left out too.
+        seed: the seed of the validation rows; the test rows are always the same.
+        task: as for :meth:`Preparation.learn`, like all that follow.
+        numeric: columns to treat as numbers.
+        categorical: columns to treat as categories.
+        drop: columns to leave out; the column of the groups is left out too.
         scaling: how numbers are scaled.
 
     Raises:
@@ -175,7 +176,7 @@ def prepare(
     """
     columns, answers = part_columns(columns, target)
     if not columns:
-        raise ValueError("no column is left to learn from: the table has none but the target.")
+        raise ValueError("no column is left to learn from: the table has only the target.")
     rows = split.rows(columns, answers, task, seed)
     drop = drop if split.by is None or isinstance(drop, str) else {*drop, split.by}
     preparation = Preparation.learn(
@@ -201,8 +202,8 @@ def part_columns(columns: Columns, target: Any) -> tuple[Columns, Columns]:
     """Return the columns to learn from, and those to predict.
 
     Raises:
-        ValueError: there is no target, a name is no column, or there are more or fewer values than
-            rows.
+        ValueError: there is no target, a name is not a column, or there are more or fewer values
+            than rows.
     """
     if target is None:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The preparation of a table: what was learnt from training rows, to be applied to any others."""
+"""The preparation of a table: what was learned from training rows, and applies to any others."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,29 +18,29 @@ __all__ = ["Preparation"]
 _VERSION = 1
 
 _MOST_CATEGORIES = 40
-"""A column of text with more of them is left out, as skrub's table vectorizer treats it apart."""
+"""A column of text with more categories is left out; skrub's table vectorizer treats it apart."""
 
 _FEW_ROWS = 20
-"""From so many rows on, numbers that are all different can be told to number the rows."""
+"""With this many rows or more, numbers that are all different may number the rows."""
 
 
 _YEARS = 1500, 2100
-"""Whole numbers in between may be years."""
+"""Whole numbers between these may be years."""
 
 
 @dataclass(frozen=True)
 class _Wishes:
-    """What is asked for, whatever the columns look like."""
+    """What the caller asks for, whatever the columns look like."""
 
     numeric: Collection[str]
     categorical: Collection[str]
     drop: Collection[str]
 
     def check(self, columns: Columns) -> None:
-        """Refuse names that are no columns, or are in two lists.
+        """Refuse names that are not columns, or are in two lists.
 
         Raises:
-            ValueError: there is one; the message names it.
+            ValueError: there is such a name; the message has it.
         """
         seen: dict[str, str] = {}
         for argument in ("numeric", "categorical", "drop"):
@@ -60,14 +60,14 @@ class _Wishes:
 class Preparation:
     """From the columns of a table to the inputs and targets of a network, and back.
 
-    Columns are found by name: their order does not matter, and others are left alone. What is
-    learnt is learnt by :meth:`learn`; printed, it is a table of what was decided.
+    Columns are found by name: their order does not matter, and other columns are ignored.
+    :meth:`learn` makes a preparation; printed, it is a table of what was decided.
 
     Attributes:
         numbers: the columns of numbers and dates, scaled.
         categories: the columns of text and truth values, each as several columns of 0 and 1.
-        left_out: the columns that are not used, and why.
-        targets: what is to be predicted.
+        left_out: the columns that are not used, with the reasons.
+        targets: what is predicted.
 
     Examples:
         >>> table = {"size": [30, 55, None, 90], "town": ["Ulm"] * 4, "rent": [300.5, 5, 4, 8]}
@@ -101,11 +101,11 @@ class Preparation:
     ) -> "Preparation":
         """Decide what each column is, and learn from training rows.
 
-        Numbers are scaled; one that is missing is the median, and gets a second column that says
-        so. Text and truth values become a column of 0 and 1 for each category, with one for rare
-        and unseen categories and one for missing ones, where training rows have such. Dates are
-        days. Left out are columns that are the same everywhere, text of more than 40 categories or
-        that differs in most rows, and whole numbers that number the rows.
+        Numbers are scaled; a missing number is replaced by the median, and marked in a second
+        column. Text and truth values become a column of 0 and 1 for each category, with one for
+        rare and unseen categories and one for missing values if the training rows have any. Dates
+        become days. Some columns are left out: those that are the same everywhere, text with more
+        than 40 categories or that differs in most rows, and whole numbers that number the rows.
 
         Args:
             table: as for :func:`~bp_xp.tables.columns.as_columns`.
@@ -113,16 +113,16 @@ class Preparation:
                 values.
             rows: the numbers of the training rows; None takes all. Classes are taken from all rows.
             task: ``"classification"``, ``"regression"``, ``"multilabel"`` or None to decide: text
-                and truth values, and at most ten different whole numbers of five rows each, are
+                and truth values, and at most ten different whole numbers with five rows each, are
                 classes; several columns of 0 and 1 are labels; other numbers are numbers.
-            numeric: columns to take for numbers.
-            categorical: columns to take for categories, however many.
+            numeric: columns to treat as numbers.
+            categorical: columns to treat as categories, however many there are.
             drop: columns to leave out.
             scaling: ``"standard"``, ``"minmax"``, ``"robust"`` or ``"none"``.
 
         Raises:
-            ValueError: a column is not there, no column is left, a target is missing or does not
-                fit the task.
+            ValueError: a column does not exist, no column is left, or a target is missing or does
+                not fit the task.
         """
         for name, value, words in (
             ("task", task, (None, *TASKS)),
@@ -159,7 +159,7 @@ class Preparation:
 
     @property
     def features(self) -> list[str]:
-        """The names of the inputs, as many as the network has."""
+        """The names of the network's inputs."""
         shown = list(self.numbers.features)
         for each in self.categories:
             shown += each.features
@@ -176,10 +176,10 @@ class Preparation:
 
     @property
     def text(self) -> list[str]:
-        """The columns that are to be read as text from a file, whatever they look like there."""
+        """The columns to read as text from a file, whatever they look like there."""
         classes = self.targets.classes
         is_text = bool(classes) and all(isinstance(one, str) for one in classes)
-        # 2.50 and 2.5 are one category of numbers, and two of text.
+        # 2.50 and 2.5 are one category as numbers, and two as text.
         categories = [each.name for each in self.categories if each.holds != "numbers"]
         return [*categories, *(self.targets.names if is_text else ())]
 
@@ -196,11 +196,11 @@ class Preparation:
             rows: the number of each row, for messages; None counts from 0.
 
         Raises:
-            ValueError: a column is missing, or holds something else than in training.
+            ValueError: a column is missing, or holds something other than in training.
         """
         wanted = self.columns
         columns = select(as_columns(table, self.text, allow_empty=True), wanted, "the model")
-        if not len(columns[wanted[0]]):  # an empty column is of no kind
+        if not len(columns[wanted[0]]):  # an empty column has no kind
             return np.zeros((0, len(self.features)))
         numbers = self.numbers.apply(columns, rows)
         parts = [numbers, *(each.apply(columns) for each in self.categories)]
@@ -210,7 +210,7 @@ class Preparation:
         """Return what a network is trained on: labels, shape (N,), or targets, (N, targets).
 
         Raises:
-            ValueError: a target's column is not there, or has a value that is no class.
+            ValueError: a target's column does not exist, or has a value that is not a class.
         """
         columns = as_columns(table, self.text)
         return self.targets.encode(select(columns, self.targets.names, "the model"))
@@ -240,7 +240,7 @@ class Preparation:
     # In a file
 
     def to_section(self) -> Section:
-        """Return what a file keeps of it."""
+        """Return the preparation as it is stored in a file."""
         numbers, targets = asdict(self.numbers), asdict(self.targets)
         tensors = {name: numbers.pop(name) for name in ("median", "center", "scale")}
         tensors |= {f"target.{name}": targets.pop(name) for name in ("center", "scale")}
@@ -259,7 +259,7 @@ class Preparation:
         """Return what :meth:`to_section` wrote.
 
         Raises:
-            KeyError, TypeError, ValueError: the section is not whole, or of a later version.
+            KeyError, TypeError, ValueError: the section is not complete, or of a later version.
         """
         fields, tensors = section.fields, section.tensors
         parts: dict[str, Any] = {
@@ -290,10 +290,10 @@ class Preparation:
         return made
 
     def _check(self) -> None:
-        """Refuse what no preparation can be.
+        """Refuse parts that do not fit each other.
 
         Raises:
-            ValueError: something does not fit.
+            ValueError: they do not.
         """
         n, n_targets = len(self.numbers.names), len(self.targets.names)
         is_regression = self.targets.task == "regression"
@@ -322,11 +322,11 @@ def select(columns: Columns, names: Sequence[str], who: str) -> Columns:
 
     Args:
         columns: a table.
-        names: what is wanted.
-        who: whoever wants them, for messages.
+        names: the columns to return.
+        who: who needs them, for messages.
 
     Raises:
-        ValueError: one is not there; the message names it.
+        ValueError: a column does not exist; the message names it.
     """
     for name in names:
         if name not in columns:
@@ -343,7 +343,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _kind(name: str, values: Any, rows: np.ndarray, wishes: _Wishes) -> str:
-    """Return "number" or "category", or otherwise why a column is left out."""
+    """Return "number" or "category", or the reason why a column is left out."""
     if name in wishes.drop:
         return "as was asked for"
     n = len(rows) - sum(int(missing_in(block).sum()) for block in blocks(values, rows))
@@ -363,7 +363,7 @@ def _kind(name: str, values: Any, rows: np.ndarray, wishes: _Wishes) -> str:
     found = Values(values, name, rows)
     if found.lowest == found.highest and n == len(rows):
         return "the same in all rows"
-    # Years are whole, different and dense as well, but tell something.
+    # Years are whole, different and dense too, but carry information.
     are_years = found.lowest >= _YEARS[0] and found.highest <= _YEARS[1]
     is_plain = values.dtype.kind == "f" and len(rows) >= _FEW_ROWS
     if is_plain and not are_years and found.number_the_rows():

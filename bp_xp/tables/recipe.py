@@ -1,4 +1,4 @@
-"""How the network of a table is trained unless something else is asked for."""
+"""How the network of a table is trained by default."""
 
 import math
 from collections.abc import Sequence
@@ -18,14 +18,13 @@ _STRENGTH, _LEAST, _MOST = 6.0, 0.002, 0.01
 
 @dataclass(frozen=True)
 class Recipe:
-    """The recipe *dropout-cosine, version 1*: how TableModel trains unless it is told otherwise.
+    """The recipe *dropout-cosine, version 1*: how TableModel trains by default.
 
     Numbers are scaled by median and quartiles and clipped smoothly. Two hidden layers of 128 leaky
     rectifiers learn by Adam, with a rate that falls from 0.006 to 0 along half a cosine wave, for
-    150 epochs of mini-batches of at most 128 rows, all of nearly one size. Dropout of 0.2 and a
-    penalty on weights, which is the stronger the fewer rows there are, stand against overfitting.
-    So all rows are trained on: none is held out to tell when to stop, which costs small tables more
-    than it brings.
+    150 epochs of mini-batches of at most 128 rows, all of nearly the same size. Dropout of 0.2 and
+    a penalty on weights, which is stronger for fewer rows, limit overfitting. All rows are used for
+    training: holding out rows to decide when to stop costs small tables more than it gains.
 
     It was chosen by cross-validation on generated tables, and on the training rows of the tables
     that ``docs/tables.md`` shows.
@@ -35,16 +34,16 @@ class Recipe:
         activation: σ of the hidden layers.
         scaling: how numbers are scaled.
         optimizer: an optimizer or its name; None is Adam with the falling rate.
-        learning_rate: where the rate of that Adam begins.
-        epochs: passes over the training rows, at most.
-        batch_size: the most rows in a mini-batch.
-        l2: the strength of the penalty on weights, or a list of strengths; None goes by the number
-            of rows: ``suited_l2``.
+        learning_rate: the initial rate of that Adam.
+        epochs: the largest number of passes over the training rows.
+        batch_size: the largest number of rows in a mini-batch.
+        l2: the strength of the penalty on weights, or a list of strengths; None derives it from the
+            number of rows: ``suited_l2``.
         dropout: the share of hidden neurons that are left out of a step.
-        validation_fraction: the share of the rows that are held out, to bring back the epoch that
-            was best there; 0 keeps the last epoch.
-        patience: how many epochs without an improvement there end the run; None lets it run to the
-            end of its schedule.
+        validation_fraction: the share of the rows that are held out, to restore the epoch that was
+            best on them; 0 keeps the last epoch.
+        patience: how many epochs without an improvement on them end the run; None lets it run to
+            the end of its schedule.
 
     References:
         Holzmüller, Grinsztajn and Steinwart, 'Better by Default', 2024, arXiv:2407.04491, for the
@@ -80,7 +79,7 @@ class Recipe:
     patience: int | None = None
 
     def fit_arguments(self, n_rows: int, n_held_out: int = 0) -> dict[str, Any]:
-        """Return arguments of :meth:`bp_xp.Network.fit` for so many training rows.
+        """Return arguments of :meth:`bp_xp.Network.fit` for a number of training rows.
 
         Where rows are held out, early stopping is among them.
 
@@ -105,13 +104,13 @@ class Recipe:
 
     @property
     def stopping(self) -> EarlyStopping:
-        """What brings the best epoch back, where rows are held out.
+        """The early stopping that restores the best epoch, if rows are held out.
 
         Raises:
             ValueError: the patience is below 1.
             TypeError: it is not an integer.
         """
-        # The rate falls to the end, and so does the cost: as a rule there is nothing to cut short.
+        # The rate falls until the end, and so does the cost, so stopping early rarely helps.
         patience = self.epochs if self.patience is None else self.patience
         return EarlyStopping(patience=checks.check_integer(patience, "patience"))
 
@@ -146,7 +145,7 @@ class Recipe:
 
 
 def suited_l2(n_rows: int) -> float:
-    """Return the strength of the penalty on weights for so many training rows.
+    """Return the strength of the penalty on weights for a number of training rows.
 
     6 / N, but 0.002 to 0.01. The penalty stands beside the mean cost of a row; what is known of
     weights beforehand counts the less, the more rows there are.
@@ -159,7 +158,7 @@ def suited_l2(n_rows: int) -> float:
 
 
 def even_batch_size(n_rows: int, most: int) -> int:
-    """Return the size of mini-batches that are nearly even, none above the most.
+    """Return the size of nearly equal mini-batches, at most the given one.
 
     A last mini-batch of few rows would move the weights as far as a whole one, by its noise.
 

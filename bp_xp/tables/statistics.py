@@ -1,7 +1,7 @@
-"""What is measured of a column of numbers, in memory that does not grow with its rows.
+"""Statistics of a column of numbers, in memory that does not grow with its rows.
 
-A column may be a file: it is gone through block by block, once or a few times for each figure.
-Columns in memory go the same way, so that both have the same figures, to the last bit.
+A column may be a file: it is read block by block, once or a few times for each statistic. Columns
+in memory are processed the same way, so that both give the same results, to the last bit.
 """
 
 import functools
@@ -16,10 +16,10 @@ from bp_xp.tables.columns import ROWS_AT_ONCE, blocks, numbers_of
 __all__ = ["Distinct", "Values"]
 
 _SORTED_AT_ONCE = 1 << 20
-"""So many values are sorted; of more, those that matter are found first."""
+"""Up to this many values are sorted; among more, the relevant ones are found first."""
 
 _BITS = 16
-"""How many bits of a number are looked at together where a place in the order is found."""
+"""How many bits of a number are processed together to find a position in the order."""
 
 _MOST_DISTINCT = 1 << 16
 
@@ -28,8 +28,8 @@ class Distinct(NamedTuple):
     """The different values of a column.
 
     Attributes:
-        values: in order, shape (K,); of very many, some.
-        counts: how often each occurs, shape (K,).
+        values: the values in order, shape (K,); only some if there are very many.
+        counts: how often each value occurs, shape (K,).
         more: whether there are more than these.
         whole: whether all are whole numbers.
     """
@@ -49,8 +49,8 @@ class Values:
         rows: the numbers of the rows.
 
     Raises:
-        ValueError: when it is gone through, a value that is no number, or infinite; the message
-            names row and column.
+        ValueError: when the values are read, one that is not a number, or infinite; the message
+            names the row and the column.
     """
 
     def __init__(self, column: Any, name: str, rows: Sequence[int] | np.ndarray) -> None:
@@ -75,17 +75,17 @@ class Values:
 
     @property
     def n(self) -> int:
-        """How many there are."""
+        """The number of values."""
         return self._told[0]
 
     @property
     def lowest(self) -> float:
-        """The least of them."""
+        """The smallest value."""
         return self._told[1]
 
     @property
     def highest(self) -> float:
-        """The largest of them."""
+        """The largest value."""
         return self._told[2]
 
     def mean_and_deviation(self, unit: float) -> tuple[float, float]:
@@ -97,18 +97,18 @@ class Values:
 
     @functools.cached_property
     def median(self) -> float:
-        """The median: the mean of the two in the middle, where their number is even."""
+        """The median: the mean of the two middle values, if their number is even."""
         middle = self.in_order([(self.n - 1) // 2, self.n // 2])
         return float(np.mean(middle))
 
     def quantiles(self, shares: Sequence[float], unit: float) -> np.ndarray:
         """Return quantiles of the values, each divided by a unit beforehand.
 
-        In between two values, they are interpolated on a line, as by ``numpy.quantile``.
+        They are interpolated linearly between two values, as by ``numpy.quantile``.
 
         Args:
-            shares: from 0 to 1.
-            unit: divides.
+            shares: the quantiles, from 0 to 1.
+            unit: the values are divided by it.
         """
         places = [share * (self.n - 1) for share in shares]
         below = [int(place) for place in places]
@@ -121,7 +121,7 @@ class Values:
         )
 
     def in_order(self, places: Sequence[int]) -> np.ndarray:
-        """Return the values that have some places, from 0, when all are in order."""
+        """Return the values at some positions, from 0, in the sorted order."""
         if self.n <= _SORTED_AT_ONCE:
             values = np.concatenate(list(self.blocks()))
             return np.partition(values, sorted(set(places)))[list(places)]
@@ -135,13 +135,13 @@ class Values:
         return {}
 
     def _found(self, places: Collection[int]) -> dict[int, float]:
-        """Return the values of places in the order, by their bits: the highest ones first.
+        """Return the values at positions in the sorted order, by their bits, the highest first.
 
-        Values whose bits begin alike are counted together, until so few are left that they can be
-        sorted. All places are looked for at once, as each look goes over all values.
+        Values whose leading bits are equal are counted together, until few enough are left to be
+        sorted. All positions are searched together, because each pass reads all values.
         """
         found: dict[int, float] = {}
-        # By what the bits begin with: the place in the order, and that among these values.
+        # By the leading bits: the position in the order, and the position among these values.
         wanted: dict[int, list[tuple[int, int]]] = {0: [(place, place) for place in places]}
         for shift in range(64 - _BITS, -1, -_BITS):
             counts = {prefix: np.zeros(1 << _BITS, np.int64) for prefix in wanted}
@@ -174,7 +174,7 @@ class Values:
         return found
 
     def _keys(self, prefixes: Collection[int], shift: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield values, as whole numbers of their order, by what their bits begin with."""
+        """Yield values, as whole numbers in their order, by their leading bits."""
         for block in self.blocks() if prefixes else ():
             keys = _key(block)
             for prefix in prefixes:
@@ -197,9 +197,9 @@ class Values:
         return Distinct(values, counts, more, whole)
 
     def number_the_rows(self) -> bool:
-        """Return whether they are whole numbers, all different and dense.
+        """Return whether the values are whole numbers, all different and dense.
 
-        Half of the numbers in their range must be there, as a part of the rows may be held out.
+        Half of the numbers in their range must occur, because some rows may be held out.
         """
         spread = self.highest - self.lowest
         if not self.n > spread / 2:
@@ -217,7 +217,7 @@ def _total(parts: Iterator[Any]) -> float:
 
 
 def _key(values: np.ndarray) -> np.ndarray:
-    """Return whole numbers in the order of the values, uint64; −0 and 0 are one."""
+    """Return whole numbers in the order of the values, uint64; −0 and 0 are the same."""
     bits = (values + 0.0).view(np.uint64)
     negative = bits >> np.uint64(63) == 1
     return np.where(negative, ~bits, bits | np.uint64(1 << 63))

@@ -1,4 +1,4 @@
-"""Tables that do not lie in memory: their columns are files, and are prepared as they are read."""
+"""Tables that are not in memory: their columns are files, and are prepared as they are read."""
 
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -26,12 +26,12 @@ def open_columns(
 
     Args:
         table: as for :func:`~bp_xp.tables.columns.as_columns`, like ``text`` and ``allow_empty``.
-        text: columns of a CSV file to take for text.
-        stream: whether to store them; None does where the table is a large file.
+        text: columns of a CSV file to treat as text.
+        stream: whether to store them in files; None does so if the table is a large file.
         allow_empty: whether a file that is read into memory may have no rows.
 
     Raises:
-        TypeError: a table that is no file is to be stored.
+        TypeError: ``stream`` is set, and the table is not a file.
         ValueError: ``stream`` is a number below 1; or as for ``as_columns``.
         OSError: there is no room for temporary files, or the file changed while it was read.
     """
@@ -50,16 +50,16 @@ def open_columns(
 
 
 class StoredInputs:
-    """The inputs of a network, made of columns as they are read: shape, dtype, slicing by rows.
+    """The inputs of a network, made from columns as they are read, with slicing by rows.
 
     Args:
-        preparation: from columns to inputs.
-        columns: the table, which has those that the preparation needs.
-        rows: the numbers of the rows to give; None gives all.
+        preparation: maps columns to inputs.
+        columns: the table, with the columns that the preparation needs.
+        rows: the numbers of the rows to return; None returns all.
 
     Raises:
-        ValueError: a column is missing; of a slice, a value does not fit, and the message names row
-            and column.
+        ValueError: a column is missing; or, when a slice is read, a value does not fit, and the
+            message names the row and the column.
     """
 
     def __init__(
@@ -89,14 +89,14 @@ class StoredInputs:
         return x
 
     def at(self, rows: np.ndarray) -> "StoredInputs":
-        """Return the inputs of some of all rows."""
+        """Return the inputs of some rows of the whole table."""
         return StoredInputs(self._preparation, self._columns, rows)
 
     def check(self) -> None:
-        """Go through all rows once, so that an error comes before there is anything to lose.
+        """Read all rows once, so that an error is raised before any work is done.
 
         Raises:
-            ValueError: a value does not fit; the message names row and column.
+            ValueError: a value does not fit; the message names the row and the column.
         """
         for k in range(0, len(self), ROWS_AT_ONCE):
             _ = self[k : k + ROWS_AT_ONCE]

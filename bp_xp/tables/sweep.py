@@ -1,4 +1,4 @@
-"""Sweeps of tables: each fold learns its own preparation, and each run is a TableModel's."""
+"""Sweeps of tables: each fold learns its own preparation, and each run is that of a TableModel."""
 
 import inspect
 import logging
@@ -41,9 +41,9 @@ __all__ = ["sweep_table"]
 logger = logging.getLogger("bp_xp")
 
 _MODEL = set(inspect.signature(TableModel).parameters) - {"seed", "progress"}
-# What decides by which rows runs are judged, and by what: the same for all.
+# These decide which rows and metrics judge the runs, and are the same for all.
 _SHARED = ("task", "split_by", "split_last")
-# Each stands for something that TableModel says in another way, or the sweep does.
+# TableModel or the sweep has other arguments for the ones left out here.
 _FIT = FIT_NAMES - {"early_stopping", "regularization", "metrics"}
 _IN_EPOCHS = ("balanced_accuracy", "f1_macro", "r2")
 
@@ -67,43 +67,43 @@ def sweep_table(
     progress: bool = True,
     **settings: Any,
 ) -> SweepResult:
-    """Train models of a table with all settings of a space, and tell which are the best.
+    """Train models of a table with all settings of a space, and find the best settings.
 
-    Each run is what ``TableModel(..., seed=seed).fit`` is on the rows of its fold: the preparation
-    is learnt from these alone, and so is all that goes by their number. It is judged by what
-    ``evaluate`` tells of the other rows. Classes alone are taken from all rows. Runs that can be
-    are trained as one stack, those of several folds too, where their preparations have equally many
-    inputs.
+    Each run equals ``TableModel(..., seed=seed).fit`` on the rows of its fold: the preparation and
+    everything that depends on the number of rows come from these rows only. A run is judged by what
+    ``evaluate`` returns for the other rows. Only the classes are taken from all rows. Runs are
+    trained as one stack where possible, also those of several folds if their preparations have the
+    same number of inputs.
 
     Args:
         table: the rows, as for :meth:`TableModel.fit`.
-        target: what to predict, likewise.
+        target: what to predict, as for :meth:`TableModel.fit`.
         space: as for :func:`bp_xp.sweep`. A setting is any argument of :class:`TableModel`, or one
-            that its ``fit`` hands on, such as ``clip_norm`` or ``class_weight``, or a field of the
+            that its ``fit`` passes on, such as ``clip_norm`` or ``class_weight``, or a field of the
             optimizer, or ``schedule`` or ``warm_up``. With an optimizer, ``learning_rate`` is that
             optimizer's.
-        draws: as for :func:`bp_xp.sweep`, like all that is not said otherwise.
-        seeds: likewise.
-        folds: into how many parts to divide the rows, of which each judges once; or the share of
-            the rows that judges, such as 0.2; or pairs (rows to learn, rows to judge by). Rows of
-            one group (``split_by``) stay together; with ``split_last``, a part is judged by what
-            learned the rows before it.
-        metric: what settings are judged by, as ``evaluate`` tells it; None takes accuracy, or R².
-        higher_is_better: whether more is better; None tells by the name.
+        draws: as for :func:`bp_xp.sweep`.
+        seeds: as for :func:`bp_xp.sweep`.
+        folds: the number of parts to divide the rows into, each of which judges once; or the share
+            of the rows that judges, such as 0.2; or pairs (rows to learn, rows to judge by). Rows
+            of one group (``split_by``) stay together; with ``split_last``, each part judges models
+            that learned the rows before it.
+        metric: the metric of ``evaluate`` that judges settings; None takes accuracy, or R².
+        higher_is_better: whether a higher value is better; None decides by the name.
         metrics: what else to measure, as for :meth:`TableModel.evaluate`.
         halving: as for :func:`bp_xp.sweep`; the settings then hold out no rows themselves.
-        seed: seed of what the sweep itself draws: settings and folds.
+        seed: the seed of what the sweep itself draws: settings and folds.
         refit: whether to fit a model with the best settings and the first seed to all rows.
-        n_jobs: likewise.
-        folder: likewise; ``best.safetensors`` is the best model.
-        progress: likewise.
-        settings: those that all runs share. What is not said is as :class:`TableModel` has it.
+        n_jobs: as for :func:`bp_xp.sweep`.
+        folder: as for :func:`bp_xp.sweep`; ``best.safetensors`` is the best model.
+        progress: as for :func:`bp_xp.sweep`.
+        settings: those that all runs share. The defaults are those of :class:`TableModel`.
 
     Returns:
         The table of the settings, whose ``best_model`` is the model of the best.
 
     Raises:
-        ValueError, TypeError: a setting is not what it must be, or as for :meth:`TableModel.fit`.
+        ValueError, TypeError: a setting has a wrong value, or as for :meth:`TableModel.fit`.
         DataFormatError: a file can't be read as a table.
         ImportError, CheckpointError, KeyboardInterrupt: as for :func:`bp_xp.sweep`.
 
@@ -171,7 +171,7 @@ def sweep_table(
 
 @dataclass
 class _Source:
-    """A table of which several preparations are learnt, each once.
+    """A table from which several preparations are learned, each once.
 
     Attributes:
         table: the table.
@@ -206,7 +206,7 @@ class _Source:
         if isinstance(folds, Iterable) or not (model.split_last or groups is not None):
             labels = targets.encode(answers) if targets.classes else np.zeros(n_rows)
             return targets.task, make_folds(labels, folds, generator)
-        # The first rows in time judge nothing.
+        # The first rows in time are not used to judge.
         several = range(n_rows - 1) if groups is None else np.unique(groups)
         k = checks.check_integer(folds, "folds", least=2)
         if k > len(several):
@@ -224,7 +224,7 @@ class _Source:
         return targets.task, tuple(pairs)
 
     def prepared(self, given: Mapping[str, Any], seed: int, fold: tuple[int, Fold]) -> Prepared:
-        """Return the table as a run with some settings takes it, without its columns."""
+        """Return the prepared table of a run with some settings, without its columns."""
         model, (number, rows) = _model(given, seed), fold
         wishes = [sorted(getattr(model, n)) for n in ("numeric", "categorical", "drop")]
         share = model.validation_fraction
@@ -236,12 +236,12 @@ class _Source:
 
 
 def _model(given: Mapping[str, Any], seed: int | None) -> TableModel:
-    """Return an untrained model with settings, of which others may be its optimizer's."""
+    """Return an untrained model with settings; the other settings may be its optimizer's."""
     return TableModel(**{n: v for n, v in given.items() if n in _MODEL}, seed=seed)
 
 
 def _settings_of(given: Mapping[str, Any], prepared: Prepared, metric: str) -> Settings:
-    """Return the settings of a run: the recipe's, but for what is given."""
+    """Return the settings of a run: those given, and otherwise those of the recipe."""
     model, rows = _model(given, None), prepared.rows
     how = model.recipe.fit_arguments(len(rows["training"]), len(rows["validation"]))
     task = prepared.preparation.targets.task
@@ -254,7 +254,7 @@ def _settings_of(given: Mapping[str, Any], prepared: Prepared, metric: str) -> S
 
 
 def _optimizer(given: Mapping[str, Any], how: Mapping[str, Any], n_rows: int) -> Optimizer:
-    """Return the optimizer of a run: that of the recipe, or another one, with its changes."""
+    """Return the optimizer of a run: the recipe's or another one, with changes."""
     changes = {name: value for name, value in given.items() if name not in _FIT | _MODEL}
     optimizer = given.get("optimizer")
     if optimizer is None:
@@ -289,11 +289,11 @@ def _refit(source: _Source, found: SweepResult, seed: int) -> TableModel | None:
 
 
 class _PreparedFolds:
-    """The problem of a table, of which each run has the rows as its fold prepares them.
+    """The problem of a table, where each run has the rows as its fold prepares them.
 
     Args:
-        prepared: the table by the number of settings, the seed and the fold of a run.
-        metrics: what to measure besides what the task is judged by.
+        prepared: the table, by the number of its settings, the seed and the fold of a run.
+        metrics: what to measure besides the metrics of the task.
     """
 
     def __init__(
@@ -310,7 +310,7 @@ class _PreparedFolds:
         return self._prepared[run.number, run.seed, run.fold]
 
     def fit_arguments(self, runs: Sequence[Run]) -> dict[str, Any]:
-        """Return the tables of all folds, one below the other, and which rows are whose."""
+        """Return the tables of all folds, one below the other, and the rows that belong to each."""
         each = [self._of(run) for run in runs]
         parts = list({id(one): one for one in each}.values())
         ends = np.cumsum([len(one.x) for one in parts])
@@ -323,22 +323,22 @@ class _PreparedFolds:
         }
 
     def n_rows(self, run: Run) -> list[int]:
-        """Return how many rows a run learns, and how many are watched in each epoch."""
+        """Return how many rows a run learns, and how many are evaluated in each epoch."""
         return [len(self._of(run).rows["training"]), len(_watched(self._of(run)))]
 
     def scores(self, run: Run, network: Network) -> dict[str, float]:
-        """Return what ``evaluate`` tells of the rows that judge."""
+        """Return the metrics of ``evaluate`` for the rows that judge."""
         prepared = self._of(run)
         model = TableModel.of(prepared.preparation, network)
         return model.judge(*prepared.part("test"), self._metrics)
 
     def told_by(self, run: Run) -> list[Any]:
-        """Return the prepared table of a run, the rows of its parts, and what is measured."""
+        """Return the prepared table of a run, the rows of its parts, and the metrics."""
         prepared = self._of(run)
         return [prepared.x, prepared.y, *prepared.rows.values(), self._names]
 
 
 def _watched(prepared: Prepared) -> np.ndarray:
-    """Return the rows of each epoch's record: those held out to choose one, or those that judge."""
+    """Return the rows that each epoch is evaluated on: held out for that, or those that judge."""
     rows = prepared.rows["validation"]
     return rows if len(rows) else prepared.rows["test"]

@@ -1,7 +1,7 @@
-"""What a table is to tell: classes, numbers, or several answers of yes and no.
+"""What to predict from a table: classes, numbers, or several yes-or-no answers.
 
-Targets are turned into what a network is trained on, and its outputs back into the user's words and
-units.
+Targets are converted to what a network is trained on, and its outputs back to the user's classes
+and units.
 """
 
 from dataclasses import dataclass, field
@@ -29,10 +29,10 @@ __all__ = ["TASKS", "Targets", "Task"]
 Task = Literal["classification", "regression", "multilabel"]
 
 TASKS = ("classification", "regression", "multilabel")
-"""What can be learnt: one of several classes, numbers, or several answers of yes and no."""
+"""What can be learned: one of several classes, numbers, or several yes-or-no answers."""
 
 _FEW = 10
-"""So many different whole numbers are taken for classes, if there are five rows of each."""
+"""Up to this many different whole numbers are classes, if there are five rows of each."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Targets:
 
     Attributes:
         names: the columns.
-        task: what is learnt.
+        task: what is learned.
         classes: the classes, as the table has them: text, whole numbers or truth values, in order.
-        reason: why this task, where nobody asked for it.
-        center: for numbers, what is subtracted from each target, shape (targets,).
-        scale: what it is then divided by, shape (targets,).
+        reason: why this task was chosen, if it was not given.
+        center: for numbers, the value to subtract from each target, shape (targets,).
+        scale: the value to divide the difference by, shape (targets,).
     """
 
     names: tuple[str, ...]
@@ -79,13 +79,13 @@ class Targets:
         task, reason = (task, "") if task else _decided(columns)
         if task == "classification":
             if len(columns) > 1:
-                raise ValueError(f"classes are told by one column, not by {len(columns)}.")
+                raise ValueError(f"classes need one column, not {len(columns)}.")
             name = next(iter(columns))
             classes = _classes(columns[name], name)
             if len(classes) == 1:
                 raise ValueError(
                     f"column {name[:40]!r} holds {classes[0]!r} in every row: there is nothing to "
-                    "tell apart."
+                    "distinguish."
                 )
             return cls(names, task, classes, reason)
         if task == "multilabel":
@@ -99,7 +99,7 @@ class Targets:
                             f"{block[row]:g} is neither 0 nor 1."
                         )
             return cls(names, task, reason=reason)
-        for name in names:  # those of all rows are numbers
+        for name in names:  # the values of all rows are numbers
             _ = Values(columns[name], name, every).n
         each = [Values(columns[name], name, rows) for name in names]
         pairs = np.array([center_and_scale(values, "standard") for values in each])
@@ -114,7 +114,7 @@ class Targets:
         """Return what a network is trained on: labels, shape (N,), or targets, (N, targets).
 
         Raises:
-            ValueError: a value is missing, or is none of the classes.
+            ValueError: a value is missing, or is not one of the classes.
         """
         n = len(next(iter(columns.values())))
         starts = range(0, max(n, 1), ROWS_AT_ONCE)
@@ -122,7 +122,7 @@ class Targets:
         return np.concatenate(parts)
 
     def _encoded(self, columns: Columns, first: int) -> np.ndarray:
-        """Return what :meth:`encode` does of some rows, of which the first has a number."""
+        """Return the result of :meth:`encode` for some rows, given the number of the first."""
         if self.task == "classification":
             (name,) = self.names
             places = {label_of(each): i for i, each in enumerate(self.classes)}
@@ -133,7 +133,7 @@ class Targets:
                 label = None if codes[row] < 0 else labels[codes[row]]
                 known = ", ".join(map(repr, self.classes))
                 raise ValueError(
-                    f"row {first + row + 1}, column {name[:40]!r}: {label!r} is none of the "
+                    f"row {first + row + 1}, column {name[:40]!r}: {label!r} is not one of the "
                     f"classes {known[:400]}."
                 )
             return found
@@ -149,10 +149,10 @@ class Targets:
         return (values / 2 - self.center / 2) / (self.scale / 2)
 
     def decode(self, outputs: np.ndarray) -> np.ndarray:
-        """Return outputs as the table has its targets.
+        """Return outputs in the form of the table's targets.
 
         Args:
-            outputs: of a network, shape (N, outputs).
+            outputs: the outputs of a network, shape (N, outputs).
 
         Returns:
             Classes, shape (N,); 0 or 1, shape (N, targets); or numbers, shape (N,) for one target
@@ -179,7 +179,7 @@ class Targets:
 
 
 def _decided(columns: Columns) -> tuple[Task, str]:
-    """Return the task that targets look like, and why."""
+    """Return the task that fits the targets, and why."""
     every = range(len(next(iter(columns.values()))))
     each = {name: Values(values, name, every) for name, values in columns.items()}
     if len(columns) > 1:

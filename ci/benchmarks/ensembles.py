@@ -1,4 +1,4 @@
-"""Many networks at once, against the same networks one after the other and what else there is.
+"""Many networks at once, compared with the same networks one after the other and alternatives.
 
     python -m pip install -e ".[bench]"
     python ci/benchmarks/ensembles.py [SECTION ...] [--rounds 5] [--share 1.0] [--json FILE]
@@ -8,19 +8,19 @@ neurons, softmax and the cross-entropy. Every contestant gets the same samples, 
 (float32) and number of epochs, and shuffles in each epoch; what is timed is the whole of its
 training: ``Ensemble.fit`` with its checks, orders, costs and accuracies.
 
-- Stacks of bp_xp on NumPy, PyTorch and JAX, with orders of the networks' own or one for all, and
+- Stacks of bp_xp on NumPy, PyTorch and JAX, with an order for each network or one for all, and
   the same networks one after the other.
 - vmap and scan written by hand in JAX: samples on the device, an epoch is one program, which
   gathers the mini-batches, and is given the orders; parameters are donated.
 - A stack written by hand in NumPy, every result in memory allocated once, without costs.
 - scikit-learn's MLPClassifier in two processes of joblib.
 
-Rounds of all take turns in one process. Where networks run one after the other, eight of them do,
-or sixteen of scikit-learn: more take as much longer. Printed are medians as two Markdown tables:
-microseconds a network and step, with the speed against the same engine one after the other; and
-seconds that the first fit took more than a later one, which is compiling, recording or starting
-processes. It takes some six minutes on two cores; with ``--share 0.05 --rounds 1``, it only shows
-that all of it works.
+The rounds of all contestants alternate in one process. If networks run one after the other, eight
+of them do, or sixteen of scikit-learn: the time of more is proportional. The script prints medians
+as two Markdown tables: microseconds per network and step, with the speed relative to the same
+engine one after the other; and the additional seconds of the first fit, for compiling, recording or
+starting processes. It takes about six minutes on two cores; with ``--share 0.05 --rounds 1``, it
+only shows that everything works.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def stack(work: Workload, n: int, epochs: int, *, backend: str, shared: bool = F
 
 
 def one_after_the_other(work: Workload, n: int, epochs: int, *, backend: str) -> Run:
-    """Return the training of the members of the same stack, each by itself."""
+    """Return the training of the members of the same stack, each alone."""
     ensemble, given = our_networks(work, n, epochs, backend)
     networks = list(ensemble)
     return lambda: [network.fit(**given) for network in networks]

@@ -58,7 +58,7 @@ def our_fit(
     from bp_xp.backends import place
     from bp_xp.estimators import MLPClassifier
 
-    place(backend=backend)  # ImportError where it is not installed
+    place(backend=backend)  # ImportError if it is not installed
     estimator = functools.partial(MLPClassifier, backend=backend, dtype=dtype)
     return _fit(estimator, images._replace(x=images.x.astype(samples)), solver)
 

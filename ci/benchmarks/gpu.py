@@ -58,7 +58,7 @@ def products_alone(work: Workload, *, device: str) -> Run:
 
 
 def contestants_on(device: str) -> Contestants:
-    """Return what races on a device; where it is a CPU, NumPy stands in for CuPy."""
+    """Return what races on a device; on a CPU, NumPy replaces CuPy."""
     own = "cupy" if device == "cuda" else "numpy"
     on = functools.partial
     race: Contestants = {

@@ -1,7 +1,7 @@
 """How much memory a run of the book's network needs beyond its data, and whether it grows.
 
 Prints JSON: megabytes of the data, of the process at its peak after one epoch, and after six more.
-Runs as a process of its own, which the peak is of.
+It runs as a separate process, whose peak it measures.
 """
 
 import json

@@ -195,7 +195,7 @@ def epoch(args: argparse.Namespace) -> dict[str, float]:
 
 
 def memory(_: argparse.Namespace) -> dict[str, float]:
-    """Measure a run on NumPy in a process of its own, in megabytes."""
+    """Measure a run on NumPy in a separate process, in megabytes."""
     program = Path(__file__).with_name("memory.py")
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True)
     figures = json.loads(done.stdout)

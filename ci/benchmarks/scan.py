@@ -1,12 +1,12 @@
-"""``fit`` on JAX against the same training written by hand.
+"""``fit`` on JAX compared with the same training written by hand.
 
     python ci/benchmarks/scan.py [--rounds 15]
 
 By hand: a shuffled epoch is cut into chunks of 64 mini-batches, and one compiled function gathers a
-chunk and scans over it by jax.grad; each epoch ends with its mean cost. ``fit`` tells the accuracy
-as well, and checks the samples first. Both train for EPOCHS epochs. Printed are medians of a step
-in microseconds, and the ratio to the training by hand with its 95 % interval; the training by hand
-runs twice, which shows what the machine does by itself.
+chunk and scans over it with jax.grad; each epoch ends with its mean cost. ``fit`` also reports the
+accuracy, and checks the samples first. Both train for EPOCHS epochs. The script prints medians of a
+step in microseconds, and the ratio to the training by hand with its 95 % interval; the training by
+hand runs twice, which shows the variation of the machine itself.
 """
 
 import argparse

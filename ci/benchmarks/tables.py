@@ -1,25 +1,25 @@
-"""``TableModel`` as it comes, on ten real tables, beside what people would otherwise use.
+"""``TableModel`` with its defaults, on ten real tables, compared with common alternatives.
 
     python -m pip install -e ".[bench,table]" palmerpenguins statsmodels vega_datasets pytabkit
     python ci/benchmarks/tables.py [--only NAME ...] [--json FILE] [--table]
 
-A quarter of each table's rows is for testing, the same for all seeds, and no setting of ours was
-chosen by it. Each of five seeds draws four fifths of the other rows to train on, and the initial
+A quarter of each table's rows is for testing, the same for all seeds, and no setting of bp_xp was
+chosen with it. Each of five seeds draws four fifths of the other rows to train on, and the initial
 weights. All contestants get the same rows:
 
-- bp_xp: ``TableModel(seed=seed)``; and the mean of what four of them say, with other seeds.
-- scikit-learn: median and most frequent value for what is missing, StandardScaler, OneHotEncoder,
-  and MLPClassifier or MLPRegressor as they come. The regressor gets a standardized target: without
-  that it fails on targets in thousands.
-- trees: HistGradientBoostingClassifier or HistGradientBoostingRegressor as they come.
-- RealMLP: RealMLP-TD-S of pytabkit, as it comes.
+- bp_xp: ``TableModel(seed=seed)``; and the mean prediction of four of them, with other seeds.
+- scikit-learn: median and most frequent value for missing values, StandardScaler, OneHotEncoder,
+  and MLPClassifier or MLPRegressor with their defaults. The regressor gets a standardized target:
+  without it, it fails on targets in thousands.
+- trees: HistGradientBoostingClassifier or HistGradientBoostingRegressor with their defaults.
+- RealMLP: RealMLP-TD-S of pytabkit, with its defaults.
 
-With ``--json``, what is measured is added to the file, in which each contestant that ``--only``
-names is measured anew; ``--table`` prints the file alone. Printed are accuracy or R² on the test
-rows, mean ± standard deviation over the seeds, then the difference of each contestant from
+With ``--json``, the results are added to the file, and each contestant that ``--only`` names is
+measured again; ``--table`` only prints the file. The script prints accuracy or R² on the test rows,
+mean ± standard deviation over the seeds, then the difference of each contestant from
 scikit-learn's, divided by the standard deviation of the latter (at least that of one test row, for
 accuracies), and the seconds of a fit, medians over seeds and their geometric mean over tables. They
-are the processor's, which other programs do not lengthen. Set OMP_NUM_THREADS=1 for one thread.
+are processor time, which other programs do not lengthen. Set OMP_NUM_THREADS=1 for one thread.
 """
 
 import argparse

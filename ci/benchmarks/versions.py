@@ -2,10 +2,10 @@
 
     python ci/benchmarks/versions.py FOLDER_OF_THE_OTHER [--rounds 15] [--json FILE]
 
-Three processes take turns: this version, the other one, and this version once more, which shows
-what the machine does by itself. In each round each of them calls ``fit`` once on every workload, in
-random order. Printed are medians in microseconds a step, and the ratio this / other (and this /
-this) with its 95 % interval, by resampling the rounds.
+Three processes take turns: this version, the other version, and this version again, which shows the
+variation of the machine itself. In each round, each of them calls ``fit`` once on every workload,
+in random order. The script prints medians in microseconds per step, and the ratio this / other (and
+this / this) with its 95 % interval, by resampling the rounds.
 """
 
 import argparse

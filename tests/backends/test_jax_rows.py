@@ -1,4 +1,4 @@
-"""Numbers of rows on JAX: few programs serve them all, and give what each would by itself."""
+"""Numbers of rows on JAX: few programs serve them all, with the same results as one for each."""
 
 import contextlib
 
@@ -41,7 +41,7 @@ def programs():
 
 
 def count_of_rows(a, y, *, xp):
-    """Return N: a metric of a user's own."""
+    """Return N: a user-defined metric."""
     return xp.sum(xp.ones_like(a[:, 0]))
 
 

@@ -222,7 +222,7 @@ class FakeDevice(contextlib.nullcontext):
 
 @pytest.fixture(autouse=True)
 def no_device_is_known(monkeypatch):
-    """Let each device be tried anew."""
+    """Let each device be tried again."""
     monkeypatch.setattr(LIBRARIES["cupy"], "_works", set())
 
 

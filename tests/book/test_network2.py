@@ -19,7 +19,7 @@ EVERYTHING = {
 
 
 class Quartic:
-    """A cost of one's own, for arrays of any library: ¼ Σ (a − y)⁴."""
+    """A user-defined cost, for arrays of any library: ¼ Σ (a − y)⁴."""
 
     @staticmethod
     def fn(a, y):
@@ -282,11 +282,11 @@ def test_convert_tells_which_form_the_targets_have(where, rng):
     right = Plain(net, matched=True).right(data)
     assert net.accuracy(labeled(data)) == net.accuracy(data, convert=True) == right
     assert net.total_cost(labeled(data), 1.0, convert=True) == net.total_cost(data, 1.0)
-    with pytest.raises(ValueError, match=r"(?s)whole number.* is judged with convert=True"):
+    with pytest.raises(ValueError, match=r"(?s)whole number.* is evaluated with convert=True"):
         net.accuracy(data)
     with pytest.raises(ValueError, match="is how test data is written"):
         net.accuracy(labeled(data), convert=True)
-    with pytest.raises(ValueError, match=r"(?s)whole number.* is judged with convert=False"):
+    with pytest.raises(ValueError, match=r"(?s)whole number.* is evaluated with convert=False"):
         net.total_cost(data, 1.0, convert=True)
     with pytest.raises(ValueError, match="is how test data is written"):
         net.total_cost(labeled(data), 1.0)
@@ -357,7 +357,7 @@ X, Y = np.zeros((5, 1)), np.zeros((3, 1))
         ({"monitor_evaluation_accuracy": True, "evaluation_data": []}, "evaluation_data is empty"),
         (
             {"monitor_evaluation_accuracy": True, "evaluation_data": [(X, Y)]},
-            "is judged with monitor_training_accuracy",
+            "is evaluated with monitor_training_accuracy",
         ),
         ({"training_data": [(X, 1)]}, "is how test data is written"),
     ],

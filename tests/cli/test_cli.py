@@ -686,7 +686,7 @@ def test_results_of_names_that_mean_one_file_are_refused(monkeypatch):
     for option in ("--checkpoint NET.safetensors", "--checkpoint Net.toml"):
         result = run(f"train -o net.safetensors {option}")
         assert result.exit_code == 1
-        assert "is where the run's result goes: name another file" in result.stderr
+        assert "is a result of the run already: name another file" in result.stderr
 
 
 def test_lists_and_text_mean_the_same_in_a_file():
@@ -710,9 +710,9 @@ BAD_SETTINGS = {
     "metric": ("metric = [1]", "metric must be text in quotes or a list of them, not [1]"),
     "sizes": ("sizes = '64,a'", "sizes: '64,a' is not a list of whole numbers"),
     "data": ("data = 'nope'", "data: 'nope' is neither digits nor mnist"),
-    "twice": ("batch-size = 3\nbatch_size = 4", "batch_size is there twice"),
+    "twice": ("batch-size = 3\nbatch_size = 4", "batch_size is given twice"),
     "syntax": ("epochs", "is not a TOML file: Expected '='"),
-    "optimizer": ("optimizer = 'adam'\nmomentum = 0.5", "momentum is no setting of adam"),
+    "optimizer": ("optimizer = 'adam'\nmomentum = 0.5", "momentum is not a setting of adam"),
 }
 
 
@@ -1034,12 +1034,12 @@ BAD = {
     "optimizer-setting": ("train --optimizer adam:gamma=1", 1, "one of beta1, beta2"),
     "optimizer-value": ("train --optimizer adam:beta1=big", 1, "beta1 must be a number, not 'big'"),
     "optimizer-switch": ("train --optimizer adam:amsgrad=1", 1, "amsgrad must be true or false"),
-    "optimizer-momentum": ("train --optimizer sgd:momentum=0.5", 1, "by itself, --momentum"),
+    "optimizer-momentum": ("train --optimizer sgd:momentum=0.5", 1, "use --momentum instead"),
     "momentum-of-adam": ("train --optimizer adam --momentum 0.5", 1, "of sgd and rmsprop"),
     "decay-of-sgd": (
         "train --weight-decay 0.1",
         1,
-        "--weight-decay is no setting of sgd, but of adamw",
+        "--weight-decay is not a setting of sgd, but of adamw",
     ),
     "schedule": ("train --schedule cosin", 1, "Did you mean 'cosine'?"),
     "schedule-short": ("train --schedule step:0.5", 1, "write step:FACTOR:STEPS"),
@@ -1079,13 +1079,13 @@ BAD = {
     "resume-alone": ("train --resume", 2, "--resume needs --checkpoint"),
     "every-alone": ("train --checkpoint-every 9", 2, "--checkpoint-every needs --checkpoint"),
     "checkpoint-folder": ("train --checkpoint nowhere/run", 1, "nowhere: there is no such folder"),
-    "checkpoint-is-output": ("train --checkpoint net -o net", 1, "where the run's result goes"),
-    "checkpoint-is-settings": ("train --checkpoint net.toml -o net", 1, "the run's result goes"),
+    "checkpoint-is-output": ("train --checkpoint net -o net", 1, "is a result of the run already"),
+    "checkpoint-is-settings": ("train --checkpoint net.toml -o net", 1, "of the run already"),
     "checkpoint-is-data": ("train --data text.csv --checkpoint text.csv", 1, "name another file"),
     "checkpoint-is-a-link": ("train --checkpoint link", 1, "only a regular file can be replaced"),
     "resume-network": ("train --checkpoint net --resume -o x", 1, "it holds a network, not a run"),
     "resume-damaged": ("train --checkpoint damaged --resume -o x", 1, "damaged"),
-    "output-is-settings": ("train -o net.toml", 1, "let the network's end in .safetensors"),
+    "output-is-settings": ("train -o net.toml", 1, "a name that ends in .safetensors"),
     "config-missing": ("train --config there-is-none.toml", 1, "there-is-none.toml: No such file"),
     "config-is-a-folder": ("train --config .", 1, ".: Is a directory"),
     "config-is-no-text": ("train --config broken.npz", 1, "broken.npz is not a TOML file"),
@@ -1098,7 +1098,7 @@ BAD = {
     "export-no-ending": ("export net out", 2, "must end in"),
     "export-of-nothing": ("export there-is-none out.onnx", 1, "there-is-none: No such file"),
     "export-of-text": ("export text.csv out.py", 1, "text.csv is"),
-    "export-is-a-link": ("export net link.npz", 1, "is what this command reads"),
+    "export-is-a-link": ("export net link.npz", 1, "is an input of this command"),
     "unknown-option": ("train --nope", 2, "--nope"),
     "unknown-command": ("nope", 2, "'nope'"),
     "no-file": ("predict", 2, "FILE"),
@@ -1280,10 +1280,10 @@ def test_run_that_a_signal_interrupts_goes_on_as_if_nothing_had_happened(number,
         process.send_signal(number)
         code, stderr = finish(process)
     assert code == status
-    assert stderr.endswith("is in left.safetensors; the same command with --resume goes on\n")
+    assert stderr.endswith("is in left.safetensors; the same command with --resume resumes it\n")
     epochs = f"--epochs {json.loads(run_well('inspect run --json')[0])['epoch'] + 3}"
     _, stderr = run_well(f"train --resume -o left.safetensors {epochs}", *arguments)
-    assert "going on from run" in stderr
+    assert "resuming from run" in stderr
     assert "epoch 1 " not in stderr
     run_well(f"train -q -o whole.safetensors --device cpu {epochs} {RUN}")
     assert Path("left.safetensors").read_bytes() == Path("whole.safetensors").read_bytes()
@@ -1301,7 +1301,7 @@ def test_resume_begins_where_there_is_no_checkpoint_and_may_add_epochs():
     ("option", "named"),
     [
         ("--learning-rate 0.2", "--learning-rate was 0.1 and is now 0.2"),
-        ("--seed 1", "--seed 0, and not 1"),
+        ("--seed 1", "--seed 0, not 1"),
         ("--sizes 64,10", "its network has sizes"),
     ],
 )
@@ -1351,7 +1351,7 @@ def test_resume_takes_the_checkpoint_before_where_the_newest_is_damaged():
     path.write_bytes(path.read_bytes()[:-1])
     _, stderr = run_well("train --epochs 3 --checkpoint run.safetensors --resume -o part")
     assert stderr.count("resuming from the previous checkpoint") == 1
-    assert "going on from run.previous.safetensors" in stderr
+    assert "resuming from run.previous.safetensors" in stderr
     assert Path("part").read_bytes() == whole
 
 
@@ -1407,4 +1407,4 @@ def test_names_that_stdout_cannot_show_are_escaped(encoding):
 def test_help_says_what_the_scores_of_two_classes_are(command):
     text = " ".join(run(f"{command} --help").output.split())
     assert "f1_macro" in text
-    assert "Of two classes, precision, recall and f1 are those of class 1" in text
+    assert "With two classes, precision, recall and f1 are those of class 1" in text

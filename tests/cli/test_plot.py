@@ -178,10 +178,10 @@ def test_curves_of_a_network_are_refused_with_the_ways_to_get_them(files):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("plot curves run --data mnist", "--data has no meaning for curves"),
-        ("plot weights run --sample 3", "--sample has no meaning for weights"),
-        ("plot graph run --class-names a,b", "--class-names has no meaning for graph"),
-        ("plot confusion run --units 3", "--units has no meaning for confusion"),
+        ("plot curves run --data mnist", "--data does not apply to curves"),
+        ("plot weights run --sample 3", "--sample does not apply to weights"),
+        ("plot graph run --class-names a,b", "--class-names does not apply to graph"),
+        ("plot confusion run --units 3", "--units does not apply to confusion"),
         ("plot pie run", "'pie' is not one of 'curves', 'weights'"),
         ("plot weights run --shape 8x8", "is not a list of whole numbers"),
         ("plot weights", "Missing argument 'FILE'"),
@@ -220,7 +220,7 @@ def test_data_of_another_network_is_refused(files):
 def test_picture_does_not_replace_the_file_it_is_made_of(files):
     file = Path("network.png")
     file.write_bytes((files / "digits.safetensors").read_bytes())
-    assert "is what this command reads" in fail("plot weights network.png -o network.png")
+    assert "is an input of this command" in fail("plot weights network.png -o network.png")
     assert Network.load(file).sizes == (64, 64, 10)
 
 
@@ -267,9 +267,9 @@ def test_run_without_the_option_draws_nothing_and_needs_no_matplotlib(monkeypatc
     [
         ("--plot curves.jpeg", "--plot curves.jpeg must end in .png, .svg or .pdf"),
         ("--plot nowhere/curves.png", "nowhere: there is no such folder"),
-        ("--plot a.png -o a.png", "--plot a.png is where the run's result goes"),
-        ("--plot ./a.png --checkpoint a.png", "--plot a.png is where the run's result goes"),
-        ("--plot a.previous.png --checkpoint a.png", "is where the run's result goes"),
+        ("--plot a.png -o a.png", "--plot a.png is a result of the run already"),
+        ("--plot ./a.png --checkpoint a.png", "--plot a.png is a result of the run already"),
+        ("--plot a.previous.png --checkpoint a.png", "is a result of the run already"),
     ],
 )
 def test_picture_that_could_not_be_written_is_refused_before_the_training(options, message):

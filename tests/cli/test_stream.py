@@ -154,21 +154,21 @@ def test_inputs_of_another_number_are_told(samples):
     stderr = fails("predict x.safetensors --data wide.npy --stream --output p.npy -q", 1)
     assert "takes 64 inputs, but wide.npy has 70 features" in stderr
     stderr = fails("predict x.safetensors --data x.npy --stream --output x.npy -q", 1)
-    assert "is what this command reads" in stderr
+    assert "is an input of this command" in stderr
 
 
 @pytest.mark.parametrize(
     ("command", "status", "message"),
     [
-        ("train --stream", 2, "--stream is for files, and digits lies in memory"),
+        ("train --stream", 2, "--stream is for files, and digits is in memory"),
         ("train --data x.npy --target y.npy --stream", 1, "name it with --targets"),
-        ("train --data x.npy --targets y.csv", 1, "y.csv is no .npy file"),
+        ("train --data x.npy --targets y.csv", 1, "y.csv is not a .npy file"),
         ("train --targets y.npy", 2, "--targets is for inputs in a .npy file, not digits"),
-        ("train --data x.npy --buffer-size 9", 2, "--buffer-size is for what --stream reads"),
+        ("train --data x.npy --buffer-size 9", 2, "--buffer-size is for data that --stream reads"),
         ("train --data x.npy --test-fraction 0.1", 2, "--test-fraction is for tables"),
-        ("evaluate n --data x.npy --split-last", 2, "--split-last is for what --stream reads"),
+        ("evaluate n --data x.npy --split-last", 2, "--split-last is for data that --stream reads"),
         ("predict n --data x.npy --stream", 2, "name one with --output"),
-        ("train --data .", 1, ". is not read whole: add --stream"),
+        ("train --data .", 1, ". is only read row by row: add --stream"),
         (f"train {STREAM} --test-fraction 1", 1, "--test-fraction must be"),
         (f"train {STREAM} --validation-fraction 0.0001", 1, "leaves no rows to train on"),
         (f"train {STREAM} --buffer-size 0", 1, "--buffer-size must be"),

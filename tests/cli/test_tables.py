@@ -108,7 +108,7 @@ def test_recipe_is_that_of_the_class():
     model = TableModel(epochs=20, seed=0).fit("t.csv", target="rent")
     loaded = TableModel.load("t.safetensors")
     np.testing.assert_array_equal(loaded.predict("t.csv"), model.predict("t.csv"))
-    # An optimizer of one's own has its own rate.
+    # An explicit optimizer has its own rate.
     run_well("train -q --epochs 1 --data t.csv --target rent --optimizer sgd")
     settings = tomllib.loads(Path("t.toml").read_text(encoding="utf-8"))
     assert (settings["schedule"], settings["learning-rate"]) == ("constant", 0.02)
@@ -134,7 +134,7 @@ def test_table_in_parts_is_the_same_run_and_predicts_the_same(monkeypatch):
         np.testing.assert_allclose([*map(float, one[1:])], [*map(float, other[1:])], rtol=1e-5)
     result = run("train --stream --epochs 1")
     assert result.exit_code == 2
-    assert "--stream is for files, and digits lies in memory" in result.stderr
+    assert "--stream is for files, and digits is in memory" in result.stderr
 
 
 def test_settings_beside_the_model_repeat_the_run():
@@ -226,7 +226,7 @@ def test_importance_is_told_and_drawn(monkeypatch):
     assert Path("t-importance.png").is_file()
     monkeypatch.setattr("bp_xp.cli._files.has_matplotlib", lambda: False)
     _, stderr = run_well("train --epochs 1 --data t.csv --target rent --importance -o u")
-    assert "no chart of it: matplotlib is not installed" in stderr
+    assert "no chart is drawn: matplotlib is not installed" in stderr
     assert not Path("u-importance.png").exists()
 
 
@@ -278,7 +278,9 @@ def test_a_table_that_leaves_the_training_is_told_once(trained):
     for command in ("predict", "evaluate"):
         _, stderr = run_well(f"{command} -q {folder / 'rent'} --data new.csv")
         (warning,) = stderr.splitlines()
-        assert warning.startswith("warning: new.csv leaves what training saw: size: 2 values out")
+        assert warning.startswith(
+            "warning: new.csv has values that training did not see: size: 2 values out"
+        )
         assert "town: 1 value unseen: Rom" in warning
 
 
@@ -444,7 +446,7 @@ def test_there_are_forty_bad_tables():
         ("--metric f1", "needs targets that are one class"),
         ("--class-weight u:2", "--class-weight names the class 'u'"),
         ("--log log.txt", "--log log.txt must end in .csv or .jsonl"),
-        ("--log bad.csv", "--log bad.csv is what this command reads"),
+        ("--log bad.csv", "--log bad.csv is an input of this command"),
     ],
 )
 def test_option_that_does_not_fit_the_table_is_one_line(options, message):

@@ -22,7 +22,7 @@ def npy_bytes(array: np.ndarray) -> bytes:
 
 
 def with_header(header: str, body: bytes = b"", version: int = 1) -> bytes:
-    """A .npy file with a header of one's own."""
+    """A .npy file with a custom header."""
     length_format = "<H" if version == 1 else "<I"
     text = header.encode("latin1")
     return b"\x93NUMPY" + bytes([version, 0]) + struct.pack(length_format, len(text)) + text + body

@@ -163,8 +163,8 @@ def test_h5py_that_is_missing_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ({"path": "x.npz", "targets": "y.npy"}, ValueError, "no .npy file"),
-        ({"path": "x.csv"}, ValueError, "none of what is read row by row"),
+        ({"path": "x.npz", "targets": "y.npy"}, ValueError, "is not a .npy file"),
+        ({"path": "x.csv"}, ValueError, "can't be read row by row"),
         ({"path": "cut.npy", "targets": "y.npy"}, DataFormatError, "truncated"),
         ({"path": "x.npy", "targets": "short.npy"}, DataFormatError, "3000 rows, but y has 9"),
         ({"path": "x.npy"}, DataFormatError, "expected is a table of two dimensions"),

@@ -1011,7 +1011,7 @@ BESIDE_A_SOLVER = [
 @pytest.mark.parametrize("kind", PAIRS)
 def test_what_an_optimizer_brings_itself_is_not_set_beside_it(kind, settings):
     (name,) = settings
-    with pytest.raises(ValueError, match=f"^{name}=.* no effect beside an optimizer as solver"):
+    with pytest.raises(ValueError, match=f"^{name}=.* no effect with an optimizer as solver"):
         kind(solver=RMSprop(0.01), **settings).fit(X, Y)
 
 
@@ -1075,9 +1075,9 @@ def test_fit_says_what_is_wrong_with_the_samples():
         MLPClassifier(class_weight={0: 2.0}).fit(X_LABELS, Y_LABELS)
     with pytest.raises(ValueError, match="classes not in"):
         mlp.fit(X, Y, validation_data=(X_TEST, Y_TEST + 1))
-    with pytest.raises(ValueError, match="no epochs to look"):
+    with pytest.raises(ValueError, match="no epochs to evaluate"):
         MLPClassifier(solver="lbfgs").fit(X, Y, validation_data=(X, Y))
-    with pytest.raises(ValueError, match=r"poisson.*below 0, the least -"):
+    with pytest.raises(ValueError, match=r"poisson.*below 0, down to -"):
         MLPRegressor("poisson").fit(X_NUMBERS, Y_NUMBERS)
     with pytest.raises(TypeError, match="y is a sparse matrix"):
         MLPRegressor().fit(X_NUMBERS, scipy.sparse.csr_matrix(Y_THREE))

@@ -385,7 +385,7 @@ def test_train_on_gpu_tells_an_error_in_one_line(run, options, message):
     ids=["front", "background"],
 )
 def test_train_on_gpu_resumes_where_a_signal_stopped_it(run, started, tmp_path, number, ctrl_c):
-    """A shell starts its background jobs with Ctrl-C ignored, and queues their jobs likewise.
+    """A shell starts its background jobs with Ctrl-C ignored, and so do queues.
 
     The samples lie in a file.
     """
@@ -437,7 +437,7 @@ def test_larger_than_memory_learns_in_less_memory(run, tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------
-# The book's results, with the small digits in the place of MNIST
+# The book's results, with the small digits instead of MNIST
 
 
 @pytest.fixture(scope="module")

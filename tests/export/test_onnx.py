@@ -77,7 +77,7 @@ def test_of_equal_outputs_the_first_is_told(tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["softplus", "elu", "gelu_exact", "silu"])
 def test_small_values_keep_their_digits(name, dtype, tmp_path):
-    # ONNX has neither expm1 nor log1p: what stands for them must not lose what they keep.
+    # ONNX has neither expm1 nor log1p: their replacements must keep the same precision.
     network = Network.from_layers([([[1.0]], [0.0])], output_activation=name, dtype=dtype)
     x = np.array([[-30.0], [-5.0], [-1e-6], [0.0], [1e-6], [1e-3], [700.0], [-700.0]], dtype)
     found = computed(export_onnx(network, tmp_path / "n.onnx"), {"inputs": x})["outputs"]
@@ -94,7 +94,7 @@ def test_networks_of_every_device_are_exported(backend, device, tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------
-# Functions of a user's own
+# User-defined functions
 
 
 def in_place(z, *, xp):
@@ -186,12 +186,12 @@ def changes_a_part(z, *, xp):
 @pytest.mark.parametrize(
     ("sigma", "message"),
     [
-        (with_rows, "depends on how many rows"),
-        (more_for_more, "depends on how many rows"),
+        (with_rows, "depend on how many rows"),
+        (more_for_more, "depend on how many rows"),
         (looks, "looks at a value"),
         (from_outside, "norm"),
         (picky, "an array is expected"),
-        (changes_a_part, "changes an array of which another is a part"),
+        (changes_a_part, "changes an array that shares memory with another"),
     ],
 )
 def test_what_is_no_operation_on_arrays_is_refused_by_name(export, sigma, message, tmp_path):
@@ -312,7 +312,7 @@ def test_what_can_not_be_exported_is_refused(export, suffix, tmp_path):
         with pytest.raises(ValueError, match=f"must end in {suffix}"):
             export(network, tmp_path / name)
     path = tmp_path / f"n{suffix}"
-    with pytest.raises(ValueError, match="learnt nothing yet"):
+    with pytest.raises(ValueError, match="learned nothing yet"):
         export(TableModel(), path)
     with pytest.raises(TypeError, match=r"not a list.*to_network"):
         export([1], path)

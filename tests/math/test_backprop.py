@@ -147,7 +147,7 @@ def test_matrix_form_equals_the_books_loop_over_samples(where, dtype, rng, n):
     wanted = book_backprop(
         on_host(network.layers), x, y, sigmoid, lambda z: sigmoid(z) * (1.0 - sigmoid(z))
     )
-    # A few products deep, each rounds anew.
+    # Each of a few nested products adds rounding errors.
     assert_layers_agree(network.backprop(x, y), wanted, where, dtype, eps=64)
 
 

@@ -35,7 +35,7 @@ MEMORIES = ("velocity", "square", "mean", "largest")
 
 
 def gradients_at(layers, noise):
-    """Return what stands for gradients: they depend on the parameters and on the step."""
+    """Return arrays used as gradients, which depend on the parameters and on the step."""
     return combine(lambda w, n: 0.3 * w + n, layers, noise)
 
 
@@ -648,7 +648,7 @@ def test_nesterov_needs_a_momentum():
 
 
 # ---------------------------------------------------------------------------------------------
-# Optimizers of a user's own
+# User-defined optimizers
 
 
 class Own:

@@ -643,7 +643,7 @@ def test_shape_that_does_not_fit_is_refused(shape, kind, message):
 
 @pytest.mark.parametrize("n_inputs", [1, 13, 65])
 def test_inputs_that_make_no_square_need_a_shape(n_inputs):
-    with pytest.raises(ValueError, match=rf"{n_inputs} inputs make no square.*1, {n_inputs}"):
+    with pytest.raises(ValueError, match=rf"{n_inputs} inputs do not form a square.*1, {n_inputs}"):
         plotting.first_layer_weights(Network([n_inputs, 3], seed=0))
 
 

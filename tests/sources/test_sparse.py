@@ -122,7 +122,7 @@ def test_a_warm_start_and_passes_go_on_from_where_the_fit_ended():
 
 
 def test_what_a_callback_asks_of_a_run_does_not_assign_to_it():
-    """Predictions lay the weights out anew; that must not count as parameters of the callback's."""
+    """Predictions store the weights in a new order, which must not count as new parameters."""
     told = []
     net = fitted(X.toarray(), callbacks=lambda net, history: told.append(net.predict(X)))
     assert len(told) == 3

@@ -60,7 +60,7 @@ def content(tmp_path_factory):
 
 @pytest.fixture
 def use(tmp_path):
-    """Return what signs content anew, and takes the file in each way in which one is taken."""
+    """Return a function that signs content again, and reads the file in every way."""
     path = tmp_path / "run.safetensors"
 
     def use(tensors, header):

@@ -201,7 +201,7 @@ def test_a_file_of_a_newer_version_is_refused(path, monkeypatch):
 
 
 # ---------------------------------------------------------------------------------------------
-# Functions of one's own
+# User-defined functions
 
 
 def sine(scale=1.0):

@@ -61,7 +61,7 @@ def made(samples, space, **settings):
 
 
 def alone(samples, given, seed, **more):
-    """Return a network trained by itself, and its history."""
+    """Return a network trained alone, and its history."""
     settings = sort_settings(SHARED | given, len(samples[1]))
     network = Network(**settings.network, seed=seed)
     arguments = settings.common | settings.own | {"progress": False} | more
@@ -169,7 +169,7 @@ def test_halving_lets_the_best_go_on_as_if_nothing_had_been_dropped(samples, jud
     lengths = [
         {len(run.curves.get("cost", ())) for run in halved.runs_of(row)} for row in halved.rows
     ]
-    # 6 settings take an epoch, 3 take 2, 2 take 4, and 1 takes 8; one diverges at once.
+    # 6 settings take an epoch, 3 take 2, 2 take 4, and 1 takes 8; one diverges immediately.
     assert lengths[:5] == [{8}, {4}, {2}, {1}, {1}]
     assert halved.rows[-1]["learning_rate"] == 1e200
     stopped = [row["stopped"] for row in halved.rows]
@@ -497,10 +497,10 @@ def test_settings_that_were_dropped_come_after_those_that_went_on():
     ("space", "settings", "error", "words"),
     [
         ({"learning_rat": [0.1]}, {}, TypeError, "learning_rate"),
-        ({"seed": [1]}, {}, TypeError, "seeds says"),
+        ({"seed": [1]}, {}, TypeError, "as seeds"),
         ({"checkpoint": ["x"]}, {}, TypeError, "no setting 'checkpoint'"),
         ({"l2": [0.1]}, {"distributed": "mpi"}, TypeError, "no setting 'distributed'"),
-        ({"momentum": [0.9]}, {"optimizer": "adam"}, ValueError, "no setting of Adam"),
+        ({"momentum": [0.9]}, {"optimizer": "adam"}, ValueError, "not a setting of Adam"),
         ({"learning_rate": [-1.0]}, {}, ValueError, "above 0"),
         ({"schedule": ["cosine"]}, {}, TypeError, "such as CosineDecay"),
         (
@@ -547,7 +547,7 @@ def test_the_last_value_is_refused_before_the_first_run(samples, monkeypatch, sp
 
 def test_a_file_is_no_folder(samples, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match="give a folder"):
+    with pytest.raises(NotADirectoryError, match="pass a folder"):
         made(samples, {"l2": [0.1]}, folder=tmp_path / "file")
 
 

@@ -55,7 +55,7 @@ def test_array_has_numbered_columns():
 def test_what_is_no_table_is_refused():
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
         as_columns(np.zeros(3))
-    with pytest.raises(ValueError, match=r"as many rows each.*\[1, 2\]"):
+    with pytest.raises(ValueError, match=r"columns of the same length.*\[1, 2\]"):
         as_columns({"a": [1], "b": [1, 2]})
     with pytest.raises(ValueError, match="no columns"):
         as_columns({})
@@ -72,7 +72,7 @@ def test_what_is_no_table_is_refused():
 def test_frames_have_columns_called_by_numbers_but_none_twice():
     pandas = pytest.importorskip("pandas")
     assert list(as_columns(pandas.DataFrame([[1, 2]]))) == ["0", "1"]
-    with pytest.raises(ValueError, match="two columns of the table have one name"):
+    with pytest.raises(ValueError, match="two columns of the table have the same name"):
         as_columns(pandas.DataFrame([[1, 2]], columns=["a", "a"]))
 
 

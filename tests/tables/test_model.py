@@ -86,7 +86,7 @@ def test_numbers_are_told_in_their_units(rents):
     residual = ((predicted - rent) ** 2).sum() / ((rent - rent.mean()) ** 2).sum()
     assert measures["r2"] == pytest.approx(1 - residual) == rents.score(TABLE, RENT)
     assert measures["r2"] > 0.6
-    with pytest.raises(ValueError, match="no probabilities: use predict"):
+    with pytest.raises(ValueError, match="without probabilities: use predict"):
         rents.predict_proba(TABLE)
 
 
@@ -123,7 +123,7 @@ def test_target_is_a_column_or_values(model, tmp_path):
         np.testing.assert_array_equal(other.predict_proba(TABLE), model.predict_proba(TABLE))
     named_like_columns = ["size", "town"] * (N // 2)
     assert TableModel(**FAST).fit(TABLE, named_like_columns).classes_.tolist() == ["size", "town"]
-    # evaluate finds the target's column by itself
+    # evaluate finds the target's column on its own
     assert other.evaluate(whole) == model.evaluate(TABLE, KIND)
 
 
@@ -166,7 +166,7 @@ def test_rows_held_out_choose_the_epoch(model):
     assert model.history[-1].validation_cost is not None
     everything = fitted(validation_fraction=0.0)
     assert everything.history[-1].validation_cost is None
-    # The scale is learnt from the others alone.
+    # The scale is learned from the others alone.
     assert everything.preparation.numbers.scale != model.preparation.numbers.scale
 
 
@@ -215,7 +215,7 @@ def test_no_rows_get_no_predictions(model, rents):
     empty = {name: [] for name in TABLE}
     assert model.predict(empty).shape == rents.predict(empty).shape == (0,)
     assert model.predict_proba(empty).shape == (0, 3)
-    with pytest.raises(ValueError, match="no rows to judge"):
+    with pytest.raises(ValueError, match="no rows to evaluate"):
         rents.evaluate(empty | {"rent": []})
 
 
@@ -289,7 +289,7 @@ def test_model_runs_on_other_libraries(model, placement):
         ("kind", "target needs a column 'kind'"),
         (KIND[1:], "target has 89 values, and the table 90 rows"),
         ([*KIND[1:], None], "row 90, column 'target': the target is missing"),
-        (["x"] * N, "nothing to tell apart"),
+        (["x"] * N, "nothing to distinguish"),
     ],
     ids=["none", "no column", "too few", "missing", "one class"],
 )
@@ -308,9 +308,9 @@ def test_too_few_rows_to_hold_any_out_are_refused():
 def test_nothing_is_told_before_anything_is_learnt(tmp_path):
     model = TableModel()
     for ask in (model.predict, model.predict_proba, model.evaluate, model.save):
-        with pytest.raises(ValueError, match="learnt nothing yet: call fit"):
+        with pytest.raises(ValueError, match="learned nothing yet: call fit"):
             ask(TABLE)
-    with pytest.raises(ValueError, match="learnt nothing yet"):
+    with pytest.raises(ValueError, match="learned nothing yet"):
         model.to("cpu")
 
 
@@ -320,7 +320,7 @@ def test_parameters_are_read_and_set():
     assert repr(model.set_params(epochs=4)) == (
         "TableModel(hidden_layer_sizes=(3,), epochs=4, seed=1)"
     )
-    with pytest.raises(ValueError, match="'eta' is none of the parameters hidden_layer_sizes"):
+    with pytest.raises(ValueError, match="'eta' is not one of the parameters hidden_layer_sizes"):
         model.set_params(eta=1)
 
 

@@ -191,7 +191,7 @@ def test_every_decision_can_be_overridden():
         (["y"], {"scaling": "log"}, "scaling must be one of"),
         (["age"], {}, r"row 1, column 'age': the target is missing, as in 9 of 60 rows"),
         (["same"], {}, "column 'same' holds 'x' in every row"),
-        (["y", "flag"], {"task": "classification"}, "told by one column, not by 2"),
+        (["y", "flag"], {"task": "classification"}, "classes need one column, not 2"),
         (["y", "flag"], {"task": "multilabel"}, r"row 2, column 'y': 0.1 is neither 0 nor 1"),
         (["note"], {"task": "regression"}, "row 1, column 'note': 'text 0' is not a number"),
         (["y"], {"drop": ["age", "town", "flag", "when"]}, "no column is left"),
@@ -248,7 +248,8 @@ def test_several_targets_are_labels_or_numbers():
 
 def test_unknown_class_is_refused_by_row():
     preparation = Preparation.learn({"x": [1, 2, 4], "y": ["a", "b", "a"]}, ["y"])
-    with pytest.raises(ValueError, match=r"row 2, column 'y': 'c' is none of the classes 'a', 'b'"):
+    message = r"row 2, column 'y': 'c' is not one of the classes 'a', 'b'"
+    with pytest.raises(ValueError, match=message):
         preparation.outputs({"y": ["a", "c"]})
 
 

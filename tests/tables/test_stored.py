@@ -123,7 +123,7 @@ def test_gzip_and_parquet_are_stored_too(tmp_path):
         else:
             assert stored[name].tolist() == values.tolist()
     duckdb.sql(f"COPY (SELECT [1, 2] AS pair) TO '{parquet}'")
-    with pytest.raises(DataFormatError, match=r"'pair': INTEGER.* is none of numbers"):
+    with pytest.raises(DataFormatError, match=r"'pair': INTEGER.* is not numbers"):
         store_table(parquet)
 
 
@@ -226,7 +226,7 @@ def test_file_that_changes_while_it_is_read_is_an_error(tmp_path, monkeypatch):
 
 
 ENDS = {
-    "disk": (OSError(28, "No space left on device"), OSError, "let TMPDIR name a folder with more"),
+    "disk": (OSError(28, "No space left on device"), OSError, "set TMPDIR to a folder with more"),
     "DuckDB's disk": (
         RuntimeError("IO Error: No space left"),
         OSError,

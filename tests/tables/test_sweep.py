@@ -212,7 +212,7 @@ def test_settings_are_halved():
         ({"l2": [0.1]}, {"metric": "accuracy", "folds": PAIRS}, ValueError, "not recorded"),
         ({"validation_fraction": [0.2]}, {"halving": 2}, ValueError, "validation_fraction"),
         ({"schedule": [on_plateau]}, {}, ValueError, "refit=False"),
-        ({"momentum": [0.9]}, {}, ValueError, "no setting of Adam"),
+        ({"momentum": [0.9]}, {}, ValueError, "not a setting of Adam"),
         ({"drop": ["size"]}, {}, ValueError, "drop must be a list"),
     ],
 )

@@ -396,7 +396,7 @@ def test_another_order_on_the_device_is_caught(monkeypatch):
         return gather(xp, steps, xp.roll(rows, 1) if is_odd(xp) else rows, *arrays)
 
     monkeypatch.setattr(memory, "gather_rows", odd_order)
-    # With a look after each step, each is gathered by itself, and a batch may come in any order.
+    # With a look after each step, each is gathered separately, and a batch may come in any order.
     compare(builder())
     message = complaint(builder(), every=5)
     assert "The first difference is after step 5, in W of layer 1" in message

@@ -106,7 +106,7 @@ def test_the_network_is_left_as_it_came(make, data):
 
 
 class Momentumless:
-    """An optimizer of a user's own."""
+    """A user-defined optimizer."""
 
     learning_rate = 0.25
 

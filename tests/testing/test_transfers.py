@@ -349,7 +349,7 @@ def sigma_with(sigma):
 
 
 class Descent:
-    """Gradient descent with a rule of one's own for the rate."""
+    """Gradient descent with a user-defined rule for the rate."""
 
     def __init__(self, rate):
         def update(layers, gradients, state, *, xp):

@@ -38,7 +38,7 @@ def test_fit_has_few_parameters():
 
 
 # ---------------------------------------------------------------------------------------------
-# Names in the place of objects
+# Names instead of objects
 
 
 @pytest.mark.parametrize(

@@ -79,12 +79,12 @@ def going_on(path):
 
 
 def odd(a, y, *, xp):
-    """A metric of one's own."""
+    """A user-defined metric."""
     return xp.mean(a)
 
 
 def half(step):
-    """A schedule of one's own."""
+    """A user-defined schedule."""
     return 0.5
 
 

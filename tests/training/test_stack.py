@@ -1,4 +1,4 @@
-"""A stack of M networks takes a step at once: the M steps of the networks by themselves."""
+"""A stack of M networks takes a step together: the same M steps as the networks alone."""
 
 import numpy as np
 import pytest
