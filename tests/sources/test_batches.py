@@ -237,7 +237,7 @@ def test_an_epoch_that_ends_early_is_refused(samples, tmp_path):
         fitted(Boastful(batches.batches))
     path = tmp_path / "run.safetensors"
     fitted(batches, checkpoint=Checkpoint(path, every=4), callbacks=[StopAt(4)])
-    with pytest.raises(ValueError, match="x ended after 16 rows, and the run that is resumed had"):
+    with pytest.raises(ValueError, match="x ended after 16 rows, but the resumed run had"):
         fitted(batches.batches[:2], checkpoint=Checkpoint(path, resume=True))
 
 
