@@ -180,8 +180,7 @@ class Network(Parameters):
         Args:
             x: inputs, shape (N, I): host values, sparse or not, or an array on the device; or
                 stored data or batches, as for :meth:`fit`.
-            batch_size: the number of samples passed through the network at a time, which bounds
-                the memory.
+            batch_size: samples passed through the network at a time, which bounds the memory.
 
         Returns:
             aᴸ, shape (N, O), on the network's device.
@@ -369,9 +368,8 @@ class Network(Parameters):
                 the sample's own weight. With ``"balanced"`` all classes count equally: the weights
                 are N / (K · count).
             epochs: the number of passes over the data.
-            batch_size: the number of samples in a mini-batch; None is 32, or all samples if there
-                are fewer. The last batch of an epoch may be shorter: its gradient is the mean over
-                its own samples.
+            batch_size: samples in a mini-batch; None is 32, or all samples if there are fewer. The
+                last one of an epoch may be shorter: its gradient is the mean over its own samples.
             shuffle: whether each epoch has a new order, drawn from the network's generator.
             optimizer: an optimizer, or the name of one with its defaults: ``"sgd"`` (``SGD(0.1)``),
                 ``"adagrad"``, ``"rmsprop"``, ``"adam"``, ``"adamw"``. Its learning rate may be a
@@ -382,9 +380,8 @@ class Network(Parameters):
                 parameters of a layer that does not learn keep their bits: no penalty, limit or
                 decay acts on them, and the norms of gradients do not include them.
             validation_data: (x, y) or (x, y, sample weights) to evaluate after each epoch, or
-                batches of these; or a number, the share of samples in memory to hold out for
-                validation. They are drawn from the network's generator, the same share of each
-                class.
+                batches of these; or a number, the share of samples in memory to hold out. The
+                network's generator draws them, the same share of each class.
             metrics: what to measure on the validation data after each epoch: names of
                 :data:`bp_xp.METRICS`, or functions of (outputs, targets, xp), or of (outputs,
                 targets, weights, xp); one or a list. Each returns one number.
@@ -562,8 +559,7 @@ class Network(Parameters):
 
         Args:
             path: the file.
-            device: where to put the network, as in :class:`Network`; it need not be the device
-                that it was saved on.
+            device: where to put the network, on any device, as in :class:`Network`.
             backend: as in :class:`Network`.
             engine: as in :class:`Network`.
             custom: the custom activations and costs that the network was made with.

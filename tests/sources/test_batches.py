@@ -189,12 +189,12 @@ def test_what_can_not_begin_again_is_refused_with_the_remedy(samples):
     ("given", "error", "message"),
     [
         (lambda: iter(()), ValueError, "x yielded no batches: there is nothing"),
-        (lambda: 3, TypeError, "yields batches .*, not int"),
+        (lambda: 3, TypeError, "iterable of batches .*, not int"),
         (lambda: [np.zeros((4, COLUMNS))], TypeError, "batch 0: it must be .* not a ndarray"),
         (lambda: [(1, 2, 3, 4)], TypeError, "batch 0: it must be .* not a tuple of 4"),
         (np.zeros((4, COLUMNS)), TypeError, "y is missing"),
         ("x.npy", TypeError, "Is it a path"),
-        (3, TypeError, "yields batches .*, not int"),
+        (3, TypeError, "iterable of batches .*, not int"),
     ],
 )
 def test_what_yields_no_batches_is_refused(given, error, message):
@@ -233,13 +233,11 @@ def test_targets_that_are_no_classes_after_some_that_are_are_refused(samples):
 
 def test_an_epoch_that_ends_early_is_refused(samples, tmp_path):
     batches = Batches(*samples)
-    with pytest.raises(
-        ValueError, match=r"x ended after 5 batches, and len\(\) says that it has 7"
-    ):
+    with pytest.raises(ValueError, match=r"x ended after 5 batches, but its len\(\) is 7"):
         fitted(Boastful(batches.batches))
     path = tmp_path / "run.safetensors"
     fitted(batches, checkpoint=Checkpoint(path, every=4), callbacks=[StopAt(4)])
-    with pytest.raises(ValueError, match="x ended after 16 rows, and the run that is resumed had"):
+    with pytest.raises(ValueError, match="x ended after 16 rows, but the resumed run had"):
         fitted(batches.batches[:2], checkpoint=Checkpoint(path, resume=True))
 
 

@@ -302,7 +302,7 @@ def test_targets_that_the_outputs_can_not_reach_are_warned_of():
 
 
 def test_the_categorical_cross_entropy_refuses_rows_that_do_not_add_to_one():
-    with pytest.raises(ValueError, match="add to 1"):
+    with pytest.raises(ValueError, match="sum to 1"):
         network(cost="categorical_cross_entropy").evaluate(X, np.ones((4, 2)))
 
 
