@@ -71,7 +71,7 @@ def _check_is_network(path: Path) -> None:
     try:
         kind = network_file.read(path).kind
     except CheckpointError:
-        kind = "file that is not a bp-xp network"
+        kind = "file that is not a network of bp-xp"
     if kind != "network":
         raise FileExistsError(
             errno.EEXIST,

@@ -166,7 +166,7 @@ def sweep(file: Path, jobs: int, **files: Path | None) -> None:
       bp-xp sweep rents.toml --best rents.safetensors --output table.parquet
     """  # noqa: D301
     if not jobs:
-        raise click.UsageError("--jobs 0 leaves no process to train: pass 1, or -1 for each core.")
+        raise click.UsageError("--jobs 0 leaves no process to train: use 1, or -1 for each core.")
     given = SimpleNamespace(file=file, jobs=jobs, **files)
     settings = _read(file)
     _check_files(given, settings["data"])
