@@ -4,7 +4,7 @@ There are two devices. An array is in truth a NumPy array that nobody else gets 
 ``numpy.asarray`` of it is a TypeError. ``get``, ``item``, ``float`` and their like bring values
 home, as CuPy's do; so does a mask as an index, since the host has to know how many there are.
 
-As in CuPy, what is made lies on the device that is *current* in a thread. CuPy computes there
+As in CuPy, a new array is on the device that is *current* in a thread. CuPy computes there
 whatever its operands are on, and fails or is slow elsewhere: here that is an error. ``made``
 counts what was made on each device; ``counted_launches`` counts what a GPU would be asked to do.
 
@@ -388,7 +388,7 @@ def __getattr__(name):
         return ufunc(name, function)
 
     def call(*args, device=None, **options):
-        del device  # as array_api_compat does: what is made lies on the current device
+        del device  # as array_api_compat does: a new array is on the current device
         if any(isinstance(one, _Traced) for one in args):
             raise NotImplementedError(f"{name} can't be fused")
         return _computed(name, function, *args, **options)

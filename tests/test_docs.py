@@ -163,6 +163,27 @@ def test_the_exported_program_of_the_page_is_the_one_that_is_written(tmp_path):
     assert shown in path.read_text(encoding="utf-8")
 
 
+# What CONTRIBUTING's list of words says is not used, as far as it can be searched for.
+NOT_USED = (
+    r"initialis|regularis|optimis(?:e|a)|normalis|behaviour|colour|learnt|worth while|"
+    r"g(?:o|oing|one|oes) on with|in the place of|told right|has not been seen|can be told from"
+)
+
+
+def test_words_that_are_not_used_are_not_used():
+    folders = ("bp_xp", "docs", "examples", "ci", "tests")
+    files = [file for name in folders for file in (ROOT / name).rglob("*.*")]
+    texts = [file for file in files if file.suffix in (".py", ".md", ".toml", ".rst", ".ipynb")]
+    made = ("_build", "generated", "gallery")
+    found = [
+        f"{file.relative_to(ROOT)}: {word}"
+        for file in [*texts, ROOT / "README.md", ROOT / "CHANGELOG.md"]
+        if file != Path(__file__) and not set(made) & set(file.parts)
+        for word in re.findall(NOT_USED, file.read_text(encoding="utf-8"), re.IGNORECASE)
+    ]
+    assert found == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_and_folders_that_a_page_names_exist(page):
     places = ROOT, ROOT / "bp_xp", ROOT / "bp_xp" / "backends"

@@ -28,7 +28,7 @@ class ThreadCommunicator:
         shared = self._shared
         shared.given[self.rank] = value
         shared.barrier.wait()
-        found = read(shared.given)  # now: who gave an array goes on to write to it
+        found = read(shared.given)  # now: whoever gave an array may write to it again
         shared.barrier.wait()
         return found
 

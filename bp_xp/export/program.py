@@ -76,7 +76,7 @@ def _program(model: Network | TableModel) -> str:
         texts.FEEDFORWARD.format(I=network.sizes[0], O=network.sizes[-1]),
         *around.functions,
         texts.ARRAY,
-        *around.learnt,
+        *around.learned,
         f"LAYERS = [  # σ, W of shape (O, I), b of shape (O,)\n{''.join(layers)}]\n",
         texts.RUN,
     ]
@@ -129,13 +129,13 @@ class _Around:
         introduction: the docstring of the file.
         modules: the modules of Python that it imports.
         functions: the functions after feedforward.
-        learnt: what was learned besides the parameters.
+        learned: what was learned in addition to the parameters.
     """
 
     introduction: str
     modules: Sequence[str]
     functions: Sequence[str]
-    learnt: Sequence[str] = ()
+    learned: Sequence[str] = ()
 
     @property
     def head(self) -> str:
@@ -191,7 +191,7 @@ def _of_table(preparation: Preparation, network: Network) -> _Around:
         main,
     ]
     modules = ("base64", "csv", *(["numbers", "re"] if categories else []), "sys")
-    return _Around(texts.INTRODUCTION_OF_TABLE, modules, functions, [_learnt(preparation)])
+    return _Around(texts.INTRODUCTION_OF_TABLE, modules, functions, [_learned(preparation)])
 
 
 def _source(function: Callable[..., Any]) -> str:
@@ -199,7 +199,7 @@ def _source(function: Callable[..., Any]) -> str:
     return re.sub(r"\(value: Any\) -> \w+:", "(value):", inspect.getsource(function))
 
 
-def _learnt(preparation: Preparation) -> str:
+def _learned(preparation: Preparation) -> str:
     """Return what a preparation has learned, as assignments."""
     numbers, targets = preparation.numbers, preparation.targets
     flagged = np.flatnonzero(numbers.flagged).tolist()

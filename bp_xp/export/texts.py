@@ -138,7 +138,7 @@ def number_column(values, is_date):
 
 def scaled_numbers(table):
     """Return the columns of numbers, scaled, and after them which values were missing."""
-    median, center, scale = np.array([learnt for _, _, *learnt in NUMBERS]).T
+    median, center, scale = np.array([learned for _, _, *learned in NUMBERS]).T
     x = np.stack([number_column(table[name], is_date) for name, is_date, *_ in NUMBERS], axis=1)
     missing = np.isnan(x)
     x = np.where(missing, median, x)

@@ -237,7 +237,7 @@ class Other(_Run):
     def look(self, values: Values) -> bool:
         """Compare the values with those of the reference at the same moment."""
         if self._looks == len(self.reference.looks):
-            self.fault = f"goes on after step {self.reference.step}, where the reference ends"
+            self.fault = f"continues after step {self.reference.step}, where the reference ends"
             return True
         look = self.reference.looks[self._looks]
         self._looks += 1

@@ -32,7 +32,7 @@ def two_gpus(monkeypatch):
 
 @contextlib.contextmanager
 def all_there():
-    """Check that what is made lies on the network's device, and something is."""
+    """Check that new arrays are on the network's device, and that there are some."""
     cupy_like.made.clear()
     yield
     assert cupy_like.made[0] == 0

@@ -305,7 +305,7 @@ def test_too_few_rows_to_hold_any_out_are_refused():
         TableModel(validation_fraction=0.15).fit({"a": [1.0, 2.0]}, ["x", "y"])
 
 
-def test_nothing_is_told_before_anything_is_learnt(tmp_path):
+def test_nothing_is_told_before_anything_is_learned(tmp_path):
     model = TableModel()
     for ask in (model.predict, model.predict_proba, model.evaluate, model.save):
         with pytest.raises(ValueError, match="learned nothing yet: call fit"):

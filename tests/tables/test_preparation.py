@@ -133,7 +133,7 @@ def test_other_kinds_of_values_are_refused_by_row_and_column(preparation):
         preparation.inputs(rows(1, age=[1e300]))
 
 
-def test_only_training_rows_are_learnt_from():
+def test_only_training_rows_are_learned_from():
     table = {"a": [1.0, 2.0, 3.0, 1000.0], "b": ["x", "x", "x", "z"], "c": [0, 1, 0, 1]}
     preparation = Preparation.learn(table, {"y": [0.5, 1.5, 2.5, 99.0]}, rows=[0, 1, 2])
     assert preparation.numbers.center.tolist() == [2.0, 1 / 3]

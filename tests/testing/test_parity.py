@@ -517,7 +517,7 @@ def test_a_run_that_diverges_alone_is_caught():
             {"numpy": 3, ODD: 2},
             "Its parameters agree (rtol 1e-10), but it ends after step 14 of 20.",
         ),
-        ({"numpy": 2, ODD: 3}, "but it goes on after step 14, where the reference ends."),
+        ({"numpy": 2, ODD: 3}, "but it continues after step 14, where the reference ends."),
     ],
 )
 def test_a_run_of_another_length_is_caught(monkeypatch, epochs, words):

@@ -121,7 +121,7 @@ LACK = {
 }
 
 
-# NumPy warns of PyTorch's way to take its question, and goes on.
+# NumPy warns of the way PyTorch answers it, and continues.
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
 @pytest.mark.parametrize("call", READ_BACKS | OF_SOME)
 def test_read_back_is_refused(there, call, capsys):

@@ -130,7 +130,7 @@ def test_a_run_that_goes_on_is_the_run_that_was_never_interrupted(
     make, data, target, tmp_path, optimizer, shuffle, stops
 ):
     if len(stops) == STEPS and target.backend == "array_api_strict":
-        pytest.skip("array_api_strict goes on from some steps, like the others; it takes long")
+        pytest.skip("array_api_strict resumes from some steps, like the others; it takes long")
     path, taken = tmp_path / "run.safetensors", []
     settings = {"optimizer": optimizer, "shuffle": shuffle}
 
@@ -663,7 +663,7 @@ def test_a_run_that_diverges_leaves_the_last_good_checkpoint(data, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_killed_at_any_moment_leaves_a_whole_file(tmp_path):
-    """SIGKILL at random moments while every step is saved: the file is whole and goes on."""
+    """SIGKILL at random moments while every step is saved: the file is whole and can be resumed."""
     program = textwrap.dedent(
         """
         import os, random, signal, sys, time
