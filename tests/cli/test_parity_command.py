@@ -90,7 +90,7 @@ def test_a_bad_command_line_is_status_2(options, words):
         (["--steps", 0], "error: --steps must be at least 1, not 0."),
         (["--steps", 10, "--every", 3], "error: --steps must be a multiple of --every, 3, not 10."),
         (["--samples", 0], "error: --samples must be at least 1"),
-        (["--sizes", 4], "error: --sizes must hold the inputs and the outputs"),
+        (["--sizes", 4], "error: --sizes must hold at least the inputs and the outputs"),
         (["--activation", "tan"], "error: unknown activation 'tan'"),
         (["--optimizer", "sdg"], "error: unknown optimizer 'sdg'"),
         (["--seed", -1], "error: --seed must be at least 0"),

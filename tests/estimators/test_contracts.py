@@ -189,8 +189,8 @@ def test_validation_samples_come_together_or_in_parts(samples, kind):
     ("parts", "message"),
     [
         (["X_val"], "X_val and y_val go together, but only X_val was given"),
-        (["y_val"], "but only y_val came"),
-        (["sample_weight_val"], "but only sample_weight_val came"),
+        (["y_val"], "but only y_val was given"),
+        (["sample_weight_val"], "but only sample_weight_val was given"),
         (["X_val", "y_val", "validation_data"], "pass validation_data or X_val, not both"),
     ],
 )

@@ -800,7 +800,7 @@ def test_regions_need_two_inputs_and_one_output_or_classes():
     with pytest.raises(ValueError, match="networks of two inputs: this one has 64"):
         plotting.decision_regions(run()[0], X, Y)
     net = Network([2, 3], output_activation="identity")
-    with pytest.raises(ValueError, match="has 3 outputs that are no classes"):
+    with pytest.raises(ValueError, match="has 3 outputs that are not classes"):
         plotting.decision_regions(net, [[0.0, 1.0]], [[0.0, 1.0, 2.0]])
 
 

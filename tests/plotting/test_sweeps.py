@@ -94,7 +94,7 @@ def test_what_can_not_be_drawn_is_told(ax):
     one = table_of([{"l2": 0.1, "b": 1}, {"l2": 0.2, "b": 1}], (0, 0, [0.1]), (1, 0, [0.2]))
     with pytest.raises(ValueError, match="two settings"):
         plotting.sweep_heat_map(one, ax=ax)
-    with pytest.raises(ValueError, match="'b' is none of 'l2'"):
+    with pytest.raises(ValueError, match="'b' is not one of 'l2'"):
         plotting.sweep_heat_map(one, "l2", "b", ax=ax)
     with pytest.raises(ValueError, match="no curves"):
         plotting.sweep_curves(table_of([{}], (0, 0, [])), ax=ax)

@@ -223,8 +223,8 @@ def quartic(power=4):
 @pytest.mark.parametrize(
     ("own", "what"),
     [
-        ([sine(1.1), quartic()], "the activation sine is another function"),
-        ([sine(), quartic(2)], "the cost quartic is another function"),
+        ([sine(1.1), quartic()], "the activation sine is not the function"),
+        ([sine(), quartic(2)], "the cost quartic is not the function"),
     ],
     ids=["activation", "cost"],
 )

@@ -191,7 +191,7 @@ PLANTED = {
         "validation accuracy of epoch 1 .*added up",
     ),
     "shares": (
-        (backprop, "_shares", lambda weights, xp: 1.01 * SHARES(weights, xp=xp)),
+        (backprop, "_shares", lambda weights, n, xp: 1.01 * SHARES(weights, n, xp=xp)),
         {"sample_weight": np.arange(23.0)},
         "after step 1, .*the weights of the samples",
     ),
