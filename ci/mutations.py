@@ -75,7 +75,7 @@ def with_fault(mutation: dict[str, Any], folder: Path) -> tuple[Path, str]:
     try:
         compile(text, str(path), "exec")
     except SyntaxError as error:
-        raise ValueError(f"'new' is no Python: {error}") from error
+        raise ValueError(f"'new' is not valid Python: {error}") from error
     return path, text
 
 
