@@ -270,7 +270,7 @@ class _Trial:
         return self._clock(lambda: program.run(leaves, batches, zs)) / n
 
     def difference(self, program: Program) -> str:
-        """Return a description of the difference of a program after two steps; empty if there is none."""
+        """Describe the difference of a program after two steps; empty if there is none."""
         xp = self.xp
         twice = [xp.stack([part, part]) for part in self.batch]
         start = map_leaves(_disturbed, self.state)
@@ -286,7 +286,7 @@ class _Trial:
 
 
 def _difference(begun: Sequence[Any], ours: Sequence[Array], theirs: Sequence[Array]) -> str:
-    """Return a description of the difference of two states beyond rounding; empty if there is none."""
+    """Describe the difference of two states beyond rounding; empty if there is none."""
     for i, (one, other, before) in enumerate(zip(ours, theirs, begun, strict=True)):
         dtype = str(one.dtype)
         share, eps = (_TOLERANCE[dtype], np.finfo(dtype).eps) if dtype in _TOLERANCE else (0.0, 0.0)
