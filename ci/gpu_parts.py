@@ -130,7 +130,7 @@ def first(where: Placement) -> None:
 
 
 def forced(where: Placement, many: int = 10_000) -> None:
-    """Each way to launch, forced: 2 steps, then thousands, and again, beside the plain loop."""
+    """Each way to launch, forced: 2 steps, then thousands, and again, against the plain loop."""
     on_gpu = where.backend == "cupy"
     workload, n = (BOOK, 512) if on_gpu else (([9, 5, 3], "sigmoid", "quadratic", 4), 4)
     terms = Regularization(l1=1e-4, l2=1e-4, dropout=(0.0, 0.2), clip_norm=5.0, max_norm=4.0)

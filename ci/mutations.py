@@ -75,7 +75,7 @@ def with_fault(mutation: dict[str, Any], folder: Path) -> tuple[Path, str]:
     try:
         compile(text, str(path), "exec")
     except SyntaxError as error:
-        raise ValueError(f"'new' is no Python: {error}") from error
+        raise ValueError(f"'new' is not valid Python: {error}") from error
     return path, text
 
 
@@ -155,9 +155,9 @@ def first_failure(output: str) -> str:
 def main() -> int:
     """Try the mutations that are asked for, and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("ids", nargs="*", metavar="ID", help="mutations; all unless told")
+    parser.add_argument("ids", nargs="*", metavar="ID", help="mutations; all by default")
     parser.add_argument("--select", default="", metavar="EXPR", help="more arguments of pytest")
-    parser.add_argument("--check", action="store_true", help="only look whether they can be tried")
+    parser.add_argument("--check", action="store_true", help="only check whether they can be tried")
     parser.add_argument("--root", type=Path, default=ROOT, help="the repository")
     arguments = parser.parse_args()
     text = Path(__file__).with_suffix(".toml").read_text("utf-8")

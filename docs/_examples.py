@@ -55,7 +55,7 @@ def read_page(app: Sphinx, docname: str, source: list[str]) -> None:
     if not docname.startswith("gallery/") or docname.endswith("/index"):
         return
     page = source[0]
-    # In what is no code, "|" is a letter; alone on a line it is a space of the gallery's.
+    # Outside of code, "|" is a letter; alone on a line, it is a space that the gallery adds.
     page = re.sub(r"^(?!\.\. | |\|$).*", lambda line: line[0].replace("|", r"\|"), page, flags=re.M)
     page = re.sub(
         r"(?<=\n\n)(\.\. _sphx_glr_gallery_\w+\.py:\n\n)(.+?)\.?\n",

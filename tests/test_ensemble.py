@@ -465,7 +465,7 @@ def test_files_of_another_kind_are_refused_by_what_they_hold(tmp_path, samples, 
     assert "the one before" not in caplog.text  # the file is whole
     with pytest.raises(CheckpointError, match="holds the run of a network"):
         Ensemble.load(tmp_path / "net-run.safetensors")
-    with pytest.raises(FileNotFoundError, match=r"but net\.safetensors beside it"):
+    with pytest.raises(FileNotFoundError, match=r"but net\.safetensors next to it"):
         Network.load(tmp_path / "net")
 
 

@@ -424,13 +424,13 @@ def settings_text(settings: Mapping[str, Any]) -> str:
     Examples:
         >>> print(settings_text({"batch_size": 32, "l2": None, "sizes": [2, 1]}), end="")
         # The settings of a run as they were used: bp-xp train --config FILE repeats it.
-        # It is replaced whenever the network beside it is.
+        # It is replaced whenever the network next to it is.
         batch-size = 32
         sizes = [2, 1]
     """
     lines = [
         f"{_MARK} as they were used: bp-xp train --config FILE repeats it.",
-        "# It is replaced whenever the network beside it is.",
+        "# It is replaced whenever the network next to it is.",
     ]
     for name, value in settings.items():
         if value is not None:

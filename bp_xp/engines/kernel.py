@@ -404,7 +404,7 @@ def _index_lines(shape: tuple[int, ...], tiling: _Tiling, lines: list[str]) -> I
     """Write the indices i0, i1 ... of an entry, as far as lines use them."""
     indices = _indices("i", shape)
     if tiling.tile > 1:
-        # The entries of a tile are apart, so that neighboring threads compute neighboring entries.
+        # The entries of a tile are far apart, so that neighboring threads compute adjacent entries.
         height, width = shape[0] // tiling.rows, shape[1] // tiling.columns
         indices = [
             f"i / {width} + t / {tiling.columns} * {height}",

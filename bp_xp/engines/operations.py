@@ -350,7 +350,7 @@ def _write_astype(tape: _Tape, out: Recorded, array: Any, dtype: Any, **_: Any) 
 
 def _write_where(tape: _Tape, out: Recorded, condition: Any, one: Any, other: Any) -> None:
     if condition.dtype != bool:
-        raise CannotRecordError("a condition that is no bool")
+        raise CannotRecordError("a condition that is not a bool")
     # Which of two entries: the condition is 0 or 1 in any dtype.
     tape.write_elementwise(out, [condition, one, other], out.dtype, "{0} != 0 ? {1} : {2}")
 

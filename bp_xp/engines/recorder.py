@@ -76,7 +76,7 @@ class Recorded(NDArrayOperatorsMixin):
         if method != "__call__" or options or ufunc.nout != 1:
             raise CannotRecordError(f"{ufunc.__name__}.{method} with {sorted(options)}")
         if not isinstance(out, Recorded | None):
-            raise CannotRecordError("what is no result of the step changes")
+            raise CannotRecordError("writing to an array that was not recorded")
         return self.tape.ufunc(ufunc, inputs, out)
 
     def __array_function__(self, function: Any, _: Any, inputs: Any, options: Any) -> Any:

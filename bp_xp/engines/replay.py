@@ -71,7 +71,7 @@ class Record(Protocol):
     """Takes a step on copies of the state and of a mini-batch, and returns its program."""
 
     def __call__(self, step: Step, state: Any, batch: Sequence[Array], *, xp: Namespace) -> Program:
-        """Raise CannotRecordError, or any other exception, where the plain loop has to serve."""
+        """Raise CannotRecordError, or any other exception, if the plain loop has to be used."""
         ...
 
 

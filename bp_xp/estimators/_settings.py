@@ -99,8 +99,8 @@ def activations_of(activation: Any, n_hidden: int) -> list[Any]:
             raise TypeError(f"activation must be a name or a bp_xp.Activation, not {one!r}.")
         if one.coupled:
             raise ValueError(
-                f"{one.name} ties the neurons of a layer together, so it can't be the activation "
-                "of a hidden layer: use another, such as 'relu'."
+                f"{one.name} couples the neurons of a layer: it can't be used in a hidden layer. "
+                "Use another activation, such as 'relu'."
             )
     return [known(one, ACTIVATIONS) for one in chosen]
 
@@ -149,8 +149,8 @@ def check_loss(loss: Any, out_activation: str, n_outputs: int) -> None:
         )
     if fault == "weights":
         raise ValueError(
-            f"loss={cost.name!r} has a positive_weight for each of other outputs than the "
-            f"{n_outputs} of this y: give one for all, or one for each."
+            f"loss={cost.name!r} has a list of positive_weight that does not fit the "
+            f"{n_outputs} outputs of this y: give one for all, or one for each."
         )
 
 

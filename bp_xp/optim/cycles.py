@@ -71,7 +71,7 @@ class OneCycle:
     """A rate that rises to its maximum and falls far below its start: one cycle for a whole run.
 
     The rate starts at largest / first_divisor, reaches ``largest`` at step ``rise`` · steps − 1,
-    and falls to largest / (first_divisor · last_divisor) at the last step, where it stays. With
+    and falls to largest / (first_divisor · last_divisor) at the last step, and stays there. With
     three phases it first falls to its initial value, as fast as it rose, and then to its final
     value. A phase is half a cosine wave, or a straight line.
 

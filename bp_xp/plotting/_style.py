@@ -152,7 +152,7 @@ def ink_on(rgba: Sequence[float]) -> str:
 
 
 def color_bar(drawn: Any, ax: "Axes", label: str, **options: Any) -> "Colorbar":
-    """Add a color scale beside an Axes."""
+    """Add a color scale next to an Axes."""
     bar = ax.figure.colorbar(drawn, ax=ax, label=label, **options)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     return bar

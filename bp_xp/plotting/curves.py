@@ -187,7 +187,7 @@ def _layer_colors(n: int) -> list[Any]:
 
 
 def _tell_layers(ax: "Axes") -> None:
-    """Add a legend of the layers' colors beside an Axes; if there are many, of some of them."""
+    """Add a legend of the layers' colors next to an Axes; if there are many, of some of them."""
     lines = ax.get_lines()
     shown = np.unique(np.linspace(0, len(lines) - 1, min(len(lines), _MOST_LAYERS)).round())
     labels = [f"layer {int(i) + 1}" for i in shown]

@@ -186,7 +186,7 @@ def _write(ax: "Axes", x: float, y: float, words: str, points: float, **options:
 
 
 def _write_around(ax: "Axes", network: Network, columns: list[_Column], y: np.ndarray) -> None:
-    """Write the names of the columns above them, and the targets beside the outputs."""
+    """Write the names of the columns above them, and the targets next to the outputs."""
     top = ax.get_ylim()[1] - 0.75
     for number, column in enumerate(columns):
         kind, n = f"layer {number}\n", str(len(column.a))

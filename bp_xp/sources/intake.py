@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 _first_row: ContextVar[int | None] = ContextVar(
-    "the number of the first row of a part of the samples; None where all are checked", default=None
+    "the number of the first row of a part of the samples; None if all are checked", default=None
 )
 
 

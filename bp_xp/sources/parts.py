@@ -48,7 +48,7 @@ class PartMaker:
     def inputs(self, x: Any) -> Any:
         """Return the inputs of stored or yielded rows, for :meth:`make`.
 
-        An error of a user's function is raised unchanged: its traceback shows where.
+        An error in a user's function is raised unchanged: its traceback shows where.
 
         Raises:
             ValueError, TypeError: as for :func:`transformed`.

@@ -82,7 +82,7 @@ def make_samples(
         x_name: the name of the inputs in messages; None is ``x``.
         sparse: whether the inputs may be a sparse matrix.
         partial: whether these are a part of a larger set. Then small integers on the host keep
-            their dtype, and become floats where they are used; and all weights may be zero.
+            their dtype, and become floats when they are used; and all weights may be zero.
 
     Raises:
         ValueError: shapes do not fit, a label is not a class, or a value is not finite.

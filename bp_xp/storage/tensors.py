@@ -122,7 +122,7 @@ def read_tensors(
         meant = path.with_name(f"{path.name}.safetensors")
         if not meant.exists():
             raise
-        text = f"there is no such file, but {meant.name} beside it"
+        text = f"there is no such file, but {meant.name} next to it"
         raise FileNotFoundError(error.errno, text, str(path)) from None
 
 

@@ -117,7 +117,7 @@ class SweepResult:
     def rows(self) -> list[dict[str, Any]]:
         """The table: a dictionary for each of the settings, the best first.
 
-        Beside the settings: the mean of the metric over the runs that did not diverge, and their
+        Besides the settings: the mean of the metric over the runs that did not diverge, and their
         standard deviation (``"..._std"``); the number of ``"runs"`` and of those that
         ``"diverged"``; the mean ``"epoch"`` of the networks' parameters; and ``"stopped"``,
         why the runs ended.

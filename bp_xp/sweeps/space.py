@@ -73,7 +73,7 @@ def log_uniform(low: float, high: float) -> Distribution:
     Use it for values that vary by powers of ten, such as a learning rate.
 
     Raises:
-        ValueError, TypeError: they are no finite numbers above 0, or low is not below high.
+        ValueError, TypeError: they are not finite numbers above 0, or low is not below high.
 
     References:
         Bergstra and Bengio, *Random search for hyper-parameter optimization*, JMLR 2012.

@@ -14,7 +14,7 @@ _PREPARATION, _CARD = "table", "card"
 
 
 def write_sections(preparation: Preparation, card: Card | None = None) -> dict[str, Section]:
-    """Return the sections that the file of a model has beside its network."""
+    """Return the sections that the file of a model has besides its network."""
     sections = {_PREPARATION: preparation.to_section()}
     return sections if card is None else sections | {_CARD: card.to_section()}
 

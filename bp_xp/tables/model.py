@@ -447,7 +447,7 @@ class TableModel:
         return moved
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the model to a safetensors file: a network's, with the preparation beside it.
+        """Write the model to a safetensors file: a network's, with the preparation added.
 
         :meth:`bp_xp.Network.load` reads only the network from it.
 

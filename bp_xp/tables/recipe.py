@@ -147,7 +147,7 @@ class Recipe:
 def suited_l2(n_rows: int) -> float:
     """Return the strength of the penalty on weights for a number of training rows.
 
-    6 / N, but 0.002 to 0.01. The penalty stands beside the mean cost of a row; what is known of
+    6 / N, but 0.002 to 0.01. The penalty is added to the mean cost of a row; what is known of
     weights beforehand counts the less, the more rows there are.
 
     Examples:

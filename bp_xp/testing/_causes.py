@@ -45,11 +45,11 @@ def explain(run: Other, x: Any, y: Any, options: dict[str, Any]) -> list[str]:
             *_values(run, first, "largest value so far", run.rtol),
         ]
         if rest:
-            lines.append(f"  too far off as well: {', '.join(str(one.quantity) for one in rest)}")
+            lines.append(f"  also too far apart: {', '.join(str(one.quantity) for one in rest)}")
         if run.step == 0 and not _of_costs(run):
             return [*lines, *_why_not_from_the_start(run)]
     elif run.error:
-        lines.append(f"It {run.fault}, as the reference does not: {run.error}")
+        lines.append(f"It {run.fault}, but the reference does not: {run.error}")
     else:
         return [*lines, f"Its parameters agree (rtol {run.rtol:g}), but it {run.fault}."]
     lines.append(f"  largest difference by step: {_growth(run)}")
@@ -60,7 +60,7 @@ def explain(run: Other, x: Any, y: Any, options: dict[str, Any]) -> list[str]:
 
 
 def _of_costs(run: Other) -> bool:
-    """Return whether the first that differs is the cost of an epoch, and not a parameter."""
+    """Return whether the first difference is in the cost of an epoch, not in a parameter."""
     return bool(run.differing) and run.differing[0].quantity.layer == 0
 
 
@@ -69,11 +69,11 @@ def _why_not_from_the_start(run: Other) -> list[str]:
     if seeds[0] != seeds[1]:
         return [
             f"They start from different parameters; their seeds are {seeds[0]} and {seeds[1]}:",
-            "let build give one seed, as in lambda **where: Network(sizes, seed=0, **where).",
+            "let build use one seed, as in lambda **where: Network(sizes, seed=0, **where).",
         ]
     return [
-        f"They start from different parameters, though from one seed, {seeds[0]}:",
-        "look at build, and at an initializer of your own.",
+        f"They start from different parameters, although both have the seed {seeds[0]}:",
+        "look at build, and at any custom initializer.",
     ]
 
 
@@ -82,7 +82,7 @@ def _why_from_a_step(
 ) -> list[str]:
     """Look for the cause in the step that went wrong, or in the costs of its epoch."""
     of_costs = not run.differing or _of_costs(run)
-    since = of_costs and run.every > 1  # the steps since the last look are not known to agree
+    since = of_costs and run.every > 1  # whether the steps since the last look agree is unknown
     if (not of_costs or since) and (drawn := _drawn_differently(run, options)):
         return drawn
     step, start = run.step, run.step if of_costs else run.step - 1
@@ -92,7 +92,7 @@ def _why_from_a_step(
         rows, samples = np.arange(len(x)), "all samples"
     equal = run.reference.parameters[start // run.every]
     tolerance = _ROUNDINGS_OF_A_PASS * float(np.finfo(run.network.dtype).eps)
-    lines = [f"From equal parameters, those after step {start}, on {samples}:"]
+    lines = [f"From the same parameters, those after step {start}, on {samples}:"]
     cause, kink = _search(run, equal, equal, (x, y), rows, tolerance=tolerance)
     if cause:
         return [*lines, *cause]
@@ -101,12 +101,12 @@ def _why_from_a_step(
         if of_costs:
             how = "What differs is how costs are computed over many samples, or added up"
             one = named("every", 1)
-            more = f", or a step since then: pass {one} to see which." if since else "."
+            more = f", or a later step: pass {one} to see which." if since else "."
             return [*lines, how + more]
         _, kink = _search(run, equal, run.parameters[-2], (x, y), rows, tolerance=run.rtol)
         if kink:
-            lines.append("From the parameters of each, which agree within rtol:")
-    besides = f"look at what a step has besides: {', '.join(_besides(options))}."
+            lines.append("From each network's own parameters, which agree within rtol:")
+    besides = f"look at the other parts of a step: {', '.join(_besides(options))}."
     exact = "compare in float64, " if run.network.dtype == "float32" else ""
     larger = f"pass a larger {named('rtol')}"
     remedy = f"{exact}take fewer steps or a smaller learning rate, or {larger}."
@@ -114,10 +114,10 @@ def _why_from_a_step(
     if after <= tolerance:
         return [
             *lines,
-            f"The difference is no more than rounding: let {named('rtol')} be {tolerance:.1g}.",
+            f"The difference is only rounding: raise {named('rtol')} to {tolerance:.1g}.",
         ]
     if kink:
-        lines += [*kink, f"That is enough to part the two: {remedy}"]
+        lines += [*kink, f"That is enough to separate the two runs: {remedy}"]
         besides = f"if that does not explain it, {besides}"
     elif before > after / 10:
         lines += ["The difference has grown over the steps.", f"If it is rounding, {remedy}"]
@@ -126,27 +126,27 @@ def _why_from_a_step(
 
 
 def _drawn_differently(run: Other, options: dict[str, Any]) -> list[str]:
-    """Return what to say where the generators have come to draw different numbers."""
+    """Return the message if the generators no longer draw the same numbers; empty if they do."""
     ours, theirs = run.reference.orders[len(run.orders) - 1], run.orders[-1]
     if ours == theirs or not (options.get("shuffle", True) or _term(options, "dropout")):
         return []
     seeds = run.reference.network.seed, run.network.seed
     why = "from one seed: look at what else draws from it, such as an initializer."
     if seeds[0] != seeds[1]:
-        why = f"from the seeds {seeds[0]} and {seeds[1]}: let build give one seed."
+        why = f"from the seeds {seeds[0]} and {seeds[1]}: let build use one seed."
     return [
-        f"In epoch {len(run.orders)} they draw other random numbers, for the order of the samples",
+        f"In epoch {len(run.orders)} they draw different random numbers for the order of samples",
         f"and the masks of dropout, {why}",
     ]
 
 
 def _term(options: dict[str, Any], name: str) -> Any:
-    """Return what regularizes under a name, passed by itself or with others."""
+    """Return the regularization with a name, passed alone or in ``regularization``."""
     return options.get(name) or getattr(options.get("regularization"), name, None)
 
 
 def _besides(options: dict[str, Any]) -> Iterator[str]:
-    """Yield what has a part in a step besides backpropagation, of the options that were given."""
+    """Yield the parts of a step other than backpropagation, for the options that were given."""
     yield f"the optimizer {options.get('optimizer') or 'SGD(0.1)'}"
     for name in ("dropout", "l1", "l2", "clip_norm", "clip_value", "max_norm"):
         if _term(options, name):
@@ -160,7 +160,7 @@ def _besides(options: dict[str, Any]) -> Iterator[str]:
 
 
 def _rows_of(run: Reference, step: int, n: int, options: dict[str, Any]) -> np.ndarray | None:
-    """Return which samples made the mini-batch of a step; None where some are held out."""
+    """Return which samples were in the mini-batch of a step; None if some are held out."""
     if isinstance(options.get("validation_data"), int | float):
         return None
     before, state = next(order for order in reversed(run.orders) if order[0] < step)
@@ -186,8 +186,8 @@ def _search(
     """Look for the first quantity that differs on some samples, from these parameters.
 
     Returns:
-        What to say of it, or nothing; and of a z that rounding takes across a kink. Samples with
-        such a z are left out of the search for anything else.
+        What to say about it, if it exists, and about a z that rounding takes across a kink. Samples
+        with such a z are left out of the search for anything else.
     """
     kink: list[str] = []
     while len(rows) and (
@@ -212,7 +212,7 @@ class _Found(NamedTuple):
     Attributes:
         difference: where, and by how much.
         cause: what computes it; or that z is at a kink.
-        kinks: for each sample whether it differs since z is at a kink, shape (N,).
+        kinks: for each sample, whether it differs because z is at a kink, shape (N,).
     """
 
     difference: Difference
@@ -236,8 +236,8 @@ def _first_to_differ(
     n, outputs = len(batch[0]), float(np.abs(to_numpy(traces[0].layers[-1].a)).max())
     for (quantity, mine, cause), (_, other, _) in zip(*map(_quantities, traces), strict=True):
         mine, other = to_numpy(mine), to_numpy(other)
-        # a − y can be as small as the rounding of a. So errors, and what is made of them, are
-        # measured against the outputs as well; in the mean, each is divided by N.
+        # a − y can be as small as the rounding of a. So errors, and what is computed from them, are
+        # also measured against the outputs; in the mean, each is divided by N.
         least = {"z": 0.0, "a": 0.0, "σ′(z)": 0.0, "∇ₐC": 1.0 / n, "δ": 1.0 / n}
         scale = max(float(np.abs(mine).max()), least.get(quantity.name, 1.0) * outputs)
         found = difference(quantity, mine, other, scale)
@@ -272,9 +272,9 @@ def _quantities(trace: BackpropTrace) -> Iterator[tuple[Quantity, Array, str]]:
 def _at_a_kink(
     run: Other, traces: Sequence[BackpropTrace], found: Difference, tolerance: float
 ) -> _Found | None:
-    """Return what is found where σ′ differs because z does, by a rounding; None where σ′ does.
+    """Return the finding if σ′ differs only because z does, by a rounding; otherwise None.
 
-    Given the z of the other side, the reference then finds the σ′ of the other side.
+    In that case, the reference computes the same σ′ as the other side from the other side's z.
     """
     network, l = run.reference.network, found.quantity.layer  # noqa: E741
     activation = network.model.activations[l - 1]
@@ -300,7 +300,7 @@ def _at_a_kink(
 
 
 def _at(found: Difference, rows: np.ndarray | None = None) -> str:
-    """Return where in an array; the samples of a mini-batch are told by their rows in x."""
+    """Return where in an array; the samples of a mini-batch are given as rows of x."""
     if not found.at:
         return ""
     if rows is None or found.quantity.name in ("∂C/∂W", "∂C/∂b"):
@@ -321,7 +321,7 @@ def _values(run: Other, found: Difference, scale: str, tolerance: float) -> list
 
 
 def _growth(run: Other) -> str:
-    """Return the largest difference at some steps, the last two among them."""
+    """Return the largest difference at some steps, including the last two."""
     last = len(run.differences) - 1
     chosen = {last} | {n for n in (0, 1, 10, 100, 1000, 10_000, last - 1) if 0 <= n < last}
     return ", ".join(f"{n * run.every}: {run.differences[n]:.1g}" for n in sorted(chosen))

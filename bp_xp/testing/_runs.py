@@ -21,7 +21,7 @@ _LEAST_OF_LAYER = 1e-3
 
 
 class Quantity(NamedTuple):
-    """What an array holds: ``Quantity("W", 1)`` is W of layer 1; layer 0 is no layer."""
+    """What an array holds: ``Quantity("W", 1)`` is W of layer 1; layer 0 means no layer."""
 
     name: str
     layer: int = 0
@@ -35,7 +35,7 @@ Values = dict[Quantity, np.ndarray]
 
 
 def _parameters(network: Network) -> Values:
-    """Bring the parameters home; training makes new arrays, so these are not copied."""
+    """Return the parameters on the host; training makes new arrays, so these are not copied."""
     return {
         Quantity(name, l): to_numpy(values)
         for l, layer in enumerate(network.layers, start=1)  # noqa: E741 - the book's index
@@ -57,14 +57,14 @@ def _are_costs(values: Values) -> bool:
 
 
 class Difference(NamedTuple):
-    """Where and by how much an array differs the most from that of the reference.
+    """Where, and by how much, an array differs the most from the reference's.
 
     Attributes:
         quantity: what the array holds.
         at: where in the array.
-        values: that of the reference, and the other.
-        absolute: how far they are apart.
-        relative: the same against the scale of the array.
+        values: the reference's value there, and the other one.
+        absolute: how far apart they are.
+        relative: the same, relative to the scale of the array.
     """
 
     quantity: Quantity
@@ -77,7 +77,7 @@ class Difference(NamedTuple):
 def difference(
     quantity: Quantity, ours: np.ndarray, theirs: np.ndarray, scale: float
 ) -> Difference:
-    """Return the largest difference; what is not finite on one side only is infinitely far off."""
+    """Return the largest difference, which is infinite if only one side has a finite value."""
     with np.errstate(invalid="ignore", over="ignore"):
         gaps = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
     gaps = np.where((ours == theirs) | (np.isnan(ours) & np.isnan(theirs)), 0.0, gaps)
@@ -93,7 +93,7 @@ class _Look(NamedTuple):
 
     Attributes:
         step: the steps taken.
-        values: the parameters; or the costs of the epoch just over.
+        values: the parameters, or the costs of the epoch that has just ended.
         scales: what differences are relative to.
     """
 
@@ -103,14 +103,14 @@ class _Look(NamedTuple):
 
 
 class _Run(Callback):
-    """Looks at the parameters of a run every so many steps, and at the costs of each epoch.
+    """Looks at the parameters of a run after every ``every`` steps, and at the costs of each epoch.
 
     Attributes:
         network: the network.
         placement: where it is.
         limit: the steps to take.
         every: the steps between two looks.
-        step: those taken.
+        step: the steps taken so far.
         epochs: the complete epochs.
         orders: for each epoch, the steps before it, and the state of the generator that draws its
             order.
@@ -126,16 +126,16 @@ class _Run(Callback):
         return f"{self.placement.backend}-{self.placement.device_name}"
 
     def look(self, values: Values) -> bool:
-        """Look at parameters or costs; return whether the run shall end."""
+        """Look at parameters or costs; return whether the run should end."""
         raise NotImplementedError
 
     def train(self, x: Any, y: Any, options: dict[str, Any]) -> None:
-        """Train the network, and look on."""
+        """Train the network, and look at it during training."""
         if self.look(_parameters(self.network)):
             return
         options = {"progress": False} | options
         try:
-            # An epoch has one step at least; the run itself ends after its steps.
+            # An epoch has at least one step; the callback ends the run after ``limit`` steps.
             history = self.network.fit(x, y, epochs=self.limit, callbacks=[self], **options)
         except Exception as error:
             error.add_note(f"raised while training on {self}, in assert_parity")
@@ -144,11 +144,11 @@ class _Run(Callback):
             raise KeyboardInterrupt
 
     def on_epoch_start(self, network: Network, history: History) -> None:
-        """Keep what draws the order of the samples."""
+        """Keep the state of the generator that draws the order of the samples."""
         self.orders.append((self.step, network._generator.bit_generator.state))
 
     def on_steps(self, network: Network, history: History, step: int) -> bool:
-        """Look at the parameters; the run ends a look late, so that its last epoch can end."""
+        """Look at the parameters; the run ends one look later, so that its last epoch can end."""
         if step > self.limit:
             return True
         self.step = step
@@ -161,11 +161,11 @@ class _Run(Callback):
 
 
 class Reference(_Run):
-    """The run that the others are held against.
+    """The run that the others are compared with.
 
     Attributes:
-        looks: all that it has looked at.
-        parameters: those before the first step, and after each that is looked at.
+        looks: everything it has looked at.
+        parameters: the parameters before the first step, and after each step that it looks at.
     """
 
     def __init__(self, network: Network, placement: Placement, limit: int, every: int) -> None:
@@ -181,7 +181,7 @@ class Reference(_Run):
             if not math.isfinite(largest):
                 raise DivergenceError(
                     f"the reference {self} diverges: {quantity} is not finite after step "
-                    f"{self.step}, so that nothing can be compared after it. Use a smaller "
+                    f"{self.step}, so nothing can be compared after that. Use a smaller "
                     f"learning rate, or fewer steps{in_python(', or scaled inputs')}."
                 )
             self._largest[quantity] = max(largest, self._largest.get(quantity, 0.0))
@@ -204,7 +204,7 @@ class Other(_Run):
     Attributes:
         reference: the run of the reference.
         rtol: the largest difference that passes.
-        fault: what is wrong, for the table; empty as long as nothing is.
+        fault: what is wrong, as the table shows it; empty if nothing is.
         differing: the differences that are too large, in order.
         differences: the largest difference before the first step, and after each compared step.
         where: the step and the tensor of the largest of them.
@@ -226,7 +226,7 @@ class Other(_Run):
         self._looks = 0
 
     def train(self, x: Any, y: Any, options: dict[str, Any]) -> None:
-        """Train the network, and look on; the reference went all the way before."""
+        """Train the network, and look at it; the reference has finished before."""
         try:
             super().train(x, y, options)
         except DivergenceError as error:

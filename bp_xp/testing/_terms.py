@@ -21,7 +21,7 @@ from bp_xp.training.step import Rule, State, make_step
 
 __all__ = ["Terms", "gradient_of_step", "make_terms"]
 
-# How many standard deviations the share of neurons left out may be off.
+# By how many standard deviations the share of neurons left out may differ from the rate.
 _DEVIATIONS = 6.0
 
 
@@ -33,7 +33,8 @@ class Terms:
         weights: how much each sample counts, shape (N,), on the host; None if all count equally.
         l1: for each layer, the strength of Σ |w|.
         l2: for each layer, the strength of ½ Σ w².
-        dropout: for each layer from the inputs to the last hidden one, the rate; empty without.
+        dropout: the rate of each layer from the inputs to the last hidden one; empty without
+            dropout.
         masks: the mask of each of these layers, shape (N, sizes[l]), float64; or None.
     """
 
@@ -69,8 +70,8 @@ def make_terms(network: Network, weights: Any, l1: Any, l2: Any, dropout: Any) -
     """Return terms without masks.
 
     Raises:
-        ValueError: a number is out of its range, or there are too many or too few.
-        TypeError: it is no number.
+        ValueError: a number is out of range, or there are too many or too few.
+        TypeError: one is not a number.
     """
     given = {"l1": l1, "l2": l2, "dropout": dropout}
     checked = as_regularization(None, given, len(network.sizes) - 2)
@@ -84,10 +85,10 @@ def make_terms(network: Network, weights: Any, l1: Any, l2: Any, dropout: Any) -
 def gradient_of_step(
     network: Network, x: Any, y: Any, terms: Terms, seed: int
 ) -> tuple[list[Layer], Terms]:
-    """Return the gradient that a training step gives its optimizer, and the terms as it has them.
+    """Return the gradient that a training step passes to its optimizer, and the terms in it.
 
     Raises:
-        AssertionError: the masks are none of dropout of these rates.
+        AssertionError: a mask is not one that dropout with these rates can draw.
     """
     placement, xp = network.placement, network.xp
     with placement.active():
@@ -121,26 +122,26 @@ def gradient_of_step(
 def _hand_over(
     layers: Sequence[Layer], gradients: Sequence[Layer], state: Any, *, xp: Namespace
 ) -> tuple[list[Layer], Any]:
-    """Move nothing, and let the gradients be the state."""
+    """Leave the parameters as they are, and return the gradients as the state."""
     del xp, state
     return list(layers), list(gradients)
 
 
 def _exact(mask: Array, rate: float, l: int) -> np.ndarray:  # noqa: E741
-    """Return a mask of dropout in float64, which must be one of its rate."""
+    """Return a dropout mask in float64; it must be one that its rate allows."""
     where, kept = "the inputs'" if l == 0 else f"layer {l}'s", 1.0 / (1.0 - rate)
     values = mask.astype(np.float64)
     passes = values != 0.0
     off = values[passes & ~np.isclose(values, kept, rtol=1e-6)]
     if off.size:
         raise AssertionError(
-            f"{where} mask of dropout holds {off[0]:.6g}: with a rate of {rate:g}, a neuron passes "
-            f"on 0 or {kept:.6g} of its activation."
+            f"{where} dropout mask contains {off[0]:.6g}: with a rate of {rate:g}, every entry "
+            f"must be 0 or {kept:.6g}."
         )
     share, spread = 1.0 - passes.mean(), math.sqrt(rate * (1.0 - rate) / passes.size)
     if abs(share - rate) > _DEVIATIONS * spread + 1.0 / passes.size:
         raise AssertionError(
-            f"{where} mask of dropout leaves out a share of {share:.3f} of {passes.size} neurons: "
-            f"the rate is {rate:g}."
+            f"{where} dropout mask leaves out {share:.3f} of its {passes.size} entries, but the "
+            f"rate is {rate:g}."
         )
     return passes * kept

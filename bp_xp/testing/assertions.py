@@ -138,7 +138,7 @@ def _kind_of(value: Any, name: str) -> _Kind:
 
 
 def _compare(actual: Any, expected: Any, tolerance: _Tolerance) -> str:
-    """Return a report on two tensors of one kind, empty where they are close."""
+    """Return a report on two tensors of one kind, empty if they are close."""
     (a, eps), (e, _) = _on_host(actual), _on_host(expected)
     wide = np.complex128 if a.dtype.kind == "c" else np.float64
     size = np.abs(e.astype(wide))
@@ -146,7 +146,7 @@ def _compare(actual: Any, expected: Any, tolerance: _Tolerance) -> str:
     largest = float(np.max(size, where=finite, initial=0.0))
     rtol = eps ** (2 / 3) if tolerance.rtol is None else tolerance.rtol
     atol = min(32.0 * eps, eps ** (2 / 3)) * largest if tolerance.atol is None else tolerance.atol
-    # Nothing but itself is close to an infinite value, and infinity − infinity is no number.
+    # Only an infinite value itself is close to it, and infinity − infinity is not a number.
     allowed = np.where(finite, atol + rtol * np.where(finite, size, 0.0), 0.0)
     with np.errstate(invalid="ignore", over="ignore"):
         distance = np.abs(a.astype(wide) - e.astype(wide))

@@ -25,16 +25,16 @@ _TOLERANCES = {"float32": 1e-4, "float64": 1e-7}
 
 _FEW_ENTRIES = 100
 _DIRECTIONS = 8
-_ENTRIES_LOOKED_AT = 256  # to say which entry is wrong, where a direction is
+_ENTRIES_LOOKED_AT = 256  # to find which entry is wrong, if a direction is
 
-# Where a step is too coarse, finer ones are taken, in units of the first; and it is too coarse
-# where the error is not well below the largest that passes.
+# If a step is too coarse, finer ones are taken, in units of the first. A step is too coarse if the
+# error is not well below the largest that passes.
 _FINER = (0.1, 0.01, 0.001)
 _WELL_BELOW = 0.1
 
-# The cost is known to some units of rounding, so that a slope over h is known to so much of C/h.
+# The cost is known to a few units of rounding, so a slope over h is known to as many units of C/h.
 _ROUNDING = 8.0 * float(np.finfo(np.float64).eps)
-# A tensor is left out where that is more than this share of its largest slope.
+# A tensor is left out if that is more than this share of its largest slope.
 _ROUNDING_SHARE = 0.01
 
 
@@ -47,13 +47,13 @@ class TensorCheck:
         name: ``"W"`` or ``"b"``.
         shape: (O, I) or (O,).
         lines: what was checked: ``"entries"``, each derivative separately, or ``"directions"``.
-        checked: the number of those checked.
-        left_out: the number that could not be checked: at a kink of the cost, or too small compared
-            with its rounding.
+        checked: how many of them were checked.
+        left_out: how many could not be checked: at a kink of the cost, or too small compared with
+            its rounding.
         error: the largest difference, relative to the largest derivative of the tensor.
         index: where that is, or None for a direction.
         claimed: the derivative there, by backpropagation.
-        measured: the same by differences.
+        measured: the derivative there, by differences.
     """
 
     layer: int
@@ -69,7 +69,7 @@ class TensorCheck:
 
     @property
     def where(self) -> str:
-        """The derivative with the largest error, in words."""
+        """The derivative with the largest error, as text."""
         tensor = f"layer {self.layer}, {self.name}"
         if self.index is None:
             return f"{tensor} along a random direction"
@@ -81,8 +81,8 @@ class GradientReport:
     """How well backpropagation agrees with differences of the cost; prints as a table.
 
     Attributes:
-        network: the network, in words.
-        reference: where the differences were taken, in words.
+        network: a description of the network.
+        reference: where the differences were taken, such as ``"on numpy cpu"``.
         tolerance: the largest error that passes, relative to a tensor's largest derivative.
         tensors: W and b of layer 1, of layer 2, and so on.
     """
@@ -99,7 +99,7 @@ class GradientReport:
 
     @property
     def unchecked(self) -> tuple[TensorCheck, ...]:
-        """The tensors of which more was left out than checked."""
+        """The tensors with more left out than checked."""
         return tuple(one for one in self.tensors if one.left_out > one.checked)
 
     @property
@@ -308,13 +308,13 @@ class _Cost:
             raise ValueError(f"the mean cost is {self.here}: there is no gradient to check.")
 
     def _layer(self, l: int, layer: Layer, a: Array) -> tuple[Array, Array]:  # noqa: E741
-        """Return z and a of a layer, from the activations below, some of which are left out."""
+        """Return z and a of a layer, from the activations below, after dropout if there is any."""
         mask = self._masks[l] if l < len(self._masks) else None
         z = (a if mask is None else a * mask) @ layer.W.mT + layer.b
         return z, self.network.model.activations[l].sigma(z, xp=self.network.xp)
 
     def __call__(self, l: int, layer: Layer) -> float:  # noqa: E741
-        """Return the mean cost with ``layer`` in place of layer l; what is below stays."""
+        """Return the mean cost with ``layer`` in place of layer l; the layers below stay."""
         z = a = self._below[l]
         for k, one in enumerate([layer, *self.network.layers[l + 1 :]], start=l):
             z, a = self._layer(k, one, a)
@@ -333,11 +333,11 @@ class _Cost:
 
 
 _Line = int | np.ndarray
-"""An entry, by its place in the flat tensor, or a direction of length 1."""
+"""An entry, by its index in the flat tensor, or a direction of length 1."""
 
 
 class _Slopes(NamedTuple):
-    """The slope of the cost at 0 by differences over h: of both sides, and of each by itself."""
+    """The slope of the cost at 0 by differences over h: from both sides, and from each alone."""
 
     central: float
     left: float
@@ -346,7 +346,7 @@ class _Slopes(NamedTuple):
 
     @property
     def gap(self) -> float:
-        """By how much the sides differ: little where the cost is smooth, and by any kink."""
+        """By how much the sides differ: little where the cost is smooth, more at a kink."""
         return abs(self.right - self.left)
 
     def distance(self, claimed: float) -> float:
@@ -357,7 +357,7 @@ class _Slopes(NamedTuple):
 
 
 class _Tensor:
-    """One tensor of parameters: what backpropagation claims of it, and what differences show."""
+    """One tensor of parameters: what backpropagation claims, and what differences show."""
 
     def __init__(self, cost: _Cost, l: int, name: str, claims: np.ndarray, step: float) -> None:  # noqa: E741
         self._cost, self.l, self.name, self.claims, self._step = cost, l, name, claims, step
@@ -391,15 +391,15 @@ class _Tensor:
 
 
 class _Verdict(NamedTuple):
-    """What some slopes say of the claim of a line.
+    """What some slopes say about the claim for a line.
 
     Attributes:
         line: the line.
         measured: the slope.
-        least: the least that the claim is off by.
-        most: the most that it may be off by, were it not for kinks.
-        doubt: how unsure the slope is.
-        told: whether something can be said at all.
+        least: the smallest error that the claim can have.
+        most: the largest error that it can have, if there are no kinks.
+        doubt: how uncertain the slope is.
+        told: whether the claim can be judged at all.
     """
 
     line: _Line
@@ -411,12 +411,12 @@ class _Verdict(NamedTuple):
 
 
 def _judge(tensor: _Tensor, line: _Line, first: _Slopes, allowed: float) -> _Verdict:
-    """Judge the claim of one line, of which the slopes over the first step are known."""
+    """Judge the claim for one line, given its slopes over the first step."""
 
     def say(slopes: _Slopes, before: _Slopes) -> _Verdict:
         distance = slopes.distance(tensor.claim(line))
-        # A slope is unsure where the sides differ, or where a finer step changes it. A kink that
-        # lies where one of them happens to be 0 shows in the other.
+        # A slope is uncertain if the sides differ, or if a finer step changes it. If a kink happens
+        # to leave one of these at 0, it shows in the other.
         doubt = max(slopes.gap, abs(slopes.central - before.central)) + slopes.rounding
         bounds = max(distance - slopes.rounding, 0.0), distance + slopes.rounding
         return _Verdict(line, slopes.central, *bounds, doubt)
@@ -443,7 +443,7 @@ def _judge(tensor: _Tensor, line: _Line, first: _Slopes, allowed: float) -> _Ver
 def _check_tensor(
     tensor: _Tensor, n: int | None, tolerance: float, rng: np.random.Generator
 ) -> TensorCheck:
-    """Check n random directions of a tensor, or each entry where n is None."""
+    """Check n random directions of a tensor, or each entry if n is None."""
     size = tensor.claims.size
     if n is None:
         return _check_lines(tensor, range(size), tolerance)
@@ -451,7 +451,7 @@ def _check_tensor(
     found = _check_lines(tensor, [one / np.linalg.norm(one) for one in drawn], tolerance)
     if found.error <= tolerance:
         return found
-    # Something is wrong along a direction: which entry?
+    # The derivative along some direction is wrong: find the entry.
     some = rng.permutation(size)[:_ENTRIES_LOOKED_AT].tolist()
     closer = _check_lines(tensor, some, tolerance)
     if closer.error <= tolerance:
@@ -491,14 +491,14 @@ def _check_lines(tensor: _Tensor, lines: Sequence[_Line], tolerance: float) -> T
 
 
 def _in_words(report: GradientReport, model: Model, terms: Terms) -> str:
-    """Return what is wrong, in words."""
+    """Return a message that says what is wrong."""
     if not report.wrong:
         names = ", ".join(f"layer {one.layer} {one.name}" for one in report.unchecked)
         return (
             f"backprop could not be checked in {names}: more was left out than checked. The cost "
-            "has kinks at these parameters and samples (as ReLU has where z = 0), or the "
-            "derivatives are too small to be told from its rounding. Pass other samples, or a "
-            "network with other parameters: random ones, biases included."
+            "has kinks at these parameters and samples (as ReLU does at z = 0), or the "
+            "derivatives are too small to be distinguished from its rounding. Pass other samples, "
+            "or a network with other parameters: random ones, including the biases."
         )
     what, besides = "backprop", ""
     if terms:
@@ -514,6 +514,6 @@ def _in_words(report: GradientReport, model: Model, terms: Terms) -> str:
         f"{what} is wrong in {worst.where}: the derivative is {worst.claimed:.6g} by backprop "
         f"and {worst.measured:.6g} by differences of the cost, off by {worst.error:.2g} of the "
         f"largest derivative there (tolerance {report.tolerance:g}). On the way back from the "
-        f"outputs the first error is in layer {first}, {parts}: look there, at {suspects} first."
+        f"outputs, the first error is in layer {first}, {parts}: look there, at {suspects} first."
         f"{besides}"
     )

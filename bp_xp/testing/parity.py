@@ -23,20 +23,20 @@ __all__ = ["RTOL", "Build", "ParityReport", "ParityRow", "assert_parity"]
 RTOL = {"float64": 1e-10, "float32": 1e-3}
 """The largest difference that passes, relative to the largest value of its tensor.
 
-Each step adds a rounding, and training amplifies those before. Over 100 steps, NumPy, PyTorch and
+Each step adds a rounding, and training amplifies earlier ones. Over 100 steps, NumPy, PyTorch and
 JAX come to differ by 1e-15 to 2e-14 in float64 (momentum, which adds up steps, is at the upper
 end), by 2e-13 where RMSprop divides a small gradient by its own size, and by 7e-12 in a ReLU
 network whose learning rate makes it jump. float32 has 5e8 times the rounding: the same networks
 differ by 1e-7 to 1e-5, and by 6e-5 with RMSprop. Beyond that, a z that rounding takes across the
-kink of a ReLU makes a difference of 1e-3 and more at once, and a network that jumps has little in
-common after 100 steps. Neither is the fault of a backend, as float64 shows; and only float64 shows
-an equation that is off by a millionth.
+kink of a ReLU makes a difference of 1e-3 or more in one step, and a network that jumps has little
+in common after 100 steps. Neither is the fault of a backend, as float64 shows; and only float64
+shows an equation that is off by a millionth.
 """
 
 _REFUSED = {
-    "epochs": "steps= says how long the runs are",
+    "epochs": "steps= sets how long the runs are",
     "callbacks": "one object would watch several runs, and none can change a step",
-    "checkpoint": "each run would write over the file of the one before",
+    "checkpoint": "each run would overwrite the file of the previous one",
     "warm_start": "each run starts from the network that build returns",
 }
 
@@ -45,7 +45,7 @@ class Build(Protocol):
     """Makes the network on a backend."""
 
     def __call__(self, *, backend: str, device: str) -> Network:
-        """Return a new network there, of the same seed (or layers) at each call."""
+        """Return a new network there, with the same seed (or layers) at each call."""
         ...
 
 
@@ -54,7 +54,7 @@ class Build(Protocol):
 
 
 class ParityRow(NamedTuple):
-    """What is known of one target.
+    """The result for one target.
 
     Attributes:
         backend: the name of the library.
@@ -65,7 +65,7 @@ class ParityRow(NamedTuple):
         epochs: the complete epochs among them, whose costs are compared as well.
         differences: the largest difference from the reference before the first step, and after
             each that was looked at; relative, as ``RTOL`` is. Empty for the reference.
-        where: the step and the tensor of the largest of them.
+        where: the step and the tensor of the largest difference.
         agrees: whether none of them is too large.
     """
 
@@ -92,7 +92,7 @@ class ParityRow(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class ParityReport:
-    """How far the targets of a comparison are apart; prints as a table.
+    """How far apart the targets of a comparison are; prints as a table.
 
     Attributes:
         rows: one for each target, the reference first.
@@ -146,8 +146,8 @@ def assert_parity(
     """Check that a network takes the same steps on several backends.
 
     ``build`` makes the network on each target, :meth:`bp_xp.Network.fit` trains it with the
-    target's own engine, and the parameters are compared before the first step and after each, the
-    mean cost after each complete epoch.
+    target's own engine. The parameters are compared before the first step and after each step, and
+    the mean cost after each complete epoch.
 
     The parameters of the reference after each step stay on the host: 8 (float32: 4) bytes per
     parameter and step. If parameters are compared after each step, an engine takes steps one by
@@ -157,7 +157,7 @@ def assert_parity(
 
     Args:
         build: makes the network, called as ``build(backend=..., device=...)``; it must pass both
-            on and give a seed, as in ``lambda **where: Network([2, 3, 1], seed=0, **where)``.
+            on and set a seed, as in ``lambda **where: Network([2, 3, 1], seed=0, **where)``.
         x: inputs, shape (N, I), on the host.
         y: labels, shape (N,), or targets, shape (N, O), on the host.
         backends: the targets, two or more, such as ``["numpy", "torch", "torch-cuda:0"]``; the
@@ -167,9 +167,9 @@ def assert_parity(
         steps: the number of steps to take; fewer if ``early_stopping`` ends the runs.
         every: compare after every this many steps; ``steps`` must be a multiple of it.
         rtol: the largest difference that passes, relative to the largest value that the tensor has
-            had so far, or to a thousandth of that of its layer if that is more. None is
+            had so far, or to a thousandth of its layer's largest value if that is more. None is
             ``RTOL`` for the network's dtype.
-        fit_options: those of ``fit``, such as batch_size, optimizer, dropout, sample_weight; all
+        fit_options: options of ``fit``, such as batch_size, optimizer, dropout, sample_weight; all
             except epochs, callbacks, checkpoint and warm_start. The runs share the objects, since
             an optimizer keeps its state only in the results of ``init`` and ``update``.
 
@@ -224,7 +224,7 @@ def assert_parity(
         lines = explain(strayed[0], x, y, fit_options)
         faults, seeds = {one.fault for one in strayed}, {network.seed for network in networks}
         if len(others) == len(strayed) > 1 and len(faults) == len(seeds) == 1:
-            lines += ["", f"All others stray from {reference} there: it may be the one at fault."]
+            lines += ["", f"All others differ from {reference} there: it may be the one at fault."]
         raise AssertionError("\n".join([*lines, "", str(report)]))
     return report
 
@@ -253,7 +253,7 @@ def _places(backends: Any) -> list[Placement]:
         raise TypeError(f"backends must be a list such as ['numpy', 'torch'], not {backends!r}.")
     if len(backends) < 2:
         raise ValueError(
-            f"parity needs two targets or more, such as ['numpy', 'torch'], not {list(backends)}."
+            f"parity needs at least two targets, such as ['numpy', 'torch'], not {list(backends)}."
         )
     targets = [one if isinstance(one, Target) else parse_target(one) for one in backends]
     return [target.place() for target in targets]
@@ -261,12 +261,12 @@ def _places(backends: Any) -> list[Placement]:
 
 def _check_build(build: Any) -> None:
     """Refuse a ``build`` that cannot be called with ``backend`` and ``device``."""
-    came = f"{type(build).__name__}, which makes no network"
+    came = f"{type(build).__name__}, which does not make a network"
     if callable(build) and not isinstance(build, Network):
         try:
             inspect.signature(build).bind(backend="", device="")
         except TypeError as error:
-            came = f"one that can't be called so: {error}"
+            came = f"one that can't be called that way: {error}"
         except ValueError:  # it has no readable signature
             return
         else:
@@ -278,7 +278,7 @@ def _check_build(build: Any) -> None:
 
 
 def _build(build: Build, placement: Placement) -> Network:
-    """Return the network on a target, which it must really be on."""
+    """Return the network that build makes on a target; refuse one that is somewhere else."""
     target = f"{placement.backend}-{placement.device_name}"
     try:
         network = build(backend=placement.backend, device=placement.device_name)

@@ -1,7 +1,7 @@
 """The pytest plugin: tests that run on each array library and device that works here.
 
-pytest finds it as soon as bp_xp is installed, and it does nothing in a project that uses none of
-its fixtures and options. A test that takes one of the fixtures ``xp``, ``placement``, ``backend``
+pytest finds it as soon as bp_xp is installed. In a project that does not use its fixtures or
+options, it does nothing. A test that takes one of the fixtures ``xp``, ``placement``, ``backend``
 and ``device`` runs once on each target (see :func:`bp_xp.testing.targets.default_targets`), and one
 that takes ``dtype`` runs in float32 and in float64::
 
@@ -11,8 +11,8 @@ that takes ``dtype`` runs in float32 and in float64::
 
 ``--bp-xp-backends`` chooses among the targets (``torch`` for all of its devices, ``torch-cuda:0``
 for one), and the ini option ``bp_xp_backends`` does so for a whole project. A target that does not
-work on a machine is left out there, with the reason in the report; ``--require-backends`` makes its
-absence an error. The markers ``skip_xp_backends`` and ``xfail_xp_backends`` take names of the same
+work on a machine is left out, and the report gives the reason; ``--require-backends`` makes this an
+error. The markers ``skip_xp_backends`` and ``xfail_xp_backends`` take names of the same
 form and a reason. A project's own fixtures of these names take precedence; ``-p no:bp_xp`` turns
 the plugin off.
 """
@@ -89,9 +89,9 @@ def dtype(bp_xp_dtype: str) -> str:
 def _parameter(request: pytest.FixtureRequest) -> Any:
     if not hasattr(request, "param"):
         pytest.fail(
-            f"{request.fixturename} has no value here: a test runs on each backend when it names "
-            "one of the fixtures xp, placement, backend, device, dtype among its arguments, or "
-            "with pytest.mark.usefixtures; getfixturevalue comes too late.",
+            f"{request.fixturename} has no value here: a test runs on each backend only if it "
+            "requests one of the fixtures xp, placement, backend, device, dtype as an argument or "
+            "with pytest.mark.usefixtures; getfixturevalue is too late.",
             pytrace=False,
         )
     return request.param
@@ -102,8 +102,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that uses the fixtures on each target, and in each dtype."""
     if not {"bp_xp_target", "bp_xp_dtype"}.intersection(metafunc.fixturenames):
         return
-    # Where another hook has given a value to one of the fixtures, such as device, the test does not
-    # need those behind it any more. pytest drops them too, but only after this hook.
+    # If another hook has given a value to a fixture such as device, the test no longer needs the
+    # fixtures that it depends on. pytest drops them too, but only after this hook.
     metafunc.definition._fixtureinfo.prune_dependency_tree()
     if "bp_xp_target" in metafunc.fixturenames:
         targets = _parameters(_selection(metafunc.config))
@@ -113,11 +113,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 # ---------------------------------------------------------------------------------------------
-# Which targets
+# The targets
 
 
 class _Selection(NamedTuple):
-    """The targets that tests run on, and why not on others."""
+    """The targets that tests run on, and why the others do not work."""
 
     works: dict[Target, Placement]
     absent: dict[Target, str]
@@ -132,19 +132,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--bp-xp-backends",
         metavar="NAMES",
-        help="backends, or backends with a device, to run on where they work: "
+        help="backends to run on if they work here, with or without a device: "
         "numpy,torch,cupy,torch-cuda:0",
     )
     group.addoption(
         "--require-backends",
         metavar="NAMES",
-        help="fail unless these work here, and are among those to run on",
+        help="fail unless these work here and are among the backends to run on",
     )
     parser.addini("bp_xp_backends", "the default of --bp-xp-backends", type="args")
 
 
 def _names(config: pytest.Config, option: str) -> list[Target]:
-    """Return the targets that an option names; ``bp_xp_backends`` is that of the settings."""
+    """Return the targets that an option names; ``bp_xp_backends`` is an ini option."""
     given = [config.getoption(option)] if option.startswith("--") else config.getini(option)
     try:
         words = [word for text in given if text for word in text.split(",")]
@@ -160,7 +160,7 @@ def _is_asked(config: pytest.Config) -> bool:
 
 
 def _selection(config: pytest.Config) -> _Selection:
-    """Return the targets, which are tried out, and their libraries imported, at the first call."""
+    """Return the targets. The first call imports their libraries and tries them."""
     if _SELECTION not in config.stash:
         config.stash[_SELECTION] = _select(config)
     return config.stash[_SELECTION]
@@ -190,7 +190,7 @@ def _select(config: pytest.Config) -> _Selection:
 
 
 def _parameters(selection: _Selection) -> list[Any]:
-    """Return a parameter for each target, or one that skips where none works."""
+    """Return a parameter for each target, or one that skips the test if none works."""
     if selection.works:
         return [pytest.param(target, id=str(target)) for target in selection.works]
     reasons = "; ".join(f"{target}: {why}" for target, why in selection.absent.items())
@@ -206,7 +206,7 @@ _MARKERS = {
     "skip_xp_backends": 'skip_xp_backends("torch", "jax-cuda", reason="..."): skip a test on '
     "these backends, or backends with a device",
     "xfail_xp_backends": 'xfail_xp_backends("numpy", reason="...", strict=...): expect a test to '
-    "fail on these; strict is that of xfail",
+    "fail on these; strict is as for xfail",
 }
 
 
@@ -228,13 +228,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         output = _output_of_worker(config)
         if output is None:
             raise
-        # Raised in a worker the message would be lost: the controller raises it.
+        # If a worker raised it, the message would be lost. The controller raises it instead.
         output["bp_xp_error"] = str(error)
         items.clear()
 
 
 def _mark(item: pytest.Item, target: Target) -> None:
-    for mark in list(item.iter_markers()):  # which gains some
+    for mark in list(item.iter_markers()):  # _apply adds to them
         if mark.name in _MARKERS:
             _apply(mark, item, target)
     dtype = _parameter_of(item, "bp_xp_dtype")
@@ -307,18 +307,18 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Find out at once whether the backends that are asked for work."""
+    """Find out before collection whether the requested backends work."""
     if _is_asked(session.config):
         _selection(session.config)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Tell what runs, where an option or the settings ask for backends."""
+    """Report the targets if an option or the settings name backends."""
     return _report(config) if _is_asked(config) else []
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
-    """Tell what runs, where some test uses the fixtures and the header has not told."""
+    """Report the targets if a test uses the fixtures and the header did not show them."""
     if _SELECTION not in config.stash or _is_asked(config) or config.get_verbosity() < 0:
         return []
     return _report(config)
@@ -340,13 +340,13 @@ def _report(config: pytest.Config) -> list[str]:
 
 
 # Under pytest-xdist the tests are collected by workers, which have no terminal, and the controller,
-# which has one, collects nothing. Where it has no header to show, a worker's report comes last.
+# which has one, collects nothing. If it has no header to show, a worker's report comes last.
 
 _FROM_WORKERS = pytest.StashKey[Sequence[str]]()
 
 
 def _output_of_worker(config: pytest.Config) -> dict[str, Any] | None:
-    """Return what a worker sends to the controller when it ends, or None where there is none."""
+    """Return what a worker sends to the controller when it ends, or None outside of a worker."""
     return getattr(config, "workeroutput", None)
 
 
@@ -359,7 +359,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Keep the report of a worker that ends, and raise what it could not."""
+    """Keep the report of a worker that ends, and raise the error that it could not raise."""
     output = getattr(node, "workeroutput", {})  # a worker that crashes has none
     if "bp_xp_error" in output:
         raise pytest.UsageError(output["bp_xp_error"])

@@ -150,7 +150,7 @@ class _Difference(NamedTuple):
     Attributes:
         relative: how far they are apart, relative to the largest value.
         at: where.
-        values: that of the reference, and that of the run.
+        values: the reference's value, and the run's.
     """
 
     relative: float

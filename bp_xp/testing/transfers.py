@@ -22,7 +22,7 @@ __all__ = ["HostTransferError", "no_host_transfer"]
 
 _PRINTING = ("__repr__", "__str__", "__format__")
 
-# What a read-back is called: what Python and NumPy ask of an array, and what people do.
+# The methods that read back: those that Python and NumPy call, and those that people call.
 _CONVERSIONS = (
     *("__array__", "__dlpack__"),
     *("__bool__", "__int__", "__float__", "__complex__", "__index__"),
@@ -32,7 +32,7 @@ _CONVERSIONS = (
 
 _DLPACK_CPU = 1
 
-# A message points to the innermost line that is none of these packages' and modules'.
+# A message points to the innermost line that is not in one of these packages and modules.
 _NOT_USERS = (
     *("numpy", "cupy", "torch", "jax", "jaxlib", "dpnp", "mlx", "array_api_strict"),
     *("array_api_compat", "array_api_extra", "contextlib"),
@@ -43,49 +43,50 @@ _NOT_USERS = (
 class HostTransferError(AssertionError):
     """A value was read back to the host inside :func:`no_host_transfer`.
 
-    It is an ``AssertionError``, since a test fails; and so that code that tries one conversion
-    after another, and catches a ``TypeError``, does not hide it.
+    It is an ``AssertionError`` because it fails a test, and so that code that tries one conversion
+    after another and catches ``TypeError`` does not hide it.
     """
 
 
 @contextlib.contextmanager
 def no_host_transfer(*namespaces: Namespace) -> Iterator[None]:
-    """Let every conversion to NumPy, and every other read-back to the host, fail.
+    """Make every conversion to NumPy, and every other read-back to the host, fail.
 
-    Inside, arrays may be made from host values, and used in computations. Reading their values is a
-    :class:`HostTransferError` that names the call and the line: ``float``, ``bool``, ``int``, an
-    array as an index of a list, ``numpy.asarray``, NumPy's functions, ``item``, ``tolist``,
-    printing, export by DLPack to the CPU, a copy from another device to the CPU. Where a library
-    other than NumPy computes on the CPU, all of these but the last are refused as well, so that
-    tests on any machine find most of what would stall a GPU.
+    Inside, arrays may be made from host values and used in computations. Reading their values
+    raises a :class:`HostTransferError` that names the call and the line: ``float``, ``bool``,
+    ``int``, an array as an index of a list, ``numpy.asarray``, NumPy's functions, ``item``,
+    ``tolist``, printing, export by DLPack to the CPU, a copy from another device to the CPU. If a
+    library other than NumPy computes on the CPU, all of these except the last fail there too, so
+    that tests on any machine find most of what would stall a GPU.
 
-    What each library can tell:
+    What fails with each library:
 
     - array_api_strict, on each of its devices: all of the above.
-    - PyTorch, on each of its devices, ``meta`` included: all of the above, and operations whose
-      result has a size that depends on values (``x[mask]``, ``nonzero``). Not what reads memory by
-      its address, and not pickling.
-    - JAX: all of the above for arrays, and a traced value that is looked at inside ``jax.jit``. On
-      a CPU, NumPy's functions read a JAX array's memory without asking: ``numpy.asarray`` and
-      ``numpy.array`` are refused, ``numpy.exp`` is not. On a GPU its own transfer guard is on as
-      well. Callbacks of a compiled function are not seen.
-    - CuPy: all of the above. Not copies by ``MemoryPointer``, and not a mere wait for the device.
-    - dpnp, MLX: all of the above; of MLX, NumPy's functions as with JAX.
-    - NumPy: nothing, since its arrays are on the host.
-    - Another library: name it. Arrays that refuse NumPy by themselves do so here too, in their own
-      words.
+    - PyTorch, on each of its devices, including ``meta``: all of the above, and operations whose
+      result has a size that depends on values (``x[mask]``, ``nonzero``). Reading memory by its
+      address and pickling are not detected.
+    - JAX: all of the above for arrays, and reading a traced value inside ``jax.jit``. On a CPU,
+      NumPy's functions read a JAX array's memory directly: ``numpy.asarray`` and ``numpy.array``
+      fail, ``numpy.exp`` does not. On a GPU, JAX's own transfer guard is also on. Callbacks of a
+      compiled function are not detected.
+    - CuPy: all of the above. Copies by ``MemoryPointer``, and merely waiting for the device, are
+      not detected.
+    - dpnp, MLX: all of the above; with MLX, NumPy's functions are as with JAX.
+    - NumPy: nothing, because its arrays are on the host.
+    - Another library: pass it as an argument. Arrays that refuse conversion to NumPy themselves do
+      so here too, with their own message.
 
-    It holds for the thread that enters it, whatever runs in it until it leaves: other threads go on
-    as before. Contexts may be nested, and overlap in different threads. Only libraries that are
-    imported already are watched; at the end everything is as it was.
+    The context applies to whatever its thread runs inside it; other threads are not affected.
+    Contexts may be nested, and may overlap in different threads. Only libraries that are already
+    imported are watched. At the end, everything is as it was before.
 
     Args:
-        namespaces: further libraries that follow the array API standard, whose arrays shall be
+        namespaces: other libraries that follow the array API standard, whose arrays are to be
             watched as well.
 
     Raises:
         HostTransferError: a value is read back.
-        TypeError: a namespace is none, or its arrays can't be watched.
+        TypeError: a namespace is not an array library, or its arrays can't be watched.
 
     Examples:
         >>> import array_api_strict as xp
@@ -97,7 +98,7 @@ def no_host_transfer(*namespaces: Namespace) -> Iterator[None]:
         Traceback (most recent call last):
         HostTransferError: __bool__ of array_api_strict reads a value back to the host
     """
-    handled = sys.exception()  # what is being dealt with around the context is none of its own
+    handled = sys.exception()  # an exception handled around the context, not one from it
     with contextlib.ExitStack() as stack:
         for call in _calls_to_refuse(namespaces):
             stack.enter_context(_refused(call))
@@ -112,11 +113,11 @@ def no_host_transfer(*namespaces: Namespace) -> Iterator[None]:
 
 
 # ---------------------------------------------------------------------------------------------
-# What is said
+# Messages
 
 
 def _error(what: str, frames: Iterable[FrameType], module: str = "") -> HostTransferError:
-    """Return an error that points to the innermost line of a user's code, of these frames."""
+    """Return an error that points to the innermost of these frames that is a user's code."""
     where = ""
     for frame in frames:
         name = frame.f_globals.get("__name__", "") + "."
@@ -127,8 +128,8 @@ def _error(what: str, frames: Iterable[FrameType], module: str = "") -> HostTran
             where = f" at {file}:{line}, in {frame.f_code.co_name}: {source}"
             break
     return HostTransferError(
-        f"{what}{where}\nInside no_host_transfer() values stay where they are: compute with "
-        "functions of arrays (where, minimum, ...), and look at results after the block."
+        f"{what}{where}\nInside no_host_transfer(), values stay where they are: compute with "
+        "array functions (where, minimum, ...), and read results after the block."
     )
 
 
@@ -139,10 +140,10 @@ def _refusal_of(name: str, library: str, module: str = "") -> HostTransferError:
 
 
 def _refusal_behind(error: Exception, handled: Any) -> HostTransferError | None:
-    """Return the error to raise in place of another, or None.
+    """Return the error to raise instead of another, or None.
 
-    A library may wrap a refusal in an error of its own; and JAX refuses by itself to look at a
-    value that it does not have yet.
+    A library may wrap a refusal in its own error, and JAX itself refuses to read a value that it
+    does not have yet.
     """
     seen: BaseException | None = error.__cause__ or error.__context__
     while seen not in (None, handled) and not isinstance(error, HostTransferError):
@@ -159,7 +160,7 @@ def _refusal_behind(error: Exception, handled: Any) -> HostTransferError | None:
         return None
     frames = (frame for frame, _ in reversed([*traceback.walk_tb(error.__traceback__)]))
     reason = str(error).splitlines()[0]
-    return _error(f"jax can't look at a value inside a compiled function ({reason})", frames)
+    return _error(f"jax can't read a value inside a compiled function ({reason})", frames)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -167,12 +168,12 @@ def _refusal_behind(error: Exception, handled: Any) -> HostTransferError | None:
 
 
 class _Call(NamedTuple):
-    """A method of an array class, or a function of arrays, that is to be refused.
+    """A method of an array class, or a function of arrays, to refuse.
 
     Attributes:
         owner: the class or module that has it.
         name: its name.
-        array_type: the class of the arrays that it is refused to.
+        array_type: the class of the arrays for which it is refused.
         library: what a message calls the library.
     """
 
@@ -201,13 +202,13 @@ class _Call(NamedTuple):
 
 
 def _calls_to_refuse(namespaces: Iterable[Namespace]) -> Iterator[_Call]:
-    """Yield the calls of all libraries that are imported, but for PyTorch's, and of those named."""
+    """Yield the calls of all imported libraries except PyTorch, and of the given ones."""
     if xp := sys.modules.get("array_api_strict"):
         array_type = type(xp.zeros(1))
         yield from _methods(array_type, "array_api_strict", "__buffer__")
         yield _Call(xp, "asarray", array_type, "array_api_strict")
     if sys.modules.get("jax"):
-        # Of jax's public functions each makes an array, which takes a GPU's memory.
+        # Every public way to get this class makes an array, which takes a GPU's memory.
         array_type = importlib.import_module("jax._src.array").ArrayImpl
         yield from _methods(array_type, "jax", "__reduce__", "copy_to_host_async")
         yield from _reads_by_buffer(array_type, "jax")
@@ -219,12 +220,12 @@ def _calls_to_refuse(namespaces: Iterable[Namespace]) -> Iterator[_Call]:
         yield from _methods(mlx.array, "mlx")
         yield from _reads_by_buffer(mlx.array, "mlx")
     if cupy := sys.modules.get("cupy"):
-        # CuPy's own cupyx.allow_synchronize hears of get and of waiting for a device alone, names
-        # neither call nor line, and warns that it will be removed.
+        # CuPy's own cupyx.allow_synchronize notices only get and waiting for a device, does not
+        # name the call or the line, and warns that it will be removed.
         yield from _methods(cupy.ndarray, "cupy", "tofile", "dump", "dumps", "__reduce__")
     for xp in namespaces:
         if not hasattr(xp, "zeros"):
-            raise TypeError(f"{xp!r} is no library of arrays: pass the module itself.")
+            raise TypeError(f"{xp!r} is not an array library: pass the module itself.")
         yield from _methods(type(xp.zeros(1)), xp.__name__, "__buffer__")
 
 
@@ -236,13 +237,13 @@ def _methods(array_type: type, library: str, *more: str) -> Iterator[_Call]:
 
 
 def _reads_by_buffer(array_type: type, library: str) -> Iterator[_Call]:
-    """Yield the functions by which NumPy reads an array's memory on a CPU, without asking."""
+    """Yield the functions with which NumPy reads an array's memory on a CPU directly."""
     numpy = sys.modules["numpy"]
     yield from (_Call(numpy, name, array_type, library) for name in ("asarray", "array"))
 
 
 class _Refusal:
-    """A refusal in place of a call, for as long as contexts of any thread need it."""
+    """Replaces a call with a refusal for as long as a context of any thread needs it."""
 
     def __init__(self, call: _Call) -> None:
         self.contexts = 0
@@ -258,7 +259,7 @@ class _Refusal:
         setattr(call.owner, call.name, refuse)
 
     def undo(self) -> None:
-        """Put back what was there; what was inherited is so again."""
+        """Restore what was there; what was inherited is inherited again."""
         if self._before is None:
             delattr(self._call.owner, self._call.name)
         else:
@@ -281,7 +282,7 @@ def _refused(call: _Call) -> Iterator[None]:
                 _refusals[key] = _Refusal(call)
             except TypeError as error:
                 raise TypeError(
-                    f"the arrays of {call.library} can't be watched: their class is closed "
+                    f"the arrays of {call.library} can't be watched: their class can't be changed "
                     f"({error})."
                 ) from error
         _refusals[key].contexts += 1
@@ -318,11 +319,11 @@ def _is_to_cpu(array: Array, device: Any) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------
-# What two libraries offer themselves
+# What PyTorch and JAX themselves offer
 
 
 def _torch_modes() -> list[contextlib.AbstractContextManager[Any]]:
-    """Return modes that hear each call of PyTorch in this thread."""
+    """Return modes that intercept each call of PyTorch in this thread."""
     if sys.modules.get("torch") is None:
         return []
     import torch
@@ -333,7 +334,7 @@ def _torch_modes() -> list[contextlib.AbstractContextManager[Any]]:
     aten = torch.ops.aten
 
     def sized_by_values(operator: Any, args: Any) -> bool:
-        if operator is aten.index.Tensor:  # by integers, its size is theirs
+        if operator is aten.index.Tensor:  # with integers, the size is theirs
             return any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
         return bool(telling.intersection(getattr(operator, "tags", ())))
 
@@ -349,7 +350,7 @@ def _torch_modes() -> list[contextlib.AbstractContextManager[Any]]:
         return to.type == "cpu" and of.type != "cpu"
 
     class Functions(TorchFunctionMode):
-        """Hears what is called in Python."""
+        """Intercepts functions that are called from Python."""
 
         def __torch_function__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -360,7 +361,7 @@ def _torch_modes() -> list[contextlib.AbstractContextManager[Any]]:
             return func(*args, **options)
 
     class Operators(TorchDispatchMode):
-        """Hears what PyTorch's functions call in turn."""
+        """Intercepts operators that PyTorch's functions call in turn."""
 
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -374,6 +375,6 @@ def _torch_modes() -> list[contextlib.AbstractContextManager[Any]]:
 
 
 def _jax_guards() -> list[contextlib.AbstractContextManager[Any]]:
-    """Return JAX's own guard, which finds copies from a GPU that none of its methods makes."""
+    """Return JAX's own guard, which finds copies from a GPU that are not made by a method."""
     jax = sys.modules.get("jax")
     return [jax.transfer_guard_device_to_host("disallow_explicit")] if jax else []

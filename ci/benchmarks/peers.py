@@ -356,7 +356,7 @@ def torch_graphed(steps: Run, device: str) -> Run:
 
 
 def torch_by_hand(work: Workload, *, graphed: bool = False, device: str = "cpu") -> Run:
-    """Return the equations in PyTorch without autograd, in place where that is safe."""
+    """Return the equations in PyTorch without autograd, in place if that is safe."""
     import torch
 
     parameters = work.parameters()

@@ -103,7 +103,7 @@ def test_a_run_tells_which_function_of_a_user_s_is_not_fused(gpu):
     network = Network([2, 3, 1], activation=own, device="cuda", seed=0)
     network.fit([[0.0, 1.0], [1.0, 0.0]], [[0.0], [1.0]], epochs=1, progress=False)
     told = str(network.explain())
-    assert "centered is not fused: NotImplementedError: mean is no function of single" in told
+    assert "centered is not fused: NotImplementedError: mean is not an elementwise function" in told
     assert told.count("is not fused") == 1
 
 

@@ -936,7 +936,7 @@ def test_only_fitted_estimators_change_sides():
         ({"activation": ["relu"] * 3}, ValueError, "one for each of the 2 hidden layers, not 3"),
         ({"activation": []}, ValueError, "one for each of the 2 hidden layers, not 0"),
         ({"activation": 3}, TypeError, "activation must be a name or a bp_xp.Activation, not 3"),
-        ({"activation": "softmax"}, ValueError, "softmax ties the neurons.*such as 'relu'"),
+        ({"activation": "softmax"}, ValueError, "softmax couples the neurons.*such as 'relu'"),
         ({"learning_rate": 0.1}, TypeError, "a number is learning_rate_init"),
         ({"learning_rate": "fast"}, ValueError, "unknown learning_rate 'fast'"),
         (

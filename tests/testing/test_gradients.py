@@ -710,8 +710,8 @@ def plant_masks_of_another_rate(monkeypatch):
         (plant_l1_without_sign, {"l1": 0.1}, r"wrong in layer \d, W\[.*right without l1"),
         (plant_masks_forward_only, {"dropout": 0.4}, "gradient of a step is wrong in layer"),
         (plant_masks_of_another_layer, {"dropout": [0.2, 0.5, 0.5]}, "wrong in layer"),
-        (plant_masks_that_keep_no_mean, {"dropout": 0.4}, r"layer 1's mask .* holds 1: .*1\.66667"),
-        (plant_masks_of_another_rate, {"dropout": 0.8}, "leaves out a share of 0.0.*rate is 0.8"),
+        (plant_masks_that_keep_no_mean, {"dropout": 0.4}, r"layer 1's .* contains 1: .*1\.66667"),
+        (plant_masks_of_another_rate, {"dropout": 0.8}, "leaves out 0.0.*rate is 0.8"),
     ],
     ids=lambda value: getattr(value, "__name__", "").removeprefix("plant_") or None,
 )

@@ -323,28 +323,28 @@ PLANTED = {
         {"optimizer": OddDescent(biases=0.0)},
         1,
         "b of layer 1",
-        "too far off as well: b of layer 2, b of layer 3\n.*the optimizer OddDescent",
+        "also too far apart: b of layer 2, b of layer 3\n.*the optimizer OddDescent",
     ),
     "initial-weight": Planted(
         odd_weight,
         {},
         0,
         "W of layer 2",
-        r"at \[2, 3\].*start from different parameters, though from one seed, 0",
+        r"at \[2, 3\].*start from different parameters, although both have the seed 0",
     ),
     "initial-seeds": Planted(
         builder(seed=None),
         {},
         0,
         "W of layer 1",
-        r"their seeds are \d+ and \d+:.let build give one seed",
+        r"their seeds are \d+ and \d+:.let build use one seed",
     ),
     "order": Planted(
         unseeded_copy,
         {},
         1,
         "W of layer 1",
-        r"In epoch 1 they draw other random numbers.*from the seeds \d+ and \d+: let build give",
+        r"In epoch 1 they draw different random numbers.*from the seeds \d+ and \d+: let build use",
     ),
 }
 
@@ -415,7 +415,7 @@ def test_a_cost_that_differs_between_two_looks_is_told_by_its_cause(steps, part,
     # An epoch has 7 steps, and ends before the first look.
     message = complaint(builder(cost=odd_cost(part)), every=10, steps=steps)
     assert "The first difference is at the end of epoch 1, in cost of the epoch" in message
-    assert "From equal parameters, those after step 0, on all samples" in message
+    assert "From the same parameters, those after step 0, on all samples" in message
     assert re.search(cause, message, re.DOTALL)
     assert "start from different parameters" not in message
 
@@ -423,7 +423,7 @@ def test_a_cost_that_differs_between_two_looks_is_told_by_its_cause(steps, part,
 def test_an_optimizer_that_differs_between_two_looks_is_not_said_to_be_a_cost():
     message = complaint(builder(), every=10, optimizer=OddDescent(biases=0.0))
     assert "all quantities of backpropagation agree" in message
-    assert "or a step since then: pass every=1 to see which." in message
+    assert "or a later step: pass every=1 to see which." in message
 
 
 def test_orders_that_differ_between_two_looks_are_told():
@@ -436,7 +436,7 @@ def test_orders_that_differ_between_two_looks_are_told():
         return network
 
     message = complaint(build, every=10)
-    assert "In epoch 1 they draw other random numbers" in message
+    assert "In epoch 1 they draw different random numbers" in message
 
 
 def test_costs_that_are_added_up_wrongly_are_caught(monkeypatch):
@@ -456,7 +456,7 @@ def test_the_costs_of_validation_are_compared():
     x, y = data()
     build = builder(cost=odd_cost("value"))
     message = complaint(build, validation_data=(x, y), steps=STEPS_OF_AN_EPOCH)
-    assert "too far off as well: validation cost of the epoch" in message
+    assert "also too far apart: validation cost of the epoch" in message
 
 
 @pytest.mark.parametrize("options", [{}, {"shuffle": False}, {"dropout": 0.4}])
@@ -505,7 +505,7 @@ def test_a_run_that_diverges_alone_is_caught():
 
     cost = dataclasses.replace(QUADRATIC, name="odd", value=value)
     message = complaint(builder(cost=cost))
-    assert "It diverges in epoch 1, as the reference does not: the run diverged" in message
+    assert "It diverges in epoch 1, but the reference does not: the run diverged" in message
     assert "Look at the value of the cost 'odd'." in message
     assert message.endswith("DIFFERS: diverges in epoch 1")
 
@@ -551,8 +551,8 @@ def test_rounding_across_a_kink_is_told_from_a_wrong_slope():
     assert "The first difference is after step 1, in b of layer 1" in message
     assert "the first quantity to differ is σ′(z) of layer 1, row 3 of x" in message
     assert "There z is 0.0 and 1e-17: rounding takes it across a kink of 'relu'." in message
-    assert "That is enough to part the two: take fewer steps" in message
-    assert "If that does not explain it, look at what a step has besides" in message
+    assert "That is enough to separate the two runs: take fewer steps" in message
+    assert "If that does not explain it, look at the other parts of a step" in message
 
 
 @pytest.mark.usefixtures("rounded_products")
@@ -585,19 +585,19 @@ def test_a_kink_between_parameters_that_agree_is_told():
         0.0,
     ]  # z of neuron 2 is that weight, on either side of the kink
     message = complaint(build, x, y, shuffle=False, rtol=1e-6)
-    assert "all quantities of backpropagation agree.\nFrom the parameters of each" in message
+    assert "all quantities of backpropagation agree.\nFrom each network's own parameters" in message
     assert "There z is 0.0 and 1e-09: rounding takes it across a kink of 'relu'." in message
 
 
 def test_a_difference_that_grows_is_told_from_one_that_begins():
     message = complaint(builder(), optimizer=OddDescent(1.0 + 1e-9), rtol=1e-10)
     assert "The difference has grown over the steps.\nIf it is rounding, take fewer" in message
-    assert "If it is not, look at what a step has besides: the optimizer OddDescent" in message
+    assert "If it is not, look at the other parts of a step: the optimizer OddDescent" in message
 
 
 def test_an_rtol_below_rounding_is_told():
     message = complaint(builder(activation=odd_activation(1.0 + 1e-15)), rtol=0.0)
-    assert "The difference is no more than rounding: let rtol be 2e-14." in message
+    assert "The difference is only rounding: raise rtol to 2e-14." in message
 
 
 def test_of_three_targets_one_that_strays_is_shown_beside_the_others():
@@ -617,7 +617,7 @@ def test_a_reference_that_all_others_differ_from_is_named():
         builder(activation=odd_activation(1.0 + 1e-6)),
         backends=["numpy", f"{ODD}-cpu", f"{ODD}-device1"],
     )
-    assert "All others stray from numpy-cpu there: it may be the one at fault." in message
+    assert "All others differ from numpy-cpu there: it may be the one at fault." in message
 
 
 # ---------------------------------------------------------------------------------------------
@@ -627,8 +627,8 @@ def test_a_reference_that_all_others_differ_from_is_named():
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"backends": ["numpy"]}, ValueError, r"needs two targets or more.*not \['numpy'\]"),
-        ({"backends": []}, ValueError, "needs two targets or more"),
+        ({"backends": ["numpy"]}, ValueError, r"needs at least two targets.*not \['numpy'\]"),
+        ({"backends": []}, ValueError, "needs at least two targets"),
         ({"backends": "numpy,torch"}, TypeError, "backends must be a list such as"),
         ({"backends": ["numpy", "numpie"]}, ValueError, "unknown backend 'numpie'.*'numpy'"),
         ({"backends": ["numpy", 3]}, TypeError, "a target is a text"),
@@ -640,8 +640,8 @@ def test_a_reference_that_all_others_differ_from_is_named():
         ({"steps": 20, "every": 7}, ValueError, "multiple of every, 7, not 20"),
         ({"rtol": -1.0}, ValueError, "rtol must be finite and at least 0"),
         ({"callbacks": []}, TypeError, "does not take callbacks: one object would watch"),
-        ({"epochs": 3}, TypeError, "does not take epochs: steps= says"),
-        ({"checkpoint": "a"}, TypeError, "does not take checkpoint: each run would write over"),
+        ({"epochs": 3}, TypeError, "does not take epochs: steps= sets"),
+        ({"checkpoint": "a"}, TypeError, "does not take checkpoint: each run would overwrite"),
         ({"eta": 3.0}, TypeError, "unexpected keyword argument 'eta'"),
         ({"x": [[0.0]] * 50}, ValueError, "x has 1 features, but the network is expecting 6"),
         ({"y": [0, 1]}, ValueError, "2.*50|50.*2"),
@@ -731,9 +731,9 @@ def test_ctrl_c_ends_the_comparison():
 @pytest.mark.parametrize(
     ("build", "came"),
     [
-        (Network([2, 3, 1], seed=0), "Network, which makes no network"),
+        (Network([2, 3, 1], seed=0), "Network, which does not make a network"),
         (lambda: Network([2, 3, 1], seed=0), "unexpected keyword argument|too many"),
-        (None, "NoneType, which makes no network"),
+        (None, "NoneType, which does not make a network"),
     ],
     ids=["network", "no-arguments", "none"],
 )

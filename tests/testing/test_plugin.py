@@ -563,7 +563,7 @@ def test_a_fixture_that_is_asked_for_too_late_says_what_to_do(pytest_in):
     result = pytest_in("def test_it(request): request.getfixturevalue('xp')")
 
     assert result.outcomes() == {"test_it": "FAILED"}
-    assert "a test runs on each backend when it names one of the fixtures" in result.output
+    assert "a test runs on each backend only if it requests one of the fixtures" in result.output
 
 
 # ---------------------------------------------------------------------------------------------

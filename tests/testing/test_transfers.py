@@ -631,7 +631,7 @@ def test_error_points_past_the_libraries_and_says_what_to_do():
     assert first.endswith(
         "in test_error_points_past_the_libraries_and_says_what_to_do: to_numpy(gpu)"
     )
-    assert "compute with functions of arrays" in second
+    assert "compute with array functions" in second
 
 
 def test_array_that_refuses_by_itself_does_so_in_its_own_words():
@@ -668,7 +668,7 @@ def test_error_that_a_refusal_caused_is_told_as_the_refusal():
 def test_library_whose_arrays_are_closed_is_refused():
     with pytest.raises(TypeError, match="arrays of numpy can't be watched"), no_host_transfer(np):
         pass
-    with pytest.raises(TypeError, match="'cupy' is no library of arrays"), no_host_transfer("cupy"):
+    with pytest.raises(TypeError, match="'cupy' is not an array library"), no_host_transfer("cupy"):
         pass
 
 

@@ -42,11 +42,11 @@ from bp_xp.engines.report import Report
 __all__ = ["ENGINE", "Known", "new_loop"]
 
 # Rows of a mini-batch times numbers in the state: operations are listed on the host, which takes
-# its time for a network whose arithmetic hides launches anyway.
+# long for a network whose arithmetic hides launches anyway.
 _MOST_PRODUCTS = 1 << 30
 
 # How far a program may be from the plain loop, as a share of the change of an array in two steps:
-# more than rounding (in TF32, if CuPy is set to use it), and less than any mistake.
+# more than rounding (in TF32, if CuPy is set to use it), and less than any error.
 _TOLERANCE = {"float32": 1e-2, "float64": 1e-6}
 
 # Estimates are rough. A program that is estimated at this many times the plain loop is not tried.
@@ -270,7 +270,7 @@ class _Trial:
         return self._clock(lambda: program.run(leaves, batches, zs)) / n
 
     def difference(self, program: Program) -> str:
-        """Return the difference of a program after two steps, in words; empty if there is none."""
+        """Describe the difference of a program after two steps; empty if there is none."""
         xp = self.xp
         twice = [xp.stack([part, part]) for part in self.batch]
         start = map_leaves(_disturbed, self.state)
@@ -286,7 +286,7 @@ class _Trial:
 
 
 def _difference(begun: Sequence[Any], ours: Sequence[Array], theirs: Sequence[Array]) -> str:
-    """Return the difference of two states beyond rounding, in words; empty if there is none."""
+    """Describe the difference of two states beyond rounding; empty if there is none."""
     for i, (one, other, before) in enumerate(zip(ours, theirs, begun, strict=True)):
         dtype = str(one.dtype)
         share, eps = (_TOLERANCE[dtype], np.finfo(dtype).eps) if dtype in _TOLERANCE else (0.0, 0.0)

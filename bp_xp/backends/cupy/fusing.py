@@ -44,7 +44,7 @@ class _Fusible:
         kind: Any = cupy.ufunc  # pyright: ignore[reportAttributeAccessIssue]
         if not callable(value) or isinstance(value, kind | type) or name in ("where", "finfo"):
             return value
-        raise NotImplementedError(f"{name} is no function of single entries")
+        raise NotImplementedError(f"{name} is not an elementwise function")
 
     @staticmethod
     def astype(array: Array, dtype: Any, *, copy: bool = True) -> Array:

@@ -89,7 +89,7 @@ class CuPy(Library):
         return self._tried(cupy, number)
 
     def has_dtype(self, name: str, device: Any) -> bool:
-        # Every CUDA device has both; to try would make an array on the current one.
+        # Every CUDA device has both; a trial would make an array on the current device.
         return True
 
     def to_numpy(self, array: Array) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""dpnp: SYCL devices, which are Intel's GPUs and, with Intel's OpenCL runtime, CPUs."""
+"""dpnp: SYCL devices, which are Intel GPUs and, with Intel's OpenCL runtime, CPUs."""
 
 import copyreg
 import functools
@@ -23,10 +23,10 @@ _SELECTORS = ("opencl", "level_zero", "cuda", "hip", "cpu", "gpu", "accelerator"
 
 @functools.cache
 def _mended(dpnp: ModuleType) -> ModuleType:
-    """Return dpnp with arrays that can be pickled, and with memory for broadcast arrays.
+    """Return dpnp with arrays that can be pickled, and broadcast arrays that have their own memory.
 
-    A product with an array whose rows share memory, which a custom σ′ may return, is refused in two
-    dimensions and wrong in three (dpnp 0.20).
+    A custom σ′ may return an array whose rows share memory. A product with it raises an error in
+    two dimensions, and is wrong in three (dpnp 0.20).
     """
     copyreg.pickle(dpnp.ndarray, _reduced)
 
@@ -40,7 +40,7 @@ def _mended(dpnp: ModuleType) -> ModuleType:
 
 
 class DPNP(Library):
-    """dpnp: whatever devices SYCL finds, named by its filter strings."""
+    """dpnp: all devices that SYCL finds, named by its filter strings."""
 
     name = "dpnp"
     extra: str | None = "dpnp"
@@ -53,8 +53,8 @@ class DPNP(Library):
             if getattr(error.__cause__, "name", None) == "dpnp":  # it is not installed
                 raise
             raise ImportError(
-                f"dpnp is only half installed ({error}): install it again, with all that it "
-                'needs, with python -m pip install --force-reinstall "dpnp".'
+                f"dpnp is only half installed ({error}): reinstall it and its dependencies with "
+                'python -m pip install --force-reinstall "dpnp".'
             ) from error
         return _mended(dpnp)
 
@@ -90,7 +90,7 @@ class DPNP(Library):
         if not self.namespace().__array_namespace_info__().devices():
             runtime = pathlib.Path(sys.prefix, "lib", "libintelocl.so")
             raise DeviceError(
-                "dpnp is installed, but SYCL finds no device. A GPU of Intel's needs its Level "
+                "dpnp is installed, but SYCL finds no device. An Intel GPU needs its Level "
                 "Zero driver. A CPU needs Intel's OpenCL runtime, which "
                 + (
                     f"is installed: set OCL_ICD_FILENAMES={runtime} before Python starts."
@@ -100,7 +100,7 @@ class DPNP(Library):
             )
 
     def by_value(self, array: Array) -> Array:
-        # A product takes the rows of a broadcast array for rows that lie one behind the other.
+        # A product reads the rows of a broadcast array as if they followed each other in memory.
         return self.namespace().copy(array, order="C") if 0 in array.strides else array
 
     def to_numpy(self, array: Array) -> np.ndarray:

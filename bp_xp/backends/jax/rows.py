@@ -43,7 +43,7 @@ def _computed(function: Callable[..., Any], *arrays: Array) -> Array:
     (device,) = arrays[0].devices()
     if device.platform != "cpu":
         return function(jax.numpy, *arrays)
-    # Use the buffer, not numpy.asarray: nothing is copied to the host, so that no_host_transfer()
+    # Use the buffer, not numpy.asarray: nothing is copied to the host, so no_host_transfer()
     # has nothing to refuse. A result that shares the memory of an array keeps it alive.
     memories = (np.frombuffer(one, one.dtype).reshape(one.shape) for one in arrays)
     return jax.device_put(function(np, *memories), device)

@@ -1,4 +1,4 @@
-"""MLX: the CPU and the GPU of Apple's computers; NVIDIA's GPUs where it is built for CUDA."""
+"""MLX: the CPU and the GPU of Apple's computers; NVIDIA's GPUs if it is built for CUDA."""
 
 import contextlib
 import importlib
@@ -73,7 +73,7 @@ class MLX(Library):
         return True
 
     def has_dtype(self, name: str, device: Any) -> bool:
-        # GPUs have no float64, and on a CPU its functions are no better than those of float32.
+        # GPUs have no float64, and on a CPU its functions are no more exact than in float32.
         return name != "float64"
 
     def from_numpy(self, array: np.ndarray, device: Any) -> Array:

@@ -38,7 +38,7 @@ def elementwise(names: Sequence[str], values: Sequence[Any]) -> Elementwise | No
 
     Args:
         names: those of its inputs, and of its result.
-        values: these, of which each array is no part of another one.
+        values: the inputs and the result; no array is a part of another one.
     """
     result = values[-1]
     form = result.shape, result.strides
@@ -139,7 +139,7 @@ def _written(lines: Sequence[str]) -> set[str]:
 
 
 def _is_alone(name: str, objects: Mapping[str, Any]) -> bool:
-    """Return whether a name is that of a temporary, of which there is no view by another name."""
+    """Return whether a name belongs to a temporary that has no view with another name."""
     own = objects.get(name)
     return name.startswith("t") and not any(
         isinstance(other, np.ndarray) and np.may_share_memory(own, other)
@@ -155,7 +155,7 @@ def _blocks(
     first = arrays[0]
     contiguous = first.flags.c_contiguous or first.flags.f_contiguous
     if not contiguous or any(array.strides != first.strides for array in arrays):
-        # Parameters that a callback assigns may lie in another order: all at once, then.
+        # Parameters that a callback assigns may have another order: then all in one block.
         yield (*arrays, *(np.empty(first.shape, one.dtype) for one in short))
         return
     flat = [np.reshape(array.T if array.flags.f_contiguous else array, -1) for array in arrays]

@@ -161,7 +161,7 @@ _Run = Callable[[Sequence[Array], Sequence[Array], Array], None]
 
 
 def _in_graphs(run: _Run, capture: Callable[..., Callable[[], None]]) -> _Run:
-    """Return a function that does the same by launching all the steps of a chunk at once.
+    """Return a function that does the same by launching all the steps of a chunk together.
 
     Args:
         run: runs mini-batches.

@@ -19,7 +19,7 @@ _LINE = 64  # bytes of a line of the cache
 
 
 class Torch(Library):
-    """PyTorch: whatever devices it names."""
+    """PyTorch: any device that it has a name for."""
 
     name = "torch"
     engine = ENGINE
@@ -69,7 +69,7 @@ class Torch(Library):
 
     def from_numpy(self, array: np.ndarray, device: Any) -> Array:
         torch = require("torch", self.extra)
-        # PyTorch would warn of memory that it could write to and must not, so that is copied.
+        # PyTorch would warn about memory that it could write to but must not, so that is copied.
         make = torch.asarray if array.flags.writeable else torch.tensor
         return make(array, device=device)
 
@@ -98,8 +98,8 @@ class Torch(Library):
         return host.numpy()
 
     def aligned(self, batches: Array) -> Array:
-        # On a CPU a product rounds by where its arrays begin in a line of the cache. So that a step
-        # is the same wherever its mini-batch lies in a chunk, each begins at the beginning of one.
+        # On a CPU, the rounding of a product depends on where its arrays begin in a cache line. So
+        # each mini-batch begins a new line: a step is then the same anywhere in a chunk.
         size = batches[0, ...].numel()
         room = -(-size * batches.itemsize // _LINE) * _LINE // batches.itemsize
         at_its_place = size == room and batches.data_ptr() % _LINE == 0

@@ -188,7 +188,7 @@ def _sigmoid(last: Call, life: _Life) -> tuple[list[Call], list[Call]] | None:
         "neg.default",
         "maximum.default",
     ):
-        # The addition in place is the last but one use of its tensor, and has no other tensor.
+        # The addition in place is the second-to-last use of its tensor, and has no other tensor.
         made = [one for one in life(chain[0].inputs[0]) if one is not None and one.is_of(name)]
         if len(made) != 1:
             return None
