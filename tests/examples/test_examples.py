@@ -512,6 +512,24 @@ def test_larger_than_memory_learns_in_less_memory(run, tmp_path):
     assert not list(tmp_path.rglob("x.npy"))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--megabytes", 0], "--megabytes must have room for at least one image of 256 bytes"),
+        (["--megabytes", -3], "--megabytes must have room"),
+        (["--megabytes", "nan"], "--megabytes must have room"),
+        (["--megabytes", "1e12"], "--megabytes 1e+12 is more than the "),
+        (["--buffer", 0], "--buffer must have room"),
+        (["--epochs", 0], "--epochs must be at least 1, not 0"),
+        (["--folder", "none"], "--folder must be a folder that exists, not none"),
+    ],
+)
+def test_larger_than_memory_refuses_options_in_one_line(run, options, message):
+    assert (
+        f": error: {message}" in run("larger_than_memory.py", *options, expect=2).splitlines()[-1]
+    )
+
+
 # ---------------------------------------------------------------------------------------------
 # The book's results, with the small digits instead of MNIST
 
