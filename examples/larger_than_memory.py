@@ -17,6 +17,7 @@ import argparse
 import gc
 import math
 import re
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -126,7 +127,8 @@ def draw(watches: dict[str, Watch], stopped: float, megabytes: float, path: str)
     print(f"plot saved to {path}")
 
 
-def main() -> None:
+def read_options() -> argparse.Namespace:
+    """Return the options of the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", help="cpu, cuda, cuda:1, auto (default: cpu)")
     parser.add_argument("--backend", help="numpy, cupy, torch, jax, dpnp, mlx (default: by device)")
@@ -136,7 +138,23 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="for the file (default: one that is removed)")
     parser.add_argument("--plot", help="a .png, .svg or .pdf file for the picture")
     args = parser.parse_args()
+    for name in ("megabytes", "buffer"):
+        rows = getattr(args, name) * MB / ROW
+        if not 1 <= rows < math.inf:
+            parser.error(f"--{name} must have room for at least one image of {ROW} bytes")
+    if args.epochs < 1:
+        parser.error(f"--epochs must be at least 1, not {args.epochs}")
+    if args.folder and not args.folder.is_dir():
+        parser.error(f"--folder must be a folder that exists, not {args.folder}")
+    free = shutil.disk_usage(args.folder or tempfile.gettempdir()).free / MB
+    if args.megabytes > free:
+        parser.error(f"--megabytes {args.megabytes:g} is more than the {free:,.0f} that are free")
+    return args
 
+
+def main() -> None:
+    """Train from disk and in memory, and compare."""
+    args = read_options()
     if args.plot:
         require("matplotlib", "plot").use("Agg")  # says what to install, before anything is made
     n, batch_size = int(args.megabytes * MB / ROW), 100

@@ -19,9 +19,10 @@ for each epoch. SIGTERM, SIGUSR1 and Ctrl-C complete the step under way. The sam
 the run, after a signal or a crash. Once the run is done, it does not train again. Exit status:
 
     0   done: the test rows are evaluated, and --output is written
-    1   an error, printed in one line on stderr; the same command would fail again
+    1   an error, in one line on stderr and in the log; the same command would fail again
     2   a wrong option
-    75  stopped before the end, with the checkpoint written: submit the same command again
+    75  stopped before the end, with the checkpoint written, or another job is writing the
+        checkpoint: submit the same command again
 
 75 is EX_TEMPFAIL of sysexits.h. With SLURM, on one GPU (sbatch train.sh, %j is the job's number):
 
@@ -52,14 +53,20 @@ its own way, and torchrun ends with 1 when they end with 75.
 
 import argparse
 import logging
+import re
 import signal
 import sys
 import threading
 from pathlib import Path
 
-import numpy as np
+stop = threading.Event()
+if __name__ == "__main__":  # now, because a signal may come during the imports, which take seconds
+    for name in {"SIGTERM", "SIGUSR1"} & set(dir(signal)):  # Windows has no SIGUSR1
+        signal.signal(getattr(signal, name), lambda *_: stop.set())
 
-from bp_xp import (
+import numpy as np  # noqa: E402
+
+from bp_xp import (  # noqa: E402
     SGD,
     Callback,
     Checkpoint,
@@ -68,8 +75,9 @@ from bp_xp import (
     Network,
     StopWhen,
 )
-from bp_xp.datasets import Dataset, load_digits, load_mnist
-from bp_xp.ranks import find_ranks
+from bp_xp.backends import place  # noqa: E402
+from bp_xp.datasets import Dataset, load_digits, load_mnist  # noqa: E402
+from bp_xp.ranks import find_ranks  # noqa: E402
 
 DONE, FAILED, SUBMIT_AGAIN = 0, 1, 75
 
@@ -81,33 +89,53 @@ def load(args: argparse.Namespace) -> Dataset:
     if args.data == "mnist":
         try:
             return load_mnist(args.data_dir)
-        except (DownloadError, FileNotFoundError) as error:
+        except DownloadError as error:
+            found = re.split(r":\s", str(error))[0]  # the rest lists each mirror
+            raise OSError(
+                f"{found}. Name the folder of MNIST's four archives with --data-dir, or pass "
+                "--data digits, which needs no files."
+            ) from error
+        except FileNotFoundError as error:
             raise OSError(f"{error} --data digits needs no files.") from error
     if args.data == "digits":
         digits = load_digits()
         x, y = digits.x_train, digits.y_train
         n = len(x) - len(x) // 6
         return Dataset("digits", x[:n], y[:n], digits.x_test, digits.y_test, x[n:], y[n:])
+    if not args.data.endswith(".npy"):
+        raise ValueError(
+            f"--data {args.data}: no such data set or file; pass mnist, digits or a .npy file."
+        )
     if args.targets is None:
         raise ValueError(f"--data {args.data} needs --targets, a .npy file with one label per row.")
-    x, y = np.load(args.data, mmap_mode="r"), np.load(args.targets)
-    if x.ndim != 2 or y.shape != x.shape[:1] or y.dtype.kind not in "iu" or len(y) < 10:
+    x, y = rows_of(args.data), np.array(rows_of(args.targets))
+    kinds = x.dtype.kind in "biuf" and y.dtype.kind in "iu"
+    if x.ndim != 2 or y.shape != x.shape[:1] or not kinds or len(y) < 10:
         raise ValueError(
-            f"{args.data} must be of shape (N, I), and {args.targets} hold N labels: they are of "
-            f"shape {x.shape} and {y.shape}, dtype {y.dtype}."
+            f"{args.data} must hold numbers of shape (N, I), and {args.targets} N labels, with N "
+            f"at least 10: they are {x.dtype} of shape {x.shape} and {y.dtype} of shape {y.shape}."
         )
     tenth = len(x) // 10
     train, validation, test = slice(0, -2 * tenth), slice(-2 * tenth, -tenth), slice(-tenth, None)
     return Dataset(args.data, x[train], y[train], x[test], y[test], x[validation], y[validation])
 
 
+def rows_of(path: str) -> np.ndarray:
+    """Return the array of a .npy file, whose rows are read as they are needed."""
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except ValueError as error:
+        raise ValueError(f"{path} can't be read as a .npy file of numbers: {error}") from error
+
+
 def log_to(path: Path, rank: int) -> None:
     """Let rank 0 log to standard output and to a file, and the other ranks only warnings."""
-    logging.basicConfig(
-        level=logging.WARNING if rank else logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-        handlers=[logging.StreamHandler(sys.stdout)] + [logging.FileHandler(path)] * (rank == 0),
-    )
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if rank == 0:
+        handlers.append(logging.FileHandler(path, delay=True))
+    level = logging.WARNING if rank else logging.INFO
+    text = "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(level=level, format=text, handlers=handlers)
 
 
 class EpochLines(Callback):
@@ -123,9 +151,12 @@ class EpochLines(Callback):
         logger.info("%s  %.0f samples/s", history[-1], history[-1].samples_per_second)
 
 
-def train(args: argparse.Namespace, stop: threading.Event) -> int:
+def train(args: argparse.Namespace) -> int:
+    """Train, test and save a network; return the exit status."""
     # A folder that can't be made must fail now, and not after hours of training.
     args.output.parent.mkdir(parents=True, exist_ok=True)
+    ranks = find_ranks(args.distributed, place(args.device, args.backend))
+    log_to(args.output.with_suffix(".log"), ranks.rank)
     data = load(args)
     net = Network(
         [data.n_features, *args.hidden, data.n_outputs],
@@ -135,8 +166,6 @@ def train(args: argparse.Namespace, stop: threading.Event) -> int:
         backend=args.backend,
         seed=args.seed,
     )
-    ranks = find_ranks(args.distributed, net.placement)
-    log_to(args.output.with_suffix(".log"), ranks.rank)
     logger.info("%r on %r, processes: %d", net, data, ranks.size)
     if net.device_reason:
         logger.info("--device %s took %s: %s", args.device, net.device, net.device_reason)
@@ -157,6 +186,8 @@ def train(args: argparse.Namespace, stop: threading.Event) -> int:
         distributed=args.distributed,
         progress=False,  # the log has a line for each epoch
     )
+    if len(history) > args.epochs:
+        logger.info("the checkpoint has %d epochs: this longer run is kept", len(history))
     if history.stopped == "interrupt":
         logger.warning("stopped after step %d: the same command resumes", history.steps)
         return SUBMIT_AGAIN
@@ -166,7 +197,8 @@ def train(args: argparse.Namespace, stop: threading.Event) -> int:
     return DONE
 
 
-def main() -> int:
+def options() -> argparse.Namespace:
+    """Return the options of the command, of which some are refused before anything is read."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, cpu, auto (default: cuda)")
     parser.add_argument("--backend", help="cupy, torch, jax, numpy (default: by the device)")
@@ -183,18 +215,29 @@ def main() -> int:
     parser.add_argument("--checkpoint-every", type=int, default=1000, help="steps (default: 1000)")
     parser.add_argument("--output", type=Path, default=Path("model.safetensors"))
     args = parser.parse_args()
+    if args.output.suffix != ".safetensors" or args.output.is_dir():
+        parser.error(f"--output must be the name of a .safetensors file, not {args.output}")
+    if args.targets and args.data in ("mnist", "digits"):
+        parser.error(f"--targets is for --data x.npy: --data {args.data} has its own labels")
+    return args
 
-    stop = threading.Event()
-    for name in {"SIGTERM", "SIGUSR1"} & set(dir(signal)):  # Windows has no SIGUSR1
-        signal.signal(getattr(signal, name), lambda *_: stop.set())
+
+def main() -> int:
+    """Train as the options say; return the exit status."""
+    args = options()
     try:
-        return train(args, stop)
+        return train(args)
     except KeyboardInterrupt:  # before the first step: fit itself completes the one under way
         return SUBMIT_AGAIN
     except (RuntimeError, ImportError, OSError, ValueError, ArithmeticError, MemoryError) as error:
-        hint = ". Use another --output for another run." * isinstance(error, CheckpointError)
-        print(f"{type(error).__name__}: {' '.join(str(error).split())}{hint}", file=sys.stderr)
-        return FAILED
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if isinstance(error, CheckpointError):
+            text = f"{text.removesuffix('.')}. Use another --output for another run."
+        print(text, file=sys.stderr)
+        if logging.root.handlers:  # an error may come before there is a log
+            logger.error(text)
+        # Another job has the checkpoint: this process, or rank 0, can't lock it.
+        return SUBMIT_AGAIN if BlockingIOError.__name__ in text else FAILED
 
 
 if __name__ == "__main__":

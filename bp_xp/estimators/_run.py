@@ -24,7 +24,7 @@ from bp_xp.math.model import Model
 from bp_xp.network import Network
 from bp_xp.ranks import Ranks
 from bp_xp.sources.sparse import SparseInputs, cut_rows
-from bp_xp.training.agreement import describe_process, digest_of
+from bp_xp.training.agreement import check_samples_alike, check_settings_alike, digest_of
 from bp_xp.training.arguments import Settings, as_regularization
 from bp_xp.training.callbacks import as_callback
 from bp_xp.training.checkpoint import described
@@ -164,13 +164,10 @@ def _check_alike(estimator: Any, network: Network, source: ScikitSource, ranks: 
     """Refuse to train on several processes if their estimators differ."""
     given = estimator.get_params(deep=False)
     names = [name for name in given if name not in _OF_A_PROCESS]
-    alike = {
-        "parameters": {name: described(given[name]) for name in names},
-        "samples": source.fingerprint(),
-        "digest of coefs_": digest_of(network.layers),
-        **describe_process(network),
-    }
-    ranks.check_alike(alike, when="at the start")
+    parameters = {name: described(given[name]) for name in names}
+    settings = {"parameters": parameters, "coefs_": digest_of(network.layers)}
+    check_settings_alike(settings, network, ranks)
+    check_samples_alike({"data": source.fingerprint()}, {"data": source}, ranks)
 
 
 def warn_of_no_convergence(estimator: Any, *, stacklevel: int) -> None:

@@ -235,8 +235,15 @@ class ScikitSource:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the samples and their weights."""
+        return self._in_memory().fingerprint()
+
+    def fingerprint_of_each(self) -> list[str]:
+        """Return the SHA-256 of inputs, of targets and, if there are any, of weights."""
+        return self._in_memory().fingerprint_of_each()
+
+    def _in_memory(self) -> MemorySource:
         parts: Any = (self._samples.inputs, self._samples.y, False, self._samples.weights)
-        return MemorySource(sources.Samples(*parts), self._placement).fingerprint()
+        return MemorySource(sources.Samples(*parts), self._placement)
 
 
 class ScikitEpoch(Epoch):

@@ -7,6 +7,15 @@ processes as :class:`Ranks`, and the system as a :class:`Communicator`.
 
 from bp_xp.ranks.communicator import Communicator
 from bp_xp.ranks.finding import WORDS, find_ranks, launched, over_devices
-from bp_xp.ranks.ranks import Ranks
+from bp_xp.ranks.ranks import Digest, Ranks, Word
 
-__all__ = ["WORDS", "Communicator", "Ranks", "find_ranks", "launched", "over_devices"]
+__all__ = [
+    "WORDS",
+    "Communicator",
+    "Digest",
+    "Ranks",
+    "Word",
+    "find_ranks",
+    "launched",
+    "over_devices",
+]

@@ -24,6 +24,7 @@ WORD = "mpi"
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
 _SECONDS_FOR_OTHERS, _SECONDS_TO_BE_READ = 5.0, 1.0
 _SECONDS_UNTIL_TOLD, _LONGEST_NAP = 60.0, 0.1
+_WATCHERS = 8  # enough to report even if rank 0 is missing, and few messages
 _HERE = 20803  # the tag of a rank's message that it is present, which no other message has
 
 
@@ -58,20 +59,29 @@ class MPICommunicator:
         self.rank, self.size = int(comm.Get_rank()), int(comm.Get_size())
 
     def meet(self) -> None:
-        """Wait for all before a run; if that takes long, rank 0 reports which are missing."""
-        if self.rank:
-            self._comm.send(None, dest=0, tag=_HERE)
-        else:
+        """Wait for all before a run; if that takes long, a rank reports which are missing.
+
+        All tell the first few ranks that they are present. The lowest rank present reports.
+        """
+        watchers = range(min(_WATCHERS, self.size))
+        others = [rank for rank in watchers if rank != self.rank]
+        sent = [self._comm.isend(None, dest=rank, tag=_HERE) for rank in others]
+        if self.rank in watchers:
             self._wait_for_others()
+        for one in sent:
+            one.wait()
         _twin(self._comm)  # while all are present to make it
 
     def _wait_for_others(self) -> None:
-        missing, waited, nap, told = [*range(1, self.size)], time.monotonic(), 0.0, False
+        missing = [rank for rank in range(self.size) if rank != self.rank]
+        waited, nap, told = time.monotonic(), 0.0, False
         while missing := [rank for rank in missing if not self._is_here(rank)]:
-            if not told and time.monotonic() - waited > _SECONDS_UNTIL_TOLD:
+            is_late = time.monotonic() - waited > _SECONDS_UNTIL_TOLD
+            if is_late and not told and missing[: self.rank] == [*range(self.rank)]:
                 told = True
+                ranks = "rank" if len(missing) == 1 else "ranks"
                 checks.warn(
-                    f"rank 0 has waited {_SECONDS_UNTIL_TOLD:.0f} seconds for ranks "
+                    f"rank {self.rank} has waited {_SECONDS_UNTIL_TOLD:.0f} seconds for {ranks} "
                     f"{', '.join(map(str, missing))} to begin the run: check what they do, or end "
                     "the job. docs/distributed.md says how."
                 )

@@ -5,13 +5,22 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-from bp_xp._caller import in_python
 from bp_xp.ranks.communicator import Communicator
 
-__all__ = ["Ranks"]
+__all__ = ["Digest", "Ranks", "Word"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Digest(str):
+    """A digest of something large; a message about a difference does not show it."""
+
+
+class Word(str):
+    """A word about a value that is not shown itself: "given", for example."""
+
+    __repr__ = str.__str__
 
 
 class Ranks:
@@ -79,7 +88,7 @@ class Ranks:
         if own is not None:
             raise own
         if failures := [failure for _, failure, _ in answers if failure]:
-            raise RuntimeError("; ".join(failures))
+            raise RuntimeError("; ".join(failure.removesuffix(".") for failure in failures))
         if raised := next((error for *_, error in answers if error is not None), None):
             raise raised
         return [found for found, *_ in answers]
@@ -117,15 +126,17 @@ class Ranks:
 
         return call
 
-    def check_alike(self, described: Mapping[str, Any], *, when: str) -> None:
+    def check_alike(self, described: Mapping[str, Any], *, when: str, advice: str) -> None:
         """Raise an error on all processes if their values differ.
 
         Args:
             described: the values by name, which must be the same everywhere.
             when: the moment of the check, for the message: ``"at the start"``.
+            advice: a sentence that says what to do about a difference.
 
         Raises:
-            RuntimeError: they differ; the message names the ranks, the value and both versions.
+            RuntimeError: they differ; the message names the ranks, the value and both versions. Of
+                a :class:`Digest` it shows neither, and of objects of two kinds only the kinds.
         """
         each = self.gather((_flat(described), _host()))
         theirs, first_host = each[0]
@@ -133,15 +144,30 @@ class Ranks:
         for rank, (ours, host) in enumerate(each):
             for name in dict.fromkeys([*theirs, *ours]):
                 if (first := theirs.get(name)) != (own := ours.get(name)):
-                    text = f"{name} is {first!r} on rank 0 ({first_host}) and {own!r} on rank"
-                    differences.setdefault(name, f"{text} {rank} ({host})")
-        if differences:
+                    hosts = f"on rank 0 ({first_host})", f"rank {rank} ({host})"
+                    differences.setdefault(name, _difference(name, first, own, *hosts))
+        if told := [text for name, text in differences.items() if _tells(name, differences)]:
             raise RuntimeError(
-                f"the ranks of a run must agree, and {when} they do not: "
-                f"{'; '.join(differences.values())}."
-                " Pass the same arguments and all samples on each; it takes its own share."
-                + in_python(" If each has its own, pass Stream(samples, sharded=True) on all.")
+                f"the ranks of a run must agree, and {when} they do not: {'; '.join(told)}. "
+                f"{advice}"
             )
+
+
+_KIND = ".kind"
+
+
+def _difference(name: str, first: Any, own: Any, there: str, here: str) -> str:
+    """Return in words that a value is not the same in two places."""
+    if isinstance(first, Digest) or isinstance(own, Digest):
+        return f"{name} is not the same {there} and {here}"
+    return f"{name.removesuffix(_KIND)} is {first!r} {there} and {own!r} on {here}"
+
+
+def _tells(name: str, differences: Mapping[str, str]) -> bool:
+    """Return whether a difference is more than a consequence of objects being of two kinds."""
+    parts = name.split(".")
+    above = (".".join(parts[:k]) + _KIND for k in range(1, len(parts)))
+    return not any(kind in differences and kind != name for kind in above)
 
 
 def _flat(described: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -185,13 +185,13 @@ class BatchesSource:
     def fingerprint(self) -> None:
         """Return None: the samples are not known in advance."""
 
-    def fingerprint_of_first(self) -> str:
-        """Return the SHA-256 of the first batch."""
-        digest = hashlib.sha256()
-        for part in self.first.arrays:
-            values = np.ascontiguousarray(to_numpy(part))
-            digest.update(f"{values.shape} {values.dtype}".encode() + values.tobytes())
-        return digest.hexdigest()
+    def fingerprint_of_each(self) -> list[str]:
+        """Return the SHA-256 of inputs, targets and weights of the first batch."""
+        arrays = [np.ascontiguousarray(to_numpy(part)) for part in self.first.arrays]
+        return [
+            hashlib.sha256(f"{one.shape} {one.dtype}".encode() + one.tobytes()).hexdigest()
+            for one in arrays
+        ]
 
     def _ahead(self, first_row: int, batch_size: int) -> Ahead:
         # Opened here, not in the thread: a loader may start processes by forking this one.

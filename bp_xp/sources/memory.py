@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -199,8 +200,18 @@ class MemorySource(OfSamples):
         """Return the SHA-256 of the samples."""
         digest = hashlib.sha256()
         for values in self.samples.arrays:
-            digest.update(str(tuple(values.shape)).encode())
-            parts = values.parts if isinstance(values, SparseInputs) else [to_numpy(values)]
-            for part in parts:
-                digest.update(np.ascontiguousarray(part).data)
+            _update(digest, values)
         return digest.hexdigest()
+
+    def fingerprint_of_each(self) -> list[str]:
+        """Return the SHA-256 of inputs, of targets and, if there are any, of weights."""
+        return [_update(hashlib.sha256(), values).hexdigest() for values in self.samples.arrays]
+
+
+def _update(digest: Any, values: Any) -> Any:
+    """Add the shape and the numbers of an array to a digest, and return it."""
+    digest.update(str(tuple(values.shape)).encode())
+    parts = values.parts if isinstance(values, SparseInputs) else [to_numpy(values)]
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).data)
+    return digest

@@ -303,6 +303,10 @@ class StackSource(OfSamples):
         samples = MemorySource(self.samples, self.placement).fingerprint()
         return samples if self.rows is None else f"{samples} {digest_of_rows(self.rows)}"
 
+    def fingerprint_of_each(self) -> list[str]:
+        """Return the SHA-256 of inputs, of targets and, if there are any, of weights."""
+        return MemorySource(self.samples, self.placement).fingerprint_of_each()
+
 
 def digest_of_rows(rows: Iterable[np.ndarray]) -> str:
     """Return the SHA-256 of the numbers of the rows of each member."""

@@ -317,20 +317,31 @@ class StoredSource:
     def fingerprint(self) -> str:
         """Return the SHA-256 of shapes, of the arrays in memory, and of some rows of the others."""
         digest = hashlib.sha256()
-        firsts = np.linspace(0, self.n_rows - 1, _BLOCKS_IN_A_FINGERPRINT, dtype=int)
-        for k, values in enumerate(self.arrays):
-            digest.update(f"{tuple(values.shape)} {values.dtype}".encode())
-            if not is_stored(values):
-                digest.update(np.ascontiguousarray(values).tobytes())
-                continue
-            for first in map(int, firsts):
-                rows: Any = np.asarray(values[first : first + _ROWS_IN_A_FINGERPRINT])
-                if not k:  # so that another transform makes another run
-                    rows = np.asarray(self.maker.inputs(rows))
-                digest.update(np.ascontiguousarray(rows).tobytes())
+        for k in range(len(self.arrays)):
+            self._update(digest, k)
         per_class = self.maker.per_class
         digest.update(b"" if per_class is None else per_class.tobytes())
         return digest.hexdigest()
+
+    def fingerprint_of_each(self) -> list[str]:
+        """Return the SHA-256 of inputs, of targets and, if there are any, of weights."""
+        numbers = range(len(self.arrays))
+        return [self._update(hashlib.sha256(), k).hexdigest() for k in numbers]
+
+    def _update(self, digest: Any, k: int) -> Any:
+        """Add an array, or some rows of it, to a digest, and return it."""
+        values = self.arrays[k]
+        digest.update(f"{tuple(values.shape)} {values.dtype}".encode())
+        if not is_stored(values):
+            digest.update(np.ascontiguousarray(values).tobytes())
+            return digest
+        firsts = np.linspace(0, self.n_rows - 1, _BLOCKS_IN_A_FINGERPRINT, dtype=int)
+        for first in map(int, firsts):
+            rows: Any = np.asarray(values[first : first + _ROWS_IN_A_FINGERPRINT])
+            if not k:  # so that another transform makes another run
+                rows = np.asarray(self.maker.inputs(rows))
+            digest.update(np.ascontiguousarray(rows).tobytes())
+        return digest
 
     def read(self, rows: slice) -> Piece:
         """Return some consecutive rows, checked.

@@ -260,11 +260,16 @@ def _differences(saved: Any, now: Any, name: str = "") -> list[str]:
     if saved == now:
         return []
     if name in DATA:
-        before, ranks = (len(one) if isinstance(one, list) else 1 for one in (saved, now))
+        before, ranks = _ranks_of(saved), _ranks_of(now)
         if before != ranks:
             return [f"the {name} was shards of {before} ranks and is now those of {ranks}"]
         return [f"the {name} is not the same"]
     return [f"{named(name)} was {saved!r} and is now {now!r}"]
+
+
+def _ranks_of(digests: Any) -> int:
+    """Return how many ranks have a digest of their own, which is 1 if all have the same."""
+    return len(digests) if isinstance(digests, list) else 1
 
 
 def _is_code(value: Any) -> bool:
@@ -310,7 +315,8 @@ def read_saved(
             is_damaged = isinstance(error.__cause__, CheckpointError)
             if file == there[-1] or not is_damaged:
                 raise
-            logger.warning("%s; resuming from the previous checkpoint.", error)
+            found = str(error).removesuffix(".")
+            logger.warning("%s; resuming from the previous checkpoint.", found)
     return None
 
 
@@ -395,6 +401,8 @@ def unpack(
     try:
         # The first files did not store early stopping, and all samples were in memory then.
         theirs = {"early_stopping": settings["early_stopping"], "buffer_size": None, **run.settings}
+        if (kept := theirs.get("data")) and _ranks_of(kept) != _ranks_of(settings["data"]):
+            theirs, settings = {"data": kept}, {"data": settings["data"]}  # it changes others too
         if differences := _differences(theirs, settings):
             raise ValueError("it belongs to a run with other settings: " + "; ".join(differences))
         leaves = iter(enumerate(run.state))

@@ -17,7 +17,7 @@ from bp_xp.backends import Placement
 from bp_xp.math.initializers import restore_generator
 from bp_xp.math.metrics import METRICS, Metric
 from bp_xp.optim.schedules import LinearWarmUp, ReduceOnPlateau
-from bp_xp.ranks import Ranks, find_ranks, over_devices
+from bp_xp.ranks import Digest, Ranks, Word, find_ranks, over_devices
 from bp_xp.sources import MemorySource, Samples, Source, intake, make_source, validation_source
 from bp_xp.sources.batches import BatchesSource
 from bp_xp.sources.making import AnySource
@@ -26,7 +26,13 @@ from bp_xp.storage import network_file
 from bp_xp.storage.files import keep_previous
 from bp_xp.storage.network_file import NetworkFile, Section
 from bp_xp.training import arguments, checkpoint, evaluation
-from bp_xp.training.agreement import begin_alike, describe_process
+from bp_xp.training.agreement import (
+    START,
+    advice_on_samples,
+    begin_alike,
+    check_samples_alike,
+    check_settings_alike,
+)
 from bp_xp.training.arguments import Settings
 from bp_xp.training.callbacks import Callback, EarlyStopping
 from bp_xp.training.checkpoint import Checkpoint, SavedRun
@@ -116,7 +122,7 @@ def fit(
         begin_alike(network, ranks)
         given |= {"saved": saved, "ranks": ranks, "warm_start": warm_start}
         parts = ranks.together(functools.partial(_look_through, network, (x, y), **given))
-        described = _describe(parts, ranks) if kept or ranks.are_several else {}
+        described = _describe(network, parts, ranks) if kept or ranks.are_several else {}
         placement = over_devices(distributed, network.placement)
         where: dict[str, Any] = {"ranks": ranks, "placement": placement}
         prepare = functools.partial(_prepare, network, parts, described, kept, saved, **where)
@@ -124,8 +130,11 @@ def fit(
         if ranks.are_several:
             others = {"epochs": run.settings.epochs, "step": run.position.step}
             looks = {"looks": [one.looks_at() for one in observers]}
-            alike = {**described, **others, **looks, **describe_process(network)}
-            ranks.check_alike(alike, when="at the start")
+            settings = {key: one for key, one in described.items() if key not in checkpoint.DATA}
+            check_settings_alike(settings | others | looks, network, ranks)
+            digests = {key: described[key] for key in checkpoint.DATA}
+            sources = dict(zip(digests, (parts.source, parts.validation), strict=True))
+            check_samples_alike(digests, sources, ranks, shards=True)
         network._report = run.report
         history = train(run, observers)
         if warm_start:
@@ -224,7 +233,7 @@ def _look_through(
     return _Parts(settings, told, stopping, source, validation, warm, begun)
 
 
-def _describe(parts: _Parts, ranks: Ranks) -> dict[str, Any]:
+def _describe(network: Any, parts: _Parts, ranks: Ranks) -> dict[str, Any]:
     """Return what must be the same for a run to resume, and on every process.
 
     It covers all samples: the common ones, or the shards of all processes.
@@ -232,37 +241,43 @@ def _describe(parts: _Parts, ranks: Ranks) -> dict[str, Any]:
     Raises:
         RuntimeError: the processes differ in the number or the kind of their samples.
     """
-    sources = {"samples": parts.source, "validation samples": parts.validation}
-    forms = {name: _form_of(source) for name, source in sources.items() if source is not None}
-    ranks.check_alike(forms, when="at the start")
+    given = {"validation_data": None if parts.validation is None else Word("given")}
+    check_settings_alike(given, network, ranks)
+    for source, of in ((parts.source, ""), (parts.validation, " of validation_data")):
+        if source is not None:
+            ranks.check_alike(
+                _form_of(source, of), when=START, advice=advice_on_samples(shards=True)
+            )
     described = ranks.together(
         lambda: checkpoint.describe_settings(
             parts.settings, parts.stopping, parts.source, parts.validation
         )
     )
     # One shard may fit in its buffer while another does not.
-    own = dict(zip(checkpoint.DATA, sources.values(), strict=True)) | {"buffer_size": parts.source}
+    sources = (parts.source, parts.validation)
+    own = dict(zip(checkpoint.DATA, sources, strict=True)) | {"buffer_size": parts.source}
     for name, source in own.items():
         if source is not None and source.sharded and ranks.are_several:
             described[name] = ranks.gather(described[name])
     return described
 
 
-def _form_of(source: AnySource) -> dict[str, Any]:
+def _form_of(source: AnySource, of: str) -> dict[str, Any]:
     """Return the properties of samples that must be the same on all processes, in words.
 
     They are compared before the digests, since a number of rows is more informative.
     """
     form: dict[str, Any] = {
-        "sharded": source.sharded,
-        "one class each": source.has_classes,
-        "weighted": source.weighted,
+        f"sharded{of}": source.sharded,
+        f"the kind of targets{of}": Word("classes" if source.has_classes else "numbers"),
+        f"the weight of each sample{of}": Word("given") if source.weighted else None,
     }
     if not source.sharded:
-        form["rows"] = source.n_rows
+        form[f"the number of rows{of}"] = source.n_rows
         if isinstance(source, BatchesSource):
-            form["rows of the first batch"] = source.first.x.shape[0]
-            form["digest of the first batch"] = source.fingerprint_of_first()
+            form[f"the number of rows of the first batch{of}"] = source.first.x.shape[0]
+            each = zip(("x", "y", "weights"), source.fingerprint_of_each(), strict=False)
+            form |= {f"{one} of the first batch{of}": Digest(digest) for one, digest in each}
     return form
 
 
@@ -323,13 +338,23 @@ def _batch_size(batch_size: Any, source: AnySource, ranks: Ranks) -> int:
 
     With shards, a mini-batch is the rows that all processes contribute, and their total number is
     unknown.
+
+    Raises:
+        ValueError: it is not positive, or there is not a row of a shard for each process.
     """
     n = ranks.size if source.sharded else 1
     if not isinstance(source, BatchesSource):
-        return checks.check_batch_size(batch_size, source.n_rows * n)
-    if batch_size is None:
-        return source.first.x.shape[0] * n
-    return checks.check_integer(batch_size, "batch_size")
+        size = checks.check_batch_size(batch_size, source.n_rows * n)
+    elif batch_size is None:
+        size = source.first.x.shape[0] * n
+    else:
+        size = checks.check_integer(batch_size, "batch_size")
+    if size < n:
+        raise ValueError(
+            f"{named('batch_size', size)} is smaller than the {n} ranks: with shards, each needs "
+            "at least one row of every mini-batch."
+        )
+    return size
 
 
 def check_measured(

@@ -19,7 +19,7 @@ from bp_xp.sources import MemorySource
 from bp_xp.sources.stack import Generators, StackSource
 from bp_xp.storage import ensemble_file
 from bp_xp.training import arguments, checkpoint
-from bp_xp.training.agreement import begin_alike, describe_process
+from bp_xp.training.agreement import begin_alike, check_samples_alike, check_settings_alike
 from bp_xp.training.arguments import Settings, per_member
 from bp_xp.training.callbacks import EarlyStopping
 from bp_xp.training.checkpoint import Checkpoint
@@ -68,8 +68,7 @@ def fit(
         prepared = ranks.together(functools.partial(_prepare, ensemble, x, y, **more, **given))
         run = prepared.run
         if ranks.are_several:
-            alike = {**prepared.described, "epochs": run.settings.epochs, "step": run.position.step}
-            ranks.check_alike(alike | describe_process(ensemble), when="at the start")
+            _check_alike(ensemble, prepared, ranks)
         ensemble._report = run.report
 
         def learn() -> None:
@@ -83,6 +82,15 @@ def fit(
         if warm_start:
             ensemble._warm = WarmStack(prepared.settings, run.position, list(run.rows))
     return _sound(run)
+
+
+def _check_alike(ensemble: Any, prepared: "_Prepared", ranks: Ranks) -> None:
+    """Refuse to train on several processes if anything differs between them."""
+    run, described = prepared.run, dict(prepared.described)
+    digests = {key: described.pop(key) for key in checkpoint.DATA}
+    more = {"epochs": run.settings.epochs, "step": run.position.step}
+    check_settings_alike(described | more, ensemble, ranks)
+    check_samples_alike(digests, {"data": cast(StackSource, run.source)}, ranks)
 
 
 class _Prepared(NamedTuple):

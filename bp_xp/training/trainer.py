@@ -27,7 +27,7 @@ from bp_xp.errors import DivergenceError
 from bp_xp.math.model import Model
 from bp_xp.ranks import Ranks
 from bp_xp.sources import Source
-from bp_xp.training.agreement import digest_of
+from bp_xp.training.agreement import check_parameters_alike
 from bp_xp.training.arguments import Settings
 from bp_xp.training.callbacks import Callback, EarlyStopping
 from bp_xp.training.divergence import check_finite
@@ -230,8 +230,7 @@ def _ask(
     """
     found = run.ranks.each(lambda: [tell(one) for one in observers])
     if run.ranks.are_several:
-        when = f"after step {run.position.step}"
-        run.ranks.check_alike({"digest of the parameters": digest_of(run.layers)}, when=when)
+        check_parameters_alike(run.layers, run.ranks, when=f"after step {run.position.step}")
     return next((reason for reasons in found for reason in reasons if reason), None)
 
 

@@ -87,7 +87,8 @@ def test_what_differs_and_what_has_no_mini_batches_is_refused():
     for one in on_ranks(2, lambda one: fitted(one, alpha=0.1 + one.rank)):
         assert "parameters.alpha is 0.1 on rank 0" in str(one)
     for one in on_ranks(2, lambda one: fitted(one, x=X + one.rank)):
-        assert "samples is " in str(one)
+        assert "x is not the same on rank 0" in str(one)
+        assert "Stream" not in str(one)
     with pytest.raises(InvalidParameterError, match="distributed has nothing to act on"):
         fitted("auto", solver="lbfgs")
 

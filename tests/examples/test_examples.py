@@ -20,6 +20,7 @@ from helpers import write_as_mnist
 import bp_xp
 from bp_xp import SGD, Network
 from bp_xp.datasets import load_digits, load_mnist
+from bp_xp.storage.files import locked
 
 EXAMPLES = Path(bp_xp.__file__).resolve().parents[1] / "examples"
 MNIST = Path(os.environ.get("BP_XP_DATA_DIR") or EXAMPLES.parents[1] / "shared" / "data" / "mnist")
@@ -369,12 +370,87 @@ def test_train_on_gpu_logs_each_epoch_and_saves_the_network(run, tmp_path):
         (["--data", "mnist", "--data-dir", "none"], "OSError: There is no none"),
         (["--hidden", 0], r"sizes\[1\] must be at least 1"),
         (["--data", "x.npy"], "ValueError: --data x.npy needs --targets"),
+        (["--data", "mnits"], "--data mnits: no such data set or file; pass mnist, digits or"),
+        (["--data", "x.npz", "--targets", "y.npy"], "--data x.npz: no such data set or file"),
+        (["--data", "none.npy", "--targets", "y.npy"], "FileNotFoundError: .*none.npy"),
+        (["--data", "objects.npy", "--targets", "y.npy"], "objects.npy can't be read"),
+        (["--data", "x.npy", "--targets", "text.npy"], "text.npy N labels.*: they are .* and <U1"),
+        (["--data", "text.npy", "--targets", "y.npy"], "text.npy must hold numbers .*: they are"),
+        (["--data", "cut.npy", "--targets", "y.npy"], "cut.npy can't be read as a .npy file"),
     ],
 )
 def test_train_on_gpu_tells_an_error_in_one_line(run, options, message):
+    np.save("x.npy", np.ones((20, 3)))
+    np.save("y.npy", np.arange(20) % 2)
+    np.save("text.npy", np.array([["a"]] * 20))
+    np.save("objects.npy", np.array([None] * 20), allow_pickle=True)
+    Path("cut.npy").write_bytes(b"")
     error = run(*DIGITS, *options, expect=1)
     assert len(error.splitlines()) == 1
     assert re.search(message, error)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output", "runs/net.txt"], "--output must be the name of a .safetensors file"),
+        (["--output", "runs/net"], "--output must be the name of a .safetensors file"),
+        (["--output", "."], "--output must be the name of a .safetensors file, not ."),
+        (["--targets", "y.npy"], "--targets is for --data x.npy"),
+    ],
+)
+def test_train_on_gpu_refuses_options_before_it_makes_anything(run, options, message):
+    assert message in run(*DIGITS, *options, expect=2)
+    assert not Path("runs").exists()
+
+
+def test_train_on_gpu_without_mnist_and_a_network_says_what_to_do_instead(run, monkeypatch):
+    def refuses(*_args, **_options):
+        raise OSError("no route to host " * 20)
+
+    monkeypatch.setattr("pooch.HTTPDownloader.__call__", refuses)
+    error = run(*DIGITS, "--data", "mnist", expect=1)
+    assert "could not be downloaded. Name the folder of MNIST's four archives" in error
+    assert len(error) < 200
+
+
+@pytest.mark.process
+def test_train_on_gpu_writes_an_error_to_its_log_and_keeps_the_longer_run(run, tmp_path):
+    saved = tmp_path / "net.safetensors"
+    run(*DIGITS, "--epochs", 2, "--output", saved)
+    text = run(*DIGITS, "--epochs", 1, "--output", saved)
+    assert "the checkpoint has 2 epochs: this longer run is kept" in text
+    error = run(*DIGITS, "--learning-rate", 7, "--output", saved, expect=1)
+    assert error.endswith(". Use another --output for another run.\n")
+    log = saved.with_suffix(".log").read_text(encoding="utf-8")
+    assert log.endswith(f" ERROR {error}")
+
+
+@pytest.mark.process
+def test_train_on_gpu_is_to_be_submitted_again_if_its_checkpoint_is_being_written(run, tmp_path):
+    with locked(tmp_path / "net.checkpoint.safetensors"):
+        error = run(*DIGITS, "--output", tmp_path / "net.safetensors", expect=75)
+    assert "is writing it" in error
+
+
+@pytest.mark.process
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a process can catch")
+@pytest.mark.usefixtures("_alone")
+def test_train_on_gpu_minds_a_signal_that_comes_while_it_imports():
+    name, *options = DIGITS
+    program = f"""
+import os, runpy, signal, sys
+class Sends:
+    def find_spec(self, name, *_):
+        if name == "bp_xp":
+            os.kill(os.getpid(), signal.SIGTERM)
+sys.meta_path.insert(0, Sends())
+sys.argv = {[str(EXAMPLES / name), *map(str, options)]}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert done.returncode == 75, done.stderr
+    assert b"the same command resumes" in done.stdout
 
 
 @pytest.mark.process
@@ -434,6 +510,24 @@ def test_larger_than_memory_learns_in_less_memory(run, tmp_path):
         assert disk[1] < 8 < 16 <= ram[1]
     assert (tmp_path / "memory.png").is_file()
     assert not list(tmp_path.rglob("x.npy"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--megabytes", 0], "--megabytes must have room for at least one image of 256 bytes"),
+        (["--megabytes", -3], "--megabytes must have room"),
+        (["--megabytes", "nan"], "--megabytes must have room"),
+        (["--megabytes", "1e12"], "--megabytes 1e+12 is more than the "),
+        (["--buffer", 0], "--buffer must have room"),
+        (["--epochs", 0], "--epochs must be at least 1, not 0"),
+        (["--folder", "none"], "--folder must be a folder that exists, not none"),
+    ],
+)
+def test_larger_than_memory_refuses_options_in_one_line(run, options, message):
+    assert (
+        f": error: {message}" in run("larger_than_memory.py", *options, expect=2).splitlines()[-1]
+    )
 
 
 # ---------------------------------------------------------------------------------------------

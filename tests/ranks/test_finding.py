@@ -96,27 +96,41 @@ def test_a_command_that_each_process_runs_for_itself_says_so(monkeypatch, caplog
 
 
 class Comm:
-    """A communicator of mpi4py's on rank 0 of four, of which rank 2 comes a little later."""
+    """A communicator of mpi4py's on one of four ranks, of which some come a little later."""
 
-    def __init__(self):
-        self.asked, self.received = 0, []
+    def __init__(self, rank, late):
+        self.rank, self.late, self.asked, self.sent, self.received = rank, late, 0, [], []
 
-    Get_rank, Get_size = (lambda self: 0), (lambda self: 4)
+    Get_rank, Get_size = (lambda self: self.rank), (lambda self: 4)
+
+    def isend(self, value, *, dest, tag):
+        self.sent.append(dest)
+        return SimpleNamespace(wait=lambda: None)
 
     def Iprobe(self, *, source, tag):  # noqa: N802 - the name that MPI gives it
-        self.asked += source == 2
-        return source != 2 or self.asked > 5
+        self.asked += source in self.late
+        return source not in self.late or self.asked > 9
 
     def recv(self, *, source, tag):
         self.received.append(source)
 
 
-@pytest.mark.parametrize("seconds", [60.0, 0.0])
-def test_rank_0_says_for_whom_it_has_waited_long(seconds, monkeypatch):
+@pytest.mark.parametrize(
+    ("seconds", "rank", "late", "says"),
+    [
+        (60.0, 0, [2], None),
+        (-1.0, 0, [2], "rank 0 has waited .* for rank 2 to begin"),
+        (-1.0, 1, [0], "rank 1 has waited .* for rank 0 to begin"),
+        (-1.0, 2, [0, 1], "rank 2 has waited .* for ranks 0, 1 to begin"),
+        (-1.0, 2, [0], None),
+    ],
+)
+def test_the_lowest_rank_says_for_whom_it_has_waited_long(seconds, rank, late, says, monkeypatch):
     monkeypatch.setattr(mpi, "_SECONDS_UNTIL_TOLD", seconds)
     monkeypatch.setattr(mpi, "_twin", lambda comm: comm)
-    comm = Comm()
-    says = contextlib.nullcontext() if seconds else pytest.warns(match="for ranks 2 to begin")
-    with says:
+    comm = Comm(rank, late)
+    others = [other for other in range(4) if other != rank]
+    with pytest.warns(match=says) if says else contextlib.nullcontext():
         mpi.MPICommunicator(comm).meet()
-    assert comm.received == [1, 3, 2]
+    assert comm.sent == others
+    assert sorted(comm.received) == others

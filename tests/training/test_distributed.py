@@ -188,10 +188,34 @@ OTHERS = {
     "epochs": ({"epochs": 5}, ("epochs is 4 on rank 0", "and 5 on rank 1")),
     "batch size": ({"batch_size": 9}, ("batch_size is 8 on rank 0", "and 9 on rank 1")),
     "optimizer": ({"optimizer": SGD(0.2)}, ("optimizer.learning_rate is 0.1", "and 0.2 on rank 1")),
-    "data": ({"x": X[:, ::-1]}, ("data is '", "on rank 0 (", "' on rank 1 (")),
+    "data": ({"x": X[:, ::-1]}, ("they do not: x is not the same on rank 0 (", "rank 1 (")),
+    "targets": (
+        {"y": (Y + 1) % 3},
+        ("they do not: y is not the same on rank 0 (", "pass Stream(samples, sharded=True)"),
+    ),
+    "weights": (
+        {"sample_weight": WEIGHTS + 1},
+        ("they do not: sample_weight or class_weight is not the same",),
+    ),
+    "no weights": (
+        {"sample_weight": None},
+        ("they do not: the weight of each sample is given on rank 0 (", "and None on rank 1"),
+    ),
+    "validation data": (
+        {"validation_data": None, "metrics": ()},
+        ("they do not: validation_data is given on rank 0 (", "and None on rank 1 ("),
+    ),
+    "other validation data": (
+        {"validation_data": (X[:9] + 1, Y[:9])},
+        ("they do not: x of validation_data is not the same on rank 0",),
+    ),
+    "kind of optimizer": (
+        {"optimizer": Adam(0.1)},
+        ("they do not: optimizer is 'SGD' on rank 0 (", ". Pass the same arguments on all ranks."),
+    ),
     "number of rows": (
-        {"x": X[:40], "y": Y[:40]},
-        ("samples.rows is 83 on rank 0", "and 40 on rank 1"),
+        {"x": X[:40], "y": Y[:40], "sample_weight": WEIGHTS[:40]},
+        ("the number of rows is 83 on rank 0", "and 40 on rank 1"),
     ),
     "sizes": ({"network": {"activation": "relu"}}, ("network.activations is ['tanh'",)),
     "engine": ({"network": {"engine": "plain"}}, ("engine is 'numpy' on rank 0", "'plain' on")),
@@ -205,9 +229,14 @@ def test_what_another_rank_has_otherwise_is_refused_by_all(options, words):
         every = 3
 
     def fit(one):
-        return fitted(one, **({"callbacks": Looks()} | (options if one.rank == 1 else {})))
+        same = {"callbacks": Looks(), "optimizer": SGD(0.1), "sample_weight": WEIGHTS}
+        same |= {"validation_data": (X[:9], Y[:9]), "metrics": ["f1_macro"]}
+        return fitted(one, **(same | (options if one.rank == 1 else {})))
 
-    assert_refused(on_ranks(3, fit), RuntimeError, *words)
+    found = on_ranks(3, fit)
+    assert_refused(found, RuntimeError, *words)
+    for one in found:
+        assert len(str(one).partition("they do not: ")[2].partition(". ")[0].split(";")) == 1
 
 
 def test_other_versions_are_refused_by_all(monkeypatch):
@@ -292,7 +321,9 @@ def test_what_callbacks_assign_must_be_the_same_on_all():
     alone = fitted(callbacks=functools.partial(assign, by=0.5))
     assert_same_run(on_ranks(2, functools.partial(fit, by=lambda rank: 0.5)), alone)
     found = on_ranks(2, functools.partial(fit, by=lambda rank: 0.5 + rank))
-    assert_refused(found, RuntimeError, "after step 11", "digest of the parameters", "on rank 1")
+    assert_refused(found, RuntimeError, "after step 11", "network.layers is not the same")
+    assert_refused(found, RuntimeError, "Callbacks must assign the same parameters on all ranks")
+    assert all("Stream" not in str(one) for one in found)
 
 
 def test_an_error_within_a_step_ends_all():

@@ -151,7 +151,7 @@ def test_other_orders_of_batches_are_refused_before_the_first_step():
 
     for one in on_ranks(2, fit):
         assert isinstance(one, RuntimeError)
-        assert "digest of the first batch" in str(one)
+        assert "x of the first batch is not the same" in str(one)
         assert "Stream(samples, sharded=True)" in str(one)
 
 
@@ -230,8 +230,19 @@ def test_a_run_of_shards_goes_on_where_one_is_at_its_end(tmp_path):
     found = on_ranks(2, lambda one: fit(one, checkpoint=kept))
     assert_same_run(found, wanted[0])
     assert found[0][1].steps == 3 * 13
-    with pytest.raises(CheckpointError, match="was shards of 2 ranks and is now those of 1"):
+    words = "other settings: the data was shards of 2 ranks and is now those of 1$"
+    with pytest.raises(CheckpointError, match=words):
         fitted(None, Stream(InFile(X[:10]), 5, sharded=True), Y[:10], checkpoint=kept)
+
+
+@pytest.mark.parametrize("shard", SHARDS.values(), ids=SHARDS)
+def test_fewer_rows_in_a_mini_batch_than_shards_are_refused_by_all(shard):
+    def fit(one):
+        return fitted(one, *shard(*shard_of(one.rank, 3, X, Y)), batch_size=2)
+
+    for one in on_ranks(3, fit):
+        assert isinstance(one, ValueError)
+        assert "batch_size=2 is smaller than the 3 ranks" in str(one)
 
 
 def test_the_batch_size_of_shards_is_that_of_their_first_batches_together():
