@@ -82,7 +82,9 @@ def test_auto_finds_torchrun_and_refuses_a_network_of_another_library(monkeypatc
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     assert finding.launched() == "torch"
-    with pytest.raises(ValueError, match=r"networks of backend 'torch' share a run, and this one's is 'nu"):
+    with pytest.raises(
+        ValueError, match=r"networks of backend 'torch' share a run, and this one's is 'nu"
+    ):
         find_ranks("auto", place("cpu"))
 
 
