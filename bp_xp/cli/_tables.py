@@ -41,6 +41,7 @@ __all__ = [
     "is_table",
     "load",
     "predictions",
+    "refuse_target",
     "samples_for",
     "sections_of",
     "split_names",
@@ -226,6 +227,12 @@ def samples_for(model: TableModel, file: str, data: str) -> tuple[np.ndarray, np
     """Return all rows of a table as inputs and targets of a model's network."""
     columns = columns_for(model, file, data)
     return model.preparation.inputs(columns), model.preparation.outputs(columns)
+
+
+def refuse_target(ctx: click.Context, file: str) -> None:
+    """Refuse --target for a model of tables, which knows the name of its target."""
+    if not _is_default(ctx, "target"):
+        raise click.UsageError(f"--target is not for {file}: it knows the name of its target.", ctx)
 
 
 def warn_of_ranges(model: TableModel, columns: Columns, data: str) -> None:

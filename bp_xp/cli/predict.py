@@ -93,6 +93,7 @@ def predict(
             f"--output {output}: {network} predicts a table, in CSV: name a .csv file."
         )
     if isinstance(model, TableModel):
+        tables.refuse_target(ctx, network)
         columns = tables.columns_for(model, network, data, with_target=False)
         rows = tables.predictions(model, columns, proba=proba)
         tables.warn_of_ranges(model, columns, data)
