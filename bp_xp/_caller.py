@@ -13,7 +13,16 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
-__all__ = ["NO_VALUE", "Words", "advice", "in_python", "named", "own_arguments", "speaking"]
+__all__ = [
+    "NO_VALUE",
+    "Words",
+    "advice",
+    "by_default",
+    "in_python",
+    "named",
+    "own_arguments",
+    "speaking",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -91,6 +100,13 @@ def speaking(words: Words, *, to_program: bool = True) -> Iterator[None]:
         _caller.reset(before)
 
 
+@contextlib.contextmanager
+def by_default(words: Words) -> Iterator[None]:
+    """Use words in messages while this context is active, unless a caller has set its own."""
+    with contextlib.nullcontext() if _caller.get() is not _NOBODY else speaking(words):
+        yield
+
+
 def own_arguments(function: Callable[P, R]) -> Callable[P, R]:
     """Let messages suggest the arguments of a public function, not those of inner functions.
 
@@ -103,9 +119,7 @@ def own_arguments(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if _caller.get() is not _NOBODY:
-            return function(*args, **kwargs)
-        with speaking(words):
+        with by_default(words):
             return function(*args, **kwargs)
 
     return call

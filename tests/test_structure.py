@@ -225,7 +225,7 @@ KNOW_A_LIBRARY = {
     "cli/parity": ({"torch"}, "the help of --backends and an example"),
     "estimators": ({"sklearn", "scipy"}, "they are scikit-learn's, and take its sparse matrices"),
     "sweeps/making": ({"sklearn"}, "the extra that joblib comes with"),
-    "tables/model": ({"sklearn"}, "scikit-learn's tools ask a model for its tags"),
+    "tables/parameters": ({"sklearn"}, "scikit-learn's tools ask a model for its tags"),
     "testing/parity": ({"torch"}, "an example in a message"),
     "testing/pytest_plugin": ({"torch", "jax", "cupy"}, "the help of its options"),
     "testing/targets": (

@@ -12,7 +12,7 @@ from bp_xp.sweeps import SweepResult
 from bp_xp.tables import Recipe, TableModel, sweep_table
 from bp_xp.tables.card import Card
 from bp_xp.tables.columns import as_columns, take
-from bp_xp.tables.parts import Prepared, Split, prepare
+from bp_xp.tables.parts import Prepared, Split, ignored_by, prepare
 
 __all__ = ["sweep_rows"]
 
@@ -27,7 +27,8 @@ def sweep_rows(
         common: the arguments of a sweep that do not depend on the data.
     """
     data, categorical = settings["data"], settings.get("categorical") or ()
-    columns = as_columns(data, categorical)
+    ignored = ignored_by(settings.get("drop") or (), settings.get("split_by"))
+    columns = as_columns(data, categorical, ignored=ignored)
     targets = tables.target_names(settings.get("target", -1), columns, data)
     held = {"by": settings.get("split_by"), "last": settings.get("split_last", False)}
     wishes: dict[str, Any] = {n: settings.get(n) or () for n in ("numeric", "categorical", "drop")}

@@ -24,7 +24,7 @@ from bp_xp.tables.card import Card
 from bp_xp.tables.columns import ROWS_AT_ONCE, Columns
 from bp_xp.tables.files import write_sections
 from bp_xp.tables.model import COST_OF_TASK
-from bp_xp.tables.parts import Prepared, Split, prepare
+from bp_xp.tables.parts import Prepared, Split, ignored_by, prepare
 from bp_xp.tables.preparation import select
 from bp_xp.tables.recipe import Recipe, even_batch_size, suited_l2
 from bp_xp.tables.stored import StoredInputs, open_columns
@@ -41,6 +41,7 @@ __all__ = [
     "is_table",
     "load",
     "predictions",
+    "refuse_target",
     "samples_for",
     "sections_of",
     "split_names",
@@ -121,7 +122,10 @@ def load(given: SimpleNamespace) -> tuple[Prepared, Dataset]:
 
     The names of the targets are stored in ``given``, and so are settings that follow from the data.
     """
-    columns = open_columns(given.data, given.categorical or (), given.stream or None)
+    ignored = ignored_by(given.drop or (), given.split_by)
+    columns = open_columns(
+        given.data, given.categorical or (), given.stream or None, ignored=ignored
+    )
     targets = target_names(given.target, columns, given.data)
     given.target = targets[0] if len(targets) == 1 else targets
     split = Split(
@@ -207,20 +211,28 @@ def add_card(given: SimpleNamespace, history: History) -> None:
 # What a model reports
 
 
-def columns_for(model: TableModel, file: str, data: str, *, allow_empty: bool = False) -> Columns:
-    """Return the columns of a table for a model."""
+def columns_for(model: TableModel, file: str, data: str, *, with_target: bool = True) -> Columns:
+    """Return the columns of a table for a model; without the target, it may have no rows."""
     if not is_table(data):
         raise ValueError(
             f"the model in {file} takes tables: name a {', '.join(TABLE_ENDS[:3])} file with "
             "--data."
         )
-    return open_columns(data, model.preparation.text, allow_empty=allow_empty)
+    preparation = model.preparation
+    used = {*preparation.columns, *(preparation.targets.names if with_target else ())}
+    return open_columns(data, preparation.text, only=used, allow_empty=not with_target)
 
 
 def samples_for(model: TableModel, file: str, data: str) -> tuple[np.ndarray, np.ndarray]:
     """Return all rows of a table as inputs and targets of a model's network."""
     columns = columns_for(model, file, data)
     return model.preparation.inputs(columns), model.preparation.outputs(columns)
+
+
+def refuse_target(ctx: click.Context, file: str) -> None:
+    """Refuse --target for a model of tables, which knows the name of its target."""
+    if not _is_default(ctx, "target"):
+        raise click.UsageError(f"--target is not for {file}: it knows the name of its target.", ctx)
 
 
 def warn_of_ranges(model: TableModel, columns: Columns, data: str) -> None:

@@ -74,6 +74,7 @@ def evaluate(
     metrics = [metric_named(name) for name in metric]
     model = load_model(network, device, backend)
     if isinstance(model, TableModel):
+        tables.refuse_target(ctx, network)
         columns = tables.columns_for(model, network, data)
         values = model.evaluate(columns, metrics=metrics)
         n = len(next(iter(columns.values())))

@@ -62,7 +62,8 @@ def predict(
     separated by commas.
 
     With --stream, rows are read as they are needed, and the predictions are written to the .npy
-    file of --output block by block; the file appears once it is complete.
+    file of --output block by block; the file appears once it is complete. Predictions from a table
+    are written as CSV.
 
     A network that was trained on a table takes tables, and finds their columns by name: their order
     does not matter, and other columns are ignored. The output is a CSV table: a header, and a line
@@ -92,7 +93,8 @@ def predict(
             f"--output {output}: {network} predicts a table, in CSV: name a .csv file."
         )
     if isinstance(model, TableModel):
-        columns = tables.columns_for(model, network, data, allow_empty=True)
+        tables.refuse_target(ctx, network)
+        columns = tables.columns_for(model, network, data, with_target=False)
         rows = tables.predictions(model, columns, proba=proba)
         tables.warn_of_ranges(model, columns, data)
     else:

@@ -74,6 +74,14 @@ DATES = {
 }
 """Styles of dates, and the expression that reads one; NULL if a value has another style."""
 
+_OTHER_FORMATS = {
+    rb"PK\x03\x04": "an Excel file or another zip archive: save the sheet as CSV",
+    rb"\xd0\xcf\x11\xe0": "an old Excel file: save the sheet as CSV",
+    rb"PAR1": "a Parquet file: give it a name that ends in .parquet",
+    rb'(\xef\xbb\xbf)?\s*(\{\s*"|\[\s*[\[{])': "JSON: convert it to CSV",
+}
+"""What other formats begin with, and what to do about them."""
+
 _LIKE_DATE = r"\d{1,4}[-/.]\d{1,2}[-/.]\d.*"
 
 _BOOLEAN = "lower({0}) IN ('true', 'false')"
@@ -117,6 +125,7 @@ def first_line(path: Path, encoding: str | None, separator: str | None) -> First
     if encoding is None:
         marks = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
         encoding = "utf-16" if head.startswith(marks) else "utf-8"
+    _refuse_formats(path, head)
     # The last character may be incomplete.
     decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)()
     try:
@@ -136,6 +145,17 @@ def first_line(path: Path, encoding: str | None, separator: str | None) -> First
     except csv.Error as error:
         raise DataFormatError(f"{path}, line 1: {error}.") from error
     return FirstLine(fields, found, encoding)
+
+
+def _refuse_formats(path: Path, head: bytes) -> None:
+    """Refuse a file whose beginning shows that it is not CSV.
+
+    Raises:
+        DataFormatError: it is of another format; the message says of which.
+    """
+    for pattern, what in _OTHER_FORMATS.items():
+        if re.match(pattern, head):
+            raise DataFormatError(f"{path} is {what}.")
 
 
 @contextlib.contextmanager
@@ -361,7 +381,8 @@ class Database:
         """
         columns = [f"c{i}" for i in range(len(names))]
         kept = [name in how.text for name in names]
-        decimal = how.decimal or self._decimal(columns, how.separator)
+        judged = [c for c, as_text in zip(columns, kept, strict=True) if not as_text]
+        decimal = how.decimal or self._decimal(judged, how.separator)
         chosen = [
             column if as_text else self._expression(column, name, decimal, how.day_first)
             for column, name, as_text in zip(columns, names, kept, strict=True)
@@ -409,19 +430,40 @@ class Database:
         return f"CASE WHEN {matches} THEN try_cast({digits} AS DOUBLE) END"
 
     def _decimal(self, columns: Sequence[str], separator: str) -> str:
-        """Return the decimal sign: a comma if a column holds numbers only then."""
-        matches = [
-            f"count({c}), {count_matching(c, _COMMA)}, {count_matching(c, _PLAIN)}, "
-            f"{count_matching(c, f'{_PLAIN}|{_GROUPED}')}"
-            for c in columns
-            if c not in self._plain
-        ]
-        counts = self._one(f"SELECT {', '.join(matches)} FROM t") if matches else ()
-        for values, comma, plain, grouped in zip(*[iter(counts)] * 4, strict=True):
-            best = grouped if separator == "," else plain
-            if comma == values and best < values:
+        """Return the decimal sign: a comma if a column holds numbers only then.
+
+        A few values of such a column may be mistakes. If no column is that clear, the sign that
+        makes more values numbers is taken.
+        """
+        pattern = f"{_PLAIN}|{_GROUPED}" if separator == "," else _PLAIN
+        mixed = [c for c in columns if c not in self._plain]
+        gain = 0
+        for n, comma, point in self._counted(mixed, _COMMA, pattern):
+            if max(comma, point) < _SLIP * n:
+                continue  # text
+            if point < _SLIP * n:
                 return ","
-        return "."
+            gain += comma - point
+        if gain > 0:
+            plain = self._counted([c for c in columns if c in self._plain], _COMMA)
+            gain += sum(comma - n for n, comma in plain)
+        return "," if gain > 0 else "."
+
+    def _counted(self, columns: Sequence[str], *patterns: str) -> list[tuple[int, ...]]:
+        """Return how many values each column has, and how many of them match each pattern."""
+        if not columns:
+            return []
+        counts = self._one(
+            "SELECT "
+            + ", ".join(
+                f"count({c})" + "".join(f", {count_matching(c, each)}" for each in patterns)
+                for c in columns
+            )
+            + " FROM t"
+        )
+        size = 1 + len(patterns)
+        counts = tuple(n or 0 for n in counts)  # NULL without rows
+        return [counts[i : i + size] for i in range(0, len(counts), size)]
 
     def _expression(self, column: str, name: str, decimal: str, day_first: bool | None) -> str:
         """Return the expression in SQL that gives a column its type."""

@@ -48,7 +48,8 @@ def read_table(
         header: whether the first line holds names; None decides so if it holds text and no number.
         separator: the character between two fields; None takes the one of comma, semicolon, tab and
             ``|`` that occurs most often in the first line.
-        decimal: ``"."`` or ``","``; None takes the comma if a column holds numbers only then.
+        decimal: ``"."`` or ``","``; None takes the comma if nine of ten values of a column are
+            numbers only then.
         encoding: ``"utf-8"``, ``"utf-16"`` or ``"latin-1"``; None takes UTF-8, or UTF-16 if the
             file begins with its mark.
         missing_words: words that mean a missing value, besides an empty field.

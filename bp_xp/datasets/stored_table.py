@@ -12,7 +12,7 @@ import errno
 import logging
 import os
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ from bp_xp.datasets.database import (
 )
 from bp_xp.errors import DataFormatError
 
-__all__ = ["Coded", "StoredColumns", "is_large", "store_table"]
+__all__ = ["Coded", "StoredColumns", "is_large", "store_table", "unused_columns"]
 
 logger = logging.getLogger("bp_xp")
 
@@ -161,6 +161,9 @@ class _Column(NamedTuple):
     value: str
 
 
+_UNUSED = _Column("text", "CAST(NULL AS VARCHAR)")
+
+
 def is_large(path: str | os.PathLike[str]) -> bool:
     """Return whether to read a table in parts: CSV from 512 MB, or Parquet from 128 MB."""
     try:
@@ -171,7 +174,26 @@ def is_large(path: str | os.PathLike[str]) -> bool:
     return size * (_PACKED if packed else 1) >= _LARGE
 
 
-def store_table(path: str | os.PathLike[str], *, text: Sequence[str] = ()) -> StoredColumns:
+def unused_columns(
+    names: Iterable[str], ignored: Collection[str], only: Collection[str] | None
+) -> set[str]:
+    """Return the names of columns that are not used.
+
+    Args:
+        names: all columns.
+        ignored: those not to use.
+        only: the only ones to use; None uses all that are not ignored.
+    """
+    return {name for name in names if name in ignored or (only is not None and name not in only)}
+
+
+def store_table(
+    path: str | os.PathLike[str],
+    *,
+    text: Sequence[str] = (),
+    ignored: Collection[str] = (),
+    only: Collection[str] | None = None,
+) -> StoredColumns:
     """Read a table from a CSV or Parquet file into temporary files.
 
     The files are in the folder of :mod:`tempfile`, which the environment variable ``TMPDIR`` sets.
@@ -179,6 +201,8 @@ def store_table(path: str | os.PathLike[str], *, text: Sequence[str] = ()) -> St
     Args:
         path: as for :func:`bp_xp.datasets.reader.read_table`, like all that follows.
         text: columns to treat as text, whatever they hold; names of no column are ignored.
+        ignored: columns that are not used: all of their values become missing.
+        only: the only columns that are used; None uses all that are not ignored.
 
     Raises:
         DataFormatError: the file is not such a table, or a Parquet column does not hold numbers,
@@ -193,7 +217,8 @@ def store_table(path: str | os.PathLike[str], *, text: Sequence[str] = ()) -> St
         with _room(folder.name), _session(Path(folder.name)) as connection:
             store = _Store(path, connection=connection)
             is_parquet = path.suffix.lower() == ".parquet"
-            columns = store.parquet_columns() if is_parquet else store.csv_columns(text)
+            columns = store.parquet_columns(ignored, only) if is_parquet else None
+            columns = columns or store.csv_columns(text, ignored, only)
             now = os.stat(path)
             if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
                 raise OSError(
@@ -254,7 +279,12 @@ def _session(folder: Path) -> Iterator[Any]:
 class _Store(Database):
     """A session with a table of all rows, "raw", and a view of those below the header, "t"."""
 
-    def csv_columns(self, text: Sequence[str]) -> dict[str, _Column]:
+    def csv_columns(
+        self,
+        text: Sequence[str],
+        ignored: Collection[str] = (),
+        only: Collection[str] | None = None,
+    ) -> dict[str, _Column]:
         """Read a CSV file into the database; return its columns.
 
         Raises:
@@ -264,7 +294,8 @@ class _Store(Database):
         self.has_header, self._guessed = is_header(first.fields), True
         names = self._names(first, self.has_header)
         columns = [f"c{i}" for i in range(len(names))]
-        as_text = {c for c, name in zip(columns, names, strict=True) if name in text}
+        unused = unused_columns(names, ignored, only)
+        as_text = {c for c, n in zip(columns, names, strict=True) if n in text or n in unused}
         seen = {c: k for c, k in self._look(first, names).items() if c not in as_text}
         while True:
             dates = {c: known.value for c, known in seen.items() if known.kind == "date"}
@@ -282,9 +313,11 @@ class _Store(Database):
             found[name] = _Column(seen[column].kind if column in seen else "text", column)
             if column in undecided:
                 found[name] = _of(column, self._expression(column, name, decimal, None))
-        return found
+        return found | dict.fromkeys(sorted(unused), _UNUSED)
 
-    def parquet_columns(self) -> dict[str, _Column]:
+    def parquet_columns(
+        self, ignored: Collection[str] = (), only: Collection[str] | None = None
+    ) -> dict[str, _Column]:
         """Read a Parquet file into the database; return its columns.
 
         Raises:
@@ -305,7 +338,11 @@ class _Store(Database):
         self._name_rows(len(names))
         types = self._connection.sql("SELECT * EXCLUDE (rowid) FROM t").types
         found = {}
+        unused = unused_columns(names, ignored, only)
         for i, (name, kind) in enumerate(zip(names, map(str, types), strict=True)):
+            if name in unused:
+                found[name] = _UNUSED
+                continue
             known = next((k for k, starts in _TYPES.items() if kind.startswith(starts)), None)
             if known is None or kind.endswith("]"):
                 raise DataFormatError(

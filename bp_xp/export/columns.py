@@ -135,7 +135,11 @@ def write_outputs(
 
 def feed(preparation: Preparation, table: Any) -> dict[str, np.ndarray]:
     """Return the columns of a table as the inputs of an exported model: see ``onnx_inputs``."""
-    columns = select(as_columns(table), preparation.columns, "the model")
+    columns = select(
+        as_columns(table, preparation.text, only=preparation.columns),
+        preparation.columns,
+        "the model",
+    )
     names = preparation.numbers.names
     given = {name: numbers_of(columns[name], name)[:, None] for name in names}
     for each in preparation.categories:

@@ -7,6 +7,7 @@ column therefore takes :func:`blocks` of them.
 """
 
 import datetime
+import inspect
 import numbers
 import os
 import re
@@ -16,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from bp_xp._caller import Words, by_default
 from bp_xp._optional import require
 from bp_xp.datasets.reader import column_names, read_table
-from bp_xp.datasets.stored_table import Coded
+from bp_xp.datasets.stored_table import Coded, unused_columns
 
 __all__ = [
     "ROWS_AT_ONCE",
@@ -29,6 +31,7 @@ __all__ = [
     "blocks",
     "coded",
     "count_labels",
+    "iso_date",
     "label_of",
     "labels_of",
     "missing_in",
@@ -36,10 +39,15 @@ __all__ = [
     "numbers_of",
     "pick",
     "take",
+    "words_of_reading",
 ]
 
 ROWS_AT_ONCE = 1 << 16
 """How many rows of a column are processed at a time."""
+
+_ISO = re.compile(r"(\d{4})[-/](\d{1,2})[-/](\d{1,2})((?:[ T]\d.*)?)")
+
+_READING = frozenset(inspect.signature(read_table).parameters) - {"path"}
 
 _DAY = np.timedelta64(1, "D")
 
@@ -48,14 +56,25 @@ Columns = dict[str, Any]
 """Columns of equal length by name."""
 
 
-def as_columns(table: Any, text: Collection[str] = (), *, allow_empty: bool = False) -> Columns:
+def as_columns(
+    table: Any,
+    text: Collection[str] = (),
+    *,
+    ignored: Collection[str] = (),
+    only: Collection[str] | None = None,
+    allow_empty: bool = False,
+) -> Columns:
     """Return a table as columns.
+
+    Text in the style 2024-05-31 becomes dates if all values of a column have it.
 
     Args:
         table: a data frame that narwhals knows (pandas, polars, pyarrow ...), a mapping of names to
             columns, an array of shape (N, columns), whose columns are called ``"column 1"`` and so
             on, or the path of a file for :func:`read_table`.
-        text: columns of a CSV file to treat as text, whatever they hold, if they exist.
+        text: columns to treat as text, whatever they hold, if they exist.
+        ignored: columns that are not used, so that it does not matter what they hold in a file.
+        only: the only columns that are used; None uses all that are not ignored.
         allow_empty: whether a file may have a header and no rows; other tables always may.
 
     Raises:
@@ -63,10 +82,12 @@ def as_columns(table: Any, text: Collection[str] = (), *, allow_empty: bool = Fa
         TypeError: it is not a table, or a column has values that are not numbers, dates or text.
     """
     if isinstance(table, str | os.PathLike):
-        is_csv = bool(text) and not os.fspath(table).lower().endswith(".parquet")
-        names = set(column_names(table)) if is_csv else ()
-        kept = [name for name in text if name in names]
-        return read_table(table, text=kept, allow_empty=allow_empty)
+        is_csv = not os.fspath(table).lower().endswith(".parquet")
+        with by_default(words_of_reading(trained=only is not None)):
+            names = column_names(table) if is_csv and (text or ignored or only is not None) else ()
+            unused = unused_columns(names, ignored, only)
+            kept = [name for name in names if name in text or name in unused]
+            return read_table(table, text=kept, allow_empty=allow_empty)
     if isinstance(table, Mapping):
         columns = {f"{name}": as_values(values, f"{name}") for name, values in table.items()}
     elif isinstance(table, np.ndarray | list | tuple):
@@ -82,7 +103,56 @@ def as_columns(table: Any, text: Collection[str] = (), *, allow_empty: bool = Fa
         raise ValueError(
             f"a table needs columns of the same length; found {sorted(lengths) or 'no columns'}."
         )
-    return columns
+    return {
+        name: values if name in text else _with_dates(values) for name, values in columns.items()
+    }
+
+
+def words_of_reading(*, trained: bool) -> Words:
+    """Return how messages name the arguments of ``read_table`` to who passes a path to a model.
+
+    Args:
+        trained: whether the model is trained, so that it is decided which columns are text.
+    """
+
+    def words(argument: str, value: Any) -> str | None:
+        if argument == "text":
+            return None if trained else f"categorical={value!r}"
+        return f"read_table(path, {argument}={value!r})" if argument in _READING else None
+
+    return words
+
+
+def _with_dates(values: Any) -> Any:
+    """Return dates if a column holds nothing but text in the style of :func:`iso_date`."""
+    if isinstance(values, Coded) or values.dtype.kind != "O":
+        return values
+    texts = [value for value in values.tolist() if value is not None]
+    dates: dict[str, Any] = {}
+    for text in texts:
+        if text not in dates:
+            dates[text] = iso_date(text)
+            if dates[text] is None:
+                return values
+    found = [None if value is None else dates[value] for value in values.tolist()]
+    return np.array(found, "datetime64[us]") if texts else values
+
+
+def iso_date(text: Any) -> datetime.datetime | None:
+    """Return the date and time, in UTC, of text in the style year-month-day; None if it has none.
+
+    Examples:
+        >>> iso_date("2024-5-31"), iso_date("31.05.2024")
+        (datetime.datetime(2024, 5, 31, 0, 0), None)
+    """
+    found = isinstance(text, str) and _ISO.fullmatch(text.strip())
+    if not found:
+        return None
+    year, month, day, time = found.groups()
+    try:
+        return _moment(datetime.datetime.fromisoformat(f"{year}-{month:0>2}-{day:0>2}{time}"))
+    except ValueError:
+        return None
 
 
 def _of_frame(table: Any) -> Columns:

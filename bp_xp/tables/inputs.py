@@ -9,12 +9,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bp_xp._caller import in_python
 from bp_xp.tables.columns import (
     Coded,
     Columns,
     blocks,
     coded,
     count_labels,
+    iso_date,
     missing_in,
     numbers_of,
 )
@@ -122,10 +124,7 @@ class Numbers:
             has_dates = columns[name].dtype.kind == "M"
             # If all values are missing, their kind is unknown.
             if is_date != has_dates and not missing_in(columns[name]).all():
-                kinds = ("dates", "others") if is_date else ("numbers", "dates")
-                raise ValueError(
-                    f"column {name[:40]!r} held {kinds[0]} in training, and holds {kinds[1]} now."
-                )
+                raise _other_kind(columns[name], name, has_dates, rows)
             x[:, i] = numbers_of(columns[name], name, rows)
         missing = np.isnan(x)
         x = np.where(missing, self.median, x)
@@ -143,6 +142,27 @@ class Numbers:
                 "from the usual values of this column."
             )
         return np.concatenate([z, missing[:, list(self.flagged)]], axis=1)
+
+
+def _other_kind(
+    values: Any, name: str, has_dates: bool, rows: Sequence[int] | np.ndarray | None
+) -> ValueError:
+    """Return the error of a column that has dates and had numbers in training, or vice versa."""
+    column = f"column {name[:40]!r}"
+    if has_dates:
+        return ValueError(f"{column} held numbers in training, and holds dates now.")
+    if values.dtype.kind == "f":
+        return ValueError(f"{column} held dates in training, and holds numbers now.")
+    there = [(i, value) for i, value in enumerate(values.tolist()) if value is not None]
+    i, value = next((pair for pair in there if iso_date(pair[1]) is None), there[0])
+    how = in_python(
+        f", or pass the path of the file, or dates, such as those of pandas.read_csv(path, "
+        f"parse_dates=[{name!r}])"
+    )
+    return ValueError(
+        f"row {(i if rows is None else rows[i]) + 1}, {column}: {str(value)[:40]!r} is not a date "
+        f"in the style 2024-05-31, and the column held dates in training. Correct it{how}."
+    )
 
 
 def center_and_scale(values: Values, scaling: Scaling) -> tuple[float, float]:

@@ -1,6 +1,5 @@
 """The class that most users with a table need: a preparation and a network together."""
 
-import inspect
 import os
 from collections.abc import Collection, Sequence
 from copy import copy
@@ -25,8 +24,9 @@ from bp_xp.tables.files import read_sections, write_sections
 from bp_xp.tables.importance import permutation_importance
 from bp_xp.tables.inputs import Scaling
 from bp_xp.tables.judging import METRICS_OF_TASK, judge_answers
-from bp_xp.tables.parts import Prepared, Split, part_columns, prepare
-from bp_xp.tables.preparation import Preparation
+from bp_xp.tables.parameters import WithParameters
+from bp_xp.tables.parts import Prepared, Split, ignored_by, part_columns, prepare
+from bp_xp.tables.preparation import Preparation, select
 from bp_xp.tables.recipe import Recipe
 from bp_xp.tables.stored import StoredInputs, open_columns
 from bp_xp.tables.targets import Task
@@ -43,7 +43,7 @@ COST_OF_TASK = {
 """The cost of each task."""
 
 
-class TableModel:
+class TableModel(WithParameters):
     """A network for tables with text, dates and missing values, which predicts in their terms.
 
     ``fit`` learns from a table how to prepare it (:class:`~bp_xp.tables.Preparation`) and trains a
@@ -200,7 +200,9 @@ class TableModel:
         ranks = find_ranks(options.get("distributed"), place(self.device, self.backend))
         # Without a seed, each process would hold out different rows.
         seed = ranks.first(lambda: checks.check_seed(self.seed))
-        columns = open_columns(table, self.categorical, stream)
+        columns = open_columns(
+            table, self.categorical, stream, ignored=ignored_by(self.drop, self.split_by)
+        )
         prepared = self._prepare(columns, target, seed)
         network = Network(**self._network_arguments(prepared.preparation), seed=seed)
         names = [field.name for field in fields(Recipe)]
@@ -330,7 +332,7 @@ class TableModel:
         Raises:
             ValueError: as for :meth:`evaluate`.
         """
-        x, y = self._samples(table, target)
+        x, y = self._samples(table, target, "importance")
         name = self._score_name
         return permutation_importance(
             self.preparation,
@@ -340,12 +342,17 @@ class TableModel:
             seed=checks.check_seed(seed),
         )
 
-    def _samples(self, table: Any, target: Any) -> tuple[Any, np.ndarray]:
-        """Return inputs and targets of a table with one row or more."""
+    def _samples(self, table: Any, target: Any, who: str = "evaluate") -> tuple[Any, np.ndarray]:
+        """Return inputs and targets of a table with one row or more, for a method."""
         preparation = self._fitted
         targets = preparation.targets
         wanted = list(targets.names) if target is None else target
-        columns, answers = part_columns(open_columns(table, preparation.text), wanted)
+        names = [wanted] if isinstance(wanted, str) else wanted if isinstance(wanted, list) else []
+        used = {*preparation.columns, *(name for name in names if isinstance(name, str))}
+        columns = open_columns(table, preparation.text, only=used)
+        if target is None:
+            select(columns, targets.names, who)
+        columns, answers = part_columns(columns, wanted)
         if target is not None:  # its name may differ from training
             answers = dict(zip(targets.names, answers.values(), strict=True))
         x, y = self._inputs(columns), targets.encode(answers)
@@ -390,12 +397,14 @@ class TableModel:
         Raises:
             ValueError: as for :meth:`predict`.
         """
-        columns = as_columns(table, self._fitted.text)
+        columns = as_columns(table, self._fitted.text, only=self._fitted.columns)
         return {} if self.card is None else self.card.outside(columns)
 
     def _inputs(self, table: Any) -> Any:
         """Return the inputs of the network; those of a large file are made as they are read."""
-        columns = open_columns(table, self._fitted.text, allow_empty=True)
+        columns = open_columns(
+            table, self._fitted.text, only=self._fitted.columns, allow_empty=True
+        )
         if isinstance(columns, StoredColumns):
             return StoredInputs(self.preparation, columns)
         return self.preparation.inputs(columns)
@@ -538,58 +547,11 @@ class TableModel:
         except ValueError as error:
             raise network_file.unfit(path, purpose, error) from error
 
-    # -----------------------------------------------------------------------------------------
-    # For scikit-learn's tools
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the arguments of the constructor by name; ``deep`` is scikit-learn's."""
-        return {name: getattr(self, name) for name in _parameters(type(self))}
-
-    def set_params(self, **params: Any) -> "TableModel":
-        """Change arguments of the constructor, which the next fit uses.
-
-        Raises:
-            ValueError: there is no such argument.
-        """
-        for name, value in params.items():
-            if name not in _parameters(type(self)):
-                raise ValueError(
-                    f"{name!r} is not one of the parameters {', '.join(_parameters(type(self)))}."
-                )
-            setattr(self, name, value)
-        return self
-
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "preparation")
-
-    def __sklearn_tags__(self) -> Any:
-        from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags
-
-        kinds = {"regression": "regressor", None: None}
-        kind = kinds.get(self.task, "classifier")
-        return Tags(
-            estimator_type=kind,
-            target_tags=TargetTags(required=True),
-            classifier_tags=ClassifierTags() if kind == "classifier" else None,
-            regressor_tags=RegressorTags() if kind == "regressor" else None,
-            input_tags=InputTags(string=True, categorical=True, allow_nan=True),
-        )
-
-    def __repr__(self) -> str:
-        parameters = inspect.signature(type(self)).parameters
-        changed = [
-            f"{name}={value!r}"
-            for name, value in self.get_params().items()
-            if value is not parameters[name].default and value != parameters[name].default
-        ]
-        return f"{type(self).__name__}({', '.join(changed)})"
 
 
 def _with_preparation(checkpoint: Any, preparation: Preparation) -> Checkpoint:
     """Return a checkpoint that :meth:`TableModel.load` reads."""
     kept = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
     return replace(kept, sections={**kept.sections, **write_sections(preparation)})
-
-
-def _parameters(cls: type[TableModel]) -> list[str]:
-    return list(inspect.signature(cls).parameters)

@@ -16,7 +16,7 @@ from bp_xp.tables.preparation import Preparation, select
 from bp_xp.tables.stored import StoredInputs
 from bp_xp.tables.targets import Targets, Task
 
-__all__ = ["Prepared", "Split", "part_columns", "prepare"]
+__all__ = ["Prepared", "Split", "ignored_by", "part_columns", "prepare"]
 
 _TEST_SEED = 0
 """The seed of the rows to test on, so that models with different seeds have the same test rows."""
@@ -196,6 +196,11 @@ def prepare(
         x = preparation.inputs(columns)
     y = preparation.outputs(answers)
     return Prepared(preparation, columns, answers, rows, x, y)
+
+
+def ignored_by(drop: Collection[str], split_by: str | None) -> set[str]:
+    """Return the columns that nothing is read from: those to leave out, but not the groups."""
+    return set() if isinstance(drop, str) else set(drop) - {split_by}
 
 
 def part_columns(columns: Columns, target: Any) -> tuple[Columns, Columns]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bp_xp import checks
 from bp_xp._caller import named
 from bp_xp.storage.network_file import Section
 from bp_xp.tables.columns import Columns, as_columns, blocks, count_labels, missing_in
@@ -36,8 +37,8 @@ class _Wishes:
     categorical: Collection[str]
     drop: Collection[str]
 
-    def check(self, columns: Columns) -> None:
-        """Refuse names that are not columns, or are in two lists.
+    def check(self, columns: Columns, targets: Collection[str]) -> None:
+        """Refuse names that are not columns to learn from, or are in two lists.
 
         Raises:
             ValueError: there is such a name; the message has it.
@@ -48,8 +49,12 @@ class _Wishes:
             if isinstance(names, str):
                 raise ValueError(f"{named(argument)} must be a list of columns, not {names!r}.")
             for name in names:
+                if name not in columns and name in targets:
+                    raise ValueError(f"{named(argument)} names {name!r}, which is the target.")
                 if name not in columns:
-                    raise ValueError(f"{named(argument)} names {name!r}; {_not_among(columns)}")
+                    raise ValueError(
+                        f"{named(argument)} names {name!r}; {_not_among(columns, name)}"
+                    )
                 if seen.setdefault(name, argument) != argument:
                     raise ValueError(
                         f"column {name!r} is in both {named(seen[name])} and {named(argument)}."
@@ -130,14 +135,14 @@ class Preparation:
         ):
             if value not in words:
                 raise ValueError(f"{named(name)} must be one of {words}, not {value!r}.")
-        columns = as_columns(table)
+        columns = as_columns(table, categorical, ignored=drop)
         if isinstance(target, Mapping):
-            answers = as_columns(target)
+            answers = as_columns(target, tuple(target))
         else:
             answers = select(columns, target, named("target"))
             columns = {name: values for name, values in columns.items() if name not in answers}
         wishes = _Wishes(numeric, categorical, drop)
-        wishes.check(columns)
+        wishes.check(columns, answers)
         n_rows = len(next(iter(answers.values())))
         if not n_rows:
             raise ValueError("the table has no rows to learn from.")
@@ -199,7 +204,9 @@ class Preparation:
             ValueError: a column is missing, or holds something other than in training.
         """
         wanted = self.columns
-        columns = select(as_columns(table, self.text, allow_empty=True), wanted, "the model")
+        columns = select(
+            as_columns(table, self.text, only=wanted, allow_empty=True), wanted, "the model"
+        )
         if not len(columns[wanted[0]]):  # an empty column has no kind
             return np.zeros((0, len(self.features)))
         numbers = self.numbers.apply(columns, rows)
@@ -212,7 +219,7 @@ class Preparation:
         Raises:
             ValueError: a target's column does not exist, or has a value that is not a class.
         """
-        columns = as_columns(table, self.text)
+        columns = as_columns(table, self.text, only=self.targets.names)
         return self.targets.encode(select(columns, self.targets.names, "the model"))
 
     def __str__(self) -> str:
@@ -330,12 +337,13 @@ def select(columns: Columns, names: Sequence[str], who: str) -> Columns:
     """
     for name in names:
         if name not in columns:
-            raise ValueError(f"{who} needs a column {name!r}; {_not_among(columns)}")
+            raise ValueError(f"{who} needs a column {name!r}; {_not_among(columns, name)}")
     return {name: columns[name] for name in names}
 
 
-def _not_among(columns: Columns) -> str:
-    return f"the table has the columns {', '.join(columns)[:400]}."
+def _not_among(columns: Columns, name: str) -> str:
+    hint = checks.did_you_mean(f"{name}", columns)
+    return f"the table has the columns {', '.join(columns)[:400]}.{hint}"
 
 
 def _tuples(value: Any) -> Any:
@@ -365,7 +373,9 @@ def _kind(name: str, values: Any, rows: np.ndarray, wishes: _Wishes) -> str:
         return "the same in all rows"
     # Years are whole, different and dense too, but carry information.
     are_years = found.lowest >= _YEARS[0] and found.highest <= _YEARS[1]
-    is_plain = values.dtype.kind == "f" and len(rows) >= _FEW_ROWS
+    if n == 1 and len(rows) >= _FEW_ROWS:
+        return f"only one value in {len(rows)} rows"
+    is_plain = values.dtype.kind == "f" and n >= _FEW_ROWS
     if is_plain and not are_years and found.number_the_rows():
         return "it numbers the rows"
     return "number"

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from bp_xp import checks
-from bp_xp._caller import named
+from bp_xp._caller import by_default, named
 from bp_xp.datasets.stored_table import StoredColumns, is_large, store_table
-from bp_xp.tables.columns import ROWS_AT_ONCE, Columns, as_columns, pick
+from bp_xp.tables.columns import ROWS_AT_ONCE, Columns, as_columns, pick, words_of_reading
 from bp_xp.tables.preparation import Preparation, select
 
 __all__ = ["StoredInputs", "open_columns"]
@@ -20,14 +20,18 @@ def open_columns(
     text: Collection[str] = (),
     stream: bool | int | None = None,
     *,
+    ignored: Collection[str] = (),
+    only: Collection[str] | None = None,
     allow_empty: bool = False,
 ) -> Columns:
     """Return a table as columns, in memory or stored in temporary files.
 
     Args:
-        table: as for :func:`~bp_xp.tables.columns.as_columns`, like ``text`` and ``allow_empty``.
+        table: as for :func:`~bp_xp.tables.columns.as_columns`, like all others but ``stream``.
         text: columns of a CSV file to treat as text.
         stream: whether to store them in files; None does so if the table is a large file.
+        ignored: columns of a file that are not used.
+        only: the only columns of a file that are used.
         allow_empty: whether a file that is read into memory may have no rows.
 
     Raises:
@@ -45,8 +49,9 @@ def open_columns(
             f"{named('stream')} is for the path of a file: a {type(table).__name__} is in memory."
         )
     if stream or (stream is None and is_file and is_large(table)):
-        return store_table(table, text=tuple(text))
-    return as_columns(table, text, allow_empty=allow_empty)
+        with by_default(words_of_reading(trained=only is not None)):
+            return store_table(table, text=tuple(text), ignored=ignored, only=only)
+    return as_columns(table, text, ignored=ignored, only=only, allow_empty=allow_empty)
 
 
 class StoredInputs:

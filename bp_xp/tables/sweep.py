@@ -3,7 +3,7 @@
 import inspect
 import logging
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from bp_xp.sweeps.space import expand
 from bp_xp.tables.columns import as_columns
 from bp_xp.tables.judging import METRICS_OF_TASK
 from bp_xp.tables.model import TableModel
-from bp_xp.tables.parts import Prepared, Split, part_columns
+from bp_xp.tables.parts import Prepared, Split, ignored_by, part_columns
 from bp_xp.tables.recipe import Recipe
 from bp_xp.tables.targets import Targets
 from bp_xp.training.arguments import PerMember, as_metrics
@@ -129,6 +129,9 @@ def sweep_table(
         check_names(both, _MODEL | _FIT | names_of_optimizer(both.get("optimizer")))
         if halving is not None and both.get("validation_fraction"):
             raise ValueError(f"halving ends runs itself: leave out {named('validation_fraction')}.")
+        if twice := settings.keys() & one.keys():
+            name = min(twice)
+            raise ValueError(f"{named(name)} is in the space and outside of it: leave one out.")
     for name in _SHARED:
         if any(name in one for one in tried):
             raise ValueError(f"{named(name)} is the same for all runs: leave it out of the space.")
@@ -184,17 +187,18 @@ class _Source:
     shared: Mapping[str, Any]
     known: dict[str, Any] = field(default_factory=dict)
 
-    def columns(self, categorical: Collection[str] = ()) -> Any:
-        """Return the columns; those that are categories are read from a file as text."""
-        key = f"columns {sorted(categorical)}"
+    def columns(self, model: TableModel) -> Any:
+        """Return the columns as a model reads them from a file."""
+        categorical, ignored = model.categorical, ignored_by(model.drop, model.split_by)
+        key = f"columns {sorted(categorical)} {sorted(ignored)}"
         if key not in self.known:
-            self.known[key] = as_columns(self.table, categorical)
+            self.known[key] = as_columns(self.table, categorical, ignored=ignored)
         return self.known[key]
 
     def folds(self, folds: Any, generator: np.random.Generator) -> tuple[str, tuple[Fold, ...]]:
         """Return the task, and the folds."""
         model = _model(self.shared, None)
-        columns, answers = part_columns(self.columns(model.categorical), self.target)
+        columns, answers = part_columns(self.columns(model), self.target)
         n_rows = len(next(iter(answers.values())))
         targets = Targets.learn(answers, model.task, np.arange(n_rows))
         if isinstance(folds, float):
@@ -230,7 +234,7 @@ class _Source:
         share = model.validation_fraction
         key = repr([number, wishes, model.scaling, share, share and seed])
         if key not in self.known:
-            part = model._prepare(self.columns(model.categorical), self.target, seed, rows)
+            part = model._prepare(self.columns(model), self.target, seed, rows)
             self.known[key] = part._replace(columns={}, answers={})
         return self.known[key]
 
@@ -273,7 +277,7 @@ def _refit(source: _Source, found: SweepResult, seed: int) -> TableModel | None:
     given = {**source.shared, **found.best}
     model = _model(given, seed)
     if set(given) - _MODEL - _FIT or given.get("optimizer") is not None:
-        columns = source.columns(model.categorical)
+        columns = source.columns(model)
         n_rows = len(model._prepare(columns, source.target, seed).rows["training"])
         model.optimizer = _optimizer(given, model.recipe.fit_arguments(n_rows), n_rows)
     options = {name: value for name, value in given.items() if name in _FIT - _MODEL}

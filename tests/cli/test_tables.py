@@ -282,6 +282,8 @@ def test_a_table_that_leaves_the_training_is_told_once(trained):
             "warning: new.csv has values that training did not see: size: 2 values out"
         )
         assert "town: 1 value unseen: Rom" in warning
+        refused = run(f"{command} -q {folder / 'rent'} --data new.csv --target size").stderr
+        assert "--target is not for" in refused
 
 
 def test_evaluate_judges_all_rows(trained):

@@ -152,6 +152,18 @@ BAD = {
     ),
     "days or months": ("d\n01/02/2024\n03/04/2024\n", r"column 'd': no date.*day_first=True"),
     "infinite": ("a,b\n1,1e308\n2,1e400\n", r"row 2, column 'b': the number is infinite"),
+    "late point": (
+        f"a;b\n{rows(99, '{i},5;{i}')}5.5;1\n",
+        r"row 100, column 'a': '5.5' is not a number",
+    ),
+    "early comma": (
+        f"a;b;c\n1,5;2.5;3\n{rows(99, '{i};{half};{i}')}",
+        r"row 1, column 'a': '1,5' is not a number",
+    ),
+    "Excel": (b"PK\x03\x04\x14\x00\x06\x00\x08", "is an Excel file or another zip.*save the sheet"),
+    "old Excel": (b"\xd0\xcf\x11\xe0\xa1\xb1", "is an old Excel file.*save the sheet as CSV"),
+    "Parquet": (b"PAR1\x15\x04", r"is a Parquet file: .*\.parquet"),
+    "JSON": ('[\n  {"a": 1, "b": 2}\n]', "is JSON: convert it to CSV"),
     "open quote": ('a,b\n1,"open\n2,3\n', r"line 2: a quote"),
     "quote in a field": ('a,b\n1,"x" y\n', r"line 2: a quote"),
     "NUL": ("a,b\n1,\x002\n", "NUL"),

@@ -125,12 +125,41 @@ def test_columns_are_found_by_name(preparation):
 def test_other_kinds_of_values_are_refused_by_row_and_column(preparation):
     with pytest.raises(ValueError, match=r"row 2, column 'age': 'old' is not a number"):
         preparation.inputs(rows(1, 2, age=["3", "old"]))
-    with pytest.raises(ValueError, match=r"'when' held dates in training, and holds others"):
+    with pytest.raises(ValueError, match=r"'when' held dates in training, and holds numbers"):
         preparation.inputs(rows(1, when=[5.0]))
+    with pytest.raises(ValueError, match=r"row 1, column 'when': '31.5.24' is not .*parse_dates="):
+        preparation.inputs(rows(1, when=["31.5.24"]))
     with pytest.raises(ValueError, match=r"'age' held numbers in training, and holds dates"):
         preparation.inputs(rows(1, age=[datetime.date(2024, 1, 1)]))
     with pytest.raises(ValueError, match=r"row 1, column 'age': 1e\+300 is too far"):
         preparation.inputs(rows(1, age=[1e300]))
+
+
+def test_text_dates_are_dates_as_in_a_file(preparation):
+    days = [datetime.datetime(2024, 1, 5), datetime.datetime(2024, 12, 31, 6, 30)]
+    known = preparation.inputs(rows(1, 2, when=days))
+    texts = ["2024-1-5", "2024-12-31 06:30"]
+    np.testing.assert_array_equal(preparation.inputs(rows(1, 2, when=texts)), known)
+    table = {"when": [*texts, None] * 8, "y": np.arange(24) + 0.5}
+    assert Preparation.learn(table, ["y"]).numbers.dates == (True,)
+    as_text = Preparation.learn(table, ["y"], categorical=["when"])
+    assert as_text.categories[0].labels == tuple(texts[::-1] if texts[0] > texts[1] else texts)
+
+
+def test_few_values_do_not_number_the_rows():
+    table = {"once": [3] + [None] * 200, "row": np.arange(201), "a": [1, 2, 2] * 67}
+    left_out = Preparation.learn(table, {"y": np.arange(201) + 0.5}).left_out
+    assert left_out == {"once": "only one value in 201 rows", "row": "it numbers the rows"}
+
+
+def test_names_that_are_no_columns_to_learn_from_are_told():
+    table = {"size": [1, 2, 3], "rent": [1.5, 2.5, 4]}
+    with pytest.raises(ValueError, match="drop names 'rent', which is the target"):
+        Preparation.learn(table, ["rent"], drop=["rent"])
+    with pytest.raises(ValueError, match="Did you mean 'size'"):
+        Preparation.learn(table, ["rent"], drop=["siz"])
+    with pytest.raises(ValueError, match="Did you mean 'rent'"):
+        Preparation.learn(table, ["rentt"])
 
 
 def test_only_training_rows_are_learned_from():

@@ -85,6 +85,8 @@ def test_first_lines_decide_nothing_that_later_ones_do_not_bear_out(lines, tmp_p
 
 BROKEN = {
     "slip": ["a,b", *[f"{i},x" for i in range(90)], "word,y"],
+    "late point": ["a;b", *[f"{i},5;{i}" for i in range(90)], "5.5;1"],
+    "early comma": ["a;b", "1,5;2.5", *[f"{i};{i}.5" for i in range(90)]],
     "fields": ["a,b", *["1,2"] * 90, "1,2,3"],
     "infinite": ["a,b", *["1,2"] * 90, "1e999,3"],
     "date": ["a,b", *["2020-01-02,2"] * 90, "2020-31-02,3"],
@@ -247,3 +249,33 @@ def test_full_disk_and_interrupt_leave_nothing_behind(error, kind, message, tmp_
     monkeypatch.setattr(stored_table._Store, "write", fail)
     with pytest.raises(kind, match=message):
         store_table(path)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_mistake_in_a_column_matters_only_if_it_is_used(tmp_path, stream):
+    lines = ["size;k;y", *[f"{i},5;{i % 9};{i * 3}" for i in range(90)]]
+    path = write(tmp_path / "slip.csv", [*lines, "5.5;1;9"])
+    settings = {"epochs": 1, "seed": 0, "task": "regression"}
+    message = r"row 91, column 'size': '5.5' is not a number.*pass categorical=\['size'\]"
+    with pytest.raises(DataFormatError, match=message):
+        TableModel(**settings).fit(path, "y", stream=stream)
+    model = TableModel(**settings, drop=["size"]).fit(path, "y", stream=stream)
+    assert model.preparation.left_out == {"size": "as was asked for"}
+    assert model.evaluate(path) == model.evaluate(
+        {n: read_table(path, text=["size"])[n] for n in "ky"}
+    )
+    sound = TableModel(**settings).fit(write(tmp_path / "sound.csv", lines), "y")
+    with pytest.raises(DataFormatError, match=r"'5.5' is not a number. Correct it\.$"):
+        sound.predict(path)
+    with pytest.raises(ValueError, match="evaluate needs a column 'y'; the table has"):
+        sound.evaluate({"size": [1], "k": [2]})
+
+
+def test_messages_advise_a_table_that_fit_takes(tmp_path):
+    path = write(
+        tmp_path / "days.csv", ["d,y", *[f"0{1 + i % 9}/03/2020,{i}.5" for i in range(50)]]
+    )
+    with pytest.raises(DataFormatError, match=r"pass read_table\(path, day_first=True\)"):
+        TableModel(epochs=1).fit(path, "y")
+    model = TableModel(epochs=1, seed=0).fit(read_table(path, day_first=True), "y")
+    assert model.preparation.numbers.dates == (True,)

@@ -30,7 +30,8 @@ def on_plateau(rate, steps):
 
 
 def made(space, target: Any = "rent", table=TABLE, **settings):
-    return sweep_table(table, target, space, **{"progress": False, **SHARED, **settings})
+    shared = {name: value for name, value in SHARED.items() if name not in space}
+    return sweep_table(table, target, space, **{"progress": False, **shared, **settings})
 
 
 def rows_of(table, rows):
@@ -208,6 +209,7 @@ def test_settings_are_halved():
         ({"task": ["regression"]}, {}, ValueError, "task is the same for all"),
         ({"l2": [0.1]}, {"folds": 13, "split_by": "house"}, ValueError, "groups of 'house': there"),
         ({"l2": [0.1]}, {"folds": 1.5}, ValueError, "folds"),
+        ({"l2": [0.1]}, {"l2": 0.2}, ValueError, "l2 is in the space and outside"),
         ({"l2": [0.1]}, {"folds": [(np.arange(N), [N])]}, ValueError, "has the row 60"),
         ({"l2": [0.1]}, {"metric": "accuracy", "folds": PAIRS}, ValueError, "not recorded"),
         ({"validation_fraction": [0.2]}, {"halving": 2}, ValueError, "validation_fraction"),
