@@ -176,3 +176,53 @@ def test_inputs_of_another_number_are_told(samples):
 )
 def test_what_does_not_belong_together_is_refused(samples, command, status, message):
     assert message in fails(command, status)
+
+
+@pytest.mark.parametrize(
+    "split",
+    ["--stream", "--stream --split-last", "--stream --split-last --test-fraction 0.5", ""],
+    ids=["blocks", "last rows", "half", "in memory"],
+)
+def test_a_network_is_evaluated_on_the_rows_that_it_did_not_learn(samples, split):
+    files = "--data x.npy --targets y.npy"
+    stdout, _ = run_well(f"train {files} {split} --epochs 1 -q")
+    for stream in ("", "--stream"):
+        told, stderr = run_well(f"evaluate x.safetensors {files} {stream} -q")
+        assert told in stdout
+        assert not stderr
+    checkpoint = "--checkpoint run.safetensors -o other.safetensors"
+    run_well(f"train {files} {split} --epochs 1 -q {checkpoint}")
+    assert run_well(f"evaluate run.safetensors {files} -q")[0] in stdout
+
+
+def test_rows_that_were_learned_are_evaluated_with_a_warning(samples):
+    run_well(f"train {STREAM} --epochs 1 -q --split-last")
+    _, stderr = run_well(f"evaluate x.safetensors {STREAM} --test-fraction 0.5 -q")
+    assert "trained with another test part (--stream --split-last --test-fraction 0.2)" in stderr
+    run_well("train --data x.npy --targets y.npy --epochs 1 -q")
+    _, stderr = run_well(f"evaluate x.safetensors {STREAM} --split-last -q")
+    assert "trained with another test part (without --stream)" in stderr
+
+
+def test_all_rows_are_evaluated_with_and_without_stream(samples):
+    run_well("train --data x.npy --targets y.npy --epochs 1 -q")
+    evaluate = "evaluate x.safetensors --data x.npy --targets y.npy --test-fraction"
+    told, stderr = run_well(f"{evaluate} 1 -q")
+    assert "600 samples" in told
+    assert not stderr
+    assert run_well(f"{evaluate} 1 -q --stream")[0] == told
+    assert "must be finite and above 0 and at most 1" in fails(f"{evaluate} 1.5 --stream", 1)
+
+
+def test_pictures_are_of_the_rows_that_were_not_learned(samples, monkeypatch):
+    pytest.importorskip("matplotlib")
+    x, y = samples
+    np.savez("parts.npz", x=x, y=y)
+    run_well("train --data parts.npz --stream --split-last --epochs 1 -q")
+    shown = []
+    monkeypatch.setattr(
+        "bp_xp.plotting.confusion_matrix", lambda _, x, y, **__: shown.append((x, y))
+    )
+    run_well("plot confusion parts.safetensors --data parts.npz")
+    assert np.array_equal(shown[0][0], x[480:].reshape(120, -1) / np.float32(255))
+    assert np.array_equal(shown[0][1], y[480:])
