@@ -10,7 +10,7 @@ from typing import Any
 from bp_xp import History, Network, Regularization, StopWhen, Stream
 from bp_xp.cli import _tables as tables
 from bp_xp.cli import config
-from bp_xp.cli._data import load_data
+from bp_xp.cli._data import hint_of_targets, load_data
 from bp_xp.cli._defaults import Defaults
 from bp_xp.cli._files import as_checkpoint
 from bp_xp.cli._held_out import held_out_sections
@@ -49,6 +49,7 @@ def load(given: SimpleNamespace, defaults: Defaults) -> tuple[Network, Dataset]:
         given.sizes,
         defaults.hidden,
         given.cost,
+        hint_of_targets(given.data, given.targets),
         activation=given.activation,
         dtype=given.dtype,
         seed=given.seed,

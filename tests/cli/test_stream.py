@@ -226,3 +226,44 @@ def test_pictures_are_of_the_rows_that_were_not_learned(samples, monkeypatch):
     run_well("plot confusion parts.safetensors --data parts.npz")
     assert np.array_equal(shown[0][0], x[480:].reshape(120, -1) / np.float32(255))
     assert np.array_equal(shown[0][1], y[480:])
+
+
+@pytest.mark.parametrize("stream", ["", "--stream"])
+def test_labels_that_may_be_in_a_file_of_their_own_are_told(samples, stream):
+    np.save("flat.npy", samples[0].reshape(N, -1).clip(0, 9))
+    _, stderr = run_well(f"train --data flat.npy {stream} --epochs 1")
+    assert (
+        "the last column of flat.npy is the label (labels in a file of their own: --targets)"
+        in (stderr)
+    )
+    assert "name the file of the labels with --targets" in fails(
+        f"train --data flat.npy {stream} --sizes 64,10 --epochs 1", 1
+    )
+    run_well(f"train {STREAM} --epochs 1 -q")
+    stderr = fails(f"evaluate x.safetensors --data flat.npy {stream}", 1)
+    assert "flat.npy has 63 features" in stderr
+    assert "name the file of the labels with --targets" in stderr
+    assert "name it with --targets" in fails(f"train --data x.npy {stream}", 1)
+
+
+@pytest.mark.parametrize("stream", ["", "--stream"])
+def test_an_error_in_the_targets_names_their_file(samples, stream):
+    y = samples[1].astype(float)
+    y[41] = np.nan
+    np.save("y.npy", y)
+    stderr = fails(f"train --data x.npy --targets y.npy {stream} --epochs 1 -q", 1)
+    assert stderr.startswith("error: y.npy, row 41, column 0 (counted from 0): nan")
+
+
+@pytest.mark.parametrize("stream", ["", "--stream"])
+def test_pixels_that_are_not_bytes_are_told_once(samples, stream):
+    run_well(f"train {STREAM} --epochs 1 -q")
+    np.save("wide.npy", samples[0].astype(np.int64))
+    options = f"x.safetensors --data wide.npy {stream}"
+    for command in (
+        f"train --data wide.npy {stream} --targets y.npy --epochs 1 -q --learning-rate 1e-6",
+        f"evaluate {options} --targets y.npy -q",
+        f"predict {options} -o p.npy -q",
+    ):
+        _, stderr = run_well(command)
+        assert stderr.count("wide.npy has inputs up to 255, which are used as they are") == 1
