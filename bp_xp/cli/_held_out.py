@@ -4,6 +4,7 @@ The same rows must be taken later, in whichever way they are then read: other ro
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,10 +15,11 @@ from bp_xp.cli import _tables as tables
 from bp_xp.cli._data import LOADERS, is_streamed, load_data
 from bp_xp.cli._stream import open_data
 from bp_xp.datasets import Dataset
+from bp_xp.errors import CheckpointError
 from bp_xp.storage import network_file
 from bp_xp.storage.network_file import Section
 
-__all__ = ["HeldOut", "held_out_sections", "open_test_part", "read_held_out"]
+__all__ = ["check_resumed", "held_out_sections", "open_test_part"]
 
 _SECTION = "held_out"
 
@@ -38,7 +40,7 @@ class HeldOut:
 
     def __str__(self) -> str:
         last = " --split-last" if self.split_last else ""
-        options = f"--stream{last} --test-fraction {self.test_fraction:g}"
+        options = f"with --stream{last} --test-fraction {self.test_fraction:g}"
         return options if self.stream else "without --stream"
 
 
@@ -51,7 +53,20 @@ def held_out_sections(given: SimpleNamespace) -> dict[str, Section]:
     return {_SECTION: Section(asdict(held))}
 
 
-def read_held_out(file: str | os.PathLike[str]) -> HeldOut | None:
+def check_resumed(path: Path, sections: Mapping[str, Section]) -> None:
+    """Refuse to resume a run that held out other rows than the run with these sections.
+
+    Raises:
+        CheckpointError: its options were different; the message has both.
+    """
+    known = _read_held_out(path)
+    if known is not None and _SECTION in sections:
+        now = HeldOut(**sections[_SECTION].fields)
+        if now != known:
+            raise CheckpointError(f"{path} is of a run {known}, not {now}.")
+
+
+def _read_held_out(file: str | os.PathLike[str]) -> HeldOut | None:
     """Return how the rows to test a network on were held out, or None if its file lacks that.
 
     Raises:
@@ -92,7 +107,7 @@ def open_test_part(
         test_fraction: the share of the rows to test on, if given; 1 is all rows.
         split_last: whether they are the last ones.
     """
-    known = None if data in LOADERS else read_held_out(file)
+    known = None if data in LOADERS else _read_held_out(file)
     base = known or HeldOut(stream)
     is_asked = test_fraction is not None or split_last or (stream and is_streamed(data))
     part = HeldOut(

@@ -198,7 +198,9 @@ def test_a_network_is_evaluated_on_the_rows_that_it_did_not_learn(samples, split
 def test_rows_that_were_learned_are_evaluated_with_a_warning(samples):
     run_well(f"train {STREAM} --epochs 1 -q --split-last")
     _, stderr = run_well(f"evaluate x.safetensors {STREAM} --test-fraction 0.5 -q")
-    assert "trained with another test part (--stream --split-last --test-fraction 0.2)" in stderr
+    assert (
+        "trained with another test part (with --stream --split-last --test-fraction 0.2)" in stderr
+    )
     run_well("train --data x.npy --targets y.npy --epochs 1 -q")
     _, stderr = run_well(f"evaluate x.safetensors {STREAM} --split-last -q")
     assert "trained with another test part (without --stream)" in stderr
@@ -267,3 +269,15 @@ def test_pixels_that_are_not_bytes_are_told_once(samples, stream):
     ):
         _, stderr = run_well(command)
         assert stderr.count("wide.npy has inputs up to 255, which are used as they are") == 1
+
+
+def test_a_run_that_held_out_other_rows_is_not_resumed(samples):
+    files = "train --data x.npy --targets y.npy -q --checkpoint run.safetensors"
+    run_well(f"{files} --stream --epochs 1")
+    for option, now in (("", "without --stream"), ("--stream --split-last", "--split-last")):
+        stderr = fails(f"{files} --epochs 2 --resume {option}", 1)
+        assert "is of a run with --stream --test-fraction 0.2, not" in stderr
+        assert now in stderr
+    stderr = fails(f"{files} --epochs 2 --resume --stream --buffer-size 50", 1)
+    assert "it had all samples in memory and now has a buffer of 50 rows" in stderr
+    assert "not the same" not in stderr
