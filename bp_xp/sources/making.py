@@ -111,8 +111,8 @@ def _as_stream(x: Any) -> Stream:
     """Return samples, in memory or not, as a Stream.
 
     Raises:
-        TypeError: the value is a path, which does not show where the targets are or what its bytes
-            mean.
+        TypeError: the value is None; or a path, which does not show where the targets are or what
+            its bytes mean.
     """
     stream = x if isinstance(x, Stream) else Stream(x)
     if isinstance(path := stream.samples, str | bytes | os.PathLike):
@@ -120,6 +120,8 @@ def _as_stream(x: Any) -> Stream:
             f"{named('x')} must be an array of numbers, not {path!r}. Is it a path? Pass "
             f"np.load({os.fspath(path)!r}, mmap_mode='r') then."
         )
+    if path is None:
+        raise TypeError(f"{named('x')} must be an array of numbers, not None.")
     return stream
 
 
