@@ -349,7 +349,12 @@ class StoredSource:
         for file in self.files:
             file.check()
         cut = [np.asarray(values[rows]) for values in self.arrays]
-        x = self.maker.inputs(cut[0])
+        try:
+            x = self.maker.inputs(cut[0])
+        except Exception as error:
+            where = ", ".join(paths_of_stored(self.arrays[0])) or f"{self.maker.prefix}x"
+            error.add_note(f"In transform, for rows {rows.start} to {rows.stop - 1} of {where}.")
+            raise
         with told_of_files(*self.arrays):
             return self.maker.make(x, *cut[1:], first_row=rows.start).arrays
 
