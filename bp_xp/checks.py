@@ -79,16 +79,18 @@ def check_number(
     above: float = -math.inf,
     least: float = -math.inf,
     below: float = math.inf,
+    most: float = math.inf,
 ) -> float:
     """Return a finite real number within a range; TypeError and ValueError say what it must be."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{named(name)} must be a number, not {value!r}.{_advice_of(value)}")
     number = float(value)
-    if not (math.isfinite(number) and number > above and number >= least and number < below):
+    if not (math.isfinite(number) and above < number < below and least <= number <= most):
         bounds = [
             f"above {above:g}" if above > -math.inf else "",
             f"at least {least:g}" if least > -math.inf else "",
             f"below {below:g}" if below < math.inf else "",
+            f"at most {most:g}" if most < math.inf else "",
         ]
         wanted = " and ".join(filter(None, ["finite", *bounds]))
         raise ValueError(f"{named(name)} must be {wanted}, not {value!r}.")

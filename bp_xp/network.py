@@ -372,8 +372,8 @@ class Network(Parameters):
                 last one of an epoch may be shorter: its gradient is the mean over its own samples.
             shuffle: whether each epoch has a new order, drawn from the network's generator.
             optimizer: an optimizer, or the name of one with its defaults: ``"sgd"`` (``SGD(0.1)``),
-                ``"adagrad"``, ``"rmsprop"``, ``"adam"``, ``"adamw"``. Its learning rate may be a
-                schedule, or a list with a rate or schedule for each layer that learns.
+                ``"adagrad"``, ``"rmsprop"``, ``"adam"``, ``"adamw"``, ``"nadam"``. Its learning
+                rate may be a schedule, or a list with a rate or schedule for each layer.
             regularization: penalties, dropout and limits together; or pass its fields by name, as
                 in ``fit(x, y, l2=1e-4, dropout=0.5)``.
             trainable: whether each layer learns, as in ``[False, True]``; None lets all learn. The

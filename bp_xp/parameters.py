@@ -1,6 +1,7 @@
 """Parameters on a device: the state of a network, without its operations."""
 
 import itertools
+import reprlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -137,6 +138,10 @@ class Parameters:
     @layers.setter
     def layers(self, layers: Iterable[tuple[Any, Any]]) -> None:
         pairs = list(layers)
+        if any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in pairs):
+            raise TypeError(
+                f"layers must be pairs (W, b), one for each layer, not {reprlib.repr(pairs)}."
+            )
         if len(pairs) != len(self.sizes) - 1:
             raise ValueError(f"expected {len(self.sizes) - 1} layers, not {len(pairs)}.")
         with self._placement.active():

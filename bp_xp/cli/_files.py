@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from bp_xp import Checkpoint, CheckpointError
 from bp_xp.cli import config
 from bp_xp.cli._data import check_output
+from bp_xp.cli._held_out import check_resumed
 from bp_xp.cli._logs import check_log
 from bp_xp.cli._pictures import check_picture, has_matplotlib
 from bp_xp.cli._program import logger
@@ -110,5 +111,6 @@ def as_checkpoint(
     seed = saved.network.seed
     if seed != given.seed:
         raise CheckpointError(f"{saved.path} is of a run with --seed {seed}, not {given.seed}.")
+    check_resumed(saved.path, sections)
     logger.info("resuming from %s", saved.path)
     return replace(kept, resume=saved.path)

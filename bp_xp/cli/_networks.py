@@ -54,6 +54,7 @@ def make_network(
     sizes: tuple[int, ...] | None,
     hidden: tuple[int, ...],
     cost: str | None,
+    hint: str = "",
     **settings: Any,
 ) -> Network:
     """Return a network whose outputs and cost fit the targets.
@@ -66,6 +67,7 @@ def make_network(
         sizes: the sizes of all layers, if given, or None.
         hidden: the sizes of the hidden layers if ``sizes`` is None.
         cost: the cost, if given, or None.
+        hint: advice for an input that is missing.
         settings: the other arguments of Network.
     """
     y = dataset.y_train
@@ -84,7 +86,7 @@ def make_network(
         raise ValueError(
             f"{named('sizes', sizes)} does not fit {dataset.name}, which has "
             f"{dataset.n_features} features and needs {n_outputs} outputs: write "
-            f"{named('sizes', fitting)}"
+            f"{named('sizes', fitting)}{hint if sizes[0] == dataset.n_features + 1 else ''}"
         )
     # Block by block: they may be in a file.
     blocks = range(0, len(y), _ROWS_AT_ONCE)

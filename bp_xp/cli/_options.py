@@ -17,6 +17,7 @@ from bp_xp.cli._completion import complete
 from bp_xp.cli._data import LOADERS, is_streamed
 from bp_xp.cli._program import Command, logger
 from bp_xp.cli._tables import TABLE_ENDS, is_table, split_names
+from bp_xp.datasets.files import H5_ENDS
 
 __all__ = [
     "CLASS_WEIGHT",
@@ -120,7 +121,8 @@ def _parse_data(text: str) -> str:
     is_array = text.lower().endswith((".npz", ".npy")) or is_streamed(text)
     if text not in LOADERS and not is_table(text) and not is_array:
         raise ValueError(
-            f"{text!r} is neither {' nor '.join(LOADERS)} nor a .npz or .npy file, nor a table "
+            f"{text!r} is neither {' nor '.join(LOADERS)}, nor a file of arrays (.npz, .npy, "
+            f"{', '.join(H5_ENDS)}), a folder of .npy files, or a table "
             f"({', '.join(TABLE_ENDS[:3])})."
         )
     return text
@@ -227,8 +229,8 @@ data_option = of_network(
     type=_DATA,
     metavar="NAME|FILE",
     shell_complete=complete(["digits", "mnist"], files=True),
-    help="digits, mnist, a table (.csv, .tsv, .parquet; the first two with .gz too), or a .npz or "
-    ".npy file.",
+    help="digits, mnist, a table (.csv, .tsv, .parquet; the first two with .gz too), a .npz or "
+    ".npy file, or, with --stream, a .h5 file or a folder of .npy files.",
 )
 target_option = of_network(
     "--target",

@@ -10,9 +10,10 @@ from typing import Any
 from bp_xp import History, Network, Regularization, StopWhen, Stream
 from bp_xp.cli import _tables as tables
 from bp_xp.cli import config
-from bp_xp.cli._data import load_data
+from bp_xp.cli._data import hint_of_targets, load_data
 from bp_xp.cli._defaults import Defaults
 from bp_xp.cli._files import as_checkpoint
+from bp_xp.cli._held_out import held_out_sections
 from bp_xp.cli._logs import epoch_log
 from bp_xp.cli._networks import make_network, score, tell_device
 from bp_xp.cli._pictures import drawing
@@ -22,6 +23,7 @@ from bp_xp.cli._stream import open_data
 from bp_xp.datasets import Dataset
 from bp_xp.optim import Optimizer
 from bp_xp.plotting import training_curves
+from bp_xp.storage import network_file
 
 __all__ = ["fit", "load", "tell_result"]
 
@@ -47,6 +49,7 @@ def load(given: SimpleNamespace, defaults: Defaults) -> tuple[Network, Dataset]:
         given.sizes,
         defaults.hidden,
         given.cost,
+        hint_of_targets(given.data, given.targets),
         activation=given.activation,
         dtype=given.dtype,
         seed=given.seed,
@@ -72,7 +75,7 @@ def fit(
     n = len(dataset.x_train) - round(fraction * len(dataset.x_train))
     run_optimizer = optimizer(given.epochs * math.ceil(n / given.batch_size))
     settings = config.settings_text(used_settings(given, network, run_optimizer, given.path))
-    checkpoint = as_checkpoint(given, tables.sections_of(given.model))
+    checkpoint = as_checkpoint(given, tables.sections_of(given.model) | held_out_sections(given))
     validation: Any = fraction or None
     if dataset.x_validation is not None:
         validation = (_samples(given, dataset.x_validation), dataset.y_validation)
@@ -115,10 +118,15 @@ def _write(given: SimpleNamespace, history: History, settings: str) -> None:
     # It is written first, so that no later error can lose it.
     if given.path.exists():
         logger.info("%s is replaced", given.path)
-    given.model.save(given.path)
     if given.is_table:
+        given.model.save(given.path)
         tables.add_card(given, history)
         given.model.save(given.path)
+    else:
+        others = held_out_sections(given)
+        network_file.write(
+            given.path, network_file.NetworkFile(given.model.describe(), others=others)
+        )
     config.write_settings(given.settings_path, settings)
     if given.plot is not None and history:
         with drawing(given.plot):

@@ -7,7 +7,7 @@ import click
 import numpy as np
 
 from bp_xp.cli import _tables as tables
-from bp_xp.cli._data import LOADERS
+from bp_xp.cli._data import LOADERS, tell_target, warn_of_range
 from bp_xp.cli._program import logger
 from bp_xp.datasets import Dataset
 from bp_xp.datasets.stored import open_file, open_inputs
@@ -58,6 +58,7 @@ def open_data(
         split_last=split_last,
     )
     _tell_scaling(dataset.x_train, data)
+    tell_target(data, target, targets)
     return dataset
 
 
@@ -71,3 +72,5 @@ def open_rows(data: str, target: int | str, n_inputs: int) -> Any:
 def _tell_scaling(rows: Any, data: str) -> None:
     if rows.raw_dtype == np.uint8:
         logger.info("%s has bytes: 0 to 255 become inputs from 0 to 1", data)
+    elif rows.ndim == 2:
+        warn_of_range(rows, data)

@@ -9,7 +9,8 @@ import click
 from bp_xp import checks
 from bp_xp.cli import _tables as tables
 from bp_xp.cli._completion import complete
-from bp_xp.cli._data import check_inputs, load_data
+from bp_xp.cli._data import LOADERS, check_inputs
+from bp_xp.cli._held_out import open_test_part
 from bp_xp.cli._networks import load_model, scored
 from bp_xp.cli._options import (
     metric_option,
@@ -19,7 +20,7 @@ from bp_xp.cli._options import (
     targets_option,
 )
 from bp_xp.cli._program import main
-from bp_xp.cli._stream import check_stream, open_data
+from bp_xp.cli._stream import check_stream
 from bp_xp.tables import TableModel
 from bp_xp.training.arguments import metric_named
 
@@ -53,8 +54,9 @@ def evaluate(
     """Print the cost and the accuracy of a network on test data.
 
     FILE is a network or a checkpoint that train wrote. The network is evaluated on the part of the
-    data that train held out for testing. With --stream, rows are read as they are needed;
-    --test-fraction and --split-last are those of train, and --test-fraction 1 takes all rows.
+    data that train held out for testing, which the file records. With --stream, rows are read as
+    they are needed; other --test-fraction and --split-last than those of train take other rows,
+    with a warning. --test-fraction 1 takes all rows.
 
     A network that was trained on a table takes tables, and is evaluated on all of their rows, in
     the classes and units of the target: R² and the mean absolute error for numbers; accuracy,
@@ -68,9 +70,10 @@ def evaluate(
       bp-xp evaluate houses.safetensors --data new.csv --json
     """  # noqa: D301
     held_out: dict[str, Any] = {"test_fraction": test_fraction, "split_last": split_last}
-    check_stream(ctx, stream=stream, data=data, targets=targets, **held_out)
-    if test_fraction not in (None, 1.0):
-        checks.check_number(test_fraction, "test_fraction", above=0.0, below=1.0)
+    takes_all = test_fraction == 1.0 and data not in LOADERS and not tables.is_table(data)
+    check_stream(ctx, stream=stream or takes_all, data=data, targets=targets, **held_out)
+    if test_fraction is not None:
+        checks.check_number(test_fraction, "test_fraction", above=0.0, most=1.0)
     metrics = [metric_named(name) for name in metric]
     model = load_model(network, device, backend)
     if isinstance(model, TableModel):
@@ -81,8 +84,8 @@ def evaluate(
         tables.warn_of_ranges(model, columns, data)
         text = tables.told(tables.stem(data), "all", n, values)
     else:
-        files: dict[str, Any] = {"target": target, "targets": targets}
-        dataset = open_data(data, **files, **held_out) if stream else load_data(data, **files)
+        files: dict[str, Any] = {"target": target, "targets": targets, "stream": stream}
+        dataset = open_test_part(network, data, **files, **held_out)
         x, y = dataset.x_test, dataset.y_test
         check_inputs(model, network, x, data)
         n, values = len(x), model.evaluate(x, y, metrics=metrics)

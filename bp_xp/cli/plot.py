@@ -9,7 +9,8 @@ from click.core import ParameterSource
 from bp_xp import History, Network, checks, plotting
 from bp_xp.cli import _tables as tables
 from bp_xp.cli._completion import complete
-from bp_xp.cli._data import check_inputs, load_data
+from bp_xp.cli._data import check_inputs
+from bp_xp.cli._held_out import open_test_part
 from bp_xp.cli._networks import load_model
 from bp_xp.cli._options import FILE, SIZES, shared_options
 from bp_xp.cli._pictures import check_picture, drawing
@@ -130,9 +131,9 @@ def _draw(
         if names is None and model.preparation.targets.classes:
             names = list(map(str, model.classes_.tolist()))
     else:
-        dataset = load_data(data, target)
+        dataset = open_test_part(file, data, target=target)
         network, name, part = model, dataset.name, "test samples"
-        x, y = dataset.x_test, dataset.y_test
+        x, y = dataset.x_test[:], dataset.y_test[:]  # into memory
         check_inputs(network, file, x, data)
     with drawing(path):
         if kind == "confusion":

@@ -14,6 +14,7 @@ from bp_xp.datasets.table import CSV_ENDS, Missing, check_missing, load_csv
 from bp_xp.errors import DataFormatError
 
 __all__ = [
+    "H5_ENDS",
     "SPLIT_SEED",
     "are_whole",
     "as_inputs",
@@ -26,9 +27,11 @@ __all__ = [
     "is_list",
     "load_file",
     "member_name",
+    "place_of",
     "place_of_target",
     "require_numbers",
     "sorted_parts",
+    "told_members",
 ]
 
 _Pair = tuple[np.ndarray, np.ndarray]
@@ -39,6 +42,9 @@ _Parts = dict[str, _Pair]
 
 # Whole numbers up to here are exact in float64, so labels in a table are read exactly.
 _LABELS_BELOW = 2**53
+
+H5_ENDS = (".h5", ".hdf5")
+"""The endings of the names of HDF5 files."""
 
 SPLIT_SEED = 0
 """The default seed of the rows to test on."""
@@ -103,7 +109,8 @@ def load_file(
             "from arrays."
         )
 
-    parts = _checked(raw, missing, path)
+    first = 1 if path.name.lower().endswith(CSV_ENDS) else 0
+    parts = _checked(raw, missing, path, targets, counted_from=first)
     if "" in parts:
         parts = _split(*parts[""], test_fraction, seed, path)
     return Dataset(
@@ -134,11 +141,23 @@ def sorted_parts(arrays: Mapping[str, Any], path: Path) -> dict[str, tuple[Any, 
             found[part] = (arrays[x], arrays[y])
     if set(found) not in ({""}, {"train", "test"}, {"train", "test", "validation"}):
         raise DataFormatError(
-            f"{path} has the members {sorted(arrays)}: expected are x and y, or x_train, y_train, "
-            "x_test and y_test, which x_validation and y_validation may join. Save them with "
-            "numpy.savez(path, x=..., y=...)."
+            f"{path} has {told_members(arrays)}: expected are x and y, or x_train, y_train, "
+            f"x_test and y_test, which x_validation and y_validation may join. {_how_to_save(path)}"
         )
     return found
+
+
+def told_members(arrays: Mapping[str, Any]) -> str:
+    """Return the names of the arrays of a file in words."""
+    return f"the members {sorted(arrays)}" if arrays else "no arrays at its top level"
+
+
+def _how_to_save(path: Path) -> str:
+    if path.is_dir():
+        return "Save each as a .npy file of that name, with numpy.save."
+    if path.suffix.lower() in H5_ENDS:
+        return "Save each as a data set of that name at the top level of the file."
+    return "Save them with numpy.savez(path, x=..., y=...)."
 
 
 def member_name(letter: str, part: str) -> str:
@@ -161,7 +180,9 @@ def place_of_target(
     if len(shape) != 2 or shape[1] < 2:
         raise DataFormatError(
             f"{path} has shape {shape}: expected is a table of two dimensions, with the "
-            "labels in one column and the inputs in the others."
+            "labels in one column and the inputs in the others"
+            + advice("; if the labels are in a file of their own, name it with {}", "targets")
+            + "."
         )
     n_columns = shape[1]
     if isinstance(target, str):
@@ -180,32 +201,54 @@ def place_of_target(
     return target
 
 
-def _checked(raw: _Parts, missing: Missing, path: Path) -> _Parts:
+def place_of(
+    letter: str, part: str, path: Path, targets: str | os.PathLike[str] | None = None
+) -> str:
+    """Return the place of an array for messages: its file, and its name if there are several."""
+    if targets is None:
+        return f"{path}, {member_name(letter, part)}"
+    return f"{path if letter == 'x' else os.fspath(targets)}"
+
+
+def _checked(
+    raw: _Parts,
+    missing: Missing,
+    path: Path,
+    targets: str | os.PathLike[str] | None,
+    *,
+    counted_from: int,
+) -> _Parts:
     """Return the parts of a data set, each valid and fitting the others."""
     for part, (x, y) in raw.items():
-        x_name, y_name = member_name("x", part), member_name("y", part)
-        require_numbers(x, f"{path}, {x_name}")
-        require_numbers(y, f"{path}, {y_name}")
-        check_lengths(len(x), len(y), part, path)
+        require_numbers(x, place_of("x", part, path, targets))
+        require_numbers(y, place_of("y", part, path, targets))
+        check_lengths(len(x), len(y), part, path, targets)
     # Decided once for all parts: the labels of one may not be the targets of another.
     are_labels = all(_are_labels(y) for _, y in raw.values())
-    parts = {
-        part: (
-            as_inputs(x, missing, f"{path}, {member_name('x', part)}"),
-            as_labels(y) if are_labels else as_targets(y, f"{path}, {member_name('y', part)}"),
+    parts = {}
+    for part, (x, y) in raw.items():
+        x_place, y_place = (place_of(letter, part, path, targets) for letter in "xy")
+        parts[part] = (
+            as_inputs(x, missing, x_place, counted_from=counted_from),
+            as_labels(y) if are_labels else as_targets(y, y_place, counted_from=counted_from),
         )
-        for part, (x, y) in raw.items()
-    }
     check_widths(parts, path)
     return parts
 
 
-def check_lengths(n_inputs: int, n_targets: int, part: str, path: Path) -> None:
+def check_lengths(
+    n_inputs: int,
+    n_targets: int,
+    part: str,
+    path: Path,
+    targets: str | os.PathLike[str] | None = None,
+) -> None:
     """Refuse inputs and targets of different lengths."""
     if n_inputs != n_targets:
+        y = member_name("y", part) if targets is None else os.fspath(targets)
         raise DataFormatError(
-            f"{path}: {member_name('x', part)} has {n_inputs} rows, but {member_name('y', part)} "
-            f"has {n_targets}; both need one row per sample."
+            f"{path}: {member_name('x', part)} has {n_inputs} rows, but {y} has {n_targets}; both "
+            "need one row per sample."
         )
 
 
@@ -228,7 +271,9 @@ def require_numbers(values: Any, where: str) -> None:
         )
 
 
-def as_inputs(x: np.ndarray, missing: Missing, where: str, *, first_row: int = 0) -> np.ndarray:
+def as_inputs(
+    x: np.ndarray, missing: Missing, where: str, *, first_row: int = 0, counted_from: int = 0
+) -> np.ndarray:
     """Return inputs as rows of float32, shape (N, features); bytes become numbers from 0 to 1."""
     if x.ndim == 1:
         raise DataFormatError(
@@ -237,7 +282,8 @@ def as_inputs(x: np.ndarray, missing: Missing, where: str, *, first_row: int = 0
         )
     if x.dtype == np.uint8:
         return scaled_rows(x, white=255)
-    return _as_float32(x.reshape(len(x), -1), missing, where, first_row=first_row)
+    rows = x.reshape(len(x), -1)
+    return _as_float32(rows, missing, where, first_row=first_row, counted_from=counted_from)
 
 
 def _are_labels(y: np.ndarray) -> bool:
@@ -260,18 +306,22 @@ def as_labels(y: np.ndarray) -> np.ndarray:
     return y.reshape(len(y)).astype(np.int64)
 
 
-def as_targets(y: np.ndarray, where: str, *, first_row: int = 0) -> np.ndarray:
+def as_targets(
+    y: np.ndarray, where: str, *, first_row: int = 0, counted_from: int = 0
+) -> np.ndarray:
     """Return targets as rows of float32, shape (N, K)."""
-    return _as_float32(y.reshape(len(y), -1), None, where, first_row=first_row)
+    rows = y.reshape(len(y), -1)
+    return _as_float32(rows, None, where, first_row=first_row, counted_from=counted_from)
 
 
 def _as_float32(
-    rows: np.ndarray, missing: Missing | None, where: str, *, first_row: int = 0
+    rows: np.ndarray, missing: Missing | None, where: str, *, first_row: int, counted_from: int
 ) -> np.ndarray:
     """Return a copy in float32; numbers must be finite unless missing ones are allowed.
 
-    For targets, ``missing`` is None, and no value may be missing. Messages count rows from
-    ``first_row``.
+    For targets, ``missing`` is None, and no value may be missing. The first of these rows is row
+    ``first_row`` of the file; messages count the rows and columns of arrays from 0, as Python does,
+    and those of tables in text from 1.
     """
     # Overflow is refused below; a signaling NaN sets off "invalid".
     with np.errstate(over="ignore", invalid="ignore"):
@@ -282,10 +332,12 @@ def _as_float32(
         bad &= np.isfinite(rows)
     if bad.any():
         row, column = np.argwhere(bad)[0]
+        place = f"row {first_row + row + counted_from}, column {column + counted_from}"
+        how = "" if counted_from else " (counted from 0)"
         more = advice("; {} lets NaN and infinity be", "missing", "allow") if missing else ""
         raise DataFormatError(
-            f"{where}, row {first_row + row + 1}, column {column + 1}: {rows[row, column]} is not "
-            f"a finite number in float32. Replace or rescale it{more}."
+            f"{where}, {place}{how}: {rows[row, column]} is not a finite number in float32. "
+            f"Replace or rescale it{more}."
         )
     return narrow
 

@@ -19,10 +19,7 @@ from bp_xp.datasets.dataset import Dataset
 from bp_xp.datasets.npy import map_npy, map_npz
 from bp_xp.errors import DataFormatError
 
-__all__ = ["H5_ENDS", "Rows", "open_file", "open_inputs"]
-
-H5_ENDS = (".h5", ".hdf5")
-"""The endings of the names of HDF5 files."""
+__all__ = ["Rows", "open_file", "open_inputs"]
 
 _BLOCKS_TO_DRAW = 1000  # a part is some of this many blocks of rows, so it takes few reads
 _ROWS_AT_ONCE = 1 << 16
@@ -141,11 +138,14 @@ def open_file(
     raw = _parts(path, target, targets)
     for part, (x, y) in raw.items():
         for letter, rows in (("x", x), ("y", y)):
-            files.require_numbers(rows, f"{path}, {files.member_name(letter, part)}")
-        files.check_lengths(len(x), len(y), part, path)
+            files.require_numbers(rows, files.place_of(letter, part, path, targets))
+        files.check_lengths(len(x), len(y), part, path, targets)
     # Decided once for all parts: the labels of one may not be the targets of another.
     are_labels = all(_are_labels(y) for _, y in raw.values())
-    whole = {part: _in_form(x, y, are_labels, path, part) for part, (x, y) in raw.items()}
+    whole = {}
+    for part, (x, y) in raw.items():
+        x_place, y_place = (files.place_of(letter, part, path, targets) for letter in "xy")
+        whole[part] = _as_inputs(x, x_place), _as_outputs(y, are_labels, y_place)
     files.check_widths(whole, path)
     parts = _split(whole, path, test_fraction, validation_fraction, last=split_last)
     # Rows replace arrays.
@@ -198,7 +198,7 @@ def open_inputs(path: str | os.PathLike[str], target: int | str, n_inputs: int) 
     else:
         members = _members(path)
         if not (found := [members[name] for name in ("x", "x_test") if name in members]):
-            raise ValueError(f"{path} has the members {sorted(members)}: x or x_test is expected.")
+            raise ValueError(f"{path} has {files.told_members(members)}: x or x_test is expected.")
         rows = found[0]
     files.require_numbers(rows, f"{path}")
     return _as_inputs(rows, f"{path}")
@@ -226,7 +226,7 @@ def _members(path: Path) -> dict[str, Rows]:
     stored: Mapping[str, Any]
     if suffix == ".npz":
         stored = map_npz(path)
-    elif suffix in H5_ENDS:
+    elif suffix in files.H5_ENDS:
         stored = {name: one for name, one in _h5(path).items() if hasattr(one, "dtype")}
     else:
         raise ValueError(
@@ -256,17 +256,14 @@ def _without(table: Rows, column: int) -> Rows:
     return table.formed(lambda rows, _: np.delete(rows, column, axis=1))
 
 
-def _in_form(x: Rows, y: Rows, are_labels: bool, path: Path, part: str) -> tuple[Rows, Rows]:
-    """Return inputs and targets of a part in the form of a data set."""
-    inputs = _as_inputs(x, f"{path}, {files.member_name('x', part)}")
-    if are_labels:
-        return inputs, y.formed(lambda rows, _: files.as_labels(rows))
-    where = f"{path}, {files.member_name('y', part)}"
-    return inputs, y.formed(lambda rows, first: files.as_targets(rows, where, first_row=first))
-
-
 def _as_inputs(x: Rows, where: str) -> Rows:
     return x.formed(lambda rows, first: files.as_inputs(rows, "refuse", where, first_row=first))
+
+
+def _as_outputs(y: Rows, are_labels: bool, where: str) -> Rows:
+    if are_labels:
+        return y.formed(lambda rows, _: files.as_labels(rows))
+    return y.formed(lambda rows, first: files.as_targets(rows, where, first_row=first))
 
 
 def _are_labels(y: Rows) -> bool:

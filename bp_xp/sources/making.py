@@ -26,9 +26,9 @@ from bp_xp.sources.stored import (
     StoredSource,
     buffer_rows_of,
     check_stored,
-    files_of,
     is_stored,
     make_stored,
+    paths_of_stored,
     read_whole,
     told_of_files,
 )
@@ -111,8 +111,8 @@ def _as_stream(x: Any) -> Stream:
     """Return samples, in memory or not, as a Stream.
 
     Raises:
-        TypeError: the value is a path, which does not show where the targets are or what its bytes
-            mean.
+        TypeError: the value is None; or a path, which does not show where the targets are or what
+            its bytes mean.
     """
     stream = x if isinstance(x, Stream) else Stream(x)
     if isinstance(path := stream.samples, str | bytes | os.PathLike):
@@ -120,12 +120,14 @@ def _as_stream(x: Any) -> Stream:
             f"{named('x')} must be an array of numbers, not {path!r}. Is it a path? Pass "
             f"np.load({os.fspath(path)!r}, mmap_mode='r') then."
         )
+    if path is None:
+        raise TypeError(f"{named('x')} must be an array of numbers, not None.")
     return stream
 
 
 def paths_of(x: Any) -> list[str]:
     """Return the files that inputs are read from, as far as they are known."""
-    return [file.path for file in files_of(x.samples if isinstance(x, Stream) else x)]
+    return paths_of_stored(x.samples if isinstance(x, Stream) else x)
 
 
 def make_source(
@@ -188,10 +190,12 @@ def make_source(
                 timeout=timeout,
                 sharded=sharded,
             )
+    told = told_of_files(x, y, weights)
     y, weights = map(read_whole, (y, weights))
     x = _whole(x, stream.transform, f"{prefix}x", model.sizes[0])
     named_so: dict[str, Any] = {"prefix": prefix, "x_name": maker.x_name}
-    samples = make_samples(model, x, y, weights, **named_so, **where, sparse=True)
+    with told:
+        samples = make_samples(model, x, y, weights, **named_so, **where, sparse=True)
     if class_weight is not None:
         samples = weigh_classes(samples, class_weight, **where)
     return MemorySource(samples, placement, shuffle, sharded=sharded)
@@ -293,7 +297,7 @@ def _stored_blocks(
     name = "x" if transform is None else TRANSFORMED
     for rows in row_blocks(x.shape[0], size):
         block = transformed(np.asarray(x[rows]), transform, columns=columns)
-        with intake.rows_from(rows.start), told_of_files(files_of(x)):
+        with intake.rows_from(rows.start), told_of_files(x):
             block = _placed(block, name, columns=columns, **where)
         yield block
 

@@ -35,6 +35,7 @@ __all__ = [
     "files_of",
     "is_stored",
     "make_stored",
+    "paths_of_stored",
     "read_whole",
     "told_of_files",
 ]
@@ -114,23 +115,29 @@ class _File(NamedTuple):
 
 def files_of(*stored: Any) -> tuple[_File, ...]:
     """Return the files that contain the samples, as far as they are known."""
-    found = {}
+    # HDF5 may write to a file that is open for writing while rows are read.
+    watched = [one for one in stored if getattr(getattr(one, "file", None), "mode", "r") == "r"]
+    states = {path: os.stat(path) for path in paths_of_stored(*watched)}
+    return tuple(_File(path, one.st_size, one.st_mtime_ns) for path, one in states.items())
+
+
+def paths_of_stored(*stored: Any) -> list[str]:
+    """Return the paths of the files that contain the samples, as far as they are known."""
+    found: dict[str, None] = {}
     for one in stored:
-        # numpy.memmap has a filename, and an HDF5 data set has that of its file. HDF5 may write to
-        # a file that is open for writing while rows are read.
-        file = getattr(one, "file", None)
+        # numpy.memmap has a filename, and an HDF5 data set has that of its file.
         path = getattr(one, "filename", None)
-        if path is None and getattr(file, "mode", None) == "r":
-            path = getattr(file, "filename", None)
+        if path is None:
+            path = getattr(getattr(one, "file", None), "filename", None)
         if isinstance(path, str | os.PathLike) and os.path.isfile(path):
-            state = os.stat(path)
-            found[str(path)] = _File(str(path), state.st_size, state.st_mtime_ns)
-    return tuple(found.values())
+            found[str(path)] = None
+    return list(found)
 
 
-def told_of_files(files: Sequence[_File]) -> contextlib.AbstractContextManager[None]:
-    """Add the files of the samples to an error."""
-    return told_of(", ".join(file.path for file in files)) if files else contextlib.nullcontext()
+def told_of_files(*stored: Any) -> contextlib.AbstractContextManager[None]:
+    """Add the files that contain the samples to an error."""
+    paths = paths_of_stored(*stored)
+    return told_of(", ".join(paths)) if paths else contextlib.nullcontext()
 
 
 def make_stored(
@@ -199,7 +206,7 @@ def _check_targets(maker: PartMaker, y: Any, n: int) -> tuple[bool, np.ndarray]:
     """Return whether each target is one class, and how many samples each class has."""
     one_class, counts = True, np.zeros(max(maker.outputs, 2))
     for rows in row_blocks(n, _ROWS_CHECKED_AT_ONCE):
-        with intake.rows_from(rows.start), told_of_files(files_of(y)):
+        with intake.rows_from(rows.start), told_of_files(y):
             targets, classes = make_targets(
                 maker.model,
                 np.asarray(y[rows]),
@@ -353,8 +360,13 @@ class StoredSource:
         for file in self.files:
             file.check()
         cut = [np.asarray(values[rows]) for values in self.arrays]
-        x = self.maker.inputs(cut[0])
-        with told_of_files(self.files):
+        try:
+            x = self.maker.inputs(cut[0])
+        except Exception as error:
+            where = ", ".join(paths_of_stored(self.arrays[0])) or f"{self.maker.prefix}x"
+            error.add_note(f"In transform, for rows {rows.start} to {rows.stop - 1} of {where}.")
+            raise
+        with told_of_files(*self.arrays):
             return self.maker.make(x, *cut[1:], first_row=rows.start).arrays
 
     def _ahead(self, read: Any) -> Ahead:

@@ -149,7 +149,10 @@ def as_callbacks(
         TypeError: a value is neither a callback nor an early stopping.
         ValueError: there is more than one early stopping.
     """
-    several = [callbacks] if _is_single(callbacks, Callback, EarlyStopping) else list(callbacks)
+    several = callbacks
+    if _is_single(callbacks, Callback, EarlyStopping) or not isinstance(callbacks, Iterable):
+        several = [callbacks]  # if it is neither, the error of a single one says so
+    several = list(several)
     stopping = [one for one in several if isinstance(one, EarlyStopping)]
     if early_stopping is not None:
         if isinstance(early_stopping, int) and not isinstance(early_stopping, bool):
@@ -213,6 +216,8 @@ def as_regularization(regularization: Any, terms: dict[str, Any], hidden: int) -
             raise TypeError(
                 "fit takes no learning_rate: pass it to the optimizer, as in optimizer=SGD(0.1)."
             )
+        if name == "lmbda":
+            raise TypeError("fit takes no lmbda: pass l2, which is the λ of the book / N.")
         if name not in names:
             hint = checks.did_you_mean(name, [*names, *_FIT_WORDS])
             raise TypeError(f"fit got an unexpected keyword argument {name!r}.{hint}")

@@ -259,6 +259,12 @@ def _differences(saved: Any, now: Any, name: str = "") -> list[str]:
         ]
     if saved == now:
         return []
+    if name == "buffer_size" and None in (saved, now):
+        ways = [
+            "all samples in memory" if rows is None else f"a buffer of {rows} rows"
+            for rows in (saved, now)
+        ]
+        return [f"it had {ways[0]} and now has {ways[1]}"]
     if name in DATA:
         before, ranks = _ranks_of(saved), _ranks_of(now)
         if before != ranks:
@@ -401,9 +407,14 @@ def unpack(
     try:
         # The first files did not store early stopping, and all samples were in memory then.
         theirs = {"early_stopping": settings["early_stopping"], "buffer_size": None, **run.settings}
-        if (kept := theirs.get("data")) and _ranks_of(kept) != _ranks_of(settings["data"]):
-            theirs, settings = {"data": kept}, {"data": settings["data"]}  # it changes others too
-        if differences := _differences(theirs, settings):
+        ours = dict(settings)
+        sizes = theirs["buffer_size"], ours["buffer_size"]
+        if (kept := theirs.get("data")) and _ranks_of(kept) != _ranks_of(ours["data"]):
+            theirs, ours = {"data": kept}, {"data": ours["data"]}  # it changes others too
+        # Of other buffers, the digests differ too. Shards have a list of them.
+        elif sizes[0] != sizes[1] and not any(isinstance(size, list) for size in sizes):
+            theirs, ours = ({**one, **dict.fromkeys(DATA)} for one in (theirs, ours))
+        if differences := _differences(theirs, ours):
             raise ValueError("it belongs to a run with other settings: " + "; ".join(differences))
         leaves = iter(enumerate(run.state))
 

@@ -92,7 +92,8 @@ def not_finite(state: State, totals: np.ndarray | None, *, placement: Placement)
         rank = f" on rank {good[:, step].argmin()}" if len(costs) > 1 else ""
         found.append(f"the cost is first not finite at its step {step + 1}{rank}")
     if not layers.all():
-        found.append(f"the first layer that is not finite is layer {layers.argmin()}")
+        # The inputs are layer 0, as in a trace and a summary.
+        found.append(f"the first layer that is not finite is layer {layers.argmin() + 1}")
     elif not finite.all():
         found.append("the optimizer's state is not finite")
     return found

@@ -38,6 +38,7 @@ def predict(
         Shape (N, ...), on the network's device; with ``out``, the memory-mapped array of the file.
 
     Raises:
+        TypeError: ``out`` is not a path.
         ValueError: ``out`` has another extension than .npy, or is the file that x is read from.
         OSError: the file could not be written; an older file is unchanged.
     """
@@ -57,6 +58,8 @@ def predict(
 
 def _as_path(out: str | os.PathLike[str], x: Any) -> Path:
     """Return the path for predictions; refuse a file of another kind, or one that is being read."""
+    if not isinstance(out, str | os.PathLike):
+        raise TypeError(f"{named('out')} must be the path of a .npy file, not {out!r}.")
     path = Path(out)
     if path.suffix.lower() != ".npy":
         raise ValueError(f"{named('out', out)} must end in .npy, the format that is written.")

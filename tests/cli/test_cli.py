@@ -1000,7 +1000,11 @@ BAD = {
         "backend 'numpy' has no device 'cuda'",
     ),
     "backend": ("train --backend tensorflow", 1, "unknown backend 'tensorflow'"),
-    "data-name": ("train --data fashion", 2, "neither digits nor mnist nor a .npz"),
+    "data-name": (
+        "train --data fashion",
+        2,
+        "neither digits nor mnist, nor a file of arrays (.npz",
+    ),
     "data-missing": ("train --data there-is-none.csv", 1, "there-is-none.csv: No such file"),
     "data-few-rows": ("train --data text.csv", 1, "--test-fraction 0.2 of 2 rows"),
     "data-empty": ("train --data empty.csv", 1, "no data rows"),

@@ -176,3 +176,108 @@ def test_inputs_of_another_number_are_told(samples):
 )
 def test_what_does_not_belong_together_is_refused(samples, command, status, message):
     assert message in fails(command, status)
+
+
+@pytest.mark.parametrize(
+    "split",
+    ["--stream", "--stream --split-last", "--stream --split-last --test-fraction 0.5", ""],
+    ids=["blocks", "last rows", "half", "in memory"],
+)
+def test_a_network_is_evaluated_on_the_rows_that_it_did_not_learn(samples, split):
+    files = "--data x.npy --targets y.npy"
+    stdout, _ = run_well(f"train {files} {split} --epochs 1 -q")
+    for stream in ("", "--stream"):
+        told, stderr = run_well(f"evaluate x.safetensors {files} {stream} -q")
+        assert told in stdout
+        assert not stderr
+    checkpoint = "--checkpoint run.safetensors -o other.safetensors"
+    run_well(f"train {files} {split} --epochs 1 -q {checkpoint}")
+    assert run_well(f"evaluate run.safetensors {files} -q")[0] in stdout
+
+
+def test_rows_that_were_learned_are_evaluated_with_a_warning(samples):
+    run_well(f"train {STREAM} --epochs 1 -q --split-last")
+    _, stderr = run_well(f"evaluate x.safetensors {STREAM} --test-fraction 0.5 -q")
+    assert (
+        "trained with another test part (with --stream --split-last --test-fraction 0.2)" in stderr
+    )
+    run_well("train --data x.npy --targets y.npy --epochs 1 -q")
+    _, stderr = run_well(f"evaluate x.safetensors {STREAM} --split-last -q")
+    assert "trained with another test part (without --stream)" in stderr
+
+
+def test_all_rows_are_evaluated_with_and_without_stream(samples):
+    run_well("train --data x.npy --targets y.npy --epochs 1 -q")
+    evaluate = "evaluate x.safetensors --data x.npy --targets y.npy --test-fraction"
+    told, stderr = run_well(f"{evaluate} 1 -q")
+    assert "600 samples" in told
+    assert not stderr
+    assert run_well(f"{evaluate} 1 -q --stream")[0] == told
+    assert "must be finite and above 0 and at most 1" in fails(f"{evaluate} 1.5 --stream", 1)
+
+
+def test_pictures_are_of_the_rows_that_were_not_learned(samples, monkeypatch):
+    pytest.importorskip("matplotlib")
+    x, y = samples
+    np.savez("parts.npz", x=x, y=y)
+    run_well("train --data parts.npz --stream --split-last --epochs 1 -q")
+    shown = []
+    monkeypatch.setattr(
+        "bp_xp.plotting.confusion_matrix", lambda _, x, y, **__: shown.append((x, y))
+    )
+    run_well("plot confusion parts.safetensors --data parts.npz")
+    assert np.array_equal(shown[0][0], x[480:].reshape(120, -1) / np.float32(255))
+    assert np.array_equal(shown[0][1], y[480:])
+
+
+@pytest.mark.parametrize("stream", ["", "--stream"])
+def test_labels_that_may_be_in_a_file_of_their_own_are_told(samples, stream):
+    np.save("flat.npy", samples[0].reshape(N, -1).clip(0, 9))
+    _, stderr = run_well(f"train --data flat.npy {stream} --epochs 1")
+    assert (
+        "the last column of flat.npy is the label (labels in a file of their own: --targets)"
+        in (stderr)
+    )
+    assert "name the file of the labels with --targets" in fails(
+        f"train --data flat.npy {stream} --sizes 64,10 --epochs 1", 1
+    )
+    run_well(f"train {STREAM} --epochs 1 -q")
+    stderr = fails(f"evaluate x.safetensors --data flat.npy {stream}", 1)
+    assert "flat.npy has 63 features" in stderr
+    assert "name the file of the labels with --targets" in stderr
+    assert "name it with --targets" in fails(f"train --data x.npy {stream}", 1)
+
+
+@pytest.mark.parametrize("stream", ["", "--stream"])
+def test_an_error_in_the_targets_names_their_file(samples, stream):
+    y = samples[1].astype(float)
+    y[41] = np.nan
+    np.save("y.npy", y)
+    stderr = fails(f"train --data x.npy --targets y.npy {stream} --epochs 1 -q", 1)
+    assert stderr.startswith("error: y.npy, row 41, column 0 (counted from 0): nan")
+
+
+@pytest.mark.parametrize("stream", ["", "--stream"])
+def test_pixels_that_are_not_bytes_are_told_once(samples, stream):
+    run_well(f"train {STREAM} --epochs 1 -q")
+    np.save("wide.npy", samples[0].astype(np.int64))
+    options = f"x.safetensors --data wide.npy {stream}"
+    for command in (
+        f"train --data wide.npy {stream} --targets y.npy --epochs 1 -q --learning-rate 1e-6",
+        f"evaluate {options} --targets y.npy -q",
+        f"predict {options} -o p.npy -q",
+    ):
+        _, stderr = run_well(command)
+        assert stderr.count("wide.npy has inputs up to 255, which are used as they are") == 1
+
+
+def test_a_run_that_held_out_other_rows_is_not_resumed(samples):
+    files = "train --data x.npy --targets y.npy -q --checkpoint run.safetensors"
+    run_well(f"{files} --stream --epochs 1")
+    for option, now in (("", "without --stream"), ("--stream --split-last", "--split-last")):
+        stderr = fails(f"{files} --epochs 2 --resume {option}", 1)
+        assert "is of a run with --stream --test-fraction 0.2, not" in stderr
+        assert now in stderr
+    stderr = fails(f"{files} --epochs 2 --resume --stream --buffer-size 50", 1)
+    assert "it had all samples in memory and now has a buffer of 50 rows" in stderr
+    assert "not the same" not in stderr

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bp_xp.datasets import load_file
+from bp_xp.datasets.stored import open_file
 from bp_xp.errors import DataFormatError
 
 X = np.arange(40, dtype=np.float64).reshape(20, 2) / 4
@@ -148,7 +149,7 @@ def test_missing_input_is_refused_unless_allowed(saved, value):
     x = X.copy()
     x[3, 1] = value
     path = saved(x=x, y=Y)
-    with pytest.raises(DataFormatError, match="row 4, column 2"):
+    with pytest.raises(DataFormatError, match=r"row 3, column 1 \(counted from 0\)"):
         load_file(path)
     data = load_file(path, missing="allow")
     assert np.sum(~np.isfinite(np.concatenate([data.x_train, data.x_test]))) == 1
@@ -157,14 +158,14 @@ def test_missing_input_is_refused_unless_allowed(saved, value):
 def test_label_is_never_missing(saved):
     y = Y.astype(float)
     y[5] = np.nan
-    with pytest.raises(DataFormatError, match=r"y, row 6"):
+    with pytest.raises(DataFormatError, match=r"y, row 5"):
         load_file(saved(x=X, y=y), missing="allow")
 
 
 def test_input_too_large_for_float32_is_refused(saved):
     x = X.copy()
     x[3, 1] = 1e300
-    with pytest.raises(DataFormatError, match=r"row 4, column 2: 1e\+300"):
+    with pytest.raises(DataFormatError, match=r"row 3, column 1 .*: 1e\+300"):
         load_file(saved(x=x, y=Y), missing="allow")
 
 
@@ -252,3 +253,27 @@ def test_file_of_another_kind_is_refused(tmp_path):
 def test_unknown_word_for_missing_is_refused(saved):
     with pytest.raises(ValueError, match="pass 'refuse' or 'allow'"):
         load_file(saved(x=X, y=Y), missing="drop")  # pyright: ignore
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_an_error_in_a_file_of_targets_names_that_file(tmp_path, value):
+    inputs, targets = tmp_path / "in.npy", tmp_path / "out.npy"
+    y = Y.astype(float)
+    y[5] = value
+    np.save(inputs, X)
+    for values, problem in ((y, r"row 5, column 0 \(counted"), (Y.astype(str), r"holds <U\d+")):
+        np.save(targets, values)
+        for load in (load_file, open_file):
+            with pytest.raises(DataFormatError, match=rf"^\S*out\.npy\W* {problem}"):
+                _all_targets(load(inputs, targets=targets, test_fraction=0.5))
+
+
+def _all_targets(dataset):
+    return dataset.y_train[0 : len(X)], dataset.y_test[0 : len(X)]
+
+
+def test_a_table_in_text_counts_rows_and_columns_from_1(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("1,2,0\n3,1e300,1\n")
+    with pytest.raises(DataFormatError, match=r"row 2, column 2: 1e\+300"):
+        load_file(path)

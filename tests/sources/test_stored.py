@@ -180,7 +180,7 @@ def test_another_buffer_or_other_data_is_another_run(samples, tmp_path):
     resume = Checkpoint(path, resume=True)
     with pytest.raises(CheckpointError, match="buffer_size was 20 and is now 30"):
         fitted(InFile(x), y, buffer_size=30, checkpoint=resume)
-    with pytest.raises(CheckpointError, match="buffer_size was 20 and is now None"):
+    with pytest.raises(CheckpointError, match="had a buffer of 20 rows and now has all samples"):
         fitted(x, y, checkpoint=resume)
     x = x.copy()
     x[-1] += 1.0
@@ -387,3 +387,14 @@ def test_who_takes_arrays_alone_says_who_takes_a_stream(samples):
     for use in (net.trace, Ensemble.from_networks([net, net]).fit):
         with pytest.raises(TypeError, match="fit, partial_fit, evaluate and predict of Network"):
             use(Stream(x), y)
+
+
+@pytest.mark.parametrize("call", ["fit", "evaluate"])
+def test_the_file_is_named_if_all_of_it_fits_in_the_buffer(tmp_path, call):
+    path = tmp_path / "small.npy"
+    x = np.ones((20, 6), np.float32)
+    x[7, 2] = np.nan
+    np.save(path, x)
+    method = getattr(Network([6, 3], seed=0), call)
+    with pytest.raises(ValueError, match=r"small\.npy: x contains NaN.*at row 7, column 2"):
+        method(np.load(path, mmap_mode="r"), np.zeros(20, int))

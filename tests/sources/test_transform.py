@@ -182,3 +182,16 @@ def test_a_run_does_not_go_on_with_another_transform(images, tmp_path):
     with pytest.raises(CheckpointError, match="the data is not the same"):
         fitted(other, y, checkpoint=resumed)
     assert_same_run(fitted(stream, y, checkpoint=resumed), fitted(stream, y))
+
+
+def test_an_error_of_a_transform_has_a_note_of_the_rows_and_the_file(tmp_path):
+    path = tmp_path / "rows.npy"
+    np.save(path, np.ones((40, 6), np.float32))
+
+    def broken(rows):
+        raise KeyError("mine")
+
+    stream = Stream(np.load(path, mmap_mode="r"), 16, transform=broken)
+    with pytest.raises(KeyError, match="mine") as caught:
+        Network([6, 3], seed=0).fit(stream, np.zeros(40, int), progress=False)
+    assert caught.value.__notes__ == [f"In transform, for rows 0 to 0 of {path}."]

@@ -18,6 +18,7 @@ from bp_xp import (
     Network,
     Regularization,
     RMSprop,
+    Stream,
 )
 
 
@@ -231,3 +232,19 @@ def test_a_callback_may_come_alone(data):
     fitted(data, callbacks=lambda network, history: seen.append(len(history)))
     assert counting.epochs == 2
     assert seen == [1, 2]
+
+
+def test_what_is_passed_by_mistake_is_named():
+    net = Network([2, 3, 1], seed=0)
+    x, y = [[0.0, 1.0], [1.0, 1.0]], [[1.0], [0.0]]
+    with pytest.raises(TypeError, match=r"a callback must be .*, not 5"):
+        net.fit(x, y, callbacks=5)
+    with pytest.raises(TypeError, match="fit takes no lmbda: pass l2"):
+        net.fit(x, y, lmbda=5)
+    with pytest.raises(TypeError, match=r"layers must be pairs \(W, b\).*not \[1, 2\]"):
+        net.layers = [1, 2]
+    with pytest.raises(TypeError, match=r"out must be the path of a \.npy file, not 3"):
+        net.predict(x, out=3)
+    for nothing in (None, Stream(None)):
+        with pytest.raises(TypeError, match="x must be an array of numbers, not None"):
+            net.predict(nothing)

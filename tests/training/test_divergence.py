@@ -29,7 +29,7 @@ def test_divergence_names_the_first_layer_that_is_not_finite():
     net.layers = [([[1.0]], [0.0]), ([[1e30]], [0.0])]
 
     # The cost, 5e35, is finite; the step is not.
-    with pytest.raises(DivergenceError, match="first layer that is not finite is layer 0"):
+    with pytest.raises(DivergenceError, match="first layer that is not finite is layer 1"):
         net.fit([[1e-12]], [0.0], epochs=1, batch_size=1, optimizer=SGD(1e38), progress=False)
 
     assert to_numpy(net.layers[1].W) == np.float32(1e30)
