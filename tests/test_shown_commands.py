@@ -104,7 +104,8 @@ def check(command, config, *, is_whole):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_of_a_page_are_there(page, tmp_path, monkeypatch, pytestconfig):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "digits.toml").touch()  # which a command reads to know its other options
+    for name in ("digits.toml", "space.toml"):  # which a command reads to know its other options
+        (tmp_path / name).touch()
     lines, quoted = shown(page)
     for whole, texts in ((True, lines), (False, quoted)):
         for text in texts:
