@@ -67,7 +67,7 @@ def make_model(sizes: Any, activation: Any, output_activation: Any, cost: Any) -
         )
     if fault == "one output":
         raise ValueError(
-            f"{output.name} of one output is always 1: there must be at least two outputs"
+            f"{output.name} of one output is always 1: make two outputs or more"
             f"{advice(', or one with {}', 'cost', 'binary_cross_entropy')}."
         )
     if fault == "weights":

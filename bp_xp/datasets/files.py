@@ -357,5 +357,5 @@ def check_share(n_test: int, n: int, test_fraction: float, path: Path) -> None:
         another = advice(", so pass another {}", "test_fraction")
         raise ValueError(
             f"of the {n} rows of {path}, a share of {test_fraction} to test on is {n_test}: "
-            f"there must be rows to train and to test on{another}."
+            f"training and testing need rows{another}."
         )

@@ -129,9 +129,6 @@ def sweep_table(
         check_names(both, _MODEL | _FIT | names_of_optimizer(both.get("optimizer")))
         if halving is not None and both.get("validation_fraction"):
             raise ValueError(f"halving ends runs itself: leave out {named('validation_fraction')}.")
-        if twice := settings.keys() & one.keys():
-            name = min(twice)
-            raise ValueError(f"{named(name)} is in the space and outside of it: leave one out.")
     for name in _SHARED:
         if any(name in one for one in tried):
             raise ValueError(f"{named(name)} is the same for all runs: leave it out of the space.")

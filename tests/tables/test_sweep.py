@@ -209,7 +209,6 @@ def test_settings_are_halved():
         ({"task": ["regression"]}, {}, ValueError, "task is the same for all"),
         ({"l2": [0.1]}, {"folds": 13, "split_by": "house"}, ValueError, "groups of 'house': there"),
         ({"l2": [0.1]}, {"folds": 1.5}, ValueError, "folds"),
-        ({"l2": [0.1]}, {"l2": 0.2}, ValueError, "l2 is in the space and outside"),
         ({"l2": [0.1]}, {"folds": [(np.arange(N), [N])]}, ValueError, "has the row 60"),
         ({"l2": [0.1]}, {"metric": "accuracy", "folds": PAIRS}, ValueError, "not recorded"),
         ({"validation_fraction": [0.2]}, {"halving": 2}, ValueError, "validation_fraction"),
