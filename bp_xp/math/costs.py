@@ -236,7 +236,7 @@ COSTS: dict[str, Cost | MatchedCost] = {
         _CATEGORICAL,
     )
 }
-"""The built-in cost functions, by name; :func:`cost_named` returns those with settings.
+"""The built-in cost functions, by name; ``"huber:delta=2"`` names one with settings.
 
 The cost of a sample is a sum over outputs, and the cost of a run is a mean over samples. PyTorch's
 ``reduction="mean"`` divides by the number of outputs too, except in ``CrossEntropyLoss``. For N
